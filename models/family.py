@@ -1,0 +1,198 @@
+"""What is a family? The manifest `family.json`: its schema, and how it is loaded, verified and saved.
+
+A family is one reasoning model at several efficiency levels alpha (arXiv 2502.04463): a base and checkpoints made
+from it, with the figures measured on each. The manifest is untrusted input to the gateway, hence pydantic; a
+`Family` in memory has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+MANIFEST = "family.json"
+
+Quantiles = dict[Literal["p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"], float]
+
+
+class FamilyError(ValueError):
+    """A family that cannot be used; the message is one line that says which file or field is wrong and why."""
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise ValueError(f"{path!r} must be a relative path inside the family's directory")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Files = dict[RelativePath, Sha256]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Estimate(_Frozen):
+    """A measured mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.mean <= self.high:
+            raise ValueError(f"an interval needs low <= mean <= high, got {self.low}, {self.mean}, {self.high}")
+        return self
+
+
+class Slice(_Frozen):
+    """What was measured on one set of prompts. Accuracy in [0, 1]; reasoning tokens as the engine counts them."""
+
+    prompts: int = Field(gt=0)
+    accuracy: Estimate
+    reasoning_tokens: Estimate
+    quantiles: Quantiles
+
+
+class Frontier(_Frozen):
+    """A checkpoint's place on the accuracy-tokens plane, over all prompts and by difficulty, and how to measure it again."""
+
+    overall: Slice
+    by_difficulty: dict[str, Slice]
+    samples_per_prompt: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+    seed: int
+    command: str
+
+
+class Checkpoint(_Frozen):
+    """One member of the family. `alpha` is the efficiency level it was trained at, None for the base."""
+
+    name: Name
+    alpha: float | None = Field(default=None, ge=0, lt=1)
+    kind: Literal["base", "lora", "full"]
+    path: RelativePath
+    files: Files = Field(min_length=1)
+    frontier: Frontier
+
+
+class Reasoning(_Frozen):
+    """How the model marks its thinking."""
+
+    start: str = "<think>"
+    end: str = "</think>"
+    answer_prefix: str = "The answer is "
+
+
+class Family(_Frozen):
+    """A checked manifest. `reference` is the checkpoint that savings are measured against and that serves when in doubt."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Name
+    description: str
+    base: Name
+    reference: Name
+    reasoning: Reasoning = Reasoning()
+    context_tokens: int = Field(gt=0)
+    tokenizer: RelativePath
+    """Path of the byte-level BPE `tokenizer.json`."""
+    profile: RelativePath
+    """Path of the difficulty profile (`models.profile`)."""
+    files: Files = Field(default_factory=dict)
+    """SHA-256 of the files that belong to no single checkpoint, the profile among them."""
+    checkpoints: tuple[Checkpoint, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [c.name for c in self.checkpoints]
+        if duplicates := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"checkpoints: duplicate name {duplicates[0]!r}")
+        for field in ("base", "reference"):
+            if getattr(self, field) not in names:
+                raise ValueError(f"{field}: no checkpoint is called {getattr(self, field)!r}")
+        if self.checkpoint(self.base).kind != "base":
+            raise ValueError(f"base: checkpoint {self.base!r} must be of kind 'base'")
+        return self
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint called `name`; KeyError where there is none."""
+        for checkpoint in self.checkpoints:
+            if checkpoint.name == name:
+                return checkpoint
+        raise KeyError(name)
+
+    def served_name(self, checkpoint: str) -> str:
+        """The model name under which engines and callers know a checkpoint, e.g. `abacus/alpha-0.2`."""
+        return f"{self.name}/{checkpoint}"
+
+    def all_files(self) -> Files:
+        """Every file the family consists of, with its SHA-256."""
+        files = dict(self.files)
+        for checkpoint in self.checkpoints:
+            files.update(checkpoint.files)
+        return files
+
+
+def load(directory: Path, *, verify: bool = True) -> Family:
+    """Read and check `directory/family.json`; with `verify`, hash every file it lists.
+
+    Raises:
+        FamilyError: no manifest, an unknown schema version, a field that is wrong, a path that leaves the
+            directory, or a file that is missing or differs from its hash.
+    """
+    manifest = directory / MANIFEST
+    try:
+        raw = json.loads(manifest.read_text())
+    except OSError as error:
+        raise FamilyError(f"{manifest}: cannot be read ({error.strerror}); is this a family's directory?") from None
+    except ValueError as error:
+        raise FamilyError(f"{manifest}: not JSON ({error})") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise FamilyError(f"{manifest}: schema_version is {version!r}, this Laconic reads {SCHEMA_VERSION}")
+    try:
+        family = Family.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "manifest"
+        raise FamilyError(f"{manifest}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+    root = directory.resolve()
+    for path, digest in family.all_files().items():
+        file = directory / path
+        if not file.resolve().is_relative_to(root):
+            raise FamilyError(f"{manifest}: {path} leads outside the family's directory")
+        if not file.is_file():
+            raise FamilyError(f"{manifest}: {path} is missing")
+        if verify and sha256(file) != digest:
+            raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
+    return family
+
+
+def save(family: Family, directory: Path) -> None:
+    """Write the manifest, whole or not at all."""
+    temporary = directory / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(family.model_dump(mode="json"), indent=1) + "\n")
+    temporary.replace(directory / MANIFEST)
+
+
+def hash_files(directory: Path, path: str) -> Files:
+    """SHA-256 of every file under `directory/path`, keyed by path relative to `directory`, sorted."""
+    top = directory / path
+    files = [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
+    return {file.relative_to(directory).as_posix(): sha256(file) for file in files}
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
