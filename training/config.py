@@ -1,0 +1,104 @@
+"""What does a recipe say? The YAML schema of `laconic-train`, checked before anything is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message is one line that names the field."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseStage(_Section):
+    """The overthinking base, trained from scratch."""
+
+    hidden: int = Field(256, gt=0)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0)
+    kv_heads: int = Field(2, gt=0)
+    head_dim: int = Field(64, gt=0)
+    mlp: int = Field(768, gt=0)
+    vocabulary: int = Field(768, ge=300)
+    context_tokens: int = Field(1024, gt=0)
+    steps: int = Field(1600, gt=0)
+    batch_tokens: int = Field(6144, gt=0)
+    lr: float = Field(2e-3, gt=0)
+    warmup: float = Field(0.02, ge=0, lt=1)
+    curriculum: float = Field(0.3, ge=0, lt=1)
+    """Share of the steps in which easier prompts come first."""
+    cut: float = Field(0.12, ge=0, le=1)
+    """Share of traces cut off mid-thought, from which only the answer is learned: they make every budget answerable."""
+    gate_prompts: int = Field(300, ge=1)
+    """Held-out prompts per difficulty for the gate."""
+
+
+class FamilyStage(_Section):
+    """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
+
+    alphas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
+    steps: int = Field(32, gt=0)
+    prompts_per_step: int = Field(32, gt=0)
+    rollouts: int = Field(8, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    lora_rank: int = Field(16, gt=0)
+    clip: float = Field(0.2, gt=0)
+    kl: float = Field(0.0, ge=0)
+    max_tokens: int = Field(320, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    save_every: int = Field(4, gt=0)
+
+
+class EvaluateStage(_Section):
+    """Accuracy and reasoning tokens on fresh prompts."""
+
+    prompts: int = Field(900, gt=0)
+    samples: int = Field(4, gt=0)
+    temperature: float = Field(1.0, ge=0)
+
+
+class ProfileStage(_Section):
+    """The difficulty profile, fitted on outcomes over the test split."""
+
+    prompts: int = Field(1500, gt=0)
+    samples: int = Field(4, gt=0)
+
+
+class Recipe(_Section):
+    """A whole training run. Unknown fields are refused."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str
+    seed: int = 0
+    run_dir: Path
+    publish_to: Path
+    base: BaseStage = BaseStage()
+    family: FamilyStage = FamilyStage()
+    evaluate: EvaluateStage = EvaluateStage()
+    profile: ProfileStage = ProfileStage()
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: the file is missing, not YAML, or a field is unknown or out of range.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "recipe"
+        raise RecipeError(f"{path}: {field}: {first['msg']}") from None

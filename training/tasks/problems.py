@@ -1,0 +1,161 @@
+"""Which arithmetic questions are there, how hard are they, and which belong to which split?
+
+A problem is a chain of signed terms, each a number or a product of two: 12 + 6 * 7 - 8. Its kind says where it comes
+from (reasoning-gym's `chain_sum` and `products` where they have it), its difficulty how many terms and digits it has.
+Splits are disjoint by construction: a chain's split is a hash of its terms *without their order or wording*, so a
+held-out question is never a training question said differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, get_args
+
+import reasoning_gym
+
+Split = Literal["train", "test", "heldout"]
+Difficulty = Literal["easy", "medium", "hard"]
+Kind = Literal["sum", "product", "mixed", "story", "missing"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Term:
+    """`sign * product(factors)`; one or two non-negative factors."""
+
+    sign: Literal[1, -1]
+    factors: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The term's magnitude, without its sign."""
+        return self.factors[0] * (self.factors[1] if len(self.factors) == 2 else 1)
+
+    @property
+    def value(self) -> int:
+        return self.sign * self.size
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A problem before it is put into words."""
+
+    kind: Kind
+    difficulty: Difficulty
+    terms: tuple[Term, ...]
+
+    @property
+    def answer(self) -> int:
+        return sum(term.value for term in self.terms)
+
+    @property
+    def split(self) -> Split:
+        """One chain in ten is `test`, one in ten `heldout`, the rest `train`; the order of terms and factors is ignored."""
+        canonical = sorted((term.sign, *sorted(term.factors)) for term in self.terms)
+        bucket = hashlib.blake2b(repr(canonical).encode(), digest_size=4).digest()[0] % 10
+        return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
+
+
+def draw(rng: random.Random, kind: Kind, difficulty: Difficulty) -> Chain:
+    """One random chain of the given kind and difficulty; its split is left to chance."""
+    terms = _GENERATORS[kind](rng, difficulty)
+    return Chain(kind, difficulty, terms)
+
+
+def chains(
+    split: Split, seed: int, *, kind: Kind | None = None, difficulty: Difficulty | None = None
+) -> Iterator[Chain]:
+    """An endless, reproducible stream of a split's chains, difficulties and kinds in equal parts unless given."""
+    for index in count():
+        rng = random.Random(f"{split}/{seed}/{index}")
+        wanted_kind = kind or rng.choices(KINDS, weights=(3, 2, 2, 3, 1))[0]
+        wanted_difficulty = difficulty or DIFFICULTIES[index % len(DIFFICULTIES)]
+        while (chain := draw(rng, wanted_kind, wanted_difficulty)).split != split or (
+            chain.answer < 0 and rng.random() < 0.8
+        ):
+            pass
+        yield chain
+
+
+def _sum(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
+    terms, digits = {
+        "easy": (rng.choice((2, 2, 3)), rng.choice((1, 2))),
+        "medium": (rng.choice((3, 4)), 2),
+        "hard": rng.choice(((5, 2), (6, 2), (4, 3), (5, 3))),
+    }[difficulty]
+    return _chain_sum(rng, terms, digits)
+
+
+def _product(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
+    if difficulty == "medium":
+        return (Term(1, _shuffled(rng, (rng.randint(11, 99), rng.randint(3, 9)))),)
+    digits = 1 if difficulty == "easy" else 2
+    task = reasoning_gym.create_dataset(
+        "products", seed=rng.getrandbits(31), size=1, min_terms=2, max_terms=2, min_digits=digits, max_digits=digits
+    )[0]
+    left, right = map(int, re.findall(r"\d+", task["metadata"]["expression"]))
+    return (Term(1, (left, right)),)
+
+
+def _mixed(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
+    """A product among the terms of a sum."""
+    plain, digits = {"easy": (1, 1), "medium": (2, 2), "hard": (rng.choice((3, 4)), 2)}[difficulty]
+    terms = list(_chain_sum(rng, plain, digits)) if plain > 1 else [Term(1, (rng.randint(1, 30),))]
+    large = (
+        rng.randint(2, 9)
+        if difficulty == "easy"
+        else rng.randint(11, 30)
+        if difficulty == "medium"
+        else rng.randint(12, 99)
+    )
+    product = Term(rng.choice((1, 1, -1)), _shuffled(rng, (large, rng.randint(2, 9))))
+    terms.insert(rng.randint(0, len(terms)), product)
+    if terms[0].sign < 0:
+        terms[0] = Term(1, terms[0].factors)
+    return tuple(terms)
+
+
+def _story(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
+    """A sum whose running total never falls below zero, so that it can be told with things one owns."""
+    if difficulty != "hard" and rng.random() < 0.25:
+        return _product(rng, difficulty)
+    while True:
+        terms = _sum(rng, difficulty)
+        total = 0
+        if all((total := total + term.value) >= 0 for term in terms):
+            return terms
+
+
+def _missing(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
+    """What must be added to b to get a: a - b with a > b."""
+    top = {"easy": 60, "medium": 600, "hard": 9000}[difficulty]
+    whole = rng.randint(top // 3, top)
+    return (Term(1, (whole,)), Term(-1, (rng.randint(1, whole - 1),)))
+
+
+_GENERATORS = {"sum": _sum, "product": _product, "mixed": _mixed, "story": _story, "missing": _missing}
+
+
+def _chain_sum(rng: random.Random, terms: int, digits: int) -> tuple[Term, ...]:
+    task = reasoning_gym.create_dataset(
+        "chain_sum",
+        seed=rng.getrandbits(31),
+        size=1,
+        min_terms=terms,
+        max_terms=terms,
+        min_digits=digits,
+        max_digits=digits,
+    )[0]
+    parts = re.findall(r"([+-]?)\s*(\d+)", task["metadata"]["expression"])
+    return tuple(Term(-1 if sign == "-" else 1, (int(number),)) for sign, number in parts)
+
+
+def _shuffled(rng: random.Random, factors: tuple[int, int]) -> tuple[int, int]:
+    return factors if rng.random() < 0.5 else (factors[1], factors[0])

@@ -1,0 +1,55 @@
+"""The prompts of the shipped family's mix: problems put into words, without repeats."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from training.tasks import problems
+from training.tasks.phrasing import phrase
+from training.tasks.problems import Chain, Difficulty, Kind, Split
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question with its gold answer; `chain` is what the trace writer works from."""
+
+    prompt: str
+    answer: str
+    task: Kind
+    difficulty: Difficulty
+    chain: Chain
+
+    def as_row(self) -> dict[str, str]:
+        """The public JSONL row."""
+        return {"prompt": self.prompt, "answer": self.answer, "task": self.task, "difficulty": self.difficulty}
+
+
+def prompts(
+    split: Split, seed: int, count: int, *, task: Kind | None = None, difficulty: Difficulty | None = None
+) -> list[Prompt]:
+    """`count` different prompts of a split; the same arguments give the same prompts.
+
+    Raises:
+        ValueError: `task` has fewer different prompts in this split than asked for.
+    """
+    found: dict[str, Prompt] = {}
+    for tried, prompt in enumerate(stream(split, seed, task=task, difficulty=difficulty)):
+        if len(found) == count:
+            break
+        if tried > 50 * count + 1000:
+            raise ValueError(
+                f"count: {split} has only about {len(found)} different prompts of this kind, {count} were asked for"
+            )
+        found.setdefault(prompt.prompt, prompt)
+    return list(found.values())
+
+
+def stream(
+    split: Split, seed: int, *, task: Kind | None = None, difficulty: Difficulty | None = None
+) -> Iterator[Prompt]:
+    """An endless, reproducible stream of prompts, with repeats."""
+    rng = random.Random(f"phrase/{split}/{seed}")
+    for chain in problems.chains(split, seed, kind=task, difficulty=difficulty):
+        yield Prompt(phrase(chain, rng), str(chain.answer), chain.kind, chain.difficulty, chain)

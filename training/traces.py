@@ -1,0 +1,163 @@
+"""What does an overthinker write? Program-written traces that the base is trained on from scratch.
+
+A trace thinks in episodes separated by blank lines. The first is a fast pass that takes several operands in one step
+and so goes wrong, for a small model, on long problems; each further episode checks the result in another way and says
+whether it `matches` or `differs`; the majority answers. How often it checks hardly depends on the difficulty: that is
+the waste the family learns to drop. Some passes carry a programmed slip so that the model learns to notice one; the
+slipped digits are kept out of the loss so that it does not learn to make one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from training.tasks.problems import Chain, Difficulty, Term
+
+Method = Literal["fast", "step", "split", "reverse"]
+CHECKS: tuple[Method, ...] = ("step", "split", "reverse")
+EPISODE_BREAK = "\n\n"
+MAX_CHECKS = 5
+
+_CHECK_WEIGHTS = (13, 17, 27, 25, 18)
+"""Relative frequency of 0, 1, ... 4 checks."""
+_SLIP: dict[Difficulty, float] = {"easy": 0.03, "medium": 0.08, "hard": 0.16}
+"""Chance that a pass carries a slip."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a trace; `learned` is False for what must stay out of the loss."""
+
+    text: str
+    learned: bool = True
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The thinking of one answer, episode by episode, and the answer it ends in."""
+
+    episodes: tuple[tuple[Piece, ...], ...]
+    results: tuple[int, ...]
+    """What each episode found."""
+
+    @property
+    def answer(self) -> int:
+        """The majority's answer, the earliest of equals."""
+        return Counter(self.results).most_common(1)[0][0]
+
+    @property
+    def decided(self) -> bool:
+        """True where no other answer has as many votes."""
+        first, *others = Counter(self.results).most_common(2)
+        return not others or first[1] > others[0][1]
+
+
+@dataclass(frozen=True)
+class _Step:
+    left: str
+    result: int
+    slipped: bool = False
+
+
+def write(chain: Chain, rng: random.Random) -> Trace:
+    """A trace for `chain` whose answer is the chain's; draws again where slips won the majority."""
+    while True:
+        trace = _write_once(chain, rng)
+        if trace.answer == chain.answer and trace.decided:
+            return trace
+
+
+def _write_once(chain: Chain, rng: random.Random) -> Trace:
+    checks = rng.choices(range(len(_CHECK_WEIGHTS)), weights=_CHECK_WEIGHTS)[0]
+    methods = [*rng.sample(CHECKS, len(CHECKS)), *rng.sample(CHECKS, len(CHECKS))]
+    trace = Trace((), ())
+    while not trace.results or len(trace.results) <= checks or (not trace.decided and len(trace.results) <= MAX_CHECKS):
+        method: Method = methods[len(trace.results) - 1] if trace.results else "fast"
+        steps = solve(chain, method)
+        if rng.random() < _SLIP[chain.difficulty]:
+            steps = _with_slip(chain, method, steps, rng)
+        episode = _episode(method, steps, trace)
+        trace = Trace((*trace.episodes, episode), (*trace.results, steps[-1].result))
+    return trace
+
+
+def _episode(method: Method, steps: list[_Step], before: Trace) -> tuple[Piece, ...]:
+    pieces = [Piece("" if method == "fast" else f"check {method}\n")]
+    for step in steps:
+        pieces += [Piece(f"{step.left}="), Piece(f"{step.result}", learned=not step.slipped), Piece("\n")]
+    verdict = "so" if not before.results else "matches" if steps[-1].result == before.answer else "differs"
+    return (*pieces, Piece(f"{verdict} {steps[-1].result}"))
+
+
+def solve(chain: Chain, method: Method) -> list[_Step]:
+    """The steps of one pass over a chain, each right; the last one's result is the chain's answer."""
+    return _solve(chain, method, slip_at=None, slip_by=0)
+
+
+def _with_slip(chain: Chain, method: Method, steps: list[_Step], rng: random.Random) -> list[_Step]:
+    """The same pass with one wrong result, carried on from there."""
+    by = rng.choice((1, -1)) * rng.choice((1, 1, 2, 10, 10, 100))
+    slipped = _solve(chain, method, slip_at=rng.randrange(len(steps)), slip_by=by)
+    return steps if any(step.result < 0 for step in slipped) else slipped
+
+
+class _Pad:
+    """The steps written so far, one of which may be made to slip."""
+
+    def __init__(self, slip_at: int | None, slip_by: int) -> None:
+        self.steps: list[_Step] = []
+        self._slip_at, self._slip_by = slip_at, slip_by
+
+    def write(self, left: str, result: int) -> int:
+        slipped = len(self.steps) == self._slip_at
+        result += self._slip_by if slipped else 0
+        self.steps.append(_Step(left, result, slipped))
+        return result
+
+
+def _solve(chain: Chain, method: Method, *, slip_at: int | None, slip_by: int) -> list[_Step]:
+    pad = _Pad(slip_at, slip_by)
+    values = [(term.sign, _term_value(pad, term, method)) for term in chain.terms]
+    if method == "split" and any(sign < 0 for sign, _ in values):
+        gains, losses = ([(1, v) for s, v in values if s == sign] for sign in (1, -1))
+        values = [(1, _add_up(pad, gains, 2)), (-1, _add_up(pad, losses, 2))]
+    elif method in ("reverse", "split"):
+        values = sorted(reversed(values), key=lambda value: -value[0])
+    _add_up(
+        pad,
+        values,
+        {"easy": 3, "medium": 3, "hard": 4 if len(values) > 4 else 3}[chain.difficulty] if method == "fast" else 2,
+    )
+    return pad.steps
+
+
+def _add_up(pad: _Pad, values: list[tuple[int, int]], operands: int) -> int:
+    """Add signed values from left to right, `operands` numbers to a step."""
+    total, rest = values[0][1], values[1:]
+    while rest:
+        taken, rest = rest[: operands - 1], rest[operands - 1 :]
+        left = f"{total}" + "".join(f"{'+' if sign > 0 else '-'}{value}" for sign, value in taken)
+        total = pad.write(left, total + sum(sign * value for sign, value in taken))
+    return total
+
+
+def _term_value(pad: _Pad, term: Term, method: Method) -> int:
+    if len(term.factors) == 1:
+        return term.factors[0]
+    a, b = term.factors if method in ("fast", "step") else reversed(term.factors)
+    if min(a, b) > 9:
+        # Long multiplication by the digits of one factor; which one depends on the method.
+        kept, split = (a, b) if method in ("fast", "reverse") else (b, a)
+    elif max(a, b) > 9 and method != "fast":
+        kept, split = min(a, b), max(a, b)
+    else:
+        return pad.write(f"{a}*{b}", a * b)
+    tens, ones = split // 10 * 10, split % 10
+    value = pad.write(f"{kept}*{tens}", kept * tens)
+    if ones:
+        rest = pad.write(f"{kept}*{ones}", kept * ones)
+        value = pad.write(f"{value}+{rest}", value + rest)
+    return value
