@@ -1,0 +1,259 @@
+"""How is a chat request answered? The one path: admit -> budget -> route -> relay -> settle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import ExitStack
+from typing import TypeVar, cast
+
+import aiohttp
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway import budget as budgets
+from gateway import errors, routing, usage
+from gateway import question as questions
+from gateway.admission import Admission, read_body
+from gateway.budget import Budget
+from gateway.config import Settings
+from gateway.counting import Counter
+from gateway.engines import Engines, NoEngineError, Upstream
+from gateway.errors import ApiError
+from gateway.ledger import Ledger
+from gateway.question import Question
+from gateway.relay import Relay, RelayedStream
+from gateway.routing import Decision
+from gateway.settlement import CALLER_LEFT, Account
+from gateway.telemetry import Telemetry
+from models.family import Family
+from models.profile import Profile
+
+T = TypeVar("T")
+
+
+class Chat:
+    """Answers chat requests for one family."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        family: Family,
+        profile: Profile,
+        *,
+        engines: Engines,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        counter: Counter,
+    ) -> None:
+        self._settings, self._family, self._profile, self._engines = settings, family, profile, engines
+        self._ledger, self._telemetry, self._counter = ledger, telemetry, counter
+        self._admission = Admission(settings.max_concurrency)
+
+    async def answer(self, request: Request) -> Response:
+        """One request from its first byte to its entry in the ledger; a stream goes on after this returns."""
+        account = Account(request.state.request_id, self._family, self._ledger, self._telemetry)
+        with ExitStack() as closing:
+            try:
+                self._admission.enter()
+                closing.callback(self._admission.leave)
+                question = questions.parse(await read_body(request, self._settings.max_body_bytes))
+                budget = budgets.parse(request.headers, question.body, self._settings.default_budget, self._family)
+                pinned = self._pinned(question.model)
+                account.budget, account.choices = budget, question.choices
+                opening = self._open(question, budget, pinned, account)
+                upstream, decision = await _unless_caller_leaves(request, opening)
+                closing.callback(upstream.close)
+                headers = self._headers(request, decision, budget)
+                if question.stream:
+                    return self._stream(question, account, upstream, headers, closing.pop_all())
+                return self._whole(question, account, upstream, headers)
+            except ApiError as error:
+                account.settle(error.status, error=error.code or error.kind)
+                raise
+            except (ClientDisconnect, _CallerLeftError):
+                account.settle(CALLER_LEFT, error="caller left")
+                return Response(status_code=CALLER_LEFT)
+            except BaseException as error:  # a bug, or the server's end: the books are kept all the same
+                account.settle(500, error=type(error).__name__)
+                raise
+
+    async def _open(
+        self, question: Question, budget: Budget, pinned: str | None, account: Account
+    ) -> tuple[Upstream, Decision]:
+        """Decide, and get the answer begun; where engines do not answer, by a neighbouring checkpoint."""
+        reading = None if question.prompt is None else self._profile.read(question.prompt)
+        if budget.policy == "reject" and budget.tokens is not None and reading is not None and reading.familiar:
+            predictions = {n: p for n, p in reading.predictions.items() if pinned in (None, n)}
+            if predictions and (feasible := routing.smallest_feasible(predictions, budget.tokens)) is not None:
+                raise _infeasible(budget, feasible)
+        holdout = random.random() < self._settings.holdout_fraction
+        available = self._engines.available
+        while True:
+            try:
+                account.decision = decision = routing.decide(
+                    self._family,
+                    reading,
+                    budget.tokens,
+                    pinned=pinned,
+                    tolerance=self._settings.quality_tolerance,
+                    holdout=holdout,
+                    available=available,
+                )
+            except routing.NoCheckpointError as error:
+                raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
+            body = questions.encode(upstream_body(question, self._engines.served_name(decision.checkpoint), budget))
+            account.sent()
+            try:
+                upstream = await self._engines.open(decision.checkpoint, body, account.id, stream=question.stream)
+            except NoEngineError:
+                available -= {decision.checkpoint}
+                continue
+            if question.stream:
+                account.first_token()
+            return upstream, decision
+
+    def _whole(self, question: Question, account: Account, upstream: Upstream, headers: dict[str, str]) -> Response:
+        body = upstream.first
+        answer = usage.parse_object(body)
+        if answer is None:
+            raise errors.interrupted("The engine's answer is not JSON.")
+        transcript = usage.Transcript()
+        transcript.add_answer(answer)
+        reported = answer.get("usage")
+        completed = self._complete(question, reported, transcript)
+        if completed is not reported:
+            body = json.dumps({**answer, "usage": completed}).encode()
+        reasons = [str(choice.get("finish_reason") or "") for choice in usage.objects(answer.get("choices"))]
+        account.settle(200, usage.spent(completed), reasons[-1] if reasons else "")
+        return Response(body, 200, headers, "application/json")
+
+    def _stream(
+        self, question: Question, account: Account, upstream: Upstream, headers: dict[str, str], closing: ExitStack
+    ) -> Response:
+        relay = Relay(question.wants_usage, lambda said, text: self._complete(question, said, text))
+
+        def ended(why: str) -> None:
+            closing.close()
+            completed = self._complete(question, relay.usage, relay.transcript)
+            spent, reason = usage.spent(completed), relay.finish_reason
+            if relay.failure is not None:
+                account.settle(relay.failure.status, spent, reason, "engine failed mid-stream")
+            elif relay.done or not why:
+                account.settle(200, spent, reason)
+            else:
+                account.settle(503 if why == "gateway stopped" else CALLER_LEFT, spent, reason, why)
+
+        return RelayedStream(
+            _relayed(relay, upstream),
+            headers,
+            self._settings.send_timeout_seconds,
+            self._settings.drain_seconds,
+            ended,
+        )
+
+    def _complete(self, question: Question, reported: object, transcript: usage.Transcript) -> usage.Json:
+        known = cast("usage.Json", reported) if isinstance(reported, dict) else None
+        marks = self._family.reasoning
+        return usage.complete(known, transcript, self._counter, marks, lambda: questions.text_of(question.body))
+
+    def _pinned(self, model: str) -> str | None:
+        """The checkpoint that a model's name pins; None for the family's name, which lets the gateway choose."""
+        if model == self._family.name:
+            return None
+        for checkpoint in self._family.checkpoints:
+            if model == self._family.served_name(checkpoint.name):
+                return checkpoint.name
+        raise errors.unknown_model(model)
+
+    def _headers(self, request: Request, decision: Decision, budget: Budget) -> dict[str, str]:
+        alpha = self._family.checkpoint(decision.checkpoint).alpha
+        headers = {
+            "x-laconic-checkpoint": decision.checkpoint,
+            "x-laconic-alpha": "none" if alpha is None else f"{alpha:g}",
+            "x-laconic-budget": str(budget),
+            "x-laconic-decision": decision.kind,
+        }
+        if decision.difficulty is not None:
+            headers["x-laconic-difficulty"] = f"{decision.difficulty:.3f}"
+        if request.headers.get("x-laconic-debug", "").lower() == "true":
+            headers |= _debug(decision, budget)
+        return headers
+
+
+def upstream_body(question: Question, model: str, budget: Budget) -> questions.Body:
+    """The caller's body as the engine gets it: its own name for the checkpoint, and one cap in place of all budgets."""
+    body = {name: value for name, value in question.body.items() if name not in budgets.CONSUMED}
+    body["model"] = model
+    if budget.tokens is not None:
+        body["thinking_token_budget"] = budget.tokens
+    if budget.tokens == 0:
+        # The cap alone needs the model to open its thinking first; the template's empty thinking does not.
+        body["chat_template_kwargs"] = {"enable_thinking": False} | (body.get("chat_template_kwargs") or {})
+    if question.stream:
+        body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+    return body
+
+
+async def _relayed(relay: Relay, upstream: Upstream) -> AsyncIterator[bytes]:
+    if events := relay.feed(upstream.first):
+        yield events
+    try:
+        async for chunk in upstream.rest():
+            if events := relay.feed(chunk):
+                yield events
+            if relay.done:
+                return
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        yield relay.fail(errors.interrupted())
+    else:
+        if events := relay.end():
+            yield events
+
+
+class _CallerLeftError(Exception):
+    """Nobody waits for this answer any more."""
+
+
+async def _unless_caller_leaves(request: Request, work: Coroutine[None, None, T]) -> T:
+    """Do the work, but not for nobody: it is cancelled when the caller hangs up."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _CallerLeftError
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _infeasible(budget: Budget, feasible: int) -> ApiError:
+    return ApiError(
+        400,
+        f"No checkpoint is predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible budget"
+        f" is {feasible}.",
+        param=budget.source,
+        code="budget_infeasible",
+    )
+
+
+def _debug(decision: Decision, budget: Budget) -> dict[str, str]:
+    predictions = {
+        name: {
+            "success": round(prediction.success(budget.tokens), 4),
+            "correct": round(prediction.p_correct, 4),
+            "tokens": round(prediction.expected_tokens(budget.tokens), 1),
+        }
+        for name, prediction in decision.predictions.items()
+    }
+    return {"x-laconic-reason": decision.reason, "x-laconic-predictions": json.dumps(predictions)}

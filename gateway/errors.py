@@ -1,0 +1,105 @@
+"""What does a caller see when something is wrong? OpenAI's error shape, whatever failed, with the fitting status.
+
+    {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+
+`param` names the header or the body's field that is to be changed, where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, cast
+
+_INVALID = "invalid_request_error"
+_TOO_LONG = re.compile(r"context length|maximum input length|max_model_len|longer than the maximum", re.IGNORECASE)
+_OUTPUT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
+
+
+class ApiError(Exception):
+    """An answer to the caller that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = _INVALID,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+
+    def body(self) -> bytes:
+        """The JSON that the caller gets; `kind` is what OpenAI calls the error's type."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def event(self) -> bytes:
+        """The same as the last event of a stream that has begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+class BadRequestError(ApiError):
+    """400: what the caller sent cannot be used as it is."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(400, message, param=param, code=code)
+
+
+def unknown_model(model: str) -> ApiError:
+    """404: no such model here."""
+    return ApiError(404, f"The model {model!r} does not exist here.", param="model", code="model_not_found")
+
+
+def overloaded() -> ApiError:
+    """429: as many requests in flight as the gateway takes."""
+    return ApiError(
+        429,
+        "The gateway has as many requests in flight as it takes; come back in a moment.",
+        kind="rate_limit_error",
+        code="overloaded",
+        retry_after=1,
+    )
+
+
+def unavailable(message: str, retry_after: int = 2) -> ApiError:
+    """503: no engine can serve this now."""
+    return ApiError(503, message, kind="api_error", code="engine_unavailable", retry_after=retry_after)
+
+
+def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
+    """502: the answer had begun and cannot be finished."""
+    return ApiError(502, message, kind="api_error", code="engine_failed")
+
+
+def internal() -> ApiError:
+    """500: a bug of ours; the log has the details."""
+    return ApiError(500, "The gateway failed on this request.", kind="api_error", code="internal_error")
+
+
+def from_engine(status: int, payload: object) -> ApiError:
+    """An engine's refusal as ours, `payload` being the JSON it sent, if it was JSON.
+
+    A prompt that is too long gets OpenAI's own code for it, for clients that shorten and retry.
+    """
+    outer = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
+    inner = outer.get("error", outer)
+    error = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+    message = str(error.get("message") or f"The engine answered {status}.")
+    param = error.get("param")
+    param = param.removeprefix("body.") if isinstance(param, str) else None
+    if status >= 500:
+        return interrupted(message)
+    code = None
+    if _TOO_LONG.search(message):
+        code = "context_length_exceeded"
+        param = param if param in _OUTPUT_FIELDS else "messages"
+    return ApiError(status, message, param=param, code=code)

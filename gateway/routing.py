@@ -1,0 +1,142 @@
+"""Which checkpoint answers, and why? The decision; pure.
+
+For each checkpoint c the profile predicts P_c(correct and reasoning <= B | prompt), its success under the budget B.
+The cheapest checkpoint, by expected reasoning tokens under B, whose success is within `tolerance` of the best one's
+is chosen. Its limits: success counts an answer that was cut off as wrong, so under a budget too small for everyone
+all successes are near zero and the briefest checkpoint serves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from models.family import Family
+from models.profile import LEVELS, Prediction, Reading
+
+Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
+
+FEASIBLE_SHARE = 0.5
+"""A budget is feasible when it leaves at least this share of the best success that no budget would limit."""
+
+
+class NoCheckpointError(Exception):
+    """Nothing that may serve this request is available."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The checkpoint that serves and what it was chosen on. Without a familiar prompt there are no predictions."""
+
+    checkpoint: str
+    kind: Kind
+    reason: str
+    difficulty: float | None
+    predicted_tokens: float | None
+    """Reasoning tokens expected of this checkpoint under the budget."""
+    reference_tokens: float | None
+    """The same of the reference checkpoint."""
+    predictions: Mapping[str, Prediction]
+
+
+def decide(
+    family: Family,
+    reading: Reading | None,
+    budget: int | None,
+    *,
+    pinned: str | None,
+    tolerance: float,
+    holdout: bool,
+    available: frozenset[str],
+) -> Decision:
+    """Choose among the checkpoints that engines serve now.
+
+    Args:
+        reading: the profile's word on the prompt; None where it could not be read.
+        budget: cap on reasoning tokens; None is no cap.
+        pinned: the checkpoint the caller named; never overruled.
+        tolerance: how much predicted success a cheaper checkpoint may give away, in [0, 1].
+        holdout: this request was drawn to measure what the reference checkpoint spends.
+
+    Raises:
+        NoCheckpointError: the pinned one is not available, or none is.
+    """
+    familiar = reading is not None and reading.familiar
+    predictions = reading.predictions if reading is not None and familiar else {}
+    kind: Kind
+    if pinned is not None:
+        wanted, kind, reason = pinned, "pinned", "the caller named this checkpoint"
+    elif not predictions:
+        why = "the prompt is unlike what the profile was fitted on" if reading else "the prompt cannot be read"
+        wanted, kind, reason = family.reference, "abstained", f"{why}, so the reference checkpoint serves"
+    elif holdout:
+        wanted, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
+    else:
+        wanted, reason = _cheapest_good_enough(predictions, budget, tolerance)
+        kind = "routed"
+    if wanted not in available:
+        if pinned is not None or not available:
+            raise NoCheckpointError(wanted)
+        kind, reason = "fallback", f"{wanted} is not available, its neighbour on the alpha ladder is"
+        wanted = _neighbour(family, wanted, available)
+    return Decision(
+        checkpoint=wanted,
+        kind=kind,
+        reason=reason,
+        difficulty=reading.difficulty if reading is not None and familiar else None,
+        predicted_tokens=_expected(predictions, wanted, budget),
+        reference_tokens=_expected(predictions, family.reference, budget),
+        predictions=predictions,
+    )
+
+
+def smallest_feasible(predictions: Mapping[str, Prediction], budget: int) -> int | None:
+    """The smallest budget under which some checkpoint is predicted to do it, or None where `budget` already is one.
+
+    To do it is to keep at least `FEASIBLE_SHARE` of the success that the best checkpoint has without any budget.
+    """
+    needed = FEASIBLE_SHARE * max(p.p_correct for p in predictions.values())
+
+    def feasible(tokens: int) -> bool:
+        return any(p.success(tokens) >= needed for p in predictions.values())
+
+    if feasible(budget):
+        return None
+    able = [p for p in predictions.values() if p.p_correct >= needed]
+    levels = [needed / p.p_correct if p.p_correct else 0.0 for p in able]
+    smallest = min(math.ceil(np.interp(level, LEVELS, p.tokens)) for level, p in zip(levels, able, strict=True))
+    while not feasible(smallest):  # interpolation and its inverse may differ by a rounding
+        smallest += 1
+    return smallest
+
+
+def _cheapest_good_enough(
+    predictions: Mapping[str, Prediction], budget: int | None, tolerance: float
+) -> tuple[str, str]:
+    best = max(predictions, key=lambda name: predictions[name].success(budget))
+    threshold = predictions[best].success(budget) - tolerance
+    good = [name for name, prediction in predictions.items() if prediction.success(budget) >= threshold]
+    # Under a cap that stops everyone the capped costs are equal: then the one that wants to think least.
+    costs = {name: (predictions[name].expected_tokens(budget), predictions[name].expected_tokens()) for name in good}
+    chosen = min(good, key=costs.__getitem__)
+    success, tokens = predictions[chosen].success(budget), costs[chosen][0]
+    return chosen, (
+        f"cheapest within {tolerance:g} of the best success: {success:.3f} for {tokens:.0f} tokens,"
+        f" best {predictions[best].success(budget):.3f} ({best})"
+    )
+
+
+def _neighbour(family: Family, wanted: str, available: frozenset[str]) -> str:
+    ladder = sorted(family.checkpoints, key=lambda c: -1.0 if c.alpha is None else c.alpha)
+    rungs = {checkpoint.name: rung for rung, checkpoint in enumerate(ladder)}
+    # Of two neighbours the one that thinks more: an answer that costs more is better than one that is worse.
+    return min(available, key=lambda name: (abs(rungs[name] - rungs[wanted]), rungs[name]))
+
+
+def _expected(predictions: Mapping[str, Prediction], checkpoint: str, budget: int | None) -> float | None:
+    prediction = predictions.get(checkpoint)
+    return None if prediction is None else prediction.expected_tokens(budget)

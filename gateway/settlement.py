@@ -1,0 +1,77 @@
+"""What goes into the books when a request is over? One ledger entry and its metrics, exactly once, whatever the end."""
+
+from __future__ import annotations
+
+import time
+
+from gateway.budget import Budget
+from gateway.ledger import Entry, Ledger
+from gateway.routing import Decision
+from gateway.telemetry import Telemetry
+from gateway.usage import Spent
+from models.family import Family
+
+CALLER_LEFT = 499
+
+
+class Account:
+    """One request from its arrival to its end. What is not known when it ends stays as it is here."""
+
+    def __init__(self, request_id: str, family: Family, ledger: Ledger, telemetry: Telemetry) -> None:
+        self.id = request_id
+        self._family, self._ledger, self._telemetry = family, ledger, telemetry
+        self._time, self._arrived = time.time(), time.perf_counter()
+        self._sent: float | None = None
+        self._first_token: float | None = None
+        self._settled = False
+        self.budget: Budget | None = None
+        self.choices = 1
+        self.decision: Decision | None = None
+
+    def sent(self) -> None:
+        """The request goes to an engine now, for the first time or again."""
+        self._sent = self._sent or self._elapsed()
+
+    def first_token(self) -> None:
+        """A stream's first bytes are here."""
+        self._first_token = self._elapsed()
+
+    def settle(self, status: int, spent: Spent | None = None, finish_reason: str = "", error: str = "") -> None:
+        """Write it down. A request that never passed parsing has no entry, only a metric."""
+        if self._settled:
+            return
+        self._settled = True
+        if self.budget is None:
+            self._telemetry.refused(status)
+            return
+        spent = spent or Spent()
+        decision = self.decision
+        checkpoint = decision.checkpoint if decision else "none"
+        entry = Entry(
+            id=self.id,
+            time=self._time,
+            key="",
+            checkpoint=checkpoint,
+            alpha=self._family.checkpoint(checkpoint).alpha if decision else None,
+            decision=decision.kind if decision else "none",
+            difficulty=decision.difficulty if decision else None,
+            budget=self.budget.tokens,
+            prompt_tokens=spent.prompt,
+            reasoning_tokens=spent.reasoning,
+            answer_tokens=spent.answer,
+            predicted_tokens=self._for_all_choices(decision.predicted_tokens if decision else None),
+            reference_tokens=self._for_all_choices(decision.reference_tokens if decision else None),
+            finish_reason=finish_reason,
+            status=status,
+            error=error,
+            first_token_seconds=self._first_token,
+            total_seconds=self._elapsed(),
+        )
+        self._ledger.put(entry)
+        self._telemetry.settled(entry, self._sent or entry.total_seconds)
+
+    def _for_all_choices(self, tokens: float | None) -> float | None:
+        return None if tokens is None else tokens * self.choices
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._arrived

@@ -1,0 +1,138 @@
+"""What did this answer cost? The engine's usage first, and what it leaves out counted from the text it generated.
+
+tokens = prompt + reasoning + answer, where answer is everything generated that is not reasoning
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from gateway.counting import Counter
+from models.family import Reasoning
+
+KEEP_BYTES = 262_144
+"""Raw events kept before they are boiled down to their text: most streams are shorter and never are."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Tokens of one answer, all its choices together."""
+
+    prompt: int = 0
+    reasoning: int = 0
+    answer: int = 0
+
+
+class Transcript:
+    """The text generated so far, by choice. Events are only kept; they are read when somebody asks, which is seldom."""
+
+    def __init__(self) -> None:
+        self._events: list[bytes] = []
+        self._size = 0
+        self._texts: defaultdict[int, list[str]] = defaultdict(lambda: ["", ""])
+
+    def add_events(self, events: bytes) -> None:
+        """Whole events of a stream, as they came."""
+        self._events.append(events)
+        self._size += len(events)
+        if self._size > KEEP_BYTES:
+            self._boil_down()
+
+    def add_answer(self, answer: Json) -> None:
+        """A whole answer's choices."""
+        self._add(answer, "message")
+
+    def count(self, counter: Counter, marks: Reasoning) -> Spent:
+        """Reasoning and answer tokens of the text; the prompt's are not known here."""
+        self._boil_down()
+        reasoning = answer = 0
+        for thought, said in self._texts.values():
+            # An engine without a reasoning parser leaves the thinking at the front of what is said.
+            front, mark, rest = said.partition(marks.end)
+            inline, outward = (front.replace(marks.start, "", 1), rest) if mark else ("", said)
+            reasoning += counter.count(thought + inline)
+            answer += counter.count(outward)
+        return Spent(0, reasoning, answer)
+
+    def _boil_down(self) -> None:
+        for line in b"".join(self._events).splitlines():
+            if line.startswith(b"data:") and (event := parse_object(line[5:])) is not None:
+                self._add(event, "delta")
+        self._events.clear()
+        self._size = 0
+
+    def _add(self, answer: Json, part: str) -> None:
+        for choice in objects(answer.get("choices")):
+            message = _object(choice, part)
+            texts = self._texts[choice.get("index") or 0]
+            texts[0] += _string(message, "reasoning") or _string(message, "reasoning_content")
+            texts[1] += _string(message, "content")
+            for call in objects(message.get("tool_calls")):
+                texts[1] += "".join(_string(_object(call, "function"), name) for name in ("name", "arguments"))
+
+
+def complete(
+    usage: Json | None, transcript: Transcript, counter: Counter, marks: Reasoning, prompt: Callable[[], str]
+) -> Json:
+    """The engine's usage with `completion_tokens_details.reasoning_tokens` in it, whatever the engine reported.
+
+    Args:
+        prompt: its messages' text, counted where there is no usage at all; what the chat template adds is left out.
+    """
+    if usage is not None and _reported(usage) is not None:
+        return usage
+    counted = transcript.count(counter, marks)
+    if usage is None:
+        spoken = counter.count(prompt())
+        generated = counted.reasoning + counted.answer
+        usage = {"prompt_tokens": spoken, "completion_tokens": generated, "total_tokens": spoken + generated}
+    reasoning = min(counted.reasoning, _whole(usage, "completion_tokens"))
+    details = _object(usage, "completion_tokens_details")
+    return {**usage, "completion_tokens_details": {**details, "reasoning_tokens": reasoning}}
+
+
+def spent(usage: Json) -> Spent:
+    """A completed usage as numbers."""
+    reasoning, generated = _reported(usage) or 0, _whole(usage, "completion_tokens")
+    return Spent(_whole(usage, "prompt_tokens"), reasoning, max(0, generated - reasoning))
+
+
+def parse_object(data: bytes) -> Json | None:
+    """A JSON object, or None for anything else."""
+    try:
+        value: object = json.loads(data)
+    except ValueError:
+        return None
+    return cast("Json", value) if isinstance(value, dict) else None
+
+
+def objects(value: object) -> list[Json]:
+    """The objects in a list that an engine sent; nothing where it is no list."""
+    items = cast("list[object]", value) if isinstance(value, list) else []
+    return [cast("Json", item) for item in items if isinstance(item, dict)]
+
+
+def _reported(usage: Json) -> int | None:
+    tokens = _object(usage, "completion_tokens_details").get("reasoning_tokens")
+    return tokens if isinstance(tokens, int) else None
+
+
+def _whole(parent: Json, field: str) -> int:
+    value = parent.get(field)
+    return value if isinstance(value, int) else 0
+
+
+def _string(parent: Json, field: str) -> str:
+    value = parent.get(field)
+    return value if isinstance(value, str) else ""
+
+
+def _object(parent: Json, field: str) -> Json:
+    value = parent.get(field)
+    return cast("Json", value) if isinstance(value, dict) else {}
