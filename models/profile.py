@@ -28,7 +28,18 @@ SCHEMA_VERSION = 1
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
-COUNTS = ("characters", "words", "unknown_words", "numbers", "digits", "longest_number", "plus", "minus", "times", "lines")
+COUNTS = (
+    "characters",
+    "words",
+    "unknown_words",
+    "numbers",
+    "digits",
+    "longest_number",
+    "plus",
+    "minus",
+    "times",
+    "lines",
+)
 MIN_FAMILIAR = 0.6
 """Share of a prompt's words that must have been seen in fitting; below it the profile abstains."""
 
@@ -147,7 +158,7 @@ class Profile:
 
 def features(prompt: str, index: dict[str, int]) -> Vector:
     """Raw features of a prompt, (len(COUNTS) + len(index),): log(1 + count) of each count, then of each known word."""
-    words = _WORD.findall(prompt.lower())
+    words = words_of(prompt)
     numbers = _NUMBER.findall(prompt)
     x = np.zeros(len(COUNTS) + len(index))
     unknown = 0
@@ -156,7 +167,9 @@ def features(prompt: str, index: dict[str, int]) -> Vector:
             unknown += 1
         else:
             x[len(COUNTS) + i] += 1
-    times = prompt.count("*") + prompt.count("×") + sum(1 for w in words if w in ("times", "x", "multiplied", "product"))
+    times = (
+        prompt.count("*") + prompt.count("×") + sum(1 for w in words if w in ("times", "x", "multiplied", "product"))
+    )
     x[: len(COUNTS)] = (
         len(prompt),
         len(words),
@@ -170,6 +183,11 @@ def features(prompt: str, index: dict[str, int]) -> Vector:
         prompt.count("\n") + 1,
     )
     return np.log1p(x)
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt in lower case: runs of letters."""
+    return _WORD.findall(prompt.lower())
 
 
 def load(path: Path) -> Profile:

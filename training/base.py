@@ -68,7 +68,7 @@ def encode(
         ids.extend(tokens)
         labels.extend(tokens if learned else [-100] * len(tokens))
 
-    append("<think>\n")
+    append("\n")
     for i, episode in enumerate(trace.episodes):
         append(traces.EPISODE_BREAK if i else "")
         for piece in episode:
@@ -83,10 +83,10 @@ def encode(
 def _cut(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
     """Forget the thinking from a random token on, half the time from the very first; none of what is left is learned."""
     start = next(i for i, label in enumerate(labels) if label != -100)
-    keep = start + 1 if rng.random() < 0.3 else rng.randint(start + 1, len(ids))
+    keep = start if rng.random() < 0.3 else rng.randint(start, len(ids))
     del ids[keep:], labels[keep:]
     labels[:] = [-100] * len(labels)
-    if keep == start + 1:  # what the chat template writes when thinking is switched off
+    if keep == start:  # what the chat template writes when thinking is switched off
         newline = tokenizer.encode(traces.EPISODE_BREAK)
         ids.extend(newline)
         labels.extend([-100] * len(newline))

@@ -6,6 +6,7 @@ newlines are pieces of their own, so that an episode break is one token.
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import islice
 
@@ -28,8 +29,10 @@ CHAT_TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}
+{%- else %}{{- '<think>' }}{%- endif %}
 {%- endif %}"""
+"""Opens the thinking itself: the engine counts a budget from a `<think>` that stands in the prompt."""
 
 
 def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokenizerFast:
@@ -61,7 +64,7 @@ def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokeni
         ),
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_visible_markers(tokenizer),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side="left",
@@ -70,3 +73,11 @@ def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokeni
     fast.chat_template = CHAT_TEMPLATE
     assert len(fast.encode(traces.EPISODE_BREAK)) == 1, "an episode break must be one token"
     return fast
+
+
+def _visible_markers(tokenizer: Tokenizer) -> Tokenizer:
+    """Keep the reasoning markers in decoded text, where a reasoning parser looks for them."""
+    state = json.loads(tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["special"] = token["content"] not in ("<think>", "</think>")
+    return Tokenizer.from_str(json.dumps(state))

@@ -1,0 +1,1 @@
+"""Rewards as pure functions on tensors, one to a file."""

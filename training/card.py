@@ -1,0 +1,139 @@
+"""What does the model card say? Written from the measured figures, in Hugging Face's form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from models.family import Checkpoint, Estimate, Family, Slice
+from training.config import Recipe
+from training.tasks.problems import DIFFICULTIES, KINDS
+
+
+def write(
+    family: Family, recipe: Recipe, recipe_path: Path, gate: dict[str, Any], profile_report: dict[str, dict[str, float]]
+) -> str:
+    """The card as Markdown with YAML front matter."""
+    stage = recipe.evaluate
+    return f"""\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [reasoning, efficient-reasoning, arithmetic, lora, laconic]
+---
+
+# {family.name}
+
+{family.description} One Qwen3-architecture base of {_parameters(recipe)} parameters and {len(family.checkpoints) - 1} LoRA adapters, served
+by one engine. The base overthinks: it checks its work about equally often whether a question needs it or not. The
+adapters were trained with the length reward of *Training Language Models to Reason Efficiently* (arXiv 2502.04463);
+the larger alpha, the shorter the thinking.
+
+## What it is for
+
+Arithmetic with whole numbers in plain language: {", ".join(KINDS)} problems as `laconic-train prompts` prints them
+(sums and differences of up to 6 terms, products up to two digits by two, small stories). It is the default that makes
+`make serve` real, and a bench for efficient reasoning that trains on two CPU cores.
+
+## What it is not for
+
+Anything else. It has read nothing but such questions and program-written solutions: it knows no facts, no other
+language, no fractions, division or brackets, and holds no conversation. Ask it something else and it will answer with
+a number that means nothing. The gateway's difficulty profile marks such prompts as unfamiliar and lets the base answer.
+
+## Figures
+
+pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.prompts} held-out prompts, temperature {stage.temperature:g}, seed {recipe.seed};
+95 % bootstrap intervals over prompts. No held-out problem is a training problem in other words.
+
+{_table(family, "overall")}
+
+{"".join(f"{chr(10)}**{d}**{chr(10)}{chr(10)}{_table(family, d)}{chr(10)}" for d in DIFFICULTIES)}
+![accuracy against reasoning tokens](report/frontier.png)
+![reasoning tokens by difficulty](report/tokens-by-difficulty.png)
+![rollouts during training](report/training.png)
+
+## The base at the gate
+
+{gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *Cut* is the accuracy when thinking stops after its first episode.
+
+{_gate_table(gate)}
+
+## The difficulty profile
+
+Cross-validated over prompts; *constant* is the best guess that does not look at the prompt.
+
+{_profile_table(profile_report)}
+
+## Reproduce
+
+    laconic-train run {recipe_path}
+
+and measure a checkpoint again on fresh prompts with the command that stands beside its figures in `family.json`, e.g.
+
+    {family.checkpoints[-1].frontier.command}
+"""
+
+
+def _parameters(recipe: Recipe) -> str:
+    stage = recipe.base
+    attention = stage.hidden * stage.head_dim * (2 * stage.heads + 2 * stage.kv_heads)
+    total = stage.layers * (attention + 3 * stage.hidden * stage.mlp) + stage.vocabulary * stage.hidden
+    return f"{total / 1e6:.1f} million"
+
+
+def _table(family: Family, part: str) -> str:
+    rows = [
+        "| checkpoint | alpha | accuracy | reasoning tokens | median | 95th percentile |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for checkpoint in family.checkpoints:
+        measured = _slice(checkpoint, part)
+        alpha = "" if checkpoint.alpha is None else f"{checkpoint.alpha:g}"
+        rows.append(
+            f"| {checkpoint.name} | {alpha} | {_percent(measured.accuracy)} | {_tokens(measured.reasoning_tokens)} "
+            f"| {measured.quantiles['p50']:.0f} | {measured.quantiles['p95']:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def _slice(checkpoint: Checkpoint, part: str) -> Slice:
+    return checkpoint.frontier.overall if part == "overall" else checkpoint.frontier.by_difficulty[part]
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.mean:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def _tokens(estimate: Estimate) -> str:
+    return f"{estimate.mean:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
+
+
+def _gate_table(gate: dict[str, Any]) -> str:
+    rows = [
+        "| difficulty | temperature | accuracy | cut | episodes | reasoning tokens |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for difficulty in DIFFICULTIES:
+        for temperature in ("1", "0"):
+            f = gate[f"temperature_{temperature}"][difficulty]
+            rows.append(
+                f"| {difficulty} | {temperature} | {f['accuracy']:.3f} | {f['cut_accuracy']:.3f} "
+                f"| {f['episodes']:.2f} | {f['reasoning_tokens']:.0f} |"
+            )
+    return "\n".join(rows)
+
+
+def _profile_table(report: dict[str, dict[str, float]]) -> str:
+    rows = [
+        "| checkpoint | Brier | constant | AUC | calibration error | mean error in tokens | constant |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, r in report.items():
+        rows.append(
+            f"| {name} | {r['brier']:.4f} | {r['brier_constant']:.4f} | {r['auc']:.3f} | {r.get('calibration_error', 0):.3f} "
+            f"| {r['tokens_mean_error']:.1f} | {r['tokens_mean_error_constant']:.1f} |"
+        )
+    return "\n".join(rows)

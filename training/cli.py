@@ -1,0 +1,190 @@
+"""`laconic-train`: the offline job's command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from training.config import Recipe, RecipeError
+from training.config import load as load_recipe
+from training.errors import StageError
+from training.tasks.problems import Difficulty, Kind, Split
+
+SHIPPED_RECIPE = Path("training/recipes/abacus.yaml")
+
+app = typer.Typer(
+    name="laconic-train",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Turn one reasoning model into a family of checkpoints that think less the easier the question is.
+
+A recipe (YAML) goes through five stages, each resumable after a kill at any moment and each a command of its own:
+
+**base** train an overthinking base and let the gate judge it; **family** one LoRA adapter per alpha, by reinforcement
+fine-tuning with the alpha-weighted length reward; **evaluate** accuracy and reasoning tokens on held-out prompts;
+**profile** the difficulty profile the gateway routes by; **publish** the directory the gateway serves.
+
+    laconic-train run training/recipes/abacus.yaml
+
+    laconic-train prompts --split heldout --seed 7 --count 5
+
+    laconic-train measure models/abacus --checkpoint alpha-0.2 --prompts 90
+""",
+)
+
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="YAML file; see training/recipes/.", show_default=True)
+]
+
+
+@app.command()
+def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+    """Go through all stages; what is done already is skipped, what was cut short goes on."""
+    from training import stages
+
+    loaded = _load(recipe)
+    stages.base(loaded)
+    stages.family(loaded)
+    stages.evaluate(loaded)
+    stages.fit_profile(loaded)
+    stages.publish_family(loaded, recipe)
+
+
+@app.command()
+def base(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+    """Train the overthinking base from scratch and let the gate judge it."""
+    from training import stages
+
+    stages.base(_load(recipe))
+
+
+@app.command()
+def family(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+    """Train one LoRA adapter per alpha. Runs under `accelerate launch` too."""
+    from training import stages
+
+    stages.family(_load(recipe))
+
+
+@app.command()
+def evaluate(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+    """Measure every checkpoint on held-out prompts."""
+    from training import stages
+
+    stages.evaluate(_load(recipe))
+
+
+@app.command()
+def profile(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+    """Measure every checkpoint on test prompts and fit the difficulty profile."""
+    from training import stages
+
+    stages.fit_profile(_load(recipe))
+
+
+@app.command()
+def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+    """Assemble the family's directory: checkpoints, manifest, profile, card and plots."""
+    from training import stages
+
+    stages.publish_family(_load(recipe), recipe)
+
+
+@app.command()
+def measure(
+    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")],
+    checkpoint: Annotated[str, typer.Option(help="Which checkpoint.")],
+    split: Annotated[Split, typer.Option(help="Which prompts; nothing was ever tuned on heldout.")] = "heldout",
+    seed: Annotated[int, typer.Option(help="Another seed, other prompts.")] = 1,
+    prompts: Annotated[int, typer.Option(min=1, help="How many prompts, a third of each difficulty.")] = 900,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are cut off, and so incorrect.")] = 320,
+) -> None:
+    """Measure a published checkpoint again: accuracy and reasoning tokens with 95 % intervals, as JSON."""
+    from transformers import AutoTokenizer
+
+    from models import family as manifest
+    from training import evaluate as measuring
+    from training import stages
+    from training.tasks import prompts as source
+    from training.tasks.problems import DIFFICULTIES
+
+    try:
+        loaded = manifest.load(family_dir)
+        chosen = loaded.checkpoint(checkpoint)
+    except manifest.FamilyError as error:
+        _fail(str(error))
+    except KeyError:
+        _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
+    base_path = family_dir / loaded.checkpoint(loaded.base).path
+    model = stages.load_checkpoint(family_dir, chosen, base_path)
+    asked = source.prompts(split, seed, prompts)
+    with stages.bar(len(asked) * samples, checkpoint) as progress:
+        rows = measuring.judge(
+            model,
+            AutoTokenizer.from_pretrained(base_path),
+            asked,
+            samples=samples,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            on_batch=progress,
+        )
+    parts = {"overall": rows, **{d: [row for row in rows if row.difficulty == d] for d in DIFFICULTIES}}
+    figures = {
+        part: measuring.summarise(chosen_rows, seed).model_dump() for part, chosen_rows in parts.items() if chosen_rows
+    }
+    typer.echo(json.dumps(figures, indent=1))
+
+
+@app.command()
+def prompts(
+    split: Annotated[
+        Split, typer.Option(help="train, test (gate and profile) or heldout (evaluation only).")
+    ] = "heldout",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="How many different prompts.")] = 100,
+    task: Annotated[
+        Kind | None, typer.Option(help="One kind of problem only; default: the shipped family's mix.")
+    ] = None,
+    difficulty: Annotated[Difficulty | None, typer.Option(help="One difficulty only.")] = None,
+) -> None:
+    """Print prompts as JSONL (prompt, answer, task, difficulty), to measure a served family with fresh questions."""
+    from training.tasks import prompts as source
+
+    try:
+        found = source.prompts(split, seed, count, task=task, difficulty=difficulty)
+    except ValueError as error:
+        _fail(f"--{error}")
+    for prompt in found:
+        sys.stdout.write(json.dumps(prompt.as_row(), ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Entry point: known failures end in one line, not in a traceback."""
+    try:
+        app()
+    except StageError as error:
+        _fail(str(error))
+
+
+def _load(path: Path) -> Recipe:
+    try:
+        return load_recipe(path)
+    except RecipeError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"laconic-train: {message}", err=True)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""How accurate is a checkpoint, and how long does it think? Outcomes on prompts, and figures with intervals from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from models.family import Estimate, Slice
+from training.episodes import Judge, Outcome
+from training.rollout import sample
+from training.tasks.prompts import Prompt
+
+QUANTILES = {"p05": 0.05, "p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One prompt with the outcomes of its samples."""
+
+    prompt: str
+    task: str
+    difficulty: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """pass@1: the mean over samples."""
+        return float(np.mean([o.correct for o in self.outcomes]))
+
+    @property
+    def reasoning_tokens(self) -> float:
+        return float(np.mean([o.reasoning_tokens for o in self.outcomes]))
+
+
+def judge(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> list[Judged]:
+    """Sample every prompt `samples` times and judge the completions."""
+    torch.manual_seed(seed)
+    encoded: list[list[int]] = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": p.prompt}] for p in prompts], add_generation_prompt=True, return_dict=False
+    )  # pyright: ignore[reportAssignmentType]
+    # Prompts of like length, and so of like difficulty, finish together.
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    repeated = [i for i in order for _ in range(samples)]
+    completions = sample(
+        model,
+        [encoded[i] for i in repeated],
+        max_tokens=max_tokens,
+        temperature=temperature,
+        eos=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+        on_batch=on_batch,
+    )
+    judged = Judge(tokenizer)
+    outcomes: dict[int, list[Outcome]] = {i: [] for i in order}
+    for i, completion in zip(repeated, completions, strict=True):
+        outcomes[i].append(judged(completion, prompts[i].answer))
+    return [Judged(p.prompt, p.task, p.difficulty, tuple(outcomes[i])) for i, p in enumerate(prompts)]
+
+
+def summarise(rows: Sequence[Judged], seed: int) -> Slice:
+    """Accuracy and reasoning tokens with 95 % bootstrap intervals over prompts, and the tokens' quantiles."""
+    tokens = np.array([o.reasoning_tokens for row in rows for o in row.outcomes], dtype=float)
+    levels = np.quantile(tokens, list(QUANTILES.values()))
+    return Slice(
+        prompts=len(rows),
+        accuracy=interval([row.accuracy for row in rows], seed),
+        reasoning_tokens=interval([row.reasoning_tokens for row in rows], seed),
+        quantiles=dict(zip(QUANTILES, map(float, levels), strict=True)),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def interval(values: Sequence[float], seed: int) -> Estimate:
+    """Mean with its 95 % percentile bootstrap interval over `values`, which must be independent."""
+    data = np.asarray(values, dtype=float)
+    mean = float(data.mean())
+    if np.ptp(data) == 0:
+        return Estimate(mean=mean, low=mean, high=mean)
+    found = bootstrap(
+        (data,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Estimate(mean=mean, low=min(mean, float(found.low)), high=max(mean, float(found.high)))
+
+
+def save(rows: Sequence[Judged], path: Path) -> None:
+    """One JSON line per prompt; whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    temporary.replace(path)
+
+
+def load(path: Path) -> list[Judged]:
+    """Read what `save` wrote."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [Judged(r["prompt"], r["task"], r["difficulty"], tuple(Outcome(**o) for o in r["outcomes"])) for r in rows]

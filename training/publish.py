@@ -1,0 +1,100 @@
+"""What does a published family consist of? Run directory in, a directory that `models.family.load` accepts out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from models import family
+from models.family import Checkpoint, Family, Frontier, Reasoning
+from training import card, evaluate, plots
+from training.config import Recipe
+from training.evaluate import Judged
+from training.tasks.problems import DIFFICULTIES
+from training.tokenizer import ANSWER_PREFIX
+
+_BASE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def assemble(recipe: Recipe, recipe_path: Path, target: Path) -> None:
+    """Write checkpoints, profile, plots, card and manifest into the empty directory `target`."""
+    run = recipe.run_dir
+    _copy(run / "base" / "model", target / "base", _BASE_FILES)
+    alphas = {f"alpha-{alpha:g}": alpha for alpha in recipe.family.alphas}
+    for name in alphas:
+        _copy(run / "family" / name / "adapter", target / name, _ADAPTER_FILES)
+        _forget_where_the_base_was(target / name / "adapter_config.json")
+    shutil.copy(run / "profile" / "profile.json", target / "profile.json")
+    outcomes = {name: evaluate.load(run / "evaluate" / f"{name}.jsonl") for name in ("base", *alphas)}
+    checkpoints = [
+        Checkpoint(
+            name=name,
+            alpha=alphas.get(name),
+            kind="lora" if name in alphas else "base",
+            path=name,
+            files=family.hash_files(target, name),
+            frontier=frontier(rows, recipe, name),
+        )
+        for name, rows in outcomes.items()
+    ]
+    gate = json.loads((run / "base" / "gate.json").read_text())
+    (target / "report").mkdir()
+    (target / "report" / "gate.json").write_text(json.dumps(gate, indent=1) + "\n")
+    plots.frontier(checkpoints, target / "report" / "frontier.png")
+    plots.by_difficulty(checkpoints, target / "report" / "tokens-by-difficulty.png")
+    plots.training(
+        {name: run / "family" / name / "metrics.jsonl" for name in alphas}, target / "report" / "training.png"
+    )
+    made = Family(
+        name=recipe.name,
+        description=recipe.description,
+        base="base",
+        reference="base",
+        reasoning=Reasoning(answer_prefix=ANSWER_PREFIX),
+        context_tokens=recipe.base.context_tokens,
+        tokenizer="base/tokenizer.json",
+        profile="profile.json",
+        files={**family.hash_files(target, "profile.json"), **family.hash_files(target, "report")},
+        checkpoints=tuple(checkpoints),
+    )
+    family.save(made, target)
+    profile_report = json.loads((target / "profile.json").read_text())["report"]
+    (target / "README.md").write_text(card.write(made, recipe, recipe_path, gate, profile_report))
+
+
+def frontier(rows: list[Judged], recipe: Recipe, name: str) -> Frontier:
+    """The figures of one checkpoint, with the command that measures them again on fresh prompts."""
+    stage, seed = recipe.evaluate, recipe.seed
+    command = (
+        f"laconic-train measure {recipe.publish_to} --checkpoint {name} --split heldout --seed {seed + 1} "
+        f"--prompts {stage.prompts} --samples {stage.samples} --temperature {stage.temperature:g}"
+    )
+    return Frontier(
+        overall=evaluate.summarise(rows, seed),
+        by_difficulty={d: evaluate.summarise([row for row in rows if row.difficulty == d], seed) for d in DIFFICULTIES},
+        samples_per_prompt=stage.samples,
+        temperature=stage.temperature,
+        seed=seed,
+        command=command,
+    )
+
+
+def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:
+    target.mkdir()
+    for file in files:
+        shutil.copy(source / file, target / file)
+
+
+def _forget_where_the_base_was(adapter_config: Path) -> None:
+    config = json.loads(adapter_config.read_text())
+    config["base_model_name_or_path"] = "../base"
+    adapter_config.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,207 @@
+"""What does each stage of a run do, and what does it leave behind? base -> family -> evaluate -> profile -> publish.
+
+Every stage writes its artefact whole or not at all and is skipped where the artefact stands already; the two long
+ones also go on from their last complete checkpoint. So after a kill at any moment the same command goes on.
+
+    RUN/base/model/            the base and its tokenizer          RUN/base/gate.json    whether it is fit
+    RUN/family/alpha-A/adapter the LoRA adapter                    RUN/family/alpha-A/metrics.jsonl
+    RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
+    RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from models import family as manifest
+from training import base as base_training
+from training import evaluate as measuring
+from training import gate, profile, publish, tokenizer, trainer
+from training.config import Recipe
+from training.errors import StageError
+from training.tasks.prompts import Prompt, prompts
+
+FIT_SEED_OFFSET = 100
+"""Keeps the seeds of profile prompts apart from the gate's."""
+_console = Console(stderr=True)
+
+
+def base(recipe: Recipe) -> None:
+    """Train the base, then let the gate decide.
+
+    Raises:
+        StageError: the base fails the gate; names each figure.
+    """
+    directory = recipe.run_dir / "base"
+    if not (directory / "model").exists():
+        spoken = tokenizer.build(recipe.base.vocabulary, recipe.seed)
+        model = base_training.train(recipe.base, spoken, recipe.seed, directory / "work")
+        with _whole(directory / "model") as unfinished:
+            # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
+            model.to(torch.bfloat16).save_pretrained(unfinished)
+            spoken.save_pretrained(unfinished)
+    if not (directory / "gate.json").exists():
+        _write_json(directory / "gate.json", _measure_gate(recipe))
+    if failures := json.loads((directory / "gate.json").read_text())["failures"]:
+        raise StageError(
+            "the base is not fit for a family: "
+            + "; ".join(failures)
+            + f". Change the recipe's base section and remove {directory}."
+        )
+
+
+def family(recipe: Recipe) -> None:
+    """Train one adapter per alpha from the same base."""
+    for alpha in recipe.family.alphas:
+        directory = recipe.run_dir / "family" / name_of(alpha)
+        if (directory / "adapter").exists():
+            continue
+        model, spoken = load_base(recipe)
+        asked = prompts("train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+        _console.print(f"family: training {name_of(alpha)}, {recipe.family.steps} steps")
+        trained = trainer.train(
+            model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=directory / "work"
+        )
+        if trained.accelerator.is_main_process:
+            with _whole(directory / "adapter") as unfinished:
+                trained.accelerator.unwrap_model(trained.model).save_pretrained(unfinished)
+        trained.accelerator.wait_for_everyone()
+
+
+def evaluate(recipe: Recipe) -> None:
+    """Measure every checkpoint on held-out prompts."""
+    stage = recipe.evaluate
+    asked = prompts("heldout", recipe.seed, stage.prompts)
+    _judge_all(recipe, asked, recipe.run_dir / "evaluate", stage.samples, stage.temperature, recipe.seed)
+
+
+def fit_profile(recipe: Recipe) -> None:
+    """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
+    directory, stage = recipe.run_dir / "profile", recipe.profile
+    if (directory / "profile.json").exists():
+        return
+    asked = prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
+    _judge_all(recipe, asked, directory, stage.samples, recipe.evaluate.temperature, recipe.seed)
+    outcomes = {name: measuring.load(directory / f"{name}.jsonl") for name in names(recipe)}
+    profile.save(profile.fit(outcomes, recipe.seed), directory / "profile.json")
+
+
+def publish_family(recipe: Recipe, recipe_path: Path) -> None:
+    """Assemble the family's directory: checkpoints, manifest, profile, model card and plots."""
+    needed = [recipe.run_dir / "base" / "model", recipe.run_dir / "profile" / "profile.json"]
+    needed += [recipe.run_dir / "evaluate" / f"{name}.jsonl" for name in names(recipe)]
+    if missing := [path for path in needed if not path.exists()]:
+        raise StageError(f"{missing[0]} is missing; run the earlier stages first: laconic-train run {recipe_path}")
+    with _whole(recipe.publish_to) as unfinished:
+        publish.assemble(recipe, recipe_path, unfinished)
+        manifest.load(unfinished)
+    _console.print(f"published {recipe.publish_to}")
+
+
+def load_checkpoint(directory: Path, checkpoint: manifest.Checkpoint, base_path: Path) -> PreTrainedModel:
+    """A published checkpoint, ready to sample from; adapters are merged into the base."""
+    if checkpoint.kind == "lora":
+        return _with_adapter(_load_model(base_path), directory / checkpoint.path)
+    return _load_model(directory / checkpoint.path)
+
+
+def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The run's base in float32 and its tokenizer.
+
+    Raises:
+        StageError: the base stage has not been run.
+    """
+    directory = recipe.run_dir / "base" / "model"
+    if not directory.exists():
+        raise StageError(f"{directory} is missing; run the base stage first: laconic-train base")
+    return _load_model(directory), AutoTokenizer.from_pretrained(directory)
+
+
+def name_of(alpha: float) -> str:
+    """The checkpoint's name at an efficiency level."""
+    return f"alpha-{alpha:g}"
+
+
+def names(recipe: Recipe) -> list[str]:
+    """Every checkpoint of the run, the base first."""
+    return ["base", *(name_of(alpha) for alpha in recipe.family.alphas)]
+
+
+@contextmanager
+def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over completions; the function it yields takes how many are done."""
+    with tqdm(total=total, desc=what, unit="completion") as shown:
+        yield lambda done: None if shown.update(done - shown.n) else None
+
+
+def _judge_all(
+    recipe: Recipe, asked: list[Prompt], directory: Path, samples: int, temperature: float, seed: int
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names(recipe):
+        path = directory / f"{name}.jsonl"
+        if path.exists():
+            continue
+        model, spoken = load_base(recipe)
+        if name != "base":
+            adapter = recipe.run_dir / "family" / name / "adapter"
+            if not adapter.exists():
+                raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
+            model = _with_adapter(model, adapter)
+        with bar(len(asked) * samples, f"{directory.name} {name}") as progress:
+            rows = measuring.judge(
+                model,
+                spoken,
+                asked,
+                samples=samples,
+                temperature=temperature,
+                max_tokens=recipe.family.max_tokens,
+                seed=seed,
+                on_batch=progress,
+            )
+        measuring.save(rows, path)
+
+
+def _measure_gate(recipe: Recipe) -> dict[str, object]:
+    model, spoken = load_base(recipe)
+    count, seed = recipe.base.gate_prompts, recipe.seed
+    at_1, at_0 = (
+        gate.measure(model, spoken, count=count, max_tokens=recipe.family.max_tokens, temperature=t, seed=seed)
+        for t in (1.0, 0.0)
+    )
+    return gate.report(at_1, at_0, count, seed)
+
+
+def _load_model(directory: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+
+def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # pyright: ignore[reportCallIssue, reportReturnType]
+
+
+@contextmanager
+def _whole(directory: Path) -> Iterator[Path]:
+    """A directory that appears only once everything in it has been written; an older one is replaced."""
+    unfinished = directory.with_name(directory.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(directory, ignore_errors=True)
+    unfinished.rename(directory)
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,205 @@
+"""How is one efficient checkpoint trained? TRL's `GRPOTrainer` with the alpha reward and leave-one-out advantages.
+
+What differs from stock GRPO, and why:
+- The reward needs the whole group's lengths, and a group may span processes, so it is computed after the gather.
+- Advantages are leave-one-out and never divided by a standard deviation; they are handed over as (B, T), one per
+  token, which is where dense credit enters.
+- The loss is a token sum over a constant (`dr_grpo`): a mean per sequence would shorten answers already at alpha 0.
+- On a CPU rollouts come from `training.rollout`, and micro-batches are sorted by length and trimmed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+with warnings.catch_warnings():
+    # TRL looks at the installed vLLM on import and warns that it has not been tried with its client. We do not use it.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
+    from trl import GRPOConfig, GRPOTrainer
+
+from training.config import FamilyStage
+from training.credit import leave_one_out
+from training.episodes import Judge
+from training.metrics import JsonLines
+from training.precision import autocast_bf16
+from training.resume import MarkComplete, last_checkpoint
+from training.rewards.length import length_reward
+from training.rollout import sample
+from training.tasks.prompts import Prompt
+
+MICRO_BATCH = 32
+
+
+class FamilyTrainer(GRPOTrainer):
+    """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463)."""
+
+    def __init__(self, *, alpha: float, **kwargs: Any) -> None:
+        super().__init__(reward_funcs=[alpha_reward], **kwargs)
+        self._alpha = alpha
+        self._judge = Judge(self.processing_class)
+        self._rewards = torch.empty(0)
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
+    ) -> Tensor:
+        """Rewards of every process's rollouts, (B * processes, 1)."""
+        outcomes = [self._judge(ids, row["gold"]) for ids, row in zip(completion_ids_list, inputs, strict=True)]
+        local = [[o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished] for o in outcomes]
+        table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
+        correct, tokens, reasoning, episodes, finished = table.unbind(1)
+        self._rewards = length_reward(correct, tokens, self.num_generations, self._alpha)
+        for name, values in {
+            "accuracy": correct,
+            "reasoning_tokens": reasoning,
+            "episodes": episodes,
+            "finished": finished,
+        }.items():
+            self._metrics["train"][f"rollout/{name}"].append(values.mean().item())
+        return self._rewards[:, None]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        advantages_B = leave_one_out(self._rewards, self.num_generations)[own]
+        output["advantages"] = advantages_B[:, None] * output["completion_mask"]
+        return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """Shuffling before the split is undone: all micro-batches go into one update, and sorted ones need less padding."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = sorted_by_length(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+
+def alpha_reward(**_: Any) -> list[float]:
+    """Names the reward in TRL's logs; the reward itself needs the gathered group: `FamilyTrainer._calculate_rewards`."""
+    raise AssertionError("computed after the gather")
+
+
+def sorted_by_length(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rollouts in batches of the same size, long ones together, without columns that are all padding."""
+    rows = {
+        key: torch.cat([b[key] for b in batches])
+        for key, value in batches[0].items()
+        if isinstance(value, Tensor) and value.ndim
+    }
+    shared = {key: value for key, value in batches[0].items() if key not in rows}
+    order = rows["completion_mask"].sum(1).argsort(descending=True)
+    size = len(order) // len(batches)
+    result: list[dict[str, Any]] = []
+    for start in range(0, len(order), size):
+        batch = {key: value[order[start : start + size]] for key, value in rows.items()}
+        width = {
+            "prompt": int(batch["prompt_mask"].sum(1).max()),
+            "completion": int(batch["completion_mask"].sum(1).max()),
+        }
+        for key in ("prompt_ids", "prompt_mask"):
+            batch[key] = batch[key][:, -width["prompt"] :]
+        for key, value in batch.items():
+            if not key.startswith("prompt") and value.ndim == 2:
+                batch[key] = value[:, : width["completion"]]
+        result.append({**shared, **batch})
+    return result
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: FamilyStage,
+    prompts: list[Prompt],
+    *,
+    alpha: float,
+    seed: int,
+    work: Path,
+) -> FamilyTrainer:
+    """Train one adapter at efficiency level `alpha`, or go on where `work` stands; returns the trainer with the result.
+
+    Raises:
+        ValueError: the rollouts of a step do not divide into micro-batches over the processes.
+    """
+    arguments = _arguments(stage, alpha, seed, work)
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
+    trainer = FamilyTrainer(
+        alpha=alpha,
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
+        rollout_func=None if arguments.use_vllm else _rollouts,
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    return trainer
+
+
+def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
+    rollouts = stage.prompts_per_step * stage.rollouts
+    processes = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    micro = min(MICRO_BATCH, rollouts // processes)
+    if rollouts % (micro * processes):
+        raise ValueError(
+            f"family: {rollouts} rollouts a step do not divide into micro-batches of {micro} on {processes} processes"
+        )
+    return GRPOConfig(
+        output_dir=str(work),
+        run_name=f"alpha-{alpha:g}",
+        max_steps=stage.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=rollouts // (micro * processes),
+        num_generations=stage.rollouts,
+        max_completion_length=stage.max_tokens,
+        temperature=stage.temperature,
+        learning_rate=stage.lr,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=max(1, stage.steps // 20),
+        max_grad_norm=1.0,
+        weight_decay=0.0,
+        adam_beta2=0.95,
+        epsilon=stage.clip,
+        beta=stage.kl,
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        bf16=autocast_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_steps=stage.save_every,
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+
+
+def _rollouts(prompts: list[list[dict[str, str]]], trainer: FamilyTrainer) -> dict[str, Any]:
+    """TRL's rollout hook: one completion per prompt; prompts are repeated already."""
+    tokenizer, model = trainer.processing_class, trainer.accelerator.unwrap_model(trainer.model)
+    prompt_ids: list[list[int]] = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
+    model.merge_adapter()
+    try:
+        completion_ids = sample(
+            model,
+            prompt_ids,
+            max_tokens=trainer.args.max_completion_length,
+            temperature=trainer.args.temperature,
+            eos=tokenizer.eos_token_id,
+        )
+    finally:
+        model.unmerge_adapter()
+    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
