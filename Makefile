@@ -1,0 +1,41 @@
+# `make` alone lists what there is. Everything lives in .venv, which the first target that needs it creates.
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format train lock clean
+PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: ## start the whole stack on the shipped family: vLLM, Redis and the gateway on http://127.0.0.1:8080
+	@scripts/install.sh engine
+	@exec laconic serve
+
+test: ## run every test, the end-to-end ones on a real stack included
+	@scripts/install.sh all
+	python -m pytest
+
+lint: ## check formatting, style, types and who may import whom
+	@scripts/install.sh all
+	ruff format --check .
+	ruff check .
+	pyright
+	lint-imports --no-logo
+
+format: ## put the code in shape
+	@scripts/install.sh all
+	ruff format .
+	ruff check --fix .
+
+train: ## train the shipped family anew (hours; resumes where it was stopped)
+	@scripts/install.sh all
+	laconic-train run training/recipes/abacus.yaml
+
+lock: ## resolve requirements/*.txt anew from pyproject.toml
+	@scripts/install.sh all
+	scripts/lock.sh
+
+clean: ## remove .venv and what tools left behind; training runs stay
+	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

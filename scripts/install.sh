@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# usage: scripts/install.sh NAME      NAME: gateway, engine or all
+# Makes .venv hold exactly what requirements/NAME.txt pins, and this package. Does nothing when it does already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=${1:?usage: scripts/install.sh gateway|engine|all}
+requirements=requirements/$name.txt
+stamp=.venv/.installed-$name
+uv_version=0.13.8
+python=.venv/bin/python
+log=.venv/install.log
+
+say() { echo "install: $*" >&2; }
+die() { say "$@"; exit 1; }
+
+supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; }
+
+make_venv() {
+    for candidate in "${PYTHON:-python3}" python3.12 python3.11; do
+        if supported "$candidate"; then
+            say "creating .venv with $("$candidate" --version)"
+            "$candidate" -m venv .venv || die "$candidate -m venv failed (on Debian: apt-get install python3-venv)"
+            return
+        fi
+    done
+    die "Python 3.11 or 3.12 is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true);" \
+        "name another with PYTHON=/path/to/python3.11 make ..."
+}
+
+run() { # MESSAGE COMMAND...: quiet unless it fails
+    say "$1"
+    shift
+    "$@" >>"$log" 2>&1
+}
+
+uv() { "$python" -m uv pip install --python "$python" --no-deps "$@"; }
+pip() { "$python" -m pip install --quiet --no-deps "$@"; }
+
+[ -f "$requirements" ] || die "there is no $requirements"
+fingerprint=$(cat "$requirements" pyproject.toml "$0" | cksum)
+[ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && exit 0
+
+supported "$python" || make_venv
+: >"$log"
+trap '[ $? -eq 0 ] || { tail -n 15 "$log" >&2; say "failed; the whole log is in $log"; }' EXIT
+
+"$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('uv') != '$uv_version')" 2>/dev/null ||
+    run "fetching uv $uv_version" pip "uv==$uv_version" || say "no uv; pip does it, more slowly"
+
+# The CPU build of torch is not on PyPI: a machine's own pip sources come first, then PyTorch's index, which uv knows.
+torch=$(grep '^torch==' "$requirements" || true)
+if [ -n "$torch" ]; then
+    run "torch for the CPU" pip "$torch" || uv --torch-backend cpu "${torch%+cpu}" >>"$log" 2>&1 ||
+        die "torch could not be installed: $torch is in none of pip's sources, and PyTorch's own index did not answer"
+fi
+
+run "the $(wc -l <"$requirements") packages of $requirements" uv -r "$requirements" ||
+    run "uv could not; once more with pip" pip -r "$requirements"
+run "laconic itself" pip --no-build-isolation --editable .
+echo "$fingerprint" >"$stamp"

@@ -1,0 +1,48 @@
+"""Ledger entries to test with: a plain one, and any one."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gateway.ledger import Entry
+
+
+def entry(**changes: Any) -> Entry:
+    """A finished, routed request with an id of its own."""
+    plain: dict[str, Any] = {
+        "id": uuid.uuid4().hex, "time": 1_800_000_000.5, "key": "", "checkpoint": "alpha-0.2", "alpha": 0.2,
+        "decision": "routed", "difficulty": 0.25, "budget": None, "prompt_tokens": 20, "reasoning_tokens": 40,
+        "answer_tokens": 5, "predicted_tokens": 42.0, "reference_tokens": 80.0, "finish_reason": "stop", "status": 200,
+        "error": "", "first_token_seconds": 0.1, "total_seconds": 0.5,
+    }  # fmt: skip
+    return Entry(**(plain | changes))
+
+
+def entries() -> st.SearchStrategy[Entry]:
+    """Any entry at all."""
+    tokens = st.integers(0, 100_000)
+    seconds = st.floats(0, 1e6)
+    return st.builds(
+        Entry,
+        id=st.uuids().map(str),
+        time=st.floats(0, 4e9),
+        key=st.text(st.characters(exclude_categories=["Cs"])),
+        checkpoint=st.sampled_from(["base", "alpha-0", "alpha-0.4"]),
+        alpha=st.none() | st.floats(0, 1, exclude_max=True),
+        decision=st.sampled_from(["routed", "pinned", "holdout", "abstained", "fallback"]),
+        difficulty=st.none() | st.floats(0, 1),
+        budget=st.none() | tokens,
+        prompt_tokens=tokens,
+        reasoning_tokens=tokens,
+        answer_tokens=tokens,
+        predicted_tokens=st.none() | st.floats(0, 1e6),
+        reference_tokens=st.none() | st.floats(0, 1e6),
+        finish_reason=st.sampled_from(["stop", "length", ""]),
+        status=st.sampled_from([200, 499, 502, 503]),
+        error=st.text(st.characters(exclude_categories=["Cs"])),
+        first_token_seconds=st.none() | seconds,
+        total_seconds=seconds,
+    )
