@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
 
 import aiohttp
 
@@ -47,6 +46,7 @@ class Replica:
         self.serves: frozenset[str] = frozenset()
         """Checkpoints it answers for; none while it is down."""
         self.running = 0
+        """Requests sent and not over, those that wait for a first byte included."""
         self.missed = 0
 
     def down(self, why: object) -> None:
@@ -59,11 +59,10 @@ class Replica:
 class Upstream:
     """An engine's answer that has begun: its first bytes (all of it, where it is no stream), and the rest."""
 
-    def __init__(self, replica: Replica, response: aiohttp.ClientResponse, idle_seconds: float) -> None:
+    def __init__(self, replica: Replica, response: aiohttp.ClientResponse, first: bytes, idle_seconds: float) -> None:
         self._replica, self._response, self._idle_seconds = replica, response, idle_seconds
         self._open = True
-        self.first = b""
-        replica.running += 1
+        self.first = first
 
     async def rest(self) -> AsyncIterator[bytes]:
         """What comes after the first bytes, as it comes.
@@ -84,12 +83,6 @@ class Upstream:
             self._open = False
             self._replica.running -= 1
             self._response.close()
-
-    def __enter__(self) -> Upstream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 class Engines:
@@ -170,21 +163,24 @@ class Engines:
         # A whole answer comes when it is finished, and how long that takes is the caller's to bear.
         wait = self._settings.first_token_timeout_seconds if stream else None
         headers = {"content-type": "application/json", "x-request-id": request_id}
-        async with asyncio.timeout(wait):
-            response = await self._http.post(f"{replica.url}/v1/chat/completions", data=body, headers=headers)
-            upstream = Upstream(replica, response, self._settings.idle_timeout_seconds)
-            try:
+        response: aiohttp.ClientResponse | None = None
+        replica.running += 1
+        try:
+            async with asyncio.timeout(wait):
+                response = await self._http.post(f"{replica.url}/v1/chat/completions", data=body, headers=headers)
                 if response.status != 200:
                     raise errors.from_engine(response.status, parse_object(await response.read()))
-                upstream.first = await (response.content.readany() if stream else response.read())
-                if not upstream.first:
-                    raise aiohttp.ServerDisconnectedError("an empty answer")
-                if stream and (refusal := leading_error(upstream.first)) is not None:
-                    raise refusal
-            except BaseException:  # a cancellation included: the caller has left, so must the request
-                upstream.close()
-                raise
-        return upstream
+                first = await (response.content.readany() if stream else response.read())
+            if not first:
+                raise aiohttp.ServerDisconnectedError("an empty answer")
+            if stream and (refusal := leading_error(first)) is not None:
+                raise refusal
+        except BaseException:  # a cancellation included: the caller has left, so must the request
+            replica.running -= 1
+            if response is not None:
+                response.close()
+            raise
+        return Upstream(replica, response, first, self._settings.idle_timeout_seconds)
 
     async def _keep_probing(self) -> None:
         while True:

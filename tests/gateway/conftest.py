@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from models import family as families
+from models.family import Family
+from tests.conftest import RedisServer
+from tests.gateway.house import FakeEngine, Gateway, build_family, running
+
+
+@pytest.fixture(scope="session")
+def family_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small family on disk."""
+    directory = tmp_path_factory.mktemp("house") / "abacus"
+    build_family(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def family(family_dir: Path) -> Family:
+    return families.load(family_dir)
+
+
+@pytest.fixture
+async def engine(family: Family) -> AsyncIterator[FakeEngine]:
+    """An engine whose wire can be scripted."""
+    async with FakeEngine(family).listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def gateway(family_dir: Path, redis_server: RedisServer, engine: FakeEngine) -> AsyncIterator[Gateway]:
+    """A gateway in front of `engine`."""
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        yield gateway

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.counting import TokenizerError
+from gateway.errors import BadRequestError
+from models import family as families
+from tests.conftest import RedisServer
+from tests.gateway.house import EASY, STRANGE, FakeEngine, Gateway, running
+from tests.gateway.test_chat import error
+
+
+async def test_models_are_the_family_then_every_checkpoint_with_its_figures(gateway: Gateway) -> None:
+    listed = (await gateway.client.get("/v1/models")).json()["data"]
+    assert [m["id"] for m in listed] == ["abacus", "abacus/base", "abacus/alpha-0.1", "abacus/alpha-0.4"]
+    assert [m["alpha"] for m in listed[1:]] == [None, 0.1, 0.4]
+    assert listed[3]["accuracy"] == {"mean": 0.9, "low": 0.88, "high": 0.92}
+    assert listed[3]["reasoning_tokens"]["mean"] == 40
+    for model in listed:
+        assert (await gateway.client.get(f"/v1/models/{model['id']}")).json() == model
+    missing = await gateway.client.get("/v1/models/abacus/alpha-0.3")
+    assert missing.status_code == 404
+    assert error(missing)["code"] == "model_not_found"
+
+
+async def test_the_official_client_lists_and_retrieves_models(gateway: Gateway) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none") as client:
+        names = [model.id async for model in client.models.list()]
+        assert names[:2] == ["abacus", "abacus/base"]
+        assert (await client.models.retrieve("abacus")).object == "model"
+
+
+async def test_ready_only_while_every_checkpoint_answers(gateway: Gateway, engine: FakeEngine) -> None:
+    assert (await gateway.client.get("/health/live")).status_code == 200
+    ready = await gateway.client.get("/health/ready")
+    assert (ready.status_code, ready.json()["missing_checkpoints"]) == (200, [])
+    engine.serves.remove("abacus/alpha-0.1")
+    await gateway.engines._probe_all()
+    waiting = await gateway.client.get("/health/ready")
+    assert (waiting.status_code, waiting.json()["missing_checkpoints"]) == (503, ["alpha-0.1"])
+    assert (await gateway.client.get("/health/live")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/v1/completions", 404),
+    ],
+)
+async def test_the_frameworks_errors_have_the_same_shape(gateway: Gateway, method: str, path: str, status: int) -> None:
+    response = await gateway.client.request(method, path)
+    assert response.status_code == status
+    error(response)
+
+
+async def test_a_bug_is_a_500_in_the_same_shape(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.chat.routing.decide", lambda *_, **__: 1 / 0)
+    response = await gateway.ask(EASY)
+    assert response.status_code == 500
+    assert error(response)["code"] == "internal_error"
+    (entry,) = await gateway.entries()
+    assert (entry.status, entry.error, entry.decision) == (500, "ZeroDivisionError", "none")
+
+
+async def test_every_request_has_an_id_of_its_own_whatever_the_caller_sends(gateway: Gateway) -> None:
+    said = {"x-request-id": "mine"}
+    ids = {(await gateway.client.get("/health/live", headers=said)).headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+    assert "mine" not in ids
+
+
+async def test_metrics_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:
+    for prompt in (EASY, EASY, STRANGE):
+        await gateway.ask(prompt, stream=True)
+    await gateway.ask(model="nobody")
+    await gateway.entries(3)
+    text = (await gateway.client.get("/metrics")).text
+    samples = {
+        (s.name, s.labels.get("checkpoint"), s.labels.get("decision")): s.value
+        for metric in text_string_to_metric_families(text)
+        for s in metric.samples
+    }
+    routed, abstained = ("alpha-0.4", "routed"), ("base", "abstained")
+    assert samples["laconic_requests_total", *routed] == 2
+    assert samples["laconic_requests_total", *abstained] == 1
+    assert samples["laconic_requests_total", "none", "none"] == 1
+    assert samples["laconic_reasoning_tokens_total", *routed] == 8
+    saved = samples["laconic_reasoning_tokens_saved_estimate_total", *routed]
+    entries = await gateway.entries(3)
+    assert saved == pytest.approx(sum((e.reference_tokens or 0) - 4 for e in entries if e.decision == "routed"))
+    assert ("laconic_reasoning_tokens_saved_estimate_total", *abstained) not in samples
+    assert samples["laconic_time_to_first_token_seconds_count", *routed] == 2
+    assert samples["laconic_overhead_seconds_count", *routed] == 2
+    assert samples["laconic_ledger_spool_entries", None, None] == 0
+
+
+async def test_serving_goes_on_without_redis(family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine) -> None:
+    mortal_redis.start()
+    async with running(family_dir, mortal_redis.url, [engine.url], state_dir=mortal_redis.directory) as gateway:
+        mortal_redis.kill()
+        for _ in range(5):
+            assert (await gateway.ask()).status_code == 200
+        mortal_redis.start()
+        assert len(await gateway.entries(5)) == 5
+
+
+async def test_what_cannot_work_is_refused_before_serving(
+    family_dir: Path, redis_server: RedisServer, tmp_path: Path, engine: FakeEngine
+) -> None:
+    with pytest.raises(BadRequestError, match="default_budget"):
+        async with running(family_dir, redis_server.url, [engine.url], default_budget="99999999999"):
+            pass
+    broken = tmp_path / "abacus"
+    shutil.copytree(family_dir, broken)
+    tokenizer = broken / "base" / "tokenizer.json"
+    tokenizer.write_text("{}")
+    family = families.load(broken, verify=False)
+    files = {**family.checkpoint("base").files, "base/tokenizer.json": families.sha256(tokenizer)}
+    base = family.checkpoint("base").model_copy(update={"files": files})
+    families.save(family.model_copy(update={"checkpoints": (base, *family.checkpoints[1:])}), broken)
+    with pytest.raises(TokenizerError):
+        async with running(broken, redis_server.url, [engine.url]):
+            pass

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway import errors
+
+
+def test_the_shape_is_openais() -> None:
+    body = json.loads(errors.BadRequestError("no", "field", "code").body())
+    assert body == {"error": {"message": "no", "type": "invalid_request_error", "param": "field", "code": "code"}}
+
+
+@pytest.mark.parametrize(
+    ("payload", "param", "code"),
+    [
+        ({"error": {"message": "bad", "param": "temperature"}}, "temperature", None),
+        ({"error": {"message": "bad", "param": "body.max_tokens"}}, "max_tokens", None),
+        ({"error": {"message": "bad"}}, None, None),
+        ({"message": "an older engine", "object": "error"}, None, None),
+        ({"error": "just text"}, None, None),
+        ("text", None, None),
+        (None, None, None),
+        (
+            {"error": {"message": "This model's maximum context length is 1024 tokens.", "param": "input_text"}},
+            "messages",
+            "context_length_exceeded",
+        ),
+        (
+            {"error": {"message": "max_tokens=5000 cannot be greater than max_model_len=1024.", "param": "max_tokens"}},
+            "max_tokens",
+            "context_length_exceeded",
+        ),
+    ],
+)
+def test_an_engines_refusal_stays_a_refusal_of_the_field_it_names(
+    payload: Any, param: str | None, code: str | None
+) -> None:
+    error = errors.from_engine(400, payload)
+    assert (error.status, error.kind, error.param, error.code) == (400, "invalid_request_error", param, code)
+    assert error.message
+
+
+def test_an_engines_failure_is_ours_to_answer_for() -> None:
+    error = errors.from_engine(500, {"error": {"message": "boom"}})
+    assert (error.status, error.kind, error.code) == (502, "api_error", "engine_failed")

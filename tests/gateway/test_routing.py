@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import routing
+from gateway.routing import Decision, NoCheckpointError, smallest_feasible
+from models.family import Family
+from models.profile import LEVELS, Prediction, Reading
+
+ALL = frozenset({"base", "alpha-0.1", "alpha-0.4"})
+
+
+def prediction(p_correct: float, low: float, high: float) -> Prediction:
+    return Prediction(p_correct, np.linspace(low, high, len(LEVELS)))
+
+
+def reading(familiar: bool = True, **predictions: Prediction) -> Reading:
+    named = {name.replace("alpha_", "alpha-0."): value for name, value in predictions.items()}
+    return Reading(0.25, familiar, named)
+
+
+EASY = reading(base=prediction(0.95, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.94, 10, 20))
+HARD = reading(base=prediction(0.90, 80, 120), alpha_1=prediction(0.70, 40, 60), alpha_4=prediction(0.30, 10, 20))
+
+
+def decide(
+    family: Family,
+    read: Reading | None,
+    budget: int | None = None,
+    *,
+    pinned: str | None = None,
+    holdout: bool = False,
+    available: frozenset[str] = ALL,
+    tolerance: float = 0.02,
+) -> Decision:
+    return routing.decide(
+        family, read, budget, pinned=pinned, tolerance=tolerance, holdout=holdout, available=available
+    )
+
+
+def test_the_cheapest_of_the_good_enough_serves(family: Family) -> None:
+    easy, hard = decide(family, EASY), decide(family, HARD)
+    assert (easy.checkpoint, easy.kind) == ("alpha-0.4", "routed")
+    assert (hard.checkpoint, hard.kind) == ("base", "routed")
+    assert easy.predicted_tokens == pytest.approx(15)
+    assert easy.reference_tokens == pytest.approx(100)
+    assert easy.difficulty == 0.25
+
+
+def test_no_tolerance_buys_the_best_and_full_tolerance_the_cheapest(family: Family) -> None:
+    assert decide(family, EASY, tolerance=0.0).checkpoint == "alpha-0.1"
+    assert decide(family, HARD, tolerance=1.0).checkpoint == "alpha-0.4"
+
+
+def test_a_budget_the_best_cannot_keep_moves_the_choice(family: Family) -> None:
+    decision = decide(family, HARD, budget=60)
+    assert decision.checkpoint == "alpha-0.1"
+    assert decision.reference_tokens == pytest.approx(60)
+
+
+def test_under_a_budget_that_stops_everyone_the_briefest_serves(family: Family) -> None:
+    assert decide(family, HARD, budget=0).checkpoint == "alpha-0.4"
+
+
+def test_an_unfamiliar_or_unreadable_prompt_goes_to_the_reference(family: Family) -> None:
+    for read in (reading(familiar=False, base=prediction(0.1, 0, 1)), None):
+        decision = decide(family, read)
+        assert (decision.checkpoint, decision.kind) == ("base", "abstained")
+        assert decision.predicted_tokens is decision.reference_tokens is decision.difficulty is None
+
+
+def test_a_holdout_goes_to_the_reference_with_its_predictions(family: Family) -> None:
+    decision = decide(family, EASY, holdout=True)
+    assert (decision.checkpoint, decision.kind) == ("base", "holdout")
+    assert decision.reference_tokens == decision.predicted_tokens == pytest.approx(100)
+
+
+def test_a_pinned_checkpoint_is_never_overruled(family: Family) -> None:
+    for holdout in (False, True):
+        decision = decide(family, EASY, pinned="base", holdout=holdout)
+        assert (decision.checkpoint, decision.kind) == ("base", "pinned")
+    with pytest.raises(NoCheckpointError):
+        decide(family, EASY, pinned="base", available=ALL - {"base"})
+
+
+def test_what_is_away_is_replaced_by_its_neighbour_on_the_ladder(family: Family) -> None:
+    decision = decide(family, EASY, available=frozenset({"base", "alpha-0.1"}))
+    assert (decision.checkpoint, decision.kind) == ("alpha-0.1", "fallback")
+    assert decision.predicted_tokens == pytest.approx(50)
+    # Of two neighbours the one that thinks more.
+    between = reading(base=prediction(0.5, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.3, 1, 2))
+    assert decide(family, between, available=frozenset({"base", "alpha-0.4"})).checkpoint == "base"
+    assert decide(family, None, available=frozenset({"alpha-0.4"})).checkpoint == "alpha-0.4"
+
+
+def test_with_nothing_available_there_is_no_decision(family: Family) -> None:
+    with pytest.raises(NoCheckpointError):
+        decide(family, EASY, available=frozenset())
+
+
+predictions = st.builds(prediction, st.floats(0, 1), st.floats(0, 100), st.floats(100, 500))
+readings = st.fixed_dictionaries({"base": predictions, "alpha-0.1": predictions, "alpha-0.4": predictions})
+budgets = st.none() | st.integers(0, 600)
+
+
+@given(readings, budgets, st.floats(0, 1))
+def test_no_checkpoint_that_is_good_enough_is_cheaper(
+    family: Family, predicted: dict[str, Prediction], budget: int | None, tolerance: float
+) -> None:
+    decision = decide(family, Reading(0.5, True, predicted), budget, tolerance=tolerance)
+    best = max(p.success(budget) for p in predicted.values())
+    chosen = predicted[decision.checkpoint]
+    assert chosen.success(budget) >= best - tolerance
+    for other in predicted.values():
+        if other.expected_tokens(budget) < chosen.expected_tokens(budget):
+            assert other.success(budget) < best - tolerance
+
+
+@given(readings, st.integers(0, 600))
+def test_the_smallest_feasible_budget_is_feasible_and_the_one_below_is_not(
+    predicted: dict[str, Prediction], budget: int
+) -> None:
+    smallest = smallest_feasible(predicted, budget)
+    if smallest is None:
+        return
+    assert smallest > budget
+    assert smallest_feasible(predicted, smallest) is None
+    assert smallest_feasible(predicted, smallest - 1) == smallest
