@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     default_budget: str = Field(
         default="auto",
-        description="reasoning budget of callers who name none: tokens, auto, none, minimal, low, medium, high, xhigh, max",
+        description="budget of callers who name none: tokens, auto, none, minimal, low, medium, high, xhigh, max",
     )
     quality_tolerance: float = Field(
         default=0.02, ge=0, le=1, description="how much predicted success a cheaper checkpoint may give away"
@@ -189,7 +189,7 @@ def load(arguments: Sequence[str]) -> Settings:
         Settings, root_parser=parser, cli_hide_none_type=True, cli_avoid_json=True, add_argument_method=_add_argument
     )
     try:
-        return Settings(_cli_settings_source=flags(args=list(arguments)))
+        return Settings(_cli_settings_source=flags(args=list(arguments)))  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))

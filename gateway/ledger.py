@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
@@ -31,6 +32,9 @@ BATCH = 256
 CAPACITY = 10_000
 RETRY_SECONDS = 1.0
 CLOCK_SKEW_SECONDS = 60.0
+
+Page = list[tuple[str, dict[str, str]]]
+"""Of a stream, as redis-py decodes it: id, then names and values."""
 
 _ADD = """
 local added = 0
@@ -148,7 +152,7 @@ class Ledger:
             if entries:
                 await self._add(keys=[STREAM, IDS], args=[json.dumps(_flat(entry)) for entry in entries])
             else:
-                await self._redis.ping()
+                await self._redis.ping()  # pyright: ignore[reportUnknownMemberType]
         except (RedisError, OSError) as error:
             if self.healthy:
                 log.warning("the ledger's Redis is away (%s); entries are spooled to %s", error, self._spool)
@@ -187,7 +191,7 @@ class Ledger:
 
 def connect(url: str) -> Redis:
     """A client that gives up quickly and leaves trying again to its user."""
-    return Redis.from_url(
+    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
         url, decode_responses=True, socket_connect_timeout=1.0, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
     )
 
@@ -197,7 +201,7 @@ async def read(redis: Redis, since: float) -> list[Entry]:
     entries: list[Entry] = []
     # An entry is written after its request came in, so the stream's own ids bound the search from below.
     start = str(max(0, int((since - CLOCK_SKEW_SECONDS) * 1000)))
-    while page := await redis.xrange(STREAM, min=start, count=1000):
+    while page := cast("Page", await redis.xrange(STREAM, min=start, count=1000)):
         for _, values in page:
             entry = _parse({name: value if value or name in _TEXT else None for name, value in values.items()})
             if entry is not None and entry.time >= since:

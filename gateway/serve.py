@@ -1,0 +1,219 @@
+"""How does `laconic serve` go from a command line to an endpoint that answers, and back to nothing?
+
+    take the port and the state directory -> start what was not given -> serve -> drain -> take the children down
+
+Everything that can be refused is refused before a child is started, and whatever ends it, by Ctrl-C, SIGTERM or a
+fault, the children end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import IO, Any
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gateway import embedded
+from gateway.app import create_app
+from gateway.children import Child, Program
+from gateway.config import ConfigError, Settings
+from gateway.engines import Engines
+from gateway.ledger import Ledger
+from models import family as families
+from models import profile as profiles
+from models.family import Family
+
+LOCK_SECONDS = 15.0
+NEWS_SECONDS = 15.0
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        ConfigError: a setting that cannot be used on this machine.
+        FamilyError, ProfileError: a family that cannot be used.
+        StartError: a child that does not start.
+    """
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    family = families.load(settings.family)
+    with _listening(settings) as listener, _state_dir(settings) as lock, contextlib.suppress(asyncio.CancelledError):
+        uvloop.run(_serve(settings, family, listener, lock))
+
+
+async def _serve(settings: Settings, family: Family, listener: socket.socket, lock: IO[str]) -> None:
+    programs: list[Program] = []
+    engine_urls, redis_url = settings.engine, settings.redis
+    if redis_url is None:
+        programs.append(embedded.redis(settings.state_dir))
+        redis_url = embedded.redis_url(settings.state_dir)
+    if not engine_urls:
+        port = embedded.free_port()
+        programs.append(embedded.engine(family, settings.family, port, settings.state_dir))
+        engine_urls = [f"http://127.0.0.1:{port}"]
+
+    profile = profiles.load(settings.family / family.profile)
+    engines = Engines(engine_urls, family, settings)
+    ledger = Ledger(redis_url, settings.state_dir)
+    server = _Server(_uvicorn(create_app(settings, family, profile, engines, ledger), settings))
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
+    async with _running(programs, lock):
+        await _answer(server, listener, family)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: they would end this process before its children are down."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    def stop(self, starting: asyncio.Task[Any] | None) -> None:
+        """Drain, or when told a second time do not; before there is anything to drain, give up starting."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if not self.started and starting is not None:
+            starting.cancel()
+
+
+async def _answer(server: _Server, listener: socket.socket, family: Family) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.02)
+    if server.started:
+        _tell_where(listener, family)
+    await serving
+
+
+@asynccontextmanager
+async def _running(programs: Sequence[Program], lock: IO[str]) -> AsyncGenerator[None]:
+    """The programs, answering; and taken down on the way out, whatever the way."""
+    children = [Child(program, inherit=lock.fileno()) for program in programs]
+    try:
+        if children:
+            await _start(children)
+        yield
+    finally:
+        await asyncio.shield(asyncio.gather(*(child.stop() for child in children)))
+
+
+async def _start(children: Sequence[Child]) -> None:
+    """Start all at once, showing who answers already and how long the others take."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        async def start(child: Child) -> None:
+            name = child.program.name
+            line = progress.add_task(f"{name} is starting; its log is {child.program.log}", total=1)
+            began = time.monotonic()
+            news = None if console.is_terminal else asyncio.create_task(_plain_news(name))
+            try:
+                await child.start()
+            finally:
+                if news is not None:
+                    news.cancel()
+            progress.update(line, description=f"{name} answers", completed=1)
+            if news is not None:
+                _plain(f"{name} answers after {time.monotonic() - began:.1f} s")
+
+        await asyncio.gather(*(start(child) for child in children))
+
+
+async def _plain_news(name: str) -> None:
+    """For a log file instead of a terminal: a line now and then, until cancelled."""
+    _plain(f"{name} is starting")
+    for turn in range(1, 1000):
+        await asyncio.sleep(NEWS_SECONDS)
+        _plain(f"{name} is still starting after {turn * NEWS_SECONDS:.0f} s")
+
+
+def _plain(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _tell_where(listener: socket.socket, family: Family) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    question = {"model": family.name, "messages": [{"role": "user", "content": "What is 12 + 35 - 8?"}]}
+    sys.stdout.write(
+        f"\nLaconic serves {family.name} on {url}/v1\n\n"
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-reasoning-budget: 64' \\\n"
+        f"    -d '{json.dumps(question)}'\n\n"
+        "Ctrl-C stops it; `laconic savings` shows what was saved.\n"
+    )
+    sys.stdout.flush()
+
+
+def _uvicorn(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+
+
+@contextmanager
+def _listening(settings: Settings) -> Generator[socket.socket]:
+    """The port, taken at once: who finds it in use learns it before the engine has started."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigError(
+                f"port: {settings.host}:{settings.port} cannot be listened on ({error.strerror})"
+            ) from None
+        yield listener
+
+
+@contextmanager
+def _state_dir(settings: Settings) -> Generator[IO[str]]:
+    """The state directory, for this process and its children alone: the lock lives as long as the last of them."""
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (settings.state_dir / "lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"state_dir: {settings.state_dir} cannot be used ({error.strerror})") from None
+    with lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise ConfigError(
+                    f"state_dir: {settings.state_dir} is in use by another laconic (process {lock.read()})"
+                )
+            time.sleep(0.1)  # one that was just killed may still be taking its children down
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
