@@ -24,7 +24,7 @@ from models.family import Family
 
 HEADER = "X-Reasoning-Budget"
 POLICY_HEADER = "X-Reasoning-Budget-Policy"
-CONSUMED = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
+CONSUMED: tuple[str, ...] = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
 """The body's fields that this module turns into one cap; none of them goes on as it came."""
 LARGEST = 2**31 - 1
 

@@ -113,7 +113,7 @@ def test_a_malformed_field_is_refused_by_name(family: Family, body: dict[str, An
 
 
 def test_null_is_as_good_as_absent(family: Family) -> None:
-    nothing: dict[str, Any] = {name: None for name in budget.CONSUMED}
+    nothing: dict[str, Any] = dict.fromkeys(budget.CONSUMED)
     assert parse(family, nothing, default="12") == Budget(12, "default_budget", "cap")
 
 
