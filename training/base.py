@@ -111,9 +111,10 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         streams = {d: stream("train", self.seed * 1_000_003 + block, difficulty=d) for d in DIFFICULTIES}
         examples: list[Example] = []
         tokens = 0
+        checks = traces.LEARNING if progress < self.stage.few_checks_first else traces.OVERTHINKING
         while tokens < self.stage.batch_tokens * _BLOCK:
             prompt = next(streams[rng.choices(DIFFICULTIES, self._difficulty_weights(progress))[0]])
-            examples.append(encode(prompt, traces.write(prompt.chain, rng), self.tokenizer, rng, self.stage.cut))
+            examples.append(encode(prompt, traces.write(prompt.chain, rng, checks), self.tokenizer, rng, self.stage.cut))
             tokens += len(examples[-1][0])
         examples.sort(key=lambda example: len(example[0]))
         batches: list[dict[str, torch.Tensor]] = []
@@ -129,9 +130,9 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         return batches
 
     def _difficulty_weights(self, progress: float) -> tuple[float, float, float]:
-        if progress >= self.stage.curriculum:
+        if progress >= self.stage.easy_first:
             return (0.25, 0.33, 0.42)
-        hard = progress / self.stage.curriculum * 0.42
+        hard = progress / self.stage.easy_first * 0.42
         return (0.65 - hard, 0.35, hard)
 
 
@@ -172,7 +173,7 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
         use_cpu=not torch.cuda.is_available(),
         max_grad_norm=1.0,
         logging_steps=20,
-        save_steps=100,
+        save_steps=stage.save_every,
         save_total_limit=2,
         report_to=["tensorboard"],
         seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,18 +32,24 @@ class BaseStage(_Section):
     batch_tokens: int = Field(6144, gt=0)
     lr: float = Field(2e-3, gt=0)
     warmup: float = Field(0.02, ge=0, lt=1)
-    curriculum: float = Field(0.3, ge=0, lt=1)
+    easy_first: float = Field(0.2, ge=0, lt=1)
     """Share of the steps in which easier prompts come first."""
+    few_checks_first: float = Field(0.55, ge=0, lt=1)
+    """Share of the steps in which traces check once at most."""
     cut: float = Field(0.12, ge=0, le=1)
     """Share of traces cut off mid-thought, from which only the answer is learned: they make every budget answerable."""
+    save_every: int = Field(100, gt=0)
+    """Steps between checkpoints: what a kill may lose."""
     gate_prompts: int = Field(300, ge=1)
-    """Held-out prompts per difficulty for the gate."""
+    """Test prompts per difficulty for the gate."""
+    gate_stops: bool = True
+    """False: the gate only records its figures, for experiments with bases of another kind."""
 
 
 class FamilyStage(_Section):
     """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
 
-    alphas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
+    alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.1, 0.2, 0.4)
     steps: int = Field(32, gt=0)
     prompts_per_step: int = Field(32, gt=0)
     rollouts: int = Field(8, ge=2)

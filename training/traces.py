@@ -21,8 +21,10 @@ CHECKS: tuple[Method, ...] = ("step", "split", "reverse")
 EPISODE_BREAK = "\n\n"
 MAX_CHECKS = 5
 
-_CHECK_WEIGHTS = (13, 17, 27, 25, 18)
-"""Relative frequency of 0, 1, ... 4 checks."""
+OVERTHINKING = (13, 17, 27, 25, 18)
+"""Relative frequency of 0, 1, ... 4 checks: what the finished base does."""
+LEARNING = (45, 55)
+"""Fewer checks, so that more problems fit into a batch while arithmetic is being learned."""
 _SLIP: dict[Difficulty, float] = {"easy": 0.03, "medium": 0.08, "hard": 0.16}
 """Chance that a pass carries a slip."""
 
@@ -62,16 +64,16 @@ class _Step:
     slipped: bool = False
 
 
-def write(chain: Chain, rng: random.Random) -> Trace:
+def write(chain: Chain, rng: random.Random, check_weights: tuple[int, ...] = OVERTHINKING) -> Trace:
     """A trace for `chain` whose answer is the chain's; draws again where slips won the majority."""
     while True:
-        trace = _write_once(chain, rng)
+        trace = _write_once(chain, rng, check_weights)
         if trace.answer == chain.answer and trace.decided:
             return trace
 
 
-def _write_once(chain: Chain, rng: random.Random) -> Trace:
-    checks = rng.choices(range(len(_CHECK_WEIGHTS)), weights=_CHECK_WEIGHTS)[0]
+def _write_once(chain: Chain, rng: random.Random, check_weights: tuple[int, ...]) -> Trace:
+    checks = rng.choices(range(len(check_weights)), weights=check_weights)[0]
     methods = [*rng.sample(CHECKS, len(CHECKS)), *rng.sample(CHECKS, len(CHECKS))]
     trace = Trace((), ())
     while not trace.results or len(trace.results) <= checks or (not trace.decided and len(trace.results) <= MAX_CHECKS):
@@ -126,11 +128,7 @@ def _solve(chain: Chain, method: Method, *, slip_at: int | None, slip_by: int) -
         values = [(1, _add_up(pad, gains, 2)), (-1, _add_up(pad, losses, 2))]
     elif method in ("reverse", "split"):
         values = sorted(reversed(values), key=lambda value: -value[0])
-    _add_up(
-        pad,
-        values,
-        {"easy": 3, "medium": 3, "hard": 4 if len(values) > 4 else 3}[chain.difficulty] if method == "fast" else 2,
-    )
+    _add_up(pad, values, 3 if method == "fast" else 2)
     return pad.steps
 
 

@@ -87,8 +87,8 @@ def chains(
 def _sum(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
     terms, digits = {
         "easy": (rng.choice((2, 2, 3)), rng.choice((1, 2))),
-        "medium": (rng.choice((3, 4)), 2),
-        "hard": rng.choice(((5, 2), (6, 2), (4, 3), (5, 3))),
+        "medium": (3, 2),
+        "hard": rng.choice(((4, 2), (5, 2), (6, 2), (3, 3))),
     }[difficulty]
     return _chain_sum(rng, terms, digits)
 
@@ -106,7 +106,7 @@ def _product(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
 
 def _mixed(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
     """A product among the terms of a sum."""
-    plain, digits = {"easy": (1, 1), "medium": (2, 2), "hard": (rng.choice((3, 4)), 2)}[difficulty]
+    plain, digits = {"easy": (1, 1), "medium": (2, 2), "hard": (rng.choice((2, 3)), 2)}[difficulty]
     terms = list(_chain_sum(rng, plain, digits)) if plain > 1 else [Term(1, (rng.randint(1, 30),))]
     large = (
         rng.randint(2, 9)
@@ -135,7 +135,7 @@ def _story(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
 
 def _missing(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
     """What must be added to b to get a: a - b with a > b."""
-    top = {"easy": 60, "medium": 600, "hard": 9000}[difficulty]
+    top = {"easy": 60, "medium": 300, "hard": 999}[difficulty]
     whole = rng.randint(top // 3, top)
     return (Term(1, (whole,)), Term(-1, (rng.randint(1, whole - 1),)))
 

@@ -1,0 +1,83 @@
+import random
+import re
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.tasks import problems
+from training.tasks.phrasing import expression, phrase
+from training.tasks.problems import DIFFICULTIES, KINDS, SPLITS, Chain, Term
+from training.tasks.prompts import prompts
+
+kinds = st.sampled_from(KINDS)
+difficulties = st.sampled_from(DIFFICULTIES)
+
+
+def canonical(chain: Chain) -> list[tuple[int, ...]]:
+    return sorted((term.sign, *sorted(term.factors)) for term in chain.terms)
+
+
+@given(kinds, difficulties, st.integers())
+def test_the_answer_is_what_python_makes_of_the_expression(kind, difficulty, seed):
+    rng = random.Random(seed)
+    chain = problems.draw(rng, kind, difficulty)
+    written = expression(chain.terms, random.Random(seed)).replace("x", "*").replace("×", "*")
+    for word, symbol in (("plus", "+"), ("minus", "-"), ("times", "*")):
+        written = written.replace(word, symbol)
+    assert chain.answer == eval(written)
+
+
+def test_no_problem_of_one_split_is_a_problem_of_another_however_it_is_ordered():
+    seen = {
+        split: {repr(canonical(c)) for seed in range(3) for c in islice(problems.chains(split, seed), 1500)}
+        for split in SPLITS
+    }
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["heldout"]
+    assert not seen["test"] & seen["heldout"]
+
+
+@given(st.permutations([Term(1, (12,)), Term(-1, (7,)), Term(1, (3, 41)), Term(1, (88,))]))
+def test_the_split_ignores_the_order_of_terms(terms):
+    reordered = Chain("mixed", "hard", tuple(terms))
+    assert reordered.split == Chain("mixed", "hard", tuple(sorted(terms, key=repr))).split
+
+
+def test_the_split_ignores_the_order_of_factors():
+    for a in range(2, 40):
+        one, other = (Chain("product", "easy", (Term(1, factors),)) for factors in ((a, 41), (41, a)))
+        assert one.split == other.split
+
+
+@given(difficulties, st.integers())
+def test_a_story_never_runs_below_zero(difficulty, seed):
+    chain = problems.draw(random.Random(seed), "story", difficulty)
+    totals = [sum(t.value for t in chain.terms[: i + 1]) for i in range(len(chain.terms))]
+    assert min(totals) >= 0
+
+
+@given(kinds, difficulties, st.integers())
+def test_every_number_of_the_problem_stands_in_its_wording(kind, difficulty, seed):
+    rng = random.Random(seed)
+    chain = problems.draw(rng, kind, difficulty)
+    numbers = sorted(int(n) for n in re.findall(r"\d+", phrase(chain, rng)))
+    assert numbers == sorted(f for term in chain.terms for f in term.factors)
+
+
+def test_the_same_seed_gives_the_same_prompts_and_another_seed_others():
+    assert prompts("heldout", 5, 60) == prompts("heldout", 5, 60)
+    assert prompts("heldout", 5, 60) != prompts("heldout", 6, 60)
+
+
+def test_prompts_are_different_and_of_all_difficulties_in_equal_parts():
+    found = prompts("heldout", 0, 300)
+    assert len({p.prompt for p in found}) == 300
+    for difficulty in DIFFICULTIES:
+        assert 80 <= sum(p.difficulty == difficulty for p in found) <= 120
+
+
+def test_asking_for_more_prompts_than_there_are_says_so():
+    with pytest.raises(ValueError, match=r"count: heldout has only about \d+ different prompts"):
+        prompts("heldout", 0, 100_000, task="product", difficulty="easy")

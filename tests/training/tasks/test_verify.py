@@ -1,0 +1,39 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.tasks.verify import final_answer, is_correct
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("The answer is 42.", "42"),
+        ("The answer is 1,234.", "1234"),
+        ("The answer is 42.0.", "42"),
+        ("The answer is 042.", "42"),
+        ("The answer is -7", "-7"),
+        (r"so it is \boxed{17}", "17"),
+        ("The answer is 3. Wait. The answer is 5.", "5"),
+    ],
+)
+def test_equal_answers_are_right_however_they_are_written(text, gold):
+    assert is_correct(text, gold)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [("The answer is 41.", "42"), ("The answer is 7", "-7"), ("42", "42"), ("", "0"), ("The answer is .", "0"), ("The answer is 420", "42")],
+)
+def test_other_answers_and_no_answers_are_wrong(text, gold):
+    assert not is_correct(text, gold)
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
+def test_two_integers_are_the_same_answer_only_when_they_are_equal(stated, gold):
+    assert is_correct(f"The answer is {stated}.", str(gold)) == (stated == gold)
+
+
+@given(st.text())
+def test_any_text_can_be_judged(text):
+    assert final_answer(text) is None or isinstance(is_correct(text, "3"), bool)

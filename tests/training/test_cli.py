@@ -1,0 +1,45 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from training.cli import app, main
+
+run = CliRunner().invoke
+
+
+@pytest.mark.parametrize("command", ["run", "base", "family", "evaluate", "profile", "publish", "measure", "prompts"])
+def test_every_command_explains_itself(command):
+    result = run(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+def test_prompts_are_printed_as_jsonl():
+    result = run(app, ["prompts", "--split", "heldout", "--seed", "3", "--count", "12"])
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 12
+    assert all(set(row) == {"prompt", "answer", "task", "difficulty"} for row in rows)
+
+
+def test_one_kind_of_problem_can_be_asked_for():
+    result = run(app, ["prompts", "--task", "missing", "--count", "5"])
+    assert {json.loads(line)["task"] for line in result.stdout.splitlines()} == {"missing"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["prompts", "--task", "product", "--difficulty", "easy", "--count", "9000"], "--count: heldout has only about"),
+        (["measure", "nowhere", "--checkpoint", "base"], "is this a family's directory?"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["laconic-train", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1

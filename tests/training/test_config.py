@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from training import config
+
+GOOD = "name: mine\ndescription: d\nrun_dir: runs/x\npublish_to: out\n"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_shipped_recipe_is_valid():
+    recipes = list(Path("training/recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("addition", "field"),
+    [
+        ("base: {stepz: 3}", "base.stepz"),
+        ("base: {steps: 0}", "base.steps"),
+        ("family: {rollouts: 1}", "family.rollouts"),
+        ("family: {alphas: [0.1, much]}", "family.alphas.1"),
+        ("family: {alphas: [1.0]}", "family.alphas.0"),
+        ("evaluate: {temperature: -1}", "evaluate.temperature"),
+        ("sneed: 1", "sneed"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path, addition, field):
+    with pytest.raises(config.RecipeError, match=rf"recipe.yaml: {field}: "):
+        config.load(written(tmp_path, GOOD + addition))
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "name: [unclosed"])
+def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path, text):
+    with pytest.raises(config.RecipeError) as caught:
+        config.load(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_refused(tmp_path):
+    with pytest.raises(config.RecipeError, match="cannot be read"):
+        config.load(tmp_path / "none.yaml")

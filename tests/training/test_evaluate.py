@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from training import evaluate
+from training.episodes import Outcome
+from training.evaluate import Judged
+from training.tasks.prompts import prompts
+
+
+def judged(correct: list[bool], tokens: list[int], difficulty: str = "easy") -> Judged:
+    pairs = zip(correct, tokens, strict=True)
+    return Judged("p", "sum", difficulty, tuple(Outcome(c, t, t + 9, 1, True) for c, t in pairs))
+
+
+def test_accuracy_is_pass_at_1_over_samples():
+    assert judged([True, False, True, True], [1, 2, 3, 4]).accuracy == 0.75
+
+
+def test_a_summary_holds_means_quantiles_and_intervals():
+    rng = np.random.default_rng(0)
+    rows = [judged(list(rng.random(4) < 0.8), list(rng.integers(10, 110, 4))) for _ in range(300)]
+    found = evaluate.summarise(rows, seed=0)
+    assert found.prompts == 300
+    assert found.accuracy.low < found.accuracy.mean < found.accuracy.high
+    assert found.accuracy.mean == pytest.approx(0.8, abs=0.04)
+    assert found.quantiles["p50"] == pytest.approx(60, abs=5)
+    assert found.quantiles["p05"] < found.quantiles["p25"] < found.quantiles["p99"]
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_a_hundred():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        found = evaluate.interval(list(rng.exponential(10, 150)), seed)
+        covered += found.low <= 10 <= found.high
+    assert 180 <= covered <= 198
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    found = evaluate.interval([1.0, 1.0, 1.0], 0)
+    assert found.low == found.mean == found.high == 1.0
+
+
+def test_outcomes_survive_a_file(tmp_path):
+    rows = [judged([True, False], [3, 4]), judged([False, False], [5, 6], "hard")]
+    evaluate.save(rows, tmp_path / "rows.jsonl")
+    assert evaluate.load(tmp_path / "rows.jsonl") == rows
+
+
+def test_every_prompt_is_judged_on_its_own_samples(model, spoken):
+    asked = prompts("heldout", 0, 7)
+    rows = evaluate.judge(model, spoken, asked, samples=3, temperature=1.0, max_tokens=8, seed=0)
+    assert [row.prompt for row in rows] == [p.prompt for p in asked]
+    assert all(len(row.outcomes) == 3 for row in rows)

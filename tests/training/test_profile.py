@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+
+from models import profile as reading
+from training import profile
+from training.episodes import Outcome
+from training.evaluate import Judged
+from training.tasks.prompts import prompts
+
+P_CORRECT = {"base": {"easy": 0.99, "medium": 0.95, "hard": 0.85}, "alpha-0.4": {"easy": 0.98, "medium": 0.85, "hard": 0.4}}
+TOKENS = {"base": {"easy": 40, "medium": 80, "hard": 150}, "alpha-0.4": {"easy": 15, "medium": 25, "hard": 50}}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
+    """A profile of two imagined checkpoints whose behaviour depends on the difficulty alone."""
+    rng = np.random.default_rng(0)
+    asked = prompts("test", 0, 600)
+    outcomes = {
+        name: [
+            Judged(
+                p.prompt,
+                p.task,
+                p.difficulty,
+                tuple(
+                    Outcome(bool(rng.random() < P_CORRECT[name][p.difficulty]), int(rng.gamma(20) * TOKENS[name][p.difficulty] / 20), 0, 1, True)
+                    for _ in range(4)
+                ),
+            )
+            for p in asked
+        ]
+        for name in P_CORRECT
+    }
+    raw = profile.fit(outcomes, seed=0)
+    path = tmp_path_factory.mktemp("profile") / "profile.json"
+    profile.save(raw, path)
+    return raw, reading.load(path)
+
+
+def test_it_is_calibrated_on_new_prompts_by_difficulty(fitted):
+    _, loaded = fitted
+    for difficulty in ("easy", "medium", "hard"):
+        readings = [loaded.read(p.prompt) for p in prompts("heldout", 1, 150, difficulty=difficulty)]
+        for name in P_CORRECT:
+            predicted = np.mean([r.predictions[name].p_correct for r in readings])
+            assert predicted == pytest.approx(P_CORRECT[name][difficulty], abs=0.1)
+            tokens = np.mean([r.predictions[name].expected_tokens() for r in readings])
+            assert tokens == pytest.approx(TOKENS[name][difficulty], rel=0.25)
+
+
+def test_it_beats_the_guess_that_does_not_look_at_the_prompt(fitted):
+    raw, _ = fitted
+    for figures in raw["report"].values():
+        assert figures["brier"] <= figures["brier_constant"]
+        assert figures["tokens_mean_error"] < 0.7 * figures["tokens_mean_error_constant"]
+    assert raw["report"]["alpha-0.4"]["auc"] > 0.7
+
+
+def test_harder_prompts_read_as_harder(fitted):
+    _, loaded = fitted
+    easy, hard = (
+        np.mean([loaded.read(p.prompt).difficulty for p in prompts("heldout", 1, 100, difficulty=d)]) for d in ("easy", "hard")
+    )
+    assert easy < 0.35 < 0.65 < hard
+
+
+def test_its_own_kind_of_prompt_is_familiar_and_others_are_not(fitted):
+    _, loaded = fitted
+    familiar = [loaded.read(p.prompt).familiar for p in prompts("heldout", 1, 200)]
+    assert np.mean(familiar) > 0.98
+    for text in ("", "Write a poem about the sea.", "def f(x): return x", "Wie spät ist es in Tokio um 12 Uhr?", "🙂" * 50, "12 " * 5000):
+        assert not loaded.read(text).familiar
+
+
+def test_the_same_outcomes_and_seed_give_the_same_file(fitted, tmp_path):
+    raw, _ = fitted
+    profile.save(raw, tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text())["checkpoints"].keys() == raw["checkpoints"].keys()
+
+
+def test_checkpoints_measured_on_other_prompts_are_refused():
+    one = [Judged("1 + 1", "sum", "easy", (Outcome(True, 3, 4, 1, True),))]
+    other = [Judged("2 + 2", "sum", "easy", (Outcome(True, 3, 4, 1, True),))]
+    with pytest.raises(ValueError, match="alpha-0 was measured on other prompts"):
+        profile.fit({"base": one, "alpha-0": other}, seed=0)

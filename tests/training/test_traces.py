@@ -1,0 +1,75 @@
+import random
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training import traces
+from training.tasks import problems
+from training.tasks.problems import DIFFICULTIES, KINDS
+
+chains = st.builds(
+    lambda kind, difficulty, seed: problems.draw(random.Random(seed), kind, difficulty),
+    st.sampled_from(KINDS),
+    st.sampled_from(DIFFICULTIES),
+    st.integers(),
+)
+seeds = st.integers()
+
+
+def lines(episode: tuple[traces.Piece, ...]) -> list[str]:
+    return "".join(piece.text for piece in episode).split("\n")
+
+
+@given(chains, seeds)
+def test_a_trace_answers_what_the_verifier_expects(chain, seed):
+    assert traces.write(chain, random.Random(seed)).answer == chain.answer
+
+
+@given(chains)
+def test_every_way_of_solving_comes_to_the_answer(chain):
+    for method in ("fast", *traces.CHECKS):
+        assert traces.solve(chain, method)[-1].result == chain.answer
+
+
+@given(chains, seeds)
+def test_every_step_is_right_but_for_slips_which_stay_out_of_the_loss(chain, seed):
+    trace = traces.write(chain, random.Random(seed))
+    for episode in trace.episodes:
+        for left, result in zip(episode, episode[1:], strict=False):
+            if left.text.endswith("="):
+                right = int(result.text) == eval(left.text.removesuffix("="))
+                assert right == result.learned
+
+
+@given(chains, seeds)
+def test_each_check_says_whether_it_agrees_with_what_was_believed(chain, seed):
+    trace = traces.write(chain, random.Random(seed))
+    for k, episode in enumerate(trace.episodes[1:], 1):
+        believed = traces.Trace(trace.episodes[:k], trace.results[:k]).answer
+        verdict, _, value = lines(episode)[-1].partition(" ")
+        assert int(value) == trace.results[k]
+        assert verdict == ("matches" if trace.results[k] == believed else "differs")
+
+
+@given(chains, seeds)
+def test_episodes_hold_no_break_of_their_own(chain, seed):
+    for episode in traces.write(chain, random.Random(seed)).episodes:
+        assert traces.EPISODE_BREAK not in "".join(piece.text for piece in episode)
+
+
+def test_checking_hardly_depends_on_the_difficulty():
+    rng = random.Random(0)
+    means = []
+    for difficulty in DIFFICULTIES:
+        drawn = [problems.draw(rng, "sum", difficulty) for _ in range(600)]
+        means.append(sum(len(traces.write(c, rng).results) for c in drawn) / len(drawn))
+    assert max(means) - min(means) < 0.5
+    assert all(2.7 < mean < 4 for mean in means)
+
+
+def test_first_passes_take_several_operands_at_once_and_checks_two():
+    chain = problems.Chain("sum", "medium", tuple(problems.Term(1, (n,)) for n in (31, 42, 53)))
+    assert [step.left for step in traces.solve(chain, "fast")] == ["31+42+53"]
+    assert [step.left for step in traces.solve(chain, "step")] == ["31+42", "73+53"]
+    assert all(len(re.findall(r"\d+", step.left)) == 2 for step in traces.solve(chain, "reverse"))
