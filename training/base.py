@@ -114,7 +114,9 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         checks = traces.LEARNING if progress < self.stage.few_checks_first else traces.OVERTHINKING
         while tokens < self.stage.batch_tokens * _BLOCK:
             prompt = next(streams[rng.choices(DIFFICULTIES, self._difficulty_weights(progress))[0]])
-            examples.append(encode(prompt, traces.write(prompt.chain, rng, checks), self.tokenizer, rng, self.stage.cut))
+            examples.append(
+                encode(prompt, traces.write(prompt.chain, rng, checks), self.tokenizer, rng, self.stage.cut)
+            )
             tokens += len(examples[-1][0])
         examples.sort(key=lambda example: len(example[0]))
         batches: list[dict[str, torch.Tensor]] = []

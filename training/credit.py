@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
-    """A_i = r_i - mean of the group's other rewards = G / (G - 1) (r_i - mean r): RLOO (Ahmadian et al., arXiv 2402.14740).
+    """RLOO: A_i = r_i - mean of the group's other rewards = G / (G - 1) (r_i - mean r) (arXiv 2402.14740, eq. 7).
 
     Not divided by the group's standard deviation: with it an all-correct group would push its shortest answer equally
     hard whatever alpha is (arXiv 2502.04463, sec. 4.2).

@@ -1,4 +1,4 @@
-"""How accurate is a checkpoint, and how long does it think? Outcomes on prompts, and figures with intervals from them."""
+"""How accurate is a checkpoint, and how long does it think? Outcomes on prompts, figures with intervals from them."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 `torch.optim.Muon` orthogonalises in bfloat16, which takes half a second a matrix on a CPU without bfloat16
 instructions (docs/decisions/0002-muon.md); this does the same five Newton-Schulz steps in the gradient's own dtype
-and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024;
-the step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns)) (Liu et al., arXiv 2502.16982, eq. 4).
+and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+2024; the step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns)) (arXiv 2502.16982, eq. 4).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STEPS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Roughly the nearest semi-orthogonal matrix of each, (N, rows, columns): singular values end in about [0.7, 1.2]."""
+    """Roughly the nearest semi-orthogonal matrix of each, (N, rows, columns); singular values end near 1."""
     x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS

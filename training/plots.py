@@ -13,7 +13,7 @@ from models.family import Checkpoint, Estimate
 from training.tasks.problems import DIFFICULTIES
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib import pyplot as plt
 
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 110}
 

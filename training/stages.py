@@ -83,7 +83,7 @@ def evaluate(recipe: Recipe) -> None:
     """Measure every checkpoint on held-out prompts."""
     stage = recipe.evaluate
     asked = prompts("heldout", recipe.seed, stage.prompts)
-    _judge_all(recipe, asked, recipe.run_dir / "evaluate", stage.samples, stage.temperature, recipe.seed)
+    _judge_all(recipe, asked, recipe.run_dir / "evaluate", stage.samples)
 
 
 def fit_profile(recipe: Recipe) -> None:
@@ -92,7 +92,7 @@ def fit_profile(recipe: Recipe) -> None:
     if (directory / "profile.json").exists():
         return
     asked = prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
-    _judge_all(recipe, asked, directory, stage.samples, recipe.evaluate.temperature, recipe.seed)
+    _judge_all(recipe, asked, directory, stage.samples)
     outcomes = {name: measuring.load(directory / f"{name}.jsonl") for name in names(recipe)}
     profile.save(profile.fit(outcomes, recipe.seed), directory / "profile.json")
 
@@ -142,12 +142,14 @@ def names(recipe: Recipe) -> list[str]:
 def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A progress bar over completions; the function it yields takes how many are done."""
     with tqdm(total=total, desc=what, unit="completion") as shown:
-        yield lambda done: None if shown.update(done - shown.n) else None
+
+        def advance(done: int) -> None:
+            shown.update(done - shown.n)
+
+        yield advance
 
 
-def _judge_all(
-    recipe: Recipe, asked: list[Prompt], directory: Path, samples: int, temperature: float, seed: int
-) -> None:
+def _judge_all(recipe: Recipe, asked: list[Prompt], directory: Path, samples: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in names(recipe):
         path = directory / f"{name}.jsonl"
@@ -165,9 +167,9 @@ def _judge_all(
                 spoken,
                 asked,
                 samples=samples,
-                temperature=temperature,
+                temperature=recipe.evaluate.temperature,
                 max_tokens=recipe.family.max_tokens,
-                seed=seed,
+                seed=recipe.seed,
                 on_batch=progress,
             )
         measuring.save(rows, path)

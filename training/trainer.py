@@ -74,7 +74,7 @@ class FamilyTrainer(GRPOTrainer):
         return output
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """Shuffling before the split is undone: all micro-batches go into one update, and sorted ones need less padding."""
+        """Undo the shuffle before the split: all micro-batches go into one update, and sorted ones need less padding."""
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is before:
@@ -84,7 +84,7 @@ class FamilyTrainer(GRPOTrainer):
 
 
 def alpha_reward(**_: Any) -> list[float]:
-    """Names the reward in TRL's logs; the reward itself needs the gathered group: `FamilyTrainer._calculate_rewards`."""
+    """Names the reward in TRL's logs; it needs the gathered group, see `FamilyTrainer._calculate_rewards`."""
     raise AssertionError("computed after the gather")
 
 

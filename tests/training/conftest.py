@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from training import base, tokenizer
 from training.config import BaseStage
 
-TINY = BaseStage(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp=64, vocabulary=400, steps=32, batch_tokens=512)
+TINY = BaseStage(
+    hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp=64, vocabulary=400, steps=32, batch_tokens=512
+)
 
 
 @pytest.fixture(scope="session")

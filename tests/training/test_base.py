@@ -26,7 +26,9 @@ def test_slipped_digits_are_not_learned(spoken):
         hidden = "".join(p.text for e in trace.episodes for p in e if not p.learned)
         ids, labels = encode(prompt, trace, spoken, random.Random(i), cut=0.0)
         start = ids.index(spoken.convert_tokens_to_ids("<think>")) + 1
-        assert spoken.decode([t for t, label in zip(ids[start:], labels[start:], strict=True) if label == -100]) == hidden
+        assert (
+            spoken.decode([t for t, label in zip(ids[start:], labels[start:], strict=True) if label == -100]) == hidden
+        )
         slipped += bool(hidden)
     assert slipped > 20
 
@@ -46,7 +48,9 @@ def test_some_cut_traces_look_like_switched_off_thinking(spoken):
         [{"role": "user", "content": prompt.prompt}], add_generation_prompt=True, tokenize=False, enable_thinking=False
     )
     texts = [
-        spoken.decode(encode(prompt, traces.write(prompt.chain, random.Random(i)), spoken, random.Random(i), cut=1.0)[0])
+        spoken.decode(
+            encode(prompt, traces.write(prompt.chain, random.Random(i)), spoken, random.Random(i), cut=1.0)[0]
+        )
         for i in range(200)
     ]
     assert sum(text.startswith(switched_off) for text in texts) > 20
@@ -62,7 +66,7 @@ def test_batches_are_a_function_of_their_index(spoken):
 
 def test_batches_hold_about_the_tokens_asked_for(spoken):
     batches = Batches(TINY, spoken, seed=0)
-    sizes = [int((batches[i]["labels"].numel())) for i in range(len(batches))]
+    sizes = [batches[i]["labels"].numel() for i in range(len(batches))]
     assert TINY.batch_tokens * 0.5 < sum(sizes) / len(sizes) < TINY.batch_tokens * 1.6
 
 

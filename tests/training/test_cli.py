@@ -31,7 +31,10 @@ def test_one_kind_of_problem_can_be_asked_for():
     ("arguments", "message"),
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
-        (["prompts", "--task", "product", "--difficulty", "easy", "--count", "9000"], "--count: heldout has only about"),
+        (
+            ["prompts", "--task", "product", "--difficulty", "easy", "--count", "9000"],
+            "--count: heldout has only about",
+        ),
         (["measure", "nowhere", "--checkpoint", "base"], "is this a family's directory?"),
     ],
 )

@@ -9,7 +9,10 @@ from training.episodes import Outcome
 from training.evaluate import Judged
 from training.tasks.prompts import prompts
 
-P_CORRECT = {"base": {"easy": 0.99, "medium": 0.95, "hard": 0.85}, "alpha-0.4": {"easy": 0.98, "medium": 0.85, "hard": 0.4}}
+P_CORRECT = {
+    "base": {"easy": 0.99, "medium": 0.95, "hard": 0.85},
+    "alpha-0.4": {"easy": 0.98, "medium": 0.85, "hard": 0.4},
+}
 TOKENS = {"base": {"easy": 40, "medium": 80, "hard": 150}, "alpha-0.4": {"easy": 15, "medium": 25, "hard": 50}}
 
 
@@ -25,7 +28,13 @@ def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
                 p.task,
                 p.difficulty,
                 tuple(
-                    Outcome(bool(rng.random() < P_CORRECT[name][p.difficulty]), int(rng.gamma(20) * TOKENS[name][p.difficulty] / 20), 0, 1, True)
+                    Outcome(
+                        bool(rng.random() < P_CORRECT[name][p.difficulty]),
+                        int(rng.gamma(20) * TOKENS[name][p.difficulty] / 20),
+                        0,
+                        1,
+                        True,
+                    )
                     for _ in range(4)
                 ),
             )
@@ -61,16 +70,25 @@ def test_it_beats_the_guess_that_does_not_look_at_the_prompt(fitted):
 def test_harder_prompts_read_as_harder(fitted):
     _, loaded = fitted
     easy, hard = (
-        np.mean([loaded.read(p.prompt).difficulty for p in prompts("heldout", 1, 100, difficulty=d)]) for d in ("easy", "hard")
+        np.mean([loaded.read(p.prompt).difficulty for p in prompts("heldout", 1, 100, difficulty=d)])
+        for d in ("easy", "hard")
     )
-    assert easy < 0.35 < 0.65 < hard
+    assert easy < 0.35
+    assert hard > 0.65
 
 
 def test_its_own_kind_of_prompt_is_familiar_and_others_are_not(fitted):
     _, loaded = fitted
     familiar = [loaded.read(p.prompt).familiar for p in prompts("heldout", 1, 200)]
     assert np.mean(familiar) > 0.98
-    for text in ("", "Write a poem about the sea.", "def f(x): return x", "Wie spät ist es in Tokio um 12 Uhr?", "🙂" * 50, "12 " * 5000):
+    for text in (
+        "",
+        "Write a poem about the sea.",
+        "def f(x): return x",
+        "Wie spät ist es in Tokio um 12 Uhr?",
+        "🙂" * 50,
+        "12 " * 5000,
+    ):
         assert not loaded.read(text).familiar
 
 

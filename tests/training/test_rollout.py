@@ -7,7 +7,9 @@ def test_greedy_sampling_is_hugging_face_s_generate_row_by_row(model, spoken):
     prompts = [spoken.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8 and then some more words", "9")]
     found = sample(model, prompts, max_tokens=24, temperature=0, eos=spoken.eos_token_id)
     for prompt, completion in zip(prompts, found, strict=True):
-        whole = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=spoken.pad_token_id)
+        whole = model.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=spoken.pad_token_id
+        )
         assert whole[0, len(prompt) :].tolist() == completion
 
 

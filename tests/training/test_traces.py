@@ -1,5 +1,6 @@
 import random
 import re
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +37,7 @@ def test_every_way_of_solving_comes_to_the_answer(chain):
 def test_every_step_is_right_but_for_slips_which_stay_out_of_the_loss(chain, seed):
     trace = traces.write(chain, random.Random(seed))
     for episode in trace.episodes:
-        for left, result in zip(episode, episode[1:], strict=False):
+        for left, result in pairwise(episode):
             if left.text.endswith("="):
                 right = int(result.text) == eval(left.text.removesuffix("="))
                 assert right == result.learned

@@ -71,7 +71,9 @@ def test_micro_batches_are_sorted_and_lose_nothing_but_padding():
         "completion_mask": mask,
         "advantages": torch.randn(8, 1) * mask,
     }
-    batches = [{k: v[i : i + 2] for k, v in whole.items()} | {"num_items_in_batch": torch.tensor(39)} for i in range(0, 8, 2)]
+    batches = [
+        {k: v[i : i + 2] for k, v in whole.items()} | {"num_items_in_batch": torch.tensor(39)} for i in range(0, 8, 2)
+    ]
     found = sorted_by_length(batches)
     assert [batch["completion_mask"].shape for batch in found] == [(2, 9), (2, 7), (2, 4), (2, 2)]
     assert all(batch["num_items_in_batch"] == 39 for batch in found)
@@ -91,7 +93,9 @@ def test_alpha_zero_and_alpha_differ_only_in_the_reward(spoken, tmp_path):
     for alpha in (0.0, 0.4):
         torch.manual_seed(0)
         out = tmp_path / f"{alpha}"
-        trainer.train(base.new_model(TINY, spoken), spoken, STAGE, prompts("train", 0, 4), alpha=alpha, seed=0, work=out / "work")
+        trainer.train(
+            base.new_model(TINY, spoken), spoken, STAGE, prompts("train", 0, 4), alpha=alpha, seed=0, work=out / "work"
+        )
         logs.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
     assert logs[0]["rollout/reasoning_tokens"] == logs[1]["rollout/reasoning_tokens"]
     assert logs[0]["reward"] >= logs[1]["reward"]

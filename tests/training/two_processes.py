@@ -19,7 +19,7 @@ ALPHA = 0.4
 
 
 def scripted(asked: list, running: trainer.FamilyTrainer) -> dict:
-    """Rollouts of known correctness and length: rollout i of the group says `i` filler tokens, all but rollout 1 are right."""
+    """Rollouts of known correctness and length: the longer the later, and all right but the second."""
     spoken, gold = running.processing_class, running.train_dataset[0]["gold"]
     first = running.accelerator.process_index * len(asked)
     completions = []
@@ -40,7 +40,9 @@ def main(out: Path) -> None:
     def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
         for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
             values = row[mask.bool()]
-            assert torch.equal(values, values[:1].expand_as(values)), "every token of a rollout has the rollout's advantage"
+            assert torch.equal(values, values[:1].expand_as(values)), (
+                "every token of a rollout has the rollout's advantage"
+            )
             seen[str(int(mask.sum()))] = [round(float(values[0]), 6)]
         return loss(self, model, inputs)
 

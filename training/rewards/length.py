@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: float) -> Tensor:
-    """r_i = 1{i correct} (1 - alpha sigmoid((len_i - mean len) / (std len + 1e-7))), over the group's correct responses.
+    """r_i = 1{i correct} (1 - alpha sigmoid((len_i - mean len) / (std len + 1e-7))).
 
     mean and the population std are taken over the *correct* responses of the same prompt. One correct response, or
     all of one length: z = 0 and r = 1 - alpha / 2. None correct: every reward is 0.

@@ -57,7 +57,7 @@ class Chain:
 
     @property
     def split(self) -> Split:
-        """One chain in ten is `test`, one in ten `heldout`, the rest `train`; the order of terms and factors is ignored."""
+        """One chain in ten is `test`, one in ten `heldout`, the rest `train`; order is ignored."""
         canonical = sorted((term.sign, *sorted(term.factors)) for term in self.terms)
         bucket = hashlib.blake2b(repr(canonical).encode(), digest_size=4).digest()[0] % 10
         return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"

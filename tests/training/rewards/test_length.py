@@ -23,7 +23,9 @@ def written_out(correct: list[int], lengths: list[int], alpha: float) -> list[fl
 
 groups = st.integers(2, 8).flatmap(
     lambda size: st.lists(
-        st.lists(st.tuples(st.integers(0, 1), st.integers(1, 4000)), min_size=size, max_size=size), min_size=1, max_size=4
+        st.lists(st.tuples(st.integers(0, 1), st.integers(1, 4000)), min_size=size, max_size=size),
+        min_size=1,
+        max_size=4,
     )
 )
 
@@ -48,7 +50,9 @@ def test_no_correct_response_no_reward():
 
 
 def test_one_correct_response_gets_one_minus_half_alpha():
-    assert length_reward(torch.tensor([0.0, 1, 0]), torch.tensor([9.0, 5, 1]), 3, 0.4).tolist() == pytest.approx([0, 0.8, 0])
+    assert length_reward(torch.tensor([0.0, 1, 0]), torch.tensor([9.0, 5, 1]), 3, 0.4).tolist() == pytest.approx(
+        [0, 0.8, 0]
+    )
 
 
 def test_equally_long_correct_responses_get_one_minus_half_alpha():

@@ -23,7 +23,7 @@ def canonical(chain: Chain) -> list[tuple[int, ...]]:
 def test_the_answer_is_what_python_makes_of_the_expression(kind, difficulty, seed):
     rng = random.Random(seed)
     chain = problems.draw(rng, kind, difficulty)
-    written = expression(chain.terms, random.Random(seed)).replace("x", "*").replace("×", "*")
+    written = expression(chain.terms, random.Random(seed)).replace("x", "*").replace("×", "*")  # noqa: RUF001
     for word, symbol in (("plus", "+"), ("minus", "-"), ("times", "*")):
         written = written.replace(word, symbol)
     assert chain.answer == eval(written)

@@ -23,7 +23,14 @@ def test_equal_answers_are_right_however_they_are_written(text, gold):
 
 @pytest.mark.parametrize(
     ("text", "gold"),
-    [("The answer is 41.", "42"), ("The answer is 7", "-7"), ("42", "42"), ("", "0"), ("The answer is .", "0"), ("The answer is 420", "42")],
+    [
+        ("The answer is 41.", "42"),
+        ("The answer is 7", "-7"),
+        ("42", "42"),
+        ("", "0"),
+        ("The answer is .", "0"),
+        ("The answer is 420", "42"),
+    ],
 )
 def test_other_answers_and_no_answers_are_wrong(text, gold):
     assert not is_correct(text, gold)
