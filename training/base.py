@@ -81,7 +81,7 @@ def encode(
 
 
 def _cut(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
-    """Forget the thinking from a random token on, half the time from the very first; none of what is left is learned."""
+    """Forget the thinking from a random token on, now and then from the first; nothing of what is left is learned."""
     start = next(i for i, label in enumerate(labels) if label != -100)
     keep = start if rng.random() < 0.3 else rng.randint(start, len(ids))
     del ids[keep:], labels[keep:]

@@ -70,7 +70,7 @@ def measure(
 
 
 def verdict(at_1: dict[str, Figures], at_0: dict[str, Figures]) -> list[str]:
-    """What keeps the base from passing, a line each; empty when it passes. `at_1`, `at_0`: figures at temperature 1 and 0."""
+    """What keeps a base with these figures at temperature 1 and 0 from passing, a line each; empty when it passes."""
     easy, medium, hard = (at_1[d] for d in DIFFICULTIES)
     checks = [
         ("easy accuracy at temperature 1", easy.accuracy, 0.97, 1.0),

@@ -127,7 +127,8 @@ def _solve(chain: Chain, method: Method, *, slip_at: int | None, slip_by: int) -
         gains, losses = ([(1, v) for s, v in values if s == sign] for sign in (1, -1))
         values = [(1, _add_up(pad, gains, 2)), (-1, _add_up(pad, losses, 2))]
     elif method in ("reverse", "split"):
-        values = sorted(values[::-1], key=lambda value: -value[0])
+        backwards = values[::-1]
+        values = [v for v in backwards if v[0] > 0] + [v for v in backwards if v[0] < 0]
     _add_up(pad, values, 3 if method == "fast" else 2)
     return pad.steps
 

@@ -74,7 +74,7 @@ class FamilyTrainer(GRPOTrainer):
         return output
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """Undo the shuffle before the split: all micro-batches go into one update, and sorted ones need less padding."""
+        """Undo the shuffle before the split: all micro-batches go into one update, and sorted ones pad less."""
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is before:
