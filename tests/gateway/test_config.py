@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import ConfigError, Settings, default_state_dir, load, shipped_family
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"LACONIC_{name.upper()}", raising=False)
+
+
+def test_nothing_given_means_everything_embedded_on_loopback() -> None:
+    settings = load([])
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert (settings.engine, settings.redis) == ([], None)
+    assert (settings.family, settings.state_dir) == (shipped_family(), default_state_dir())
+
+
+def test_flags_win_over_environment_over_file_over_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "laconic.toml"
+    file.write_text('port = 1111\ndefault_budget = "low"\nquality_tolerance = 0.1\nengine = ["http://filed:1"]\n')
+    monkeypatch.setenv("LACONIC_PORT", "2222")
+    monkeypatch.setenv("LACONIC_DEFAULT_BUDGET", "high")
+    settings = load(["--config", str(file), "--port", "3333"])
+    assert settings.port == 3333
+    assert settings.default_budget == "high"
+    assert settings.quality_tolerance == 0.1
+    assert settings.engine == ["http://filed:1"]
+    assert settings.holdout_fraction == 0.02
+
+
+def test_the_environment_may_name_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "laconic.toml").write_text("port = 1111\n")
+    monkeypatch.setenv("LACONIC_CONFIG", str(tmp_path / "laconic.toml"))
+    assert load([]).port == 1111
+
+
+def test_engines_repeat_as_flags_and_stand_in_a_row_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(["--engine", "http://a:1", "--engine", "http://b:2/v1/"]).engine == ["http://a:1", "http://b:2"]
+    monkeypatch.setenv("LACONIC_ENGINE", "http://a:1, http://b:2")
+    assert load([]).engine == ["http://a:1", "http://b:2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["--port", "0"], "port"),
+        (["--port", "http"], "port"),
+        (["--quality-tolerance", "1.01"], "quality_tolerance"),
+        (["--holdout-fraction", "-0.1"], "holdout_fraction"),
+        (["--holdout-fraction", "nan"], "holdout_fraction"),
+        (["--idle-timeout-seconds", "0"], "idle_timeout_seconds"),
+        (["--send-timeout-seconds", "inf"], "send_timeout_seconds"),
+        (["--max-body-bytes", "1.5"], "max_body_bytes"),
+        (["--engine", "gpu1:8000"], "engine"),
+        (["--engine", "http://a:1", "--engine", "http://a:1/v1"], "engine"),
+        (["--redis", "cache"], "redis"),
+        (["--default-budget", "little"], "default_budget"),
+        (["--default-budget", "-5"], "default_budget"),
+        (["--log-level", "loud"], "log_level"),
+        (["--config", "/no/such/file"], "config"),
+        (["--prot", "1"], "--prot"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_line_that_names_it(flags: list[str], field: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(flags)
+    assert field in str(refused.value).replace("-", "_") or field in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("line", ["prot = 1", "port = 1\nport = 2", "port", 'config = "again.toml"', 'port = "x"'])
+def test_a_wrong_file_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "laconic.toml").write_text(line)
+    with pytest.raises(ConfigError, match=r"config|prot|port"):
+        load(["--config", str(tmp_path / "laconic.toml")])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_is_served(host: str) -> None:
+    assert load(["--host", host]).host == host
+
+
+@given(
+    st.ip_addresses().filter(lambda address: not address.is_loopback).map(str) | st.sampled_from(["", "example.org"])
+)
+def test_no_other_address_is_served_without_keys(host: str) -> None:
+    with pytest.raises(ConfigError, match="host"):
+        load([f"--host={host}"])
+
+
+@pytest.mark.parametrize("budget", ["auto", "none", "minimal", "low", "medium", "high", "xhigh", "max", "0", "512"])
+def test_every_budget_word_and_any_whole_number_may_be_the_default(budget: str) -> None:
+    assert load(["--default-budget", budget]).default_budget == budget
+
+
+def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        load(["--help"])
+    printed = capsys.readouterr().out
+    assert done.value.code == 0
+    assert "laconic serve --engine http://gpu1:8000" in printed
+    assert all(f"--{name.replace('_', '-')}" in printed for name in Settings.model_fields)

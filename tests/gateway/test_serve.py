@@ -1,0 +1,158 @@
+"""`laconic serve` as a process, before an engine whose wire can be scripted; with the real engine: tests/end_to_end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from gateway.embedded import free_port
+from tests.gateway.house import EVENTS, FakeEngine, event, stream
+
+CHAT = {"model": "abacus", "messages": [{"role": "user", "content": "What is easy 1 + 2?"}]}
+
+
+class Serve:
+    """A running `laconic serve` and what it printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process, self.url = process, url
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    async def ask(self) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+            return await client.post("/v1/chat/completions", json=CHAT)
+
+
+async def launch(*arguments: str, port: int) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LACONIC_")}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment,
+    )
+
+
+@asynccontextmanager
+async def serving(engine: FakeEngine, family_dir: Path, state_dir: Path, *more: str) -> AsyncGenerator[Serve]:
+    port = free_port()
+    arguments = ["--engine", engine.url, "--family", str(family_dir), "--state-dir", str(state_dir), *more]
+    process = await launch(*arguments, port=port)
+    assert process.stdout is not None
+    printed = b""
+    while b"Ctrl-C stops it" not in printed:
+        assert (line := await process.stdout.readline()), printed.decode()
+        printed += line
+    assert f"http://127.0.0.1:{port}/v1" in printed.decode()
+    assert b"curl http://127.0.0.1" in printed
+    try:
+        yield Serve(process, f"http://127.0.0.1:{port}")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.communicate()
+
+
+async def refused(*arguments: str, port: int) -> str:
+    process = await launch(*arguments, port=port)
+    printed, _ = await process.communicate()
+    assert process.returncode == 2
+    assert printed.count(b"\n") == 1
+    return printed.decode()
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    return not alive
+
+
+async def test_it_serves_and_brings_its_own_redis(engine: FakeEngine, family_dir: Path, tmp_path: Path) -> None:
+    async with serving(engine, family_dir, tmp_path) as serve:
+        assert (await serve.ask()).json()["choices"][0]["message"]["content"] == "The answer is 3."
+        assert (tmp_path / "redis.sock").is_socket()
+
+
+async def test_ctrl_c_ends_it_and_everything_it_started(engine: FakeEngine, family_dir: Path, tmp_path: Path) -> None:
+    async with serving(engine, family_dir, tmp_path) as serve:
+        children = serve.children
+        assert [child for child in children if "redis-server" in child.name()]
+        serve.process.send_signal(signal.SIGINT)
+        await serve.process.communicate()
+        assert serve.process.returncode == 0
+        assert all_gone(children)
+
+
+async def test_a_kill_leaves_nothing_behind_and_the_next_start_waits_for_that(
+    engine: FakeEngine, family_dir: Path, tmp_path: Path
+) -> None:
+    async with serving(engine, family_dir, tmp_path) as serve:
+        await serve.ask()
+        children = serve.children
+        serve.process.kill()
+        async with serving(engine, family_dir, tmp_path) as again:
+            assert all_gone(children)
+            assert (await again.ask()).status_code == 200
+
+
+async def test_a_killed_redis_stops_no_answer_and_comes_back(
+    engine: FakeEngine, family_dir: Path, tmp_path: Path
+) -> None:
+    async with serving(engine, family_dir, tmp_path) as serve:
+        redis = next(child for child in serve.children if "redis-server" in child.name())
+        redis.kill()
+        assert (await serve.ask()).status_code == 200
+        while not [child for child in serve.children if "redis-server" in child.name() and child != redis]:
+            await asyncio.sleep(0.05)
+        assert (await serve.ask()).status_code == 200
+
+
+async def test_told_to_stop_it_finishes_what_it_is_streaming(
+    engine: FakeEngine, family_dir: Path, tmp_path: Path
+) -> None:
+    told = asyncio.Event()
+
+    async def until_told(_: object) -> None:
+        await told.wait()
+
+    async def slowly(request: object, body: object) -> object:
+        response = await stream(EVENTS[0], event({"content": "first"}), then=until_told)(request, body)  # type: ignore[arg-type]
+        for piece in EVENTS[3:]:
+            await response.write(piece)
+        return response
+
+    engine.script = slowly  # type: ignore[assignment]
+    async with (
+        serving(engine, family_dir, tmp_path) as serve,
+        httpx.AsyncClient(base_url=serve.url, timeout=30) as client,
+        client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as response,
+    ):
+        chunks = response.aiter_bytes()
+        received = await anext(chunks)
+        serve.process.terminate()
+        await asyncio.sleep(0.2)
+        told.set()
+        async for chunk in chunks:
+            received += chunk
+        assert received.endswith(b"data: [DONE]\n\n")
+        await serve.process.communicate()
+        assert serve.process.returncode == 0
+
+
+async def test_what_is_taken_already_is_refused_at_once(engine: FakeEngine, family_dir: Path, tmp_path: Path) -> None:
+    async with serving(engine, family_dir, tmp_path) as serve:
+        family = ("--engine", engine.url, "--family", str(family_dir))
+        taken = int(serve.url.rsplit(":", 1)[1])
+        assert "port: " in await refused(*family, "--state-dir", str(tmp_path / "other"), port=taken)
+        message = await refused(*family, "--state-dir", str(tmp_path), port=free_port())
+        assert f"in use by another laconic (process {serve.process.pid})" in message

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models import family as families
+from models.family import Family, FamilyError
+
+
+def made(directory: Path) -> dict[str, Any]:
+    """A family of two checkpoints on disk, and its manifest to tamper with."""
+    for name in ("base", "alpha-0.2"):
+        (directory / name).mkdir()
+        (directory / name / "weights").write_bytes(name.encode())
+    (directory / "profile.json").write_text("{}")
+    estimate = {"mean": 1.0, "low": 0.5, "high": 1.5}
+    quantiles = dict.fromkeys(("p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"), 1.0)
+    measured = {"prompts": 9, "accuracy": estimate, "reasoning_tokens": estimate, "quantiles": quantiles}
+    frontier = {
+        "overall": measured, "by_difficulty": {"1": measured}, "samples_per_prompt": 4, "temperature": 1.0, "seed": 1,
+        "command": "laconic-train evaluate",
+    }  # fmt: skip
+    checkpoints = [
+        {
+            "name": name, "alpha": alpha, "kind": kind, "path": name, "frontier": frontier,
+            "files": families.hash_files(directory, name),
+        }
+        for name, alpha, kind in (("base", None, "base"), ("alpha-0.2", 0.2, "lora"))
+    ]  # fmt: skip
+    manifest = {
+        "schema_version": 1, "name": "abacus", "description": "to test with", "base": "base", "reference": "base",
+        "context_tokens": 64, "tokenizer": "base/tokenizer.json", "profile": "profile.json",
+        "files": families.hash_files(directory, "profile.json"), "checkpoints": checkpoints,
+    }  # fmt: skip
+    write(directory, manifest)
+    return manifest
+
+
+def write(directory: Path, manifest: object) -> None:
+    (directory / families.MANIFEST).write_text(json.dumps(manifest))
+
+
+def refusal(directory: Path) -> str:
+    with pytest.raises(FamilyError) as refused:
+        families.load(directory)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert str(directory / families.MANIFEST) in message
+    return message
+
+
+def test_a_sound_family_loads(tmp_path: Path) -> None:
+    made(tmp_path)
+    family = families.load(tmp_path)
+    assert [checkpoint.name for checkpoint in family.checkpoints] == ["base", "alpha-0.2"]
+    assert family.checkpoint("alpha-0.2").alpha == 0.2
+    assert family.served_name("alpha-0.2") == "abacus/alpha-0.2"
+    with pytest.raises(KeyError):
+        family.checkpoint("alpha-0.3")
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    made(tmp_path)
+    family = families.load(tmp_path)
+    families.save(family, tmp_path)
+    assert families.load(tmp_path) == family
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_every_file_of_the_family_is_hashed_and_a_changed_byte_is_found(tmp_path: Path) -> None:
+    made(tmp_path)
+    for file in families.load(tmp_path).all_files():
+        content = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        assert f"{file} differs from its SHA-256" in refusal(tmp_path)
+        families.load(tmp_path, verify=False)
+        (tmp_path / file).write_bytes(content)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / "alpha-0.2" / "weights").unlink()
+    assert "alpha-0.2/weights is missing" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_unknown_schema_versions_are_refused(version: object, tmp_path: Path) -> None:
+    write(tmp_path, made(tmp_path) | {"schema_version": version})
+    assert "schema_version" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("escape", ["../outside", "/etc/passwd", "base/../../outside", "base\\..\\outside", "", ".."])
+def test_a_path_that_leaves_the_directory_is_refused(escape: str, tmp_path: Path) -> None:
+    (tmp_path / "family").mkdir()
+    (tmp_path / "outside").write_text("secret")
+    manifest = made(tmp_path / "family")
+    digest = families.sha256(tmp_path / "outside")
+    for tampered in (
+        manifest | {"profile": escape},
+        manifest | {"tokenizer": escape},
+        manifest | {"files": {escape: digest}},
+        manifest | {"checkpoints": [manifest["checkpoints"][0] | {"path": escape}]},
+        manifest | {"checkpoints": [manifest["checkpoints"][0] | {"files": {escape: digest}}]},
+    ):
+        write(tmp_path / "family", tampered)
+        assert "inside the family's directory" in refusal(tmp_path / "family")
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "family").mkdir()
+    manifest = made(tmp_path / "family")
+    (tmp_path / "outside").write_bytes(b"base")  # the very bytes of base/weights, so that the hash would be right
+    (tmp_path / "family" / "base" / "weights").unlink()
+    (tmp_path / "family" / "base" / "weights").symlink_to(tmp_path / "outside")
+    assert "base/weights leads outside" in refusal(tmp_path / "family")
+    assert manifest["checkpoints"][0]["files"]["base/weights"] == families.sha256(tmp_path / "outside")
+
+
+def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path) -> None:
+    manifest = made(tmp_path)
+    manifest["checkpoints"].append(manifest["checkpoints"][1])
+    write(tmp_path, manifest)
+    assert "duplicate name 'alpha-0.2'" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"base": "no-such"}, "base"),
+        ({"base": "alpha-0.2"}, "base"),
+        ({"reference": "no-such"}, "reference"),
+        ({"checkpoints": []}, "checkpoints"),
+        ({"name": "Ab/acus"}, "name"),
+        ({"context_tokens": 0}, "context_tokens"),
+        ({"context_tokens": "many"}, "context_tokens"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_wrong_field_is_named(change: dict[str, object], named: str, tmp_path: Path) -> None:
+    write(tmp_path, made(tmp_path) | change)
+    assert named in refusal(tmp_path).removeprefix(str(tmp_path))
+
+
+def test_an_interval_holds_its_mean(tmp_path: Path) -> None:
+    manifest = made(tmp_path)
+    manifest["checkpoints"][0]["frontier"]["overall"]["accuracy"] = {"mean": 0.9, "low": 0.95, "high": 1.0}
+    write(tmp_path, manifest)
+    assert "checkpoints.0.frontier.overall.accuracy" in refusal(tmp_path)
+
+
+def test_no_manifest_and_no_json_are_told_apart(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path)
+    (tmp_path / families.MANIFEST).write_text("{")
+    assert "not JSON" in refusal(tmp_path)
+    (tmp_path / families.MANIFEST).write_text("[]")
+    assert "schema_version" in refusal(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(field=st.sampled_from(sorted(Family.model_fields)), value=JSON)
+def test_any_value_in_any_field_loads_or_is_refused_in_one_line(tmp_path: Path, field: str, value: object) -> None:
+    if not (tmp_path / "sound.json").exists():
+        (tmp_path / "sound.json").write_text(json.dumps(made(tmp_path)))
+    write(tmp_path, json.loads((tmp_path / "sound.json").read_text()) | {field: value})
+    try:
+        families.load(tmp_path)
+    except FamilyError as refused:
+        assert "\n" not in str(refused)
