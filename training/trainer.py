@@ -48,6 +48,24 @@ class FamilyTrainer(GRPOTrainer):
         self._judge = Judge(self.processing_class)
         self._rewards = torch.empty(0)
 
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
+        if self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        model.merge_adapter()
+        try:
+            completion_ids = sample(
+                model,
+                prompt_ids,
+                max_tokens=self.args.max_completion_length,
+                temperature=self.args.temperature,
+                eos=self.processing_class.eos_token_id,
+            )
+        finally:
+            model.unmerge_adapter()
+        return completion_ids, None
+
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
@@ -141,7 +159,6 @@ def train(
             r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
         callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
-        rollout_func=None if arguments.use_vllm else _rollouts,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trainer
@@ -185,21 +202,3 @@ def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOC
         dataloader_pin_memory=False,
         seed=seed,
     )
-
-
-def _rollouts(prompts: list[list[dict[str, str]]], trainer: FamilyTrainer) -> dict[str, Any]:
-    """TRL's rollout hook: one completion per prompt; prompts are repeated already."""
-    tokenizer, model = trainer.processing_class, trainer.accelerator.unwrap_model(trainer.model)
-    prompt_ids: list[list[int]] = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
-    model.merge_adapter()
-    try:
-        completion_ids = sample(
-            model,
-            prompt_ids,
-            max_tokens=trainer.args.max_completion_length,
-            temperature=trainer.args.temperature,
-            eos=tokenizer.eos_token_id,
-        )
-    finally:
-        model.unmerge_adapter()
-    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}

@@ -18,21 +18,21 @@ STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora
 ALPHA = 0.4
 
 
-def scripted(asked: list, running: trainer.FamilyTrainer) -> dict:
+def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
     """Rollouts of known correctness and length: the longer the later, and all right but the second."""
-    spoken, gold = running.processing_class, running.train_dataset[0]["gold"]
-    first = running.accelerator.process_index * len(asked)
+    first = self.accelerator.process_index * len(prompt_ids)
     completions = []
-    for i in range(first, first + len(asked)):
-        answer = "0" if i == 1 else gold
-        completions.append(spoken.encode("7" * (2 * i + 1) + f"</think>\n\nThe answer is {answer}.<|im_end|>"))
-    prompt_ids = spoken.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+    for i in range(first, first + len(prompt_ids)):
+        answer = "0" if i == 1 else self.train_dataset[0]["gold"]
+        completions.append(
+            self.processing_class.encode("7" * (2 * i + 1) + f"</think>\n\nThe answer is {answer}.<|im_end|>")
+        )
+    return completions, None
 
 
 def main(out: Path) -> None:
     state = PartialState(cpu=True)
-    trainer._rollouts = scripted
+    trainer.FamilyTrainer._generate_single_turn = scripted
     spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
     seen: dict[str, list[float]] = {}
     loss = trainer.FamilyTrainer._compute_loss
