@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import sys
@@ -16,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import aiohttp
+import psutil
 from redis.exceptions import RedisError
 
 from gateway.children import Program
@@ -54,12 +56,8 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
         name="vLLM",
         command=engine_command(family, directory, port, cpu_dtype()),
         environment={
-            "VLLM_CPU_KVCACHE_SPACE": "2",
-            "VLLM_HOST_IP": "127.0.0.1",
-            "VLLM_LOGGING_LEVEL": "INFO",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
+            **{name: os.environ.get(name, value) for name, value in _engine_environment().items()},
+            "PYTHONDONTWRITEBYTECODE": "",  # compiling vLLM and torch anew costs each start several seconds
         },
         log=state_dir / "logs" / "engine.log",
         answers=answers,
@@ -81,7 +79,7 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
             " start an engine for each and name them with --engine URL"
         )
     command = [
-        *(sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"),
+        *(sys.executable, "-P", "-m", "gateway.launch_vllm"),
         *("--model", str(directory / base.path), "--served-model-name", family.served_name(base.name)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
         *("--max-model-len", str(family.context_tokens), "--reasoning-parser", "qwen3"),
@@ -161,6 +159,25 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _engine_environment() -> dict[str, str]:
+    """What vLLM finds in its environment where the operator has not set it otherwise."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(_threads()),
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "INFO",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _threads() -> int:
+    """A thread for each core that may be used, but for one that is left to the gateway."""
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) - 1)
 
 
 def _rank(directory: Path, checkpoint: Checkpoint) -> int:
