@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import budget, counting, errors
 from gateway.admission import request_id
 from gateway.chat import Chat
-from gateway.config import Settings
+from gateway.config import ConfigError, Settings
 from gateway.engines import Engines
 from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import Ledger
@@ -29,10 +29,13 @@ def create_app(settings: Settings, family: Family, profile: Profile, engines: En
     """The gateway for one family.
 
     Raises:
-        ApiError: the default budget is not one.
-        TokenizerError: the family's tokenizer cannot be counted with.
+        ConfigError: the default budget is not one.
+        FamilyError: the family's tokenizer cannot be counted with.
     """
-    budget.from_text(settings.default_budget, "default_budget", family)
+    try:
+        budget.from_text(settings.default_budget, "default_budget", family)
+    except BadRequestError as error:
+        raise ConfigError(error.message) from None
     telemetry = Telemetry(ledger)
     counter = counting.load(settings.family / family.tokenizer)
     chat = Chat(settings, family, profile, engines=engines, ledger=ledger, telemetry=telemetry, counter=counter)

@@ -21,7 +21,7 @@ from gateway.budget import Budget
 from gateway.config import Settings
 from gateway.counting import Counter
 from gateway.engines import Engines, NoEngineError, Upstream
-from gateway.errors import ApiError
+from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import Ledger
 from gateway.question import Question
 from gateway.relay import Relay, RelayedStream
@@ -29,7 +29,7 @@ from gateway.routing import Decision
 from gateway.settlement import CALLER_LEFT, Account
 from gateway.telemetry import Telemetry
 from models.family import Family
-from models.profile import Profile
+from models.profile import Prediction, Profile
 
 T = TypeVar("T")
 
@@ -85,10 +85,8 @@ class Chat:
     ) -> tuple[Upstream, Decision]:
         """Decide, and get the answer begun; where engines do not answer, by a neighbouring checkpoint."""
         reading = None if question.prompt is None else self._profile.read(question.prompt)
-        if budget.policy == "reject" and budget.tokens is not None and reading is not None and reading.familiar:
-            predictions = {n: p for n, p in reading.predictions.items() if pinned in (None, n)}
-            if predictions and (feasible := routing.smallest_feasible(predictions, budget.tokens)) is not None:
-                raise _infeasible(budget, feasible)
+        if budget.policy == "reject" and reading is not None and reading.familiar:
+            _refuse_infeasible({n: p for n, p in reading.predictions.items() if pinned in (None, n)}, budget)
         holdout = random.random() < self._settings.holdout_fraction
         available = self._engines.available
         while True:
@@ -237,14 +235,16 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _infeasible(budget: Budget, feasible: int) -> ApiError:
-    return ApiError(
-        400,
-        f"No checkpoint is predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible budget"
-        f" is {feasible}.",
-        param=budget.source,
-        code="budget_infeasible",
-    )
+def _refuse_infeasible(predictions: dict[str, Prediction], budget: Budget) -> None:
+    if not predictions or budget.tokens is None:
+        return
+    if (feasible := routing.smallest_feasible(predictions, budget.tokens)) is not None:
+        raise BadRequestError(
+            f"No checkpoint is predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible"
+            f" budget is {feasible}.",
+            budget.source,
+            "budget_infeasible",
+        )
 
 
 def _debug(decision: Decision, budget: Budget) -> dict[str, str]:

@@ -17,11 +17,9 @@ from typing import Any, cast
 
 import tiktoken
 
+from models.family import FamilyError
+
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-class TokenizerError(ValueError):
-    """A tokenizer that cannot be used; the message is one line."""
 
 
 class Counter:
@@ -40,21 +38,21 @@ def load(path: Path) -> Counter:
     """Build the counter from a Hugging Face `tokenizer.json`.
 
     Raises:
-        TokenizerError: the file cannot be read, or is not a byte-level BPE of the kind described above.
+        FamilyError: the file cannot be read, or is not a byte-level BPE of the kind described above.
     """
     try:
         raw = json.loads(path.read_text())
     except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
+        raise FamilyError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise TokenizerError(f"{path}: not JSON ({error})") from None
+        raise FamilyError(f"{path}: not JSON ({error})") from None
     try:
         encoding = tiktoken.Encoding(
             path.parent.name, pat_str=_pattern(raw["pre_tokenizer"]), mergeable_ranks=_ranks(raw), special_tokens={}
         )
         return Counter(encoding, _normalizer(raw.get("normalizer")))
     except (KeyError, TypeError, ValueError) as error:
-        raise TokenizerError(f"{path}: not a byte-level BPE that can be counted with: {error}") from None
+        raise FamilyError(f"{path}: not a byte-level BPE that can be counted with: {error}") from None
 
 
 def _ranks(raw: dict[str, Any]) -> dict[bytes, int]:

@@ -7,9 +7,9 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.counting import TokenizerError
-from gateway.errors import BadRequestError
+from gateway.config import ConfigError
 from models import family as families
+from models.family import FamilyError
 from tests.conftest import RedisServer
 from tests.gateway.house import EASY, STRANGE, FakeEngine, Gateway, running
 from tests.gateway.test_chat import error
@@ -117,7 +117,7 @@ async def test_serving_goes_on_without_redis(family_dir: Path, mortal_redis: Red
 async def test_what_cannot_work_is_refused_before_serving(
     family_dir: Path, redis_server: RedisServer, tmp_path: Path, engine: FakeEngine
 ) -> None:
-    with pytest.raises(BadRequestError, match="default_budget"):
+    with pytest.raises(ConfigError, match="default_budget"):
         async with running(family_dir, redis_server.url, [engine.url], default_budget="99999999999"):
             pass
     broken = tmp_path / "abacus"
@@ -128,6 +128,6 @@ async def test_what_cannot_work_is_refused_before_serving(
     files = {**family.checkpoint("base").files, "base/tokenizer.json": families.sha256(tokenizer)}
     base = family.checkpoint("base").model_copy(update={"files": files})
     families.save(family.model_copy(update={"checkpoints": (base, *family.checkpoints[1:])}), broken)
-    with pytest.raises(TokenizerError):
+    with pytest.raises(FamilyError):
         async with running(broken, redis_server.url, [engine.url]):
             pass

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gateway import counting
-from gateway.counting import Counter, TokenizerError
+from gateway.counting import Counter
+from models.family import FamilyError
 
 TRACE = "12 + 35 = 47; 47 - 8 = 39.\n\nLet me check: 35 - 8 = 27, 27 + 12 = 39. It matches.\n\nThe answer is 39."
 
@@ -64,7 +65,7 @@ def test_a_tokenizer_of_another_kind_is_refused_in_one_line(
     raw = json.loads((family_dir / "base" / "tokenizer.json").read_text())
     changed = tmp_path / "tokenizer.json"
     changed.write_text(json.dumps(raw | change))
-    with pytest.raises(TokenizerError) as refused:
+    with pytest.raises(FamilyError) as refused:
         counting.load(changed)
     assert str(refused.value).startswith(str(changed))
     assert "\n" not in str(refused.value)
@@ -73,5 +74,5 @@ def test_a_tokenizer_of_another_kind_is_refused_in_one_line(
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken").write_text("{")
     for name in ("missing", "broken"):
-        with pytest.raises(TokenizerError):
+        with pytest.raises(FamilyError):
             counting.load(tmp_path / name)
