@@ -42,7 +42,7 @@ class RedisServer:
             try:
                 self.client.ping()
                 return
-            except redis.exceptions.ConnectionError:
+            except redis.ConnectionError:
                 assert self._process.poll() is None, "redis-server did not start"
                 time.sleep(0.02)
 

@@ -52,7 +52,8 @@ async def serving(engine: FakeEngine, family_dir: Path, state_dir: Path, *more: 
     assert process.stdout is not None
     printed = b""
     while b"Ctrl-C stops it" not in printed:
-        assert (line := await process.stdout.readline()), printed.decode()
+        line = await process.stdout.readline()
+        assert line, printed.decode()
         printed += line
     assert f"http://127.0.0.1:{port}/v1" in printed.decode()
     assert b"curl http://127.0.0.1" in printed

@@ -176,5 +176,5 @@ def test_any_value_in_any_field_loads_or_is_refused_in_one_line(tmp_path: Path, 
     write(tmp_path, json.loads((tmp_path / "sound.json").read_text()) | {field: value})
     try:
         families.load(tmp_path)
-    except FamilyError as refused:
-        assert "\n" not in str(refused)
+    except FamilyError:
+        refusal(tmp_path)

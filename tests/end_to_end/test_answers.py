@@ -1,0 +1,194 @@
+"""What a caller with the official SDK gets: right answers, and apart from them no more thinking than asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.end_to_end.conftest import FAMILY_DIR, Stack
+from training.tasks import prompts as source
+
+EASY = {
+    "What is 12 + 35 - 8?": 39,
+    "What is 4 + 9?": 13,
+    "Compute 17 + 5.": 22,
+    "What is 30 - 12?": 18,
+    "How much is 8 + 8 + 3?": 19,
+}
+LONG = "What is 12 + 35 - 8?"
+CHECKPOINTS = ["base", "alpha-0", "alpha-0.1", "alpha-0.2", "alpha-0.4"]
+
+
+def chat(prompt: str = LONG, **more: Any) -> dict[str, Any]:
+    return {
+        "model": "abacus",
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": 400,
+    } | more
+
+
+def number(text: str | None) -> int | None:
+    """The last whole number in an answer."""
+    found = re.findall(r"-?\d+", text or "")
+    return int(found[-1]) if found else None
+
+
+def reasoning_tokens(usage: Any) -> int:
+    return usage.completion_tokens_details.reasoning_tokens
+
+
+@pytest.mark.parametrize("prompt", EASY)
+def test_an_easy_question_is_answered_right_with_the_thinking_apart(stack: Stack, prompt: str) -> None:
+    completion = stack.sdk.chat.completions.create(**chat(prompt))
+    message = completion.choices[0].message
+    assert number(message.content) == EASY[prompt]
+    assert message.reasoning  # pyright: ignore[reportAttributeAccessIssue]
+    assert "think>" not in f"{message.content}{message.reasoning}"  # pyright: ignore[reportAttributeAccessIssue]
+    assert completion.usage is not None
+    assert 0 < reasoning_tokens(completion.usage) < completion.usage.completion_tokens
+
+
+@pytest.mark.parametrize("prompt", EASY)
+def test_the_same_streamed(stack: Stack, prompt: str) -> None:
+    stream = stack.sdk.chat.completions.create(**chat(prompt), stream=True, stream_options={"include_usage": True})
+    pieces, usage = [], None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            pieces += [("reasoning", text)] if (text := getattr(choice.delta, "reasoning", None)) else []
+            pieces += [("content", choice.delta.content)] if choice.delta.content else []
+    kinds = [kind for kind, _ in pieces]
+    assert kinds == sorted(kinds, reverse=True), "all of the thinking comes before any of the answer"
+    assert kinds.count("reasoning") > 1, "it is streamed, not delivered in one piece"
+    assert number("".join(text for kind, text in pieces if kind == "content")) == EASY[prompt]
+    assert reasoning_tokens(usage) > 0
+
+
+async def test_the_async_sdk_gets_many_answers_at_once(stack: Stack) -> None:
+    sdk = stack.async_sdk
+    answers = await asyncio.gather(*(sdk.chat.completions.create(**chat(prompt)) for prompt in EASY))
+    assert [number(answer.choices[0].message.content) for answer in answers] == list(EASY.values())
+
+
+def test_whoever_did_not_ask_for_usage_in_a_stream_gets_none(stack: Stack) -> None:
+    chunks = list(stack.sdk.chat.completions.create(**chat(), stream=True))
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+
+
+def test_five_tokens_of_thinking_and_an_answer(stack: Stack) -> None:
+    for headers in ({"X-Reasoning-Budget": "5"}, {"x-reasoning-budget": "1"}):
+        completion = stack.sdk.chat.completions.create(**chat(), extra_headers=headers)
+        assert reasoning_tokens(completion.usage) <= int(*headers.values())
+        assert completion.choices[0].message.content
+
+
+def test_five_tokens_of_thinking_and_an_answer_streamed(stack: Stack) -> None:
+    stream = stack.sdk.chat.completions.create(
+        **chat(), stream=True, stream_options={"include_usage": True}, extra_headers={"X-Reasoning-Budget": "5"}
+    )
+    chunks = list(stream)
+    assert reasoning_tokens(chunks[-1].usage) <= 5
+    assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+
+
+@pytest.mark.parametrize("none", ["none", "0"])
+def test_no_thinking_and_an_answer(stack: Stack, none: str) -> None:
+    completion = stack.sdk.chat.completions.create(**chat(), extra_headers={"X-Reasoning-Budget": none})
+    message = completion.choices[0].message
+    assert reasoning_tokens(completion.usage) == 0
+    assert not (getattr(message, "reasoning", None) or "").strip()
+    assert message.content
+
+
+@pytest.mark.parametrize("wrong", ["-1", "abc", "1.5", "", "5 tokens", "1e3"])
+def test_a_header_that_is_no_budget_is_refused_by_name(stack: Stack, wrong: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.sdk.chat.completions.create(**chat(), extra_headers={"X-Reasoning-Budget": wrong})
+    assert (refused.value.param or "").lower() == "x-reasoning-budget"
+    assert "X-Reasoning-Budget" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        ({"thinking_token_budget": 5}, 5),
+        ({"reasoning": {"max_tokens": 5}}, 5),
+        ({"reasoning": {"effort": "none"}}, 0),
+        ({"thinking": {"type": "enabled", "budget_tokens": 5}}, 5),
+        ({"reasoning_effort": "none"}, 0),
+    ],
+)
+def test_the_body_may_name_the_budget(stack: Stack, body: dict[str, Any], most: int) -> None:
+    completion = stack.sdk.chat.completions.create(**chat(), extra_body=body)
+    assert reasoning_tokens(completion.usage) <= most
+    assert completion.choices[0].message.content
+
+
+def test_less_effort_is_never_more_thinking(stack: Stack) -> None:
+    spent = [
+        reasoning_tokens(stack.sdk.chat.completions.create(**chat(model="abacus/base"), reasoning_effort=effort).usage)
+        for effort in ("minimal", "low", "medium", "high", "xhigh")
+    ]
+    assert spent == sorted(spent)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
+    if name not in [checkpoint.name for checkpoint in stack.family.checkpoints]:
+        pytest.skip(f"{FAMILY_DIR} has no {name}")
+    raw = stack.sdk.chat.completions.with_raw_response.create(**chat(model=f"abacus/{name}"))
+    assert (raw.headers["x-laconic-checkpoint"], raw.headers["x-laconic-decision"]) == (name, "pinned")
+    assert raw.parse().model == f"abacus/{name}"
+
+
+def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
+    def checkpoint(prompt: str) -> str:
+        raw = stack.sdk.chat.completions.with_raw_response.create(**chat(prompt))
+        assert raw.headers["x-laconic-decision"] == "routed"
+        return raw.headers["x-laconic-checkpoint"]
+
+    served = {
+        difficulty: Counter(checkpoint(row.prompt) for row in source.prompts("heldout", 11, 12, difficulty=difficulty))
+        for difficulty in ("easy", "hard")
+    }
+    assert served["easy"].most_common(1)[0][0] != served["hard"].most_common(1)[0][0], served
+
+
+def test_every_model_is_listed_with_what_was_measured_on_it(stack: Stack) -> None:
+    listed = {model.id: model.model_dump() for model in stack.sdk.models.list()}
+    names = [stack.family.served_name(checkpoint.name) for checkpoint in stack.family.checkpoints]
+    assert list(listed) == ["abacus", *names]
+    assert all({"accuracy", "reasoning_tokens"} <= listed[name].keys() for name in names)
+    assert stack.sdk.models.retrieve(names[1]).id == names[1]
+
+
+def test_an_unknown_model_is_not_found(stack: Stack) -> None:
+    with pytest.raises(openai.NotFoundError, match="abacus/alpha-9"):
+        stack.sdk.chat.completions.create(**chat(model="abacus/alpha-9"))
+
+
+def test_a_prompt_longer_than_the_context_is_the_callers_fault(stack: Stack) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.sdk.chat.completions.create(**chat("What is 1" + " + 1" * stack.family.context_tokens + "?"))
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_openais_own_parameters_reach_the_engine(stack: Stack) -> None:
+    completion = stack.sdk.chat.completions.create(**chat(temperature=1, seed=7), n=2, logprobs=True, top_logprobs=2)
+    assert len(completion.choices) == 2
+    assert all(choice.logprobs is not None and choice.logprobs.content for choice in completion.choices)
+
+
+def test_it_is_ready_and_says_so_to_prometheus(stack: Stack) -> None:
+    stack.sdk.chat.completions.create(**chat())
+    ready = httpx.get(f"{stack.url}/health/ready")
+    assert (ready.status_code, ready.json()["missing_checkpoints"]) == (200, [])
+    assert httpx.get(f"{stack.url}/health/live").status_code == 200
+    assert "laconic_requests_total{" in httpx.get(f"{stack.url}/metrics").text

@@ -1,0 +1,100 @@
+"""What the operator gets: every request in the books, once, whatever happens to Redis or to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.end_to_end.conftest import Stack, engine_count, until
+
+ENDLESS = {"ignore_eos": True, "max_tokens": 900, "temperature": 0}
+"""vLLM goes on to the last token, for a caller who leaves before."""
+
+
+def chat(prompt: str, **more: Any) -> dict[str, Any]:
+    return {"model": "abacus", "messages": [{"role": "user", "content": prompt}], "max_tokens": 60} | more
+
+
+def savings(gateway: Stack) -> dict[str, Any]:
+    command = (sys.executable, "-m", "gateway.cli", "savings", "--state-dir", str(gateway.state_dir), "--json")
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def redis_of(gateway: Stack) -> psutil.Process:
+    return next(child for child in gateway.children if child.name() == "redis-server")
+
+
+async def test_fifty_mixed_requests_are_fifty_entries(gateway: Stack) -> None:
+    names = [gateway.family.name, *(gateway.family.served_name(c.name) for c in gateway.family.checkpoints)]
+    at_once = asyncio.Semaphore(8)
+    sdk = gateway.async_sdk
+
+    async def ask(number: int) -> None:
+        budget: dict[str, Any] = {"extra_headers": {"X-Reasoning-Budget": ("5", "none", "low", "auto")[number % 4]}}
+        request = chat(f"What is {number} + {3 * number}?", model=names[number % len(names)])
+        async with at_once:
+            if number % 2:
+                async for _ in await sdk.chat.completions.create(**request, **budget, stream=True):
+                    pass
+            else:
+                await sdk.chat.completions.create(**request, **budget)
+
+    await asyncio.gather(*(ask(number) for number in range(50)))
+    until(lambda: savings(gateway)["total"]["requests"] >= 50, "not every request came into the books")
+    booked = savings(gateway)
+    assert booked["total"]["requests"] == 50
+    assert booked["total"]["failed"] == 0
+    assert sum(totals["requests"] for totals in booked["checkpoints"].values()) == 50
+    assert set(booked["checkpoints"]) == {checkpoint.name for checkpoint in gateway.family.checkpoints}
+
+
+def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> None:
+    gateway.sdk.chat.completions.create(**chat("What is 1 + 1?"))
+    until(lambda: savings(gateway)["total"]["requests"] == 1, "the first request did not come into the books")
+    for number in range(6):
+        if number % 2 == 0:
+            redis = redis_of(gateway)
+            redis.kill()
+            redis.wait()
+        assert gateway.sdk.chat.completions.create(**chat(f"What is {number} + 1?")).choices
+        if number % 2 == 1:
+            until(lambda: [c for c in gateway.children if c.name() == "redis-server"], "Redis was not started again")
+    until(lambda: not (gateway.state_dir / "ledger.spool.jsonl").exists(), "the spool was not replayed")
+    until(lambda: savings(gateway)["total"]["requests"] >= 7, "entries were lost")
+    assert savings(gateway)["total"]["requests"] == 7
+
+
+def test_a_caller_who_leaves_mid_stream_ends_the_engines_work(stack: Stack, gateway: Stack) -> None:
+    aborted = engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"')
+    request = chat("What is 12 + 35 - 8?", stream=True, **ENDLESS)
+    with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=request, timeout=600) as response:
+        next(response.iter_bytes())
+    until(lambda: engine_count(stack.engine_url, "vllm:num_requests_running") == 0, "the engine is still at work")
+    until(
+        lambda: engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"') > aborted,
+        "the engine went on to the end",
+    )
+    until(lambda: savings(gateway)["total"]["requests"] == 1, "it is not in the books")
+    assert savings(gateway)["total"]["failed"] == 1
+
+
+async def test_a_caller_who_leaves_before_the_first_byte_ends_the_engines_work(stack: Stack, gateway: Stack) -> None:
+    aborted = engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"')
+    async with httpx.AsyncClient(timeout=600) as client:
+        request = chat("What is 12 + 35 - 8?", **ENDLESS)
+        asking = asyncio.create_task(client.post(f"{gateway.url}/v1/chat/completions", json=request))
+        while engine_count(stack.engine_url, "vllm:num_requests_running") == 0:
+            assert not asking.done(), "it was answered before it was seen running"
+            await asyncio.sleep(0.01)
+        asking.cancel()
+    until(lambda: engine_count(stack.engine_url, "vllm:num_requests_running") == 0, "the engine is still at work")
+    until(
+        lambda: engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"') > aborted,
+        "the engine went on to the end",
+    )
