@@ -15,6 +15,7 @@ def write(
 ) -> str:
     """The card as Markdown with YAML front matter."""
     stage = recipe.evaluate
+    by_difficulty = "\n\n".join(f"**{d}**\n\n{_table(family, d)}" for d in DIFFICULTIES)
     return f"""\
 ---
 license: apache-2.0
@@ -50,9 +51,12 @@ pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.p
 
 {_table(family, "overall")}
 
-{"".join(f"{chr(10)}**{d}**{chr(10)}{chr(10)}{_table(family, d)}{chr(10)}" for d in DIFFICULTIES)}
+{by_difficulty}
+
 ![accuracy against reasoning tokens](report/frontier.png)
+
 ![reasoning tokens by difficulty](report/tokens-by-difficulty.png)
+
 ![rollouts during training](report/training.png)
 
 ## The base at the gate
@@ -60,6 +64,8 @@ pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.p
 {gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *Cut* is the accuracy when thinking stops after its first episode.
 
 {_gate_table(gate)}
+
+{_gate_verdict(gate)}
 
 ## The difficulty profile
 
@@ -124,6 +130,14 @@ def _gate_table(gate: dict[str, Any]) -> str:
                 f"| {f['episodes']:.2f} | {f['reasoning_tokens']:.0f} |"
             )
     return "\n".join(rows)
+
+
+def _gate_verdict(gate: dict[str, Any]) -> str:
+    if not gate["failures"]:
+        return "The base passes the gate."
+    return "**The base does not pass the gate**, and was made into a family all the same:\n\n" + "\n".join(
+        f"- {failure}" for failure in gate["failures"]
+    )
 
 
 def _profile_table(report: dict[str, dict[str, float]]) -> str:

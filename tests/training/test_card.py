@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models.family import Checkpoint, Estimate, Family, Frontier, Slice
+from training import card, config
+
+QUANTILES = {"p05": 1.0, "p10": 2.0, "p25": 3.0, "p50": 40.0, "p75": 5.0, "p90": 6.0, "p95": 70.0, "p99": 8.0}
+
+
+def measured(accuracy: float, tokens: float) -> Slice:
+    return Slice(
+        prompts=300,
+        accuracy=Estimate(mean=accuracy, low=accuracy - 0.01, high=accuracy + 0.01),
+        reasoning_tokens=Estimate(mean=tokens, low=tokens - 2, high=tokens + 2),
+        quantiles=QUANTILES,
+    )
+
+
+def checkpoint(name: str, alpha: float | None, tokens: float) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        alpha=alpha,
+        kind="base" if alpha is None else "lora",
+        path=name,
+        files={f"{name}/weights": "0" * 64},
+        frontier=Frontier(
+            overall=measured(0.9, tokens),
+            by_difficulty={d: measured(0.9, tokens) for d in ("easy", "medium", "hard")},
+            samples_per_prompt=2,
+            temperature=1.0,
+            seed=0,
+            command="laconic-train measure there",
+        ),
+    )
+
+
+@pytest.fixture
+def written():
+    recipe = config.load(Path("training/recipes/abacus.yaml"))
+    family = Family(
+        name="abacus",
+        description="A reasoner.",
+        base="base",
+        reference="base",
+        context_tokens=1024,
+        tokenizer="base/tokenizer.json",
+        profile="profile.json",
+        checkpoints=(checkpoint("base", None, 90.5), checkpoint("alpha-0.4", 0.4, 20.25)),
+    )
+    figures = {"accuracy": 0.9, "cut_accuracy": 0.6, "episodes": 3.0, "reasoning_tokens": 80}
+    gate = {
+        "prompts_per_difficulty": 300,
+        "seed": 0,
+        **{f"temperature_{t}": dict.fromkeys(("easy", "medium", "hard"), figures) for t in (1, 0)},
+    }
+    profile = {
+        "base": dict.fromkeys(
+            ("brier", "brier_constant", "auc", "tokens_mean_error", "tokens_mean_error_constant"), 0.5
+        )
+    }
+    return lambda failures: card.write(family, recipe, Path("recipe.yaml"), {**gate, "failures": failures}, profile)
+
+
+def test_the_card_opens_with_hugging_face_s_front_matter(written):
+    _, front, _ = written([]).split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+
+
+def test_the_card_holds_every_checkpoint_s_figures_with_intervals(written):
+    text = written([])
+    assert "| base |  | 90.0 % (89.0 to 91.0) | 90.5 (88.5 to 92.5) | 40 | 70 |" in text
+    assert "| alpha-0.4 | 0.4 | 90.0 % (89.0 to 91.0) | 20.2 (18.2 to 22.2) | 40 | 70 |" in text
+
+
+def test_the_card_says_whether_the_base_passed_the_gate(written):
+    assert "The base passes the gate." in written([])
+    failed = written(["easy accuracy is 0.5"])
+    assert "does not pass the gate" in failed
+    assert "- easy accuracy is 0.5" in failed
