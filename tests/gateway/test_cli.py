@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -115,8 +116,6 @@ def test_help_needs_neither_the_engine_nor_the_training_job() -> None:
 
 def run(*arguments: str) -> None:
     # A thread of its own: the command runs an event loop, and so does the test.
-    import threading
-
     failed: list[BaseException] = []
 
     def call() -> None:

@@ -53,7 +53,8 @@ def test_a_program_that_ignores_the_request_is_killed_after_the_grace(tmp_path: 
 
 
 def test_a_killed_parent_leaves_nothing_behind(tmp_path: Path) -> None:
-    started = f"import subprocess, time; subprocess.Popen({keeper(tmp_path / 'pids')!r}, stdin=subprocess.PIPE); time.sleep(600)"
+    start = f"subprocess.Popen({keeper(tmp_path / 'pids')!r}, stdin=subprocess.PIPE)"
+    started = f"import subprocess, time; child = {start}; time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", started]) as parent:
         processes = family(tmp_path / "pids")
         parent.kill()
