@@ -125,6 +125,8 @@ async def test_parameters_pass_untouched_and_budgets_become_one_cap(gateway: Gat
         "messages": messages,
         "thinking_token_budget": 60,
     }
+    # Two choices were asked for, so twice is expected.
+    assert (await gateway.entries())[0].reference_tokens == pytest.approx(120, abs=1)
 
 
 async def test_without_a_budget_there_is_no_cap(gateway: Gateway, engine: FakeEngine) -> None:

@@ -114,16 +114,16 @@ def test_choices_are_counted_apart_and_added(counter: Counter) -> None:
         return event(choices=[{"index": index, "delta": delta, "finish_reason": None}])
 
     events = [
-        choice(0, reasoning="1 +"),
-        choice(1, reasoning="4 -"),
-        choice(0, reasoning=" 2"),
+        choice(0, reasoning="the ans"),
+        choice(1, reasoning="check"),
+        choice(0, reasoning="wer"),
         choice(1, content=" 1"),
     ]
     through = relay(counter, True)
     pour(through, [*events, event({}, "stop"), b"data: [DONE]\n\n"])
     assert through.usage is not None
     counted = through.usage["completion_tokens_details"]["reasoning_tokens"]
-    assert counted == counter.count("1 + 2") + counter.count("4 -")
+    assert counted == counter.count("the answer") + counter.count("check")
 
 
 def test_an_engines_error_is_the_last_event_in_our_shape(counter: Counter) -> None:
