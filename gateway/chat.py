@@ -109,6 +109,9 @@ class Chat:
             except NoEngineError:
                 available -= {decision.checkpoint}
                 continue
+            except ApiError as refusal:
+                refusal.param = refusal.param or errors.field_at_fault(refusal.message, question.body)
+                raise
             if question.stream:
                 account.first_token()
             return upstream, decision

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 _INVALID = "invalid_request_error"
 _TOO_LONG = re.compile(r"context length|maximum input length|max_model_len|longer than the maximum", re.IGNORECASE)
+_WORDS_OF_FIELDS = {
+    "Grammar error": ("response_format", "structured_outputs", "tools"),
+    "tool choice": ("tool_choice",),
+    "multimodal": ("messages",),
+    "jinja2": ("chat_template_kwargs", "messages"),
+}
+"""vLLM's words where it names no field, and what they are about."""
 _OUTPUT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
@@ -103,3 +111,14 @@ def from_engine(status: int, payload: object) -> ApiError:
         code = "context_length_exceeded"
         param = param if param in _OUTPUT_FIELDS else "messages"
     return ApiError(status, message, param=param, code=code)
+
+
+def field_at_fault(message: str, body: Mapping[str, Any]) -> str | None:
+    """The body's field that an engine's refusal is about, where it says so only in words."""
+    first = re.match(r"\w+", message)
+    if first is not None and first[0] in body:
+        return first[0]
+    for words, fields in _WORDS_OF_FIELDS.items():
+        if words in message:
+            return next((field for field in fields if field in body), None)
+    return None

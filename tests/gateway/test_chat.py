@@ -354,6 +354,13 @@ async def test_an_engines_refusal_reaches_the_caller_as_one(gateway: Gateway, en
     assert (await gateway.ask(stream=True)).status_code == 200
 
 
+async def test_a_field_that_the_engine_names_only_in_words_is_named(gateway: Gateway, engine: FakeEngine) -> None:
+    engine.script = refuse(
+        400, {"error": {"message": "top_k must be 0 (disable), or at least 1, got -5.", "param": None}}
+    )
+    assert error(await gateway.ask(top_k=-5))["param"] == "top_k"
+
+
 async def test_a_refusal_that_comes_as_the_streams_first_event_is_still_a_400(
     gateway: Gateway, engine: FakeEngine
 ) -> None:

@@ -46,3 +46,21 @@ def test_an_engines_refusal_stays_a_refusal_of_the_field_it_names(
 def test_an_engines_failure_is_ours_to_answer_for() -> None:
     error = errors.from_engine(500, {"error": {"message": "boom"}})
     assert (error.status, error.kind, error.code) == (502, "api_error", "engine_failed")
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("repetition_penalty must be greater than zero, got 0.0.", "repetition_penalty"),
+        ("min_tokens must be less than or equal to max_tokens=30, got 50.", "min_tokens"),
+        ("Grammar error: Invalid type: nonsense", "response_format"),
+        ('"auto" tool choice requires --enable-auto-tool-choice', "tool_choice"),
+        ("abacus/base is not a multimodal model", "messages"),
+        ("logit_bias is not in this body", None),
+        ("Something else", None),
+        ("", None),
+    ],
+)
+def test_a_field_that_an_engine_names_only_in_words_is_found(message: str, field: str | None) -> None:
+    named = ("model", "messages", "repetition_penalty", "min_tokens", "max_tokens", "response_format", "tool_choice")
+    assert errors.field_at_fault(message, dict.fromkeys(named)) == field
