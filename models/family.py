@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -65,7 +65,7 @@ class Slice(_Frozen):
 
 
 class Frontier(_Frozen):
-    """A checkpoint's place on the accuracy-tokens plane, over all prompts and by difficulty, and how to measure it again."""
+    """A checkpoint's place on the accuracy-tokens plane, overall and by difficulty, and how to measure it again."""
 
     overall: Slice
     by_difficulty: dict[str, Slice]
@@ -95,7 +95,7 @@ class Reasoning(_Frozen):
 
 
 class Family(_Frozen):
-    """A checked manifest. `reference` is the checkpoint that savings are measured against and that serves when in doubt."""
+    """A checked manifest. Savings are measured against the checkpoint `reference`, which also serves when in doubt."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
@@ -157,7 +157,7 @@ def load(directory: Path, *, verify: bool = True) -> Family:
         raise FamilyError(f"{manifest}: cannot be read ({error.strerror}); is this a family's directory?") from None
     except ValueError as error:
         raise FamilyError(f"{manifest}: not JSON ({error})") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise FamilyError(f"{manifest}: schema_version is {version!r}, this Laconic reads {SCHEMA_VERSION}")
     try:

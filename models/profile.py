@@ -17,6 +17,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,7 +169,7 @@ def features(prompt: str, index: dict[str, int]) -> Vector:
         else:
             x[len(COUNTS) + i] += 1
     times = (
-        prompt.count("*") + prompt.count("×") + sum(1 for w in words if w in ("times", "x", "multiplied", "product"))
+        prompt.count("*") + prompt.count("×") + sum(1 for w in words if w in ("times", "x", "multiplied", "product"))  # noqa: RUF001
     )
     x[: len(COUNTS)] = (
         len(prompt),
@@ -202,7 +203,7 @@ def load(path: Path) -> Profile:
         raise ProfileError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ProfileError(f"{path}: not JSON ({error})") from None
-    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+    if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") != SCHEMA_VERSION:
         raise ProfileError(f"{path}: not a difficulty profile of version {SCHEMA_VERSION}")
     try:
         return Profile(_Stored.model_validate(raw))
