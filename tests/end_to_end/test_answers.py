@@ -13,25 +13,19 @@ import pytest
 
 from tests.end_to_end.conftest import FAMILY_DIR, Stack
 from training.tasks import prompts as source
+from training.tasks.problems import Difficulty
 
-EASY = {
-    "What is 12 + 35 - 8?": 39,
-    "What is 4 + 9?": 13,
-    "Compute 17 + 5.": 22,
-    "What is 30 - 12?": 18,
-    "How much is 8 + 8 + 3?": 19,
-}
+QUESTIONS = ["What is 4 + 9?", "What is 30 - 12?", "How much is 8 + 8 + 3?"]
+EASY = source.prompts("heldout", 7, 24, difficulty="easy")
 LONG = "What is 12 + 35 - 8?"
 CHECKPOINTS = ["base", "alpha-0", "alpha-0.1", "alpha-0.2", "alpha-0.4"]
 
 
+GREEDY = {"temperature": 0, "max_tokens": 400}
+
+
 def chat(prompt: str = LONG, **more: Any) -> dict[str, Any]:
-    return {
-        "model": "abacus",
-        "messages": [{"role": "user", "content": prompt}],
-        "temperature": 0,
-        "max_tokens": 400,
-    } | more
+    return {"model": "abacus", "messages": [{"role": "user", "content": prompt}], "max_tokens": 60} | more
 
 
 def number(text: str | None) -> int | None:
@@ -44,20 +38,23 @@ def reasoning_tokens(usage: Any) -> int:
     return usage.completion_tokens_details.reasoning_tokens
 
 
-@pytest.mark.parametrize("prompt", EASY)
-def test_an_easy_question_is_answered_right_with_the_thinking_apart(stack: Stack, prompt: str) -> None:
-    completion = stack.sdk.chat.completions.create(**chat(prompt))
+@pytest.mark.parametrize("prompt", QUESTIONS)
+def test_thinking_and_answer_arrive_apart(stack: Stack, prompt: str) -> None:
+    completion = stack.sdk.chat.completions.create(**chat(prompt, **GREEDY))
     message = completion.choices[0].message
-    assert number(message.content) == EASY[prompt]
+    assert number(message.content) is not None
     assert message.reasoning  # pyright: ignore[reportAttributeAccessIssue]
     assert "think>" not in f"{message.content}{message.reasoning}"  # pyright: ignore[reportAttributeAccessIssue]
     assert completion.usage is not None
     assert 0 < reasoning_tokens(completion.usage) < completion.usage.completion_tokens
 
 
-@pytest.mark.parametrize("prompt", EASY)
-def test_the_same_streamed(stack: Stack, prompt: str) -> None:
-    stream = stack.sdk.chat.completions.create(**chat(prompt), stream=True, stream_options={"include_usage": True})
+@pytest.mark.parametrize("prompt", QUESTIONS)
+def test_a_stream_says_what_the_whole_answer_says(stack: Stack, prompt: str) -> None:
+    whole = stack.sdk.chat.completions.create(**chat(prompt, **GREEDY))
+    stream = stack.sdk.chat.completions.create(
+        **chat(prompt, **GREEDY), stream=True, stream_options={"include_usage": True}
+    )
     pieces, usage = [], None
     for chunk in stream:
         usage = chunk.usage or usage
@@ -67,14 +64,16 @@ def test_the_same_streamed(stack: Stack, prompt: str) -> None:
     kinds = [kind for kind, _ in pieces]
     assert kinds == sorted(kinds, reverse=True), "all of the thinking comes before any of the answer"
     assert kinds.count("reasoning") > 1, "it is streamed, not delivered in one piece"
-    assert number("".join(text for kind, text in pieces if kind == "content")) == EASY[prompt]
-    assert reasoning_tokens(usage) > 0
+    assert "".join(text for kind, text in pieces if kind == "content") == whole.choices[0].message.content
+    assert reasoning_tokens(usage) == reasoning_tokens(whole.usage)
 
 
-async def test_the_async_sdk_gets_many_answers_at_once(stack: Stack) -> None:
+async def test_most_easy_questions_asked_at_once_are_answered_right(stack: Stack) -> None:
+    """The family's card says how many; four in five is far below that, so that chance does not fail this."""
     sdk = stack.async_sdk
-    answers = await asyncio.gather(*(sdk.chat.completions.create(**chat(prompt)) for prompt in EASY))
-    assert [number(answer.choices[0].message.content) for answer in answers] == list(EASY.values())
+    answers = await asyncio.gather(*(sdk.chat.completions.create(**chat(p.prompt, **GREEDY)) for p in EASY))
+    right = [number(a.choices[0].message.content) == int(p.answer) for a, p in zip(answers, EASY, strict=True)]
+    assert sum(right) >= 0.8 * len(EASY)
 
 
 def test_whoever_did_not_ask_for_usage_in_a_stream_gets_none(stack: Stack) -> None:
@@ -133,7 +132,9 @@ def test_the_body_may_name_the_budget(stack: Stack, body: dict[str, Any], most: 
 
 def test_less_effort_is_never_more_thinking(stack: Stack) -> None:
     spent = [
-        reasoning_tokens(stack.sdk.chat.completions.create(**chat(model="abacus/base"), reasoning_effort=effort).usage)
+        reasoning_tokens(
+            stack.sdk.chat.completions.create(**chat(model="abacus/base", **GREEDY), reasoning_effort=effort).usage
+        )
         for effort in ("minimal", "low", "medium", "high", "xhigh")
     ]
     assert spent == sorted(spent)
@@ -148,17 +149,18 @@ def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
     assert raw.parse().model == f"abacus/{name}"
 
 
-def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
-    def checkpoint(prompt: str) -> str:
-        raw = stack.sdk.chat.completions.with_raw_response.create(**chat(prompt))
-        assert raw.headers["x-laconic-decision"] == "routed"
-        return raw.headers["x-laconic-checkpoint"]
+def test_hard_questions_go_to_the_reference_more_often_than_easy_ones(stack: Stack) -> None:
+    def served(difficulty: Difficulty) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for row in source.prompts("heldout", 11, 24, difficulty=difficulty):
+            raw = stack.sdk.chat.completions.with_raw_response.create(**chat(row.prompt))
+            assert raw.headers["x-laconic-decision"] == "routed"
+            found[raw.headers["x-laconic-checkpoint"]] += 1
+        return found
 
-    served = {
-        difficulty: Counter(checkpoint(row.prompt) for row in source.prompts("heldout", 11, 12, difficulty=difficulty))
-        for difficulty in ("easy", "hard")
-    }
-    assert served["easy"].most_common(1)[0][0] != served["hard"].most_common(1)[0][0], served
+    easy, hard, reference = served("easy"), served("hard"), stack.family.reference
+    assert hard[reference] >= easy[reference] + 5, (easy, hard)
+    assert easy.most_common(1)[0][0] != hard.most_common(1)[0][0]
 
 
 def test_every_model_is_listed_with_what_was_measured_on_it(stack: Stack) -> None:
@@ -181,7 +183,7 @@ def test_a_prompt_longer_than_the_context_is_the_callers_fault(stack: Stack) -> 
 
 
 def test_openais_own_parameters_reach_the_engine(stack: Stack) -> None:
-    completion = stack.sdk.chat.completions.create(**chat(temperature=1, seed=7), n=2, logprobs=True, top_logprobs=2)
+    completion = stack.sdk.chat.completions.create(**chat(seed=7), n=2, logprobs=True, top_logprobs=2)
     assert len(completion.choices) == 2
     assert all(choice.logprobs is not None and choice.logprobs.content for choice in completion.choices)
 
