@@ -21,7 +21,7 @@ LONG = "What is 12 + 35 - 8?"
 CHECKPOINTS = ["base", "alpha-0", "alpha-0.1", "alpha-0.2", "alpha-0.4"]
 
 
-GREEDY = {"temperature": 0, "max_tokens": 400}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 400}
 
 
 def chat(prompt: str = LONG, **more: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import psutil
 
 from tests.end_to_end.conftest import Stack, engine_count, until
 
+GENERATED = "vllm:generation_tokens_total"
 ENDLESS = {"ignore_eos": True, "max_tokens": 900, "temperature": 0}
 """vLLM goes on to the last token, for a caller who leaves before."""
 
@@ -71,21 +72,18 @@ def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> Non
 
 
 def test_a_caller_who_leaves_mid_stream_ends_the_engines_work(stack: Stack, gateway: Stack) -> None:
-    aborted = engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"')
+    before = engine_count(stack.engine_url, GENERATED)
     request = chat("What is 12 + 35 - 8?", stream=True, **ENDLESS)
     with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=request, timeout=600) as response:
         next(response.iter_bytes())
     until(lambda: engine_count(stack.engine_url, "vllm:num_requests_running") == 0, "the engine is still at work")
-    until(
-        lambda: engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"') > aborted,
-        "the engine went on to the end",
-    )
+    assert engine_count(stack.engine_url, GENERATED) - before < ENDLESS["max_tokens"] / 2, "the engine went on"
     until(lambda: savings(gateway)["total"]["requests"] == 1, "it is not in the books")
     assert savings(gateway)["total"]["failed"] == 1
 
 
 async def test_a_caller_who_leaves_before_the_first_byte_ends_the_engines_work(stack: Stack, gateway: Stack) -> None:
-    aborted = engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"')
+    before = engine_count(stack.engine_url, GENERATED)
     async with httpx.AsyncClient(timeout=600) as client:
         request = chat("What is 12 + 35 - 8?", **ENDLESS)
         asking = asyncio.create_task(client.post(f"{gateway.url}/v1/chat/completions", json=request))
@@ -94,7 +92,4 @@ async def test_a_caller_who_leaves_before_the_first_byte_ends_the_engines_work(s
             await asyncio.sleep(0.01)
         asking.cancel()
     until(lambda: engine_count(stack.engine_url, "vllm:num_requests_running") == 0, "the engine is still at work")
-    until(
-        lambda: engine_count(stack.engine_url, "vllm:request_success_total", 'finished_reason="abort"') > aborted,
-        "the engine went on to the end",
-    )
+    assert engine_count(stack.engine_url, GENERATED) - before < ENDLESS["max_tokens"] / 2, "the engine went on"
