@@ -11,6 +11,10 @@ from training.tasks.phrasing import phrase
 from training.tasks.problems import Chain, Difficulty, Kind, Split
 
 
+_EXHAUSTED = 500
+"""So many repeats one after the other mean that there is nothing new to be found."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A question with its gold answer; `chain` is what the trace writer works from."""
@@ -35,10 +39,12 @@ def prompts(
         ValueError: `task` has fewer different prompts in this split than asked for.
     """
     found: dict[str, Prompt] = {}
-    for tried, prompt in enumerate(stream(split, seed, task=task, difficulty=difficulty)):
+    repeats = 0
+    for prompt in stream(split, seed, task=task, difficulty=difficulty):
         if len(found) == count:
             break
-        if tried > 50 * count + 1000:
+        repeats = repeats + 1 if prompt.prompt in found else 0
+        if repeats > _EXHAUSTED:
             raise ValueError(
                 f"count: {split} has only about {len(found)} different prompts of this kind, {count} were asked for"
             )
