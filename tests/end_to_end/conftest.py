@@ -39,13 +39,11 @@ class Stack:
     url: str
     state_dir: Path
     family: Family
-
-    @property
-    def sdk(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
+    sdk: OpenAI
 
     @property
     def async_sdk(self) -> AsyncOpenAI:
+        """To be closed in the event loop that used it."""
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
     @property
@@ -83,7 +81,9 @@ def launched(state_dir: Path, *arguments: str, launch: Sequence[str] = LAUNCH) -
     try:
         until(lambda: READY in printed.read_text() or process.poll() is not None, "it is neither ready nor ended", 1800)
         assert process.poll() is None, printed.read_text()
-        yield Stack(process, f"http://127.0.0.1:{port}", state_dir, families.load(FAMILY_DIR))
+        url = f"http://127.0.0.1:{port}"
+        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as sdk:
+            yield Stack(process, url, state_dir, families.load(FAMILY_DIR), sdk)
     finally:
         process.terminate()
         process.wait()

@@ -70,8 +70,8 @@ def test_a_stream_says_what_the_whole_answer_says(stack: Stack, prompt: str) -> 
 
 async def test_most_easy_questions_asked_at_once_are_answered_right(stack: Stack) -> None:
     """The family's card says how many; four in five is far below that, so that chance does not fail this."""
-    sdk = stack.async_sdk
-    answers = await asyncio.gather(*(sdk.chat.completions.create(**chat(p.prompt, **GREEDY)) for p in EASY))
+    async with stack.async_sdk as sdk:
+        answers = await asyncio.gather(*(sdk.chat.completions.create(**chat(p.prompt, **GREEDY)) for p in EASY))
     right = [number(a.choices[0].message.content) == int(p.answer) for a, p in zip(answers, EASY, strict=True)]
     assert sum(right) >= 0.8 * len(EASY)
 

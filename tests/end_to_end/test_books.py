@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import psutil
+from openai import AsyncOpenAI
 
 from tests.end_to_end.conftest import Stack, engine_count, until
 
@@ -34,9 +35,8 @@ def redis_of(gateway: Stack) -> psutil.Process:
 async def test_fifty_mixed_requests_are_fifty_entries(gateway: Stack) -> None:
     names = [gateway.family.name, *(gateway.family.served_name(c.name) for c in gateway.family.checkpoints)]
     at_once = asyncio.Semaphore(8)
-    sdk = gateway.async_sdk
 
-    async def ask(number: int) -> None:
+    async def ask(sdk: AsyncOpenAI, number: int) -> None:
         budget: dict[str, Any] = {"extra_headers": {"X-Reasoning-Budget": ("5", "none", "low", "auto")[number % 4]}}
         request = chat(f"What is {number} + {3 * number}?", model=names[number % len(names)])
         async with at_once:
@@ -46,7 +46,8 @@ async def test_fifty_mixed_requests_are_fifty_entries(gateway: Stack) -> None:
             else:
                 await sdk.chat.completions.create(**request, **budget)
 
-    await asyncio.gather(*(ask(number) for number in range(50)))
+    async with gateway.async_sdk as sdk:
+        await asyncio.gather(*(ask(sdk, number) for number in range(50)))
     until(lambda: savings(gateway)["total"]["requests"] >= 50, "not every request came into the books")
     booked = savings(gateway)
     assert booked["total"]["requests"] == 50

@@ -53,7 +53,8 @@ def test_help_needs_no_torch(light: Path) -> None:
 
 
 def test_without_an_engine_it_says_in_one_line_what_to_do(light: Path, tmp_path: Path) -> None:
-    refused = alone(light, "laconic", "serve", "--state-dir", str(tmp_path), "--family", str(FAMILY_DIR))
+    places = ("--port", str(free_port()), "--state-dir", str(tmp_path), "--family", str(FAMILY_DIR))
+    refused = alone(light, "laconic", "serve", *places)
     assert refused.returncode == 2
     assert refused.stderr.startswith("laconic serve: engine: vLLM is not installed")
     assert "--engine URL" in refused.stderr

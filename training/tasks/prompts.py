@@ -10,7 +10,6 @@ from training.tasks import problems
 from training.tasks.phrasing import phrase
 from training.tasks.problems import Chain, Difficulty, Kind, Split
 
-
 _EXHAUSTED = 500
 """So many repeats one after the other mean that there is nothing new to be found."""
 
