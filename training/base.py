@@ -119,15 +119,12 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
             )
             tokens += len(examples[-1][0])
         examples.sort(key=lambda example: len(example[0]))
-        batches: list[dict[str, torch.Tensor]] = []
-        rows: list[Example] = []
-        for i, example in enumerate(examples):
-            rows.append(example)
-            full = sum(len(ids) for ids, _ in rows) >= self.stage.batch_tokens and len(batches) < _BLOCK - 1
-            if full or i == len(examples) - 1:
-                batches.append(_pad(rows, self.tokenizer.pad_token_id))  # pyright: ignore[reportArgumentType]
-                rows = []
-        assert len(batches) == _BLOCK
+        rows: list[list[Example]] = [[] for _ in range(_BLOCK)]
+        before = 0
+        for example in examples:
+            rows[before * _BLOCK // tokens].append(example)
+            before += len(example[0])
+        batches = [_pad(row, self.tokenizer.pad_token_id) for row in rows]  # pyright: ignore[reportArgumentType]
         rng.shuffle(batches)
         return batches
 

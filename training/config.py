@@ -29,7 +29,8 @@ class BaseStage(_Section):
     vocabulary: int = Field(768, ge=300)
     context_tokens: int = Field(1024, gt=0)
     steps: int = Field(1600, gt=0)
-    batch_tokens: int = Field(6144, gt=0)
+    batch_tokens: int = Field(6144, ge=512)
+    """Tokens a step; at least the longest trace."""
     lr: float = Field(2e-3, gt=0)
     warmup: float = Field(0.02, ge=0, lt=1)
     easy_first: float = Field(0.2, ge=0, lt=1)

@@ -20,7 +20,7 @@ description: A family too small to be of use.
 run_dir: run
 publish_to: published
 base: {hidden: 32, layers: 1, heads: 2, kv_heads: 1, head_dim: 16, mlp: 64, vocabulary: 400, steps: 16,
-       batch_tokens: 256, save_every: 4, gate_prompts: 2, gate_stops: false}
+       batch_tokens: 512, save_every: 4, gate_prompts: 2, gate_stops: false}
 family: {alphas: [0.0, 0.2], steps: 3, prompts_per_step: 2, rollouts: 2, lora_rank: 2, max_tokens: 8, save_every: 1}
 evaluate: {prompts: 6, samples: 2}
 profile: {prompts: 12, samples: 2}
@@ -37,10 +37,10 @@ KILL_WHEN = {
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
-    log = (directory / "log").open("ab")
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-m", "training.cli", "run", "recipe.yaml"]
-    return subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
+    with (directory / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
 
 
 def finish(process: subprocess.Popen[bytes], directory: Path) -> None:
