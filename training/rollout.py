@@ -47,7 +47,7 @@ def _sample_batch(
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     device = model.device
-    ids = torch.tensor([[eos] * (width - len(p)) + list(p) for p in prompts], device=device)
+    ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     position = mask.sum(1, keepdim=True)
     cache = DynamicCache(config=model.config)

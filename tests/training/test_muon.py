@@ -1,3 +1,5 @@
+import copy
+
 import torch
 
 from training.muon import Muon, orthogonalise
@@ -51,7 +53,7 @@ def test_its_state_survives_a_checkpoint():
         first.step()
     with torch.no_grad():
         other.copy_(one)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     for parameter, optimizer in ((one, first), (other, second)):
         parameter.grad = torch.eye(6)
         optimizer.step()
