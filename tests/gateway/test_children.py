@@ -63,8 +63,9 @@ async def test_a_child_that_dies_at_start_says_why_and_what_to_do(tmp_path: Path
 
 async def test_a_start_that_is_given_up_leaves_nothing_behind(tmp_path: Path) -> None:
     child = Child(program(tmp_path, "import time; time.sleep(600)"))
+    before = set(psutil.Process().children(recursive=True))
     starting = asyncio.create_task(child.start())
-    while not (running := psutil.Process().children(recursive=True)):
+    while not (running := set(psutil.Process().children(recursive=True)) - before):
         await asyncio.sleep(0.02)
     starting.cancel()
     await child.stop()
