@@ -52,9 +52,9 @@ def test_it_is_calibrated_on_new_prompts(fitted):
     """Over the mix; a linear model on counts is not calibrated within every difficulty."""
     _, loaded = fitted
     readings = [loaded.read(p.prompt) for p in prompts("heldout", 1, 300)]
-    for name in P_CORRECT:
+    for name, p_correct in P_CORRECT.items():
         predicted = np.mean([r.predictions[name].p_correct for r in readings])
-        assert predicted == pytest.approx(np.mean(list(P_CORRECT[name].values())), abs=0.08)
+        assert predicted == pytest.approx(np.mean(list(p_correct.values())), abs=0.08)
         tokens = np.mean([r.predictions[name].expected_tokens() for r in readings])
         assert tokens == pytest.approx(np.mean(list(TOKENS[name].values())), rel=0.2)
 
