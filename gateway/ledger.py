@@ -185,7 +185,7 @@ class Ledger:
                 if not await self._deliver([entry for line in lines if (entry := _parse(line)) is not None]):
                     return
             self._spool.unlink()  # nothing was awaited since the end was read: no entry can have come after it
-        log.info("replayed the ledger's spool, %d entries", self.spooled)
+        log.info("replayed the ledger's spool: %d", self.spooled)
         self.spooled = 0
 
 
