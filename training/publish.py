@@ -97,4 +97,5 @@ def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:
 def _forget_where_the_base_was(adapter_config: Path) -> None:
     config = json.loads(adapter_config.read_text())
     config["base_model_name_or_path"] = "../base"
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in any order
     adapter_config.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
