@@ -47,6 +47,11 @@ class BaseStage(_Section):
     """False: the gate only records its figures, for experiments with bases of another kind."""
 
 
+def checkpoint_name(alpha: float) -> str:
+    """What the checkpoint of an efficiency level is called."""
+    return f"alpha-{alpha:g}"
+
+
 class FamilyStage(_Section):
     """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
 

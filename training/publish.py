@@ -9,7 +9,7 @@ from pathlib import Path
 from models import family
 from models.family import Checkpoint, Family, Frontier, Reasoning
 from training import card, evaluate, plots
-from training.config import Recipe
+from training.config import Recipe, checkpoint_name
 from training.evaluate import Judged
 from training.tasks.problems import DIFFICULTIES
 from training.tokenizer import ANSWER_PREFIX
@@ -29,7 +29,7 @@ def assemble(recipe: Recipe, recipe_path: Path, target: Path) -> None:
     """Write checkpoints, profile, plots, card and manifest into the empty directory `target`."""
     run = recipe.run_dir
     _copy(run / "base" / "model", target / "base", _BASE_FILES)
-    alphas = {f"alpha-{alpha:g}": alpha for alpha in recipe.family.alphas}
+    alphas = {checkpoint_name(alpha): alpha for alpha in recipe.family.alphas}
     for name in alphas:
         _copy(run / "family" / name / "adapter", target / name, _ADAPTER_FILES)
         _forget_where_the_base_was(target / name / "adapter_config.json")

@@ -27,7 +27,7 @@ from models import family as manifest
 from training import base as base_training
 from training import evaluate as measuring
 from training import gate, profile, publish, tokenizer, trainer
-from training.config import Recipe
+from training.config import Recipe, checkpoint_name
 from training.errors import StageError
 from training.tasks.prompts import Prompt, prompts
 
@@ -64,12 +64,12 @@ def base(recipe: Recipe) -> None:
 def family(recipe: Recipe) -> None:
     """Train one adapter per alpha from the same base."""
     for alpha in recipe.family.alphas:
-        directory = recipe.run_dir / "family" / name_of(alpha)
+        directory = recipe.run_dir / "family" / checkpoint_name(alpha)
         if (directory / "adapter").exists():
             continue
         model, spoken = load_base(recipe)
         asked = prompts("train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
-        _console.print(f"family: training {name_of(alpha)}, {recipe.family.steps} steps")
+        _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
         trained = trainer.train(
             model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=directory / "work"
         )
@@ -128,14 +128,9 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     return _load_model(directory), AutoTokenizer.from_pretrained(directory)
 
 
-def name_of(alpha: float) -> str:
-    """The checkpoint's name at an efficiency level."""
-    return f"alpha-{alpha:g}"
-
-
 def names(recipe: Recipe) -> list[str]:
     """Every checkpoint of the run, the base first."""
-    return ["base", *(name_of(alpha) for alpha in recipe.family.alphas)]
+    return ["base", *(checkpoint_name(alpha) for alpha in recipe.family.alphas)]
 
 
 @contextmanager

@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     from trl import GRPOConfig, GRPOTrainer
 
-from training.config import FamilyStage
+from training.config import FamilyStage, checkpoint_name
 from training.credit import leave_one_out
 from training.episodes import Judge
 from training.metrics import JsonLines
@@ -174,7 +174,7 @@ def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOC
         )
     return GRPOConfig(
         output_dir=str(work),
-        run_name=f"alpha-{alpha:g}",
+        run_name=checkpoint_name(alpha),
         max_steps=stage.steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=rollouts // (micro * processes),
