@@ -122,6 +122,9 @@ class Family(_Frozen):
                 raise ValueError(f"{field}: no checkpoint is called {getattr(self, field)!r}")
         if self.checkpoint(self.base).kind != "base":
             raise ValueError(f"base: checkpoint {self.base!r} must be of kind 'base'")
+        for field in ("tokenizer", "profile"):
+            if getattr(self, field) not in self.all_files():
+                raise ValueError(f"{field}: {getattr(self, field)} has no SHA-256 in the manifest")
         return self
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -148,7 +151,8 @@ def load(directory: Path, *, verify: bool = True) -> Family:
 
     Raises:
         FamilyError: no manifest, an unknown schema version, a field that is wrong, a path that leaves the
-            directory, or a file that is missing or differs from its hash.
+            directory, a file that is missing or differs from its hash, or one beside a checkpoint's that the
+            manifest does not list: engines load whatever weights they find there.
     """
     manifest = directory / MANIFEST
     try:
@@ -166,6 +170,12 @@ def load(directory: Path, *, verify: bool = True) -> Family:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "manifest"
         raise FamilyError(f"{manifest}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+    _check_files(family, directory, verify)
+    return family
+
+
+def _check_files(family: Family, directory: Path, verify: bool) -> None:
+    manifest = directory / MANIFEST
     root = directory.resolve()
     for path, digest in family.all_files().items():
         file = directory / path
@@ -175,7 +185,10 @@ def load(directory: Path, *, verify: bool = True) -> Family:
             raise FamilyError(f"{manifest}: {path} is missing")
         if verify and sha256(file) != digest:
             raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
-    return family
+    for checkpoint in family.checkpoints:
+        found = (p.relative_to(directory).as_posix() for p in (directory / checkpoint.path).rglob("*") if p.is_file())
+        if unlisted := sorted(set(found) - set(checkpoint.files)):
+            raise FamilyError(f"{manifest}: {unlisted[0]} is not listed in the manifest")
 
 
 def save(family: Family, directory: Path) -> None:

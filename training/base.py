@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from training import traces
 from training.config import BaseStage
+from training.metrics import JsonLines, show_in_bar
 from training.muon import Muon
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint
@@ -154,6 +155,8 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
     """Train the base, or go on where the last complete checkpoint in `work` stands."""
     set_seed(seed)
     model = new_model(stage, tokenizer)
+    if stage.compile:
+        model.compile(dynamic=True)
     optimizer = Muon(model.named_parameters(), lr=stage.lr)
 
     def cosine(step: int) -> float:
@@ -185,7 +188,8 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
         data_collator=lambda batch: batch[0],
         train_dataset=Batches(stage, tokenizer, seed),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)),
-        callbacks=[MarkComplete()],
+        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
     )
+    show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return model

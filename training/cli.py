@@ -64,11 +64,22 @@ def base(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 
 @app.command()
-def family(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+def family(
+    recipe: RecipePath = SHIPPED_RECIPE,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(help="Only this one of the recipe's alphas; repeatable. They are independent: share them out."),
+    ] = None,
+) -> None:
     """Train one LoRA adapter per alpha. Runs under `accelerate launch` too."""
     from training import stages
 
-    stages.family(_load(recipe))
+    loaded = _load(recipe)
+    if unknown := set(alpha or ()) - set(loaded.family.alphas):
+        _fail(
+            f"--alpha: {min(unknown):g} is not one of {recipe}'s, {', '.join(f'{a:g}' for a in loaded.family.alphas)}"
+        )
+    stages.family(loaded, alpha)
 
 
 @app.command()

@@ -39,6 +39,8 @@ class BaseStage(_Section):
     """Share of the steps in which traces check once at most."""
     cut: float = Field(0.12, ge=0, le=1)
     """Share of traces cut off mid-thought, from which only the answer is learned: they make every budget answerable."""
+    compile: bool = False
+    """Compile the model first: a fifth faster on a CPU, after a minute; needs a C++ compiler."""
     save_every: int = Field(100, gt=0)
     """Steps between checkpoints: what a kill may lose."""
     gate_prompts: int = Field(300, ge=1)

@@ -1,11 +1,18 @@
-"""What happened at which step? One JSON line per logged step, beside TensorBoard's files."""
+"""What happens at which step? One JSON line per logged step, and a progress bar with the figures that matter."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+_SHOWN = {
+    "loss": "loss",
+    "rollout/accuracy": "accuracy",
+    "rollout/reasoning_tokens": "reasoning tokens",
+    "rollout/episodes": "episodes",
+}
 
 
 class JsonLines(TrainerCallback):
@@ -33,6 +40,28 @@ class JsonLines(TrainerCallback):
         if state.is_world_process_zero and logs:
             with self._path.open("a") as stream:
                 stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class Bar(ProgressCallback):
+    """transformers' progress bar; the latest figures stand beside it instead of scrolling past it."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        if self.training_bar is not None:
+            figures = {shown: f"{float(logs[key]):.3g}" for key, shown in _SHOWN.items() if logs and key in logs}
+            self.training_bar.set_postfix(figures)
+
+
+def show_in_bar(trainer: Trainer) -> None:
+    """Replace the trainer's progress bar, which prints every log, with ours."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar)
 
 
 def _step(line: str) -> float:

@@ -4,6 +4,7 @@ Every stage writes its artefact whole or not at all and is skipped where the art
 ones also go on from their last complete checkpoint. So after a kill at any moment the same command goes on.
 
     RUN/base/model/            the base and its tokenizer          RUN/base/gate.json    whether it is fit
+    RUN/base/metrics.jsonl     the training's log, as in TensorBoard
     RUN/family/alpha-A/adapter the LoRA adapter                    RUN/family/alpha-A/metrics.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,9 +62,9 @@ def base(recipe: Recipe) -> None:
         )
 
 
-def family(recipe: Recipe) -> None:
-    """Train one adapter per alpha from the same base."""
-    for alpha in recipe.family.alphas:
+def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
+    """Train one adapter per alpha from the same base; only those of `alphas` where given."""
+    for alpha in alphas or recipe.family.alphas:
         directory = recipe.run_dir / "family" / checkpoint_name(alpha)
         if (directory / "adapter").exists():
             continue

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
 from training.config import FamilyStage, checkpoint_name
 from training.credit import leave_one_out
 from training.episodes import Judge
-from training.metrics import JsonLines
+from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint
 from training.rewards.length import length_reward
@@ -160,6 +160,7 @@ def train(
         ),
         callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
     )
+    show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trainer
 

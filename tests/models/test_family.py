@@ -17,6 +17,7 @@ def made(directory: Path) -> dict[str, Any]:
     for name in ("base", "alpha-0.2"):
         (directory / name).mkdir()
         (directory / name / "weights").write_bytes(name.encode())
+    (directory / "base" / "tokenizer.json").write_text("{}")
     (directory / "profile.json").write_text("{}")
     estimate = {"mean": 1.0, "low": 0.5, "high": 1.5}
     quantiles = dict.fromkeys(("p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"), 1.0)
@@ -86,6 +87,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "alpha-0.2" / "weights").unlink()
     assert "alpha-0.2/weights is missing" in refusal(tmp_path)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / "base" / "more.safetensors").write_bytes(b"weights that an engine would load")
+    assert "base/more.safetensors is not listed" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "path"), [("tokenizer", "base/weights.json"), ("profile", "other.json")])
+def test_tokenizer_and_profile_need_a_hash(field: str, path: str, tmp_path: Path) -> None:
+    manifest = made(tmp_path)
+    (tmp_path / path).write_text("{}")
+    write(tmp_path, manifest | {field: path})
+    assert f"{field}: {path} has no SHA-256" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])

@@ -47,6 +47,7 @@ def written():
         context_tokens=1024,
         tokenizer="base/tokenizer.json",
         profile="profile.json",
+        files={"base/tokenizer.json": "0" * 64, "profile.json": "0" * 64},
         checkpoints=(checkpoint("base", None, 90.5), checkpoint("alpha-0.4", 0.4, 20.25)),
     )
     figures = {"accuracy": 0.9, "cut_accuracy": 0.6, "episodes": 3.0, "reasoning_tokens": 80}

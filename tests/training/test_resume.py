@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from models import family
 from training.resume import last_checkpoint
 
 RECIPE = """\
@@ -55,6 +58,20 @@ def undisturbed(tmp_path_factory) -> Path:
     directory = new_run(tmp_path_factory.mktemp("runs") / "undisturbed")
     finish(start(directory), directory)
     return directory
+
+
+def test_a_run_killed_in_every_stage_ends_with_the_same_artefacts(undisturbed, tmp_path):
+    directory = new_run(tmp_path / "killed")
+    for stage, sign in KILL_WHEN.items():
+        process = start(directory)
+        while not (directory / sign).exists():
+            assert process.poll() is None, f"the run ended before {stage}: {(directory / 'log').read_text()[-3000:]}"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish(start(directory), directory)
+    assert family.load(directory / "published").all_files() == family.load(undisturbed / "published").all_files()
+    assert (directory / "published" / "README.md").read_text() == (undisturbed / "published" / "README.md").read_text()
 
 
 def test_a_finished_run_has_nothing_left_to_do(undisturbed):

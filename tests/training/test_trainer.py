@@ -1,15 +1,50 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.training import two_processes
 from tests.training.conftest import TINY
 from training import base, trainer
 from training.config import FamilyStage
+from training.credit import leave_one_out
+from training.rewards.length import length_reward
 from training.tasks.prompts import prompts
 from training.trainer import sorted_by_length
 
 STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora_rank=2, save_every=1)
+
+
+def launched(processes: int, out: Path) -> dict[str, list[float]]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command = command if processes > 1 else [sys.executable]
+    subprocess.run(
+        [*command, "-m", "tests.training.two_processes", str(out)],
+        check=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    parts = sorted(out.glob("advantages-*.json"))
+    assert len(parts) == processes
+    rows = [json.loads(part.read_text()) for part in parts]
+    assert all(len(row) == two_processes.STAGE.rollouts // processes for row in rows)
+    return {length: value for row in rows for length, value in row.items()}
+
+
+def test_a_group_that_spans_two_processes_has_the_advantages_of_one(tmp_path):
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one").mkdir()
+    two = launched(2, tmp_path / "two")
+    one = launched(1, tmp_path / "one")
+    lengths = sorted(map(int, two))
+    reward = length_reward(torch.tensor([1.0, 0, 1, 1]), torch.tensor(lengths), 4, two_processes.ALPHA)
+    expected = leave_one_out(reward, 4).tolist()
+    assert [two[str(n)][0] for n in lengths] == pytest.approx(expected, abs=1e-5)
+    assert one == two
 
 
 def test_training_changes_the_adapter_and_logs_every_step(model, spoken, tmp_path):

@@ -75,7 +75,7 @@ def chains(
     """An endless, reproducible stream of a split's chains, difficulties and kinds in equal parts unless given."""
     for index in count():
         rng = random.Random(f"{split}/{seed}/{index}")
-        wanted_kind = kind or rng.choices(KINDS, weights=(3, 2, 2, 3, 1))[0]
+        wanted_kind = kind or rng.choices(KINDS, weights=(4, 1, 2, 3, 2))[0]
         wanted_difficulty = difficulty or DIFFICULTIES[index % len(DIFFICULTIES)]
         while (chain := draw(rng, wanted_kind, wanted_difficulty)).split != split or (
             chain.answer < 0 and rng.random() < 0.8
@@ -144,6 +144,11 @@ _GENERATORS = {"sum": _sum, "product": _product, "mixed": _mixed, "story": _stor
 
 
 def _chain_sum(rng: random.Random, terms: int, digits: int) -> tuple[Term, ...]:
+    """reasoning-gym's chain of `terms` numbers of up to `digits` digits each.
+
+    `chain_sum` gives all numbers of one problem the same length, and people do not: 47 - 8 must be met too. Of the
+    numbers that it draws, some are therefore shortened.
+    """
     task = reasoning_gym.create_dataset(
         "chain_sum",
         seed=rng.getrandbits(31),
@@ -154,7 +159,16 @@ def _chain_sum(rng: random.Random, terms: int, digits: int) -> tuple[Term, ...]:
         max_digits=digits,
     )[0]
     parts = re.findall(r"([+-]?)\s*(\d+)", task["metadata"]["expression"])
-    return tuple(Term(-1 if sign == "-" else 1, (int(number),)) for sign, number in parts)
+    numbers = [int(number) for _, number in parts]
+    if rng.random() < 0.6:
+        numbers = [_shortened(rng, number) for number in numbers]
+    return tuple(Term(-1 if sign == "-" else 1, (n,)) for (sign, _), n in zip(parts, numbers, strict=True))
+
+
+def _shortened(rng: random.Random, number: int) -> int:
+    """The number, or as likely as not its last digits, never 0."""
+    keep = rng.randint(1, len(str(number)))
+    return (number % 10**keep if rng.random() < 0.5 else number) or number
 
 
 def _shuffled(rng: random.Random, factors: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,57 @@
+"""One training step of a group that spans processes; each process writes its own advantages. Run by test_trainer.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from tests.training.conftest import TINY
+from training import base, tokenizer, trainer
+from training.config import FamilyStage
+from training.tasks.prompts import prompts
+
+STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora_rank=2)
+ALPHA = 0.4
+
+
+def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
+    """Rollouts of known correctness and length: the longer the later, and all right but the second."""
+    first = self.accelerator.process_index * len(prompt_ids)
+    completions = []
+    for i in range(first, first + len(prompt_ids)):
+        answer = "0" if i == 1 else self.train_dataset[0]["gold"]
+        completions.append(
+            self.processing_class.encode("7" * (2 * i + 1) + f"</think>\n\nThe answer is {answer}.<|im_end|>")
+        )
+    return completions, None
+
+
+def main(out: Path) -> None:
+    state = PartialState(cpu=True)
+    trainer.FamilyTrainer._generate_single_turn = scripted
+    spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
+    seen: dict[str, list[float]] = {}
+    loss = trainer.FamilyTrainer._compute_loss
+
+    def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
+        for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
+            values = row[mask.bool()]
+            assert torch.equal(values, values[:1].expand_as(values)), (
+                "every token of a rollout has the rollout's advantage"
+            )
+            seen[str(int(mask.sum()))] = [round(float(values[0]), 6)]
+        return loss(self, model, inputs)
+
+    trainer.FamilyTrainer._compute_loss = watched
+    torch.manual_seed(0)
+    asked = prompts("train", 0, 1)
+    trainer.train(base.new_model(TINY, spoken), spoken, STAGE, asked, alpha=ALPHA, seed=0, work=out / "work")
+    (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
