@@ -3,7 +3,8 @@
 In order of precedence, each level checked even where a higher one decides, so that nothing malformed is ignored:
 
 1. header `X-Reasoning-Budget`
-2. body `thinking_token_budget`, `reasoning` {max_tokens | effort}, `thinking` {type, budget_tokens}
+2. body `thinking_token_budget`, `reasoning` {max_tokens | effort}, `thinking` {type, budget_tokens}, and
+   `chat_template_kwargs` {enable_thinking: false}, which is a budget of 0
 3. body `reasoning_effort`
 4. the operator's default
 
@@ -108,6 +109,9 @@ def _from_fields(body: Mapping[str, Any], family: Family) -> tuple[str, int | No
     if (thinking := _object(body, "thinking", {"type", "budget_tokens"})) is not None:
         field, tokens = _thinking(thinking)
         said[field] = tokens
+    kwargs = body.get("chat_template_kwargs")
+    if isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("enable_thinking") is False:
+        said["chat_template_kwargs.enable_thinking"] = 0
     if len(set(said.values())) > 1:
         fields = " and ".join(said)
         raise BadRequestError(f"{fields} contradict each other: set one of them", fields)

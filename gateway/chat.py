@@ -94,7 +94,8 @@ class Chat:
                 account.decision = decision = routing.decide(
                     self._family,
                     reading,
-                    budget.tokens,
+                    # No checkpoint can think longer than the whole completion may be.
+                    min((n for n in (budget.tokens, question.max_tokens) if n is not None), default=None),
                     pinned=pinned,
                     tolerance=self._settings.quality_tolerance,
                     holdout=holdout,

@@ -37,6 +37,8 @@ class _Chat(_Loose):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, strict=False)
+    max_completion_tokens: int | None = Field(default=None, ge=1, strict=False)
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -51,6 +53,8 @@ class Question:
     wants_usage: bool
     """Whether the caller of a stream asked for the usage event."""
     choices: int
+    max_tokens: int | None
+    """What the caller lets thinking and answer take together; None where the context is the only limit."""
     body: Body
     """The body as it came, every parameter included."""
 
@@ -77,6 +81,7 @@ def parse(raw: bytes) -> Question:
         stream=bool(chat.stream),
         wants_usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         choices=chat.n or 1,
+        max_tokens=chat.max_completion_tokens or chat.max_tokens,
         body=body,
     )
 

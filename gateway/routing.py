@@ -57,7 +57,7 @@ def decide(
 
     Args:
         reading: the profile's word on the prompt; None where it could not be read.
-        budget: cap on reasoning tokens; None is no cap.
+        budget: what the thinking may take at most, in tokens; None is no limit.
         pinned: the checkpoint the caller named; never overruled.
         tolerance: how much predicted success a cheaper checkpoint may give away, in [0, 1].
         holdout: this request was drawn to measure what the reference checkpoint spends.

@@ -79,6 +79,8 @@ def test_a_header_sent_twice_is_refused_even_where_both_agree(family: Family) ->
         ({"reasoning": {"effort": "max"}}, None, "reasoning.effort"),
         ({"thinking": {"type": "enabled", "budget_tokens": 7}}, 7, "thinking.budget_tokens"),
         ({"thinking": {"type": "disabled"}}, 0, "thinking.type"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, 0, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, None, "default_budget"),
         ({"reasoning_effort": "none"}, 0, "reasoning_effort"),
         ({"reasoning_effort": "high"}, 180, "reasoning_effort"),
     ],

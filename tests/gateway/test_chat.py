@@ -129,6 +129,12 @@ async def test_parameters_pass_untouched_and_budgets_become_one_cap(gateway: Gat
     assert (await gateway.entries())[0].reference_tokens == pytest.approx(120, abs=1)
 
 
+async def test_nothing_counts_as_saved_that_the_completions_limit_kept_from_being_spent(gateway: Gateway) -> None:
+    await gateway.ask(max_tokens=30)
+    (entry,) = await gateway.entries()
+    assert (entry.budget, entry.reference_tokens) == (None, pytest.approx(30))
+
+
 async def test_without_a_budget_there_is_no_cap(gateway: Gateway, engine: FakeEngine) -> None:
     response = await gateway.ask(reasoning_effort="max")
     assert response.headers["x-laconic-budget"] == "unlimited"

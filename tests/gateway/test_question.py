@@ -38,6 +38,12 @@ def test_every_other_parameter_is_kept_as_it_came() -> None:
     assert parse(**more).body == body(**more)
 
 
+def test_the_newer_name_of_the_completions_limit_comes_first() -> None:
+    assert parse().max_tokens is None
+    assert parse(max_tokens=9).max_tokens == 9
+    assert parse(max_tokens=9, max_completion_tokens=7).max_tokens == 7
+
+
 @pytest.mark.parametrize(
     ("messages", "prompt"),
     [
@@ -68,6 +74,9 @@ def test_the_prompt_is_the_last_user_messages_text_where_it_is_all_text(
     [
         ({"model": 5}, "model"),
         ({"model": ""}, "model"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_completion_tokens": [5]}, "max_completion_tokens"),
         ({"model": None}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),

@@ -20,12 +20,12 @@ STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora
 
 
 def launched(processes: int, out: Path) -> dict[str, list[float]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
-    command = command if processes > 1 else [sys.executable]
+    launcher = ["torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost", "-m"]
     subprocess.run(
-        [*command, "-m", "tests.training.two_processes", str(out)],
+        [sys.executable, "-m", *(launcher if processes > 1 else []), "tests.training.two_processes", str(out)],
         check=True,
-        timeout=600,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     parts = sorted(out.glob("advantages-*.json"))
