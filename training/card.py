@@ -147,7 +147,7 @@ def _profile_table(report: dict[str, dict[str, float]]) -> str:
     ]
     for name, r in report.items():
         rows.append(
-            f"| {name} | {r['brier']:.4f} | {r['brier_constant']:.4f} | {r['auc']:.3f} | {r.get('calibration_error', 0):.3f} "
+            f"| {name} | {r['brier']:.4f} | {r['brier_constant']:.4f} | {r['auc']:.3f} | {r['calibration_error']:.3f} "
             f"| {r['tokens_mean_error']:.1f} | {r['tokens_mean_error_constant']:.1f} |"
         )
     return "\n".join(rows)

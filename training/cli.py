@@ -48,6 +48,7 @@ def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     from training import stages
 
     loaded = _load(recipe)
+    stages.check_target(loaded)
     stages.base(loaded)
     stages.family(loaded)
     stages.evaluate(loaded)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class RecipeError(ValueError):
@@ -28,7 +28,7 @@ class BaseStage(_Section):
     mlp: int = Field(768, gt=0)
     vocabulary: int = Field(768, ge=300)
     context_tokens: int = Field(1024, gt=0)
-    steps: int = Field(1600, gt=0)
+    steps: int = Field(1600, ge=2)
     batch_tokens: int = Field(6144, ge=512)
     """Tokens a step; at least the longest trace."""
     lr: float = Field(2e-3, gt=0)
@@ -48,6 +48,14 @@ class BaseStage(_Section):
     gate_stops: bool = True
     """False: the gate only records its figures, for experiments with bases of another kind."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even, for rotary embeddings")
+        return self
+
 
 def checkpoint_name(alpha: float) -> str:
     """What the checkpoint of an efficiency level is called."""
@@ -57,23 +65,33 @@ def checkpoint_name(alpha: float) -> str:
 class FamilyStage(_Section):
     """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
 
-    alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.1, 0.2, 0.4)
+    alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
     steps: int = Field(32, gt=0)
     prompts_per_step: int = Field(32, gt=0)
     rollouts: int = Field(8, ge=2)
     lr: float = Field(1e-3, gt=0)
     lora_rank: int = Field(16, gt=0)
-    clip: float = Field(0.2, gt=0)
+    loss: Literal["token_sum", "sequence_mean"] = "token_sum"
+    """A token sum over a constant, or each sequence's mean, which shortens answers whatever alpha is."""
     kl: float = Field(0.0, ge=0)
+    """Coefficient of the KL divergence from the base, as TRL estimates it (k3)."""
     max_tokens: int = Field(320, gt=0)
     temperature: float = Field(1.0, gt=0)
     save_every: int = Field(4, gt=0)
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        names = [checkpoint_name(alpha) for alpha in self.alphas]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"alphas: there would be two checkpoints called {twice[0]}")
+        return self
 
 
 class EvaluateStage(_Section):
     """Accuracy and reasoning tokens on fresh prompts."""
 
-    prompts: int = Field(900, gt=0)
+    prompts: int = Field(900, ge=3)
+    """A third of each difficulty."""
     samples: int = Field(4, gt=0)
     temperature: float = Field(1.0, ge=0)
 
@@ -81,7 +99,8 @@ class EvaluateStage(_Section):
 class ProfileStage(_Section):
     """The difficulty profile, fitted on outcomes over the test split."""
 
-    prompts: int = Field(1500, gt=0)
+    prompts: int = Field(1500, ge=5)
+    """A third of each difficulty; one in five is kept out of each fold of the cross-validation."""
     samples: int = Field(4, gt=0)
 
 
@@ -98,6 +117,15 @@ class Recipe(_Section):
     evaluate: EvaluateStage = EvaluateStage()
     profile: ProfileStage = ProfileStage()
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.family.max_tokens >= self.base.context_tokens:
+            raise ValueError(
+                f"family.max_tokens ({self.family.max_tokens}) must leave room for the prompt"
+                f" in base.context_tokens ({self.base.context_tokens})"
+            )
+        return self
+
 
 def load(path: Path) -> Recipe:
     """Read a recipe.
@@ -109,11 +137,11 @@ def load(path: Path) -> Recipe:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "recipe"
-        raise RecipeError(f"{path}: {field}: {first['msg']}") from None
+        raise RecipeError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}") from None

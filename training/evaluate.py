@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.family import Estimate, Slice
@@ -79,16 +79,23 @@ def summarise(rows: Sequence[Judged], seed: int) -> Slice:
     levels = np.quantile(tokens, list(QUANTILES.values()))
     return Slice(
         prompts=len(rows),
-        accuracy=interval([row.accuracy for row in rows], seed),
+        accuracy=interval([row.accuracy for row in rows], seed, shares=True),
         reasoning_tokens=interval([row.reasoning_tokens for row in rows], seed),
         quantiles=dict(zip(QUANTILES, map(float, levels), strict=True)),  # pyright: ignore[reportArgumentType]
     )
 
 
-def interval(values: Sequence[float], seed: int) -> Estimate:
-    """Mean with its 95 % percentile bootstrap interval over `values`, which must be independent."""
+def interval(values: Sequence[float], seed: int, *, shares: bool = False) -> Estimate:
+    """Mean with its 95 % percentile bootstrap interval over `values`, which must be independent.
+
+    With `shares`, values lie in [0, 1]; where all are 0 or all are 1, resampling knows nothing of the doubt that is
+    left, and the interval is the exact binomial one.
+    """
     data = np.asarray(values, dtype=float)
     mean = float(data.mean())
+    if shares and np.ptp(data) == 0 and mean in (0, 1):
+        exact = binomtest(int(data.sum()), len(data)).proportion_ci()
+        return Estimate(mean=mean, low=float(exact.low), high=float(exact.high))
     if np.ptp(data) == 0:
         return Estimate(mean=mean, low=mean, high=mean)
     found = bootstrap(

@@ -7,6 +7,7 @@ worth something), and the base must check about equally often everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,18 +39,26 @@ def measure(
     max_tokens: int,
     temperature: float,
     seed: int,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Figures]:
-    """Figures for each difficulty on `count` different test prompts."""
+    """Figures for each difficulty on `count` different test prompts; `on_batch` hears how many are done."""
     judged = Judge(tokenizer)
     eos: int = tokenizer.eos_token_id  # pyright: ignore[reportAssignmentType]
     figures: dict[str, Figures] = {}
     torch.manual_seed(seed)
-    for difficulty in DIFFICULTIES:
+    for index, difficulty in enumerate(DIFFICULTIES):
         asked = prompts("test", seed, count, difficulty=difficulty)
         encoded: list[list[int]] = tokenizer.apply_chat_template(
             [[{"role": "user", "content": p.prompt}] for p in asked], add_generation_prompt=True, return_dict=False
         )  # pyright: ignore[reportAssignmentType]
-        whole = sample(model, encoded, max_tokens=max_tokens, temperature=temperature, eos=eos)
+        whole = sample(
+            model,
+            encoded,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            eos=eos,
+            on_batch=lambda done, before=index * count: on_batch(before + done),
+        )
         starts = [judged.after_first_episode(completion) for completion in whole]
         answers = sample(
             model,

@@ -27,7 +27,9 @@ class JsonLines(TrainerCallback):
         if state.is_world_process_zero and self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step(line) <= state.global_step]
-            self._path.write_text("".join(f"{line}\n" for line in kept))
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+            temporary.replace(self._path)
 
     def on_log(
         self,

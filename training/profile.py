@@ -90,13 +90,6 @@ def _fit_correct(
     x: Array, accuracy: Array, folds: Sequence[tuple[Any, Any]]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """P(correct | x) from each prompt's share of correct samples, (prompts,)."""
-    if accuracy.min() == accuracy.max():
-        bias = float(np.log((accuracy[0] + 1e-3) / (1 - accuracy[0] + 1e-3)))
-        return {"correct_weights": [0.0] * x.shape[1], "correct_bias": bias}, {
-            "brier": 0.0,
-            "brier_constant": 0.0,
-            "auc": 0.5,
-        }
     predicted = {
         c: _cross_predict(lambda train, c=c: _logistic(x[train], accuracy[train], c), x, folds) for c in _STRENGTHS
     }
@@ -108,13 +101,7 @@ def _fit_correct(
         "log_loss_constant": _log_loss(accuracy, constant),
         "brier": _brier(accuracy, predicted[best]),
         "brier_constant": _brier(accuracy, constant),
-        "auc": float(
-            roc_auc_score(
-                np.r_[np.ones_like(accuracy), np.zeros_like(accuracy)],
-                np.tile(predicted[best], 2),
-                sample_weight=np.r_[accuracy, 1 - accuracy],
-            )
-        ),
+        "auc": _auc(accuracy, predicted[best]),
         "calibration_error": _calibration_error(accuracy, predicted[best]),
         "strength": best,
     }
@@ -122,9 +109,12 @@ def _fit_correct(
 
 
 def _logistic(x: Array, accuracy: Array, strength: float) -> tuple[Array, float]:
-    model = LogisticRegression(C=strength, max_iter=2000)
     labels, weights = np.r_[np.ones(len(x)), np.zeros(len(x))], np.r_[accuracy, 1 - accuracy]
     used = weights > 0
+    if len(set(labels[used])) == 1:  # everything right, or everything wrong
+        p = np.clip(accuracy[0], 1e-3, 1 - 1e-3)
+        return np.zeros(x.shape[1]), float(np.log(p / (1 - p)))
+    model = LogisticRegression(C=strength, max_iter=2000)
     model.fit(np.r_[x, x][used], labels[used], sample_weight=weights[used])
     return model.coef_[0], float(model.intercept_[0])
 
@@ -170,6 +160,14 @@ def _fit_tokens(x: Array, tokens: Array, folds: Sequence[tuple[Any, Any]]) -> tu
 def _log_loss(accuracy: Array, predicted: Array) -> float:
     p = np.clip(predicted, 1e-6, 1 - 1e-6)
     return float(-(accuracy * np.log(p) + (1 - accuracy) * np.log(1 - p)).mean())
+
+
+def _auc(accuracy: Array, predicted: Array) -> float:
+    """Over single samples; 0.5 where all of them are right or all are wrong."""
+    if accuracy.min() == accuracy.max() and accuracy[0] in (0, 1):
+        return 0.5
+    labels, weights = np.r_[np.ones_like(accuracy), np.zeros_like(accuracy)], np.r_[accuracy, 1 - accuracy]
+    return float(roc_auc_score(labels, np.tile(predicted, 2), sample_weight=weights))
 
 
 def _brier(accuracy: Array, predicted: Array) -> float:

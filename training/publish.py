@@ -72,11 +72,12 @@ def assemble(recipe: Recipe, recipe_path: Path, target: Path) -> None:
 
 
 def frontier(rows: list[Judged], recipe: Recipe, name: str) -> Frontier:
-    """The figures of one checkpoint, with the command that measures them again on fresh prompts."""
+    """The figures of one checkpoint, with the command that measures them again; another seed takes other prompts."""
     stage, seed = recipe.evaluate, recipe.seed
     command = (
-        f"laconic-train measure {recipe.publish_to} --checkpoint {name} --split heldout --seed {seed + 1} "
-        f"--prompts {stage.prompts} --samples {stage.samples} --temperature {stage.temperature:g}"
+        f"laconic-train measure {recipe.publish_to} --checkpoint {name} --split heldout --seed {seed} "
+        f"--prompts {stage.prompts} --samples {stage.samples} --temperature {stage.temperature:g} "
+        f"--max-tokens {recipe.family.max_tokens}"
     )
     return Frontier(
         overall=evaluate.summarise(rows, seed),

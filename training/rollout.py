@@ -2,7 +2,7 @@
 
 A batch shrinks as its sequences finish: Hugging Face's `generate` computes every row until the longest is done,
 which for reasoning of very different lengths is more than half the work. See docs/decisions/0003-rollouts.md.
-On GPUs rollouts come from vLLM through TRL instead.
+A GPU runs the same code; an engine's rollouts would be faster there and are not wired up yet.
 """
 
 from __future__ import annotations

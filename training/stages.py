@@ -30,6 +30,7 @@ from training import evaluate as measuring
 from training import gate, profile, publish, tokenizer, trainer
 from training.config import Recipe, checkpoint_name
 from training.errors import StageError
+from training.tasks.problems import DIFFICULTIES, Split
 from training.tasks.prompts import Prompt, prompts
 
 FIT_SEED_OFFSET = 100
@@ -53,23 +54,19 @@ def base(recipe: Recipe) -> None:
             spoken.save_pretrained(unfinished)
     if not (directory / "gate.json").exists():
         _write_json(directory / "gate.json", _measure_gate(recipe))
-    failures = json.loads((directory / "gate.json").read_text())["failures"]
-    if failures and recipe.base.gate_stops:
-        raise StageError(
-            "the base is not fit for a family: "
-            + "; ".join(failures)
-            + f". Change the recipe's base section and remove {directory}."
-        )
+    _require_fit(recipe)
 
 
 def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     """Train one adapter per alpha from the same base; only those of `alphas` where given."""
+    _require_fit(recipe)
     for alpha in alphas or recipe.family.alphas:
         directory = recipe.run_dir / "family" / checkpoint_name(alpha)
         if (directory / "adapter").exists():
+            _console.print(f"family: {directory / 'adapter'} stands already")
             continue
         model, spoken = load_base(recipe)
-        asked = prompts("train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+        asked = _prompts("train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
         _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
         trained = trainer.train(
             model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=directory / "work"
@@ -83,7 +80,7 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
 def evaluate(recipe: Recipe) -> None:
     """Measure every checkpoint on held-out prompts."""
     stage = recipe.evaluate
-    asked = prompts("heldout", recipe.seed, stage.prompts)
+    asked = _prompts("heldout", recipe.seed, stage.prompts)
     _judge_all(recipe, asked, recipe.run_dir / "evaluate", stage.samples)
 
 
@@ -92,7 +89,7 @@ def fit_profile(recipe: Recipe) -> None:
     directory, stage = recipe.run_dir / "profile", recipe.profile
     if (directory / "profile.json").exists():
         return
-    asked = prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
+    asked = _prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
     _judge_all(recipe, asked, directory, stage.samples)
     outcomes = {name: measuring.load(directory / f"{name}.jsonl") for name in names(recipe)}
     profile.save(profile.fit(outcomes, recipe.seed), directory / "profile.json")
@@ -100,14 +97,30 @@ def fit_profile(recipe: Recipe) -> None:
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     """Assemble the family's directory: checkpoints, manifest, profile, model card and plots."""
-    needed = [recipe.run_dir / "base" / "model", recipe.run_dir / "profile" / "profile.json"]
-    needed += [recipe.run_dir / "evaluate" / f"{name}.jsonl" for name in names(recipe)]
+    run, adapters = recipe.run_dir, [recipe.run_dir / "family" / name for name in names(recipe)[1:]]
+    needed = [run / "base" / "model", run / "base" / "gate.json", run / "profile" / "profile.json"]
+    needed += [directory / part for directory in adapters for part in ("adapter", "metrics.jsonl")]
+    needed += [run / "evaluate" / f"{name}.jsonl" for name in names(recipe)]
     if missing := [path for path in needed if not path.exists()]:
         raise StageError(f"{missing[0]} is missing; run the earlier stages first: laconic-train run {recipe_path}")
+    check_target(recipe)
     with _whole(recipe.publish_to) as unfinished:
         publish.assemble(recipe, recipe_path, unfinished)
         manifest.load(unfinished)
     _console.print(f"published {recipe.publish_to}")
+
+
+def check_target(recipe: Recipe) -> None:
+    """See that publishing will replace nothing but an older family.
+
+    Raises:
+        StageError: `publish_to` is something else.
+    """
+    target = recipe.publish_to
+    if target.exists() and not (
+        target.is_dir() and (not any(target.iterdir()) or (target / manifest.MANIFEST).exists())
+    ):
+        raise StageError(f"publish_to: {target} is no family's directory, and publishing would replace it")
 
 
 def load_checkpoint(directory: Path, checkpoint: manifest.Checkpoint, base_path: Path) -> PreTrainedModel:
@@ -150,6 +163,7 @@ def _judge_all(recipe: Recipe, asked: list[Prompt], directory: Path, samples: in
     for name in names(recipe):
         path = directory / f"{name}.jsonl"
         if path.exists():
+            _console.print(f"{directory.name}: {path} stands already")
             continue
         model, spoken = load_base(recipe)
         if name != "base":
@@ -174,11 +188,40 @@ def _judge_all(recipe: Recipe, asked: list[Prompt], directory: Path, samples: in
 def _measure_gate(recipe: Recipe) -> dict[str, object]:
     model, spoken = load_base(recipe)
     count, seed = recipe.base.gate_prompts, recipe.seed
-    at_1, at_0 = (
-        gate.measure(model, spoken, count=count, max_tokens=recipe.family.max_tokens, temperature=t, seed=seed)
-        for t in (1.0, 0.0)
-    )
-    return gate.report(at_1, at_0, count, seed)
+
+    def measured(temperature: float) -> dict[str, gate.Figures]:
+        with bar(count * len(DIFFICULTIES), f"gate, temperature {temperature:g}") as progress:
+            return gate.measure(
+                model,
+                spoken,
+                count=count,
+                max_tokens=recipe.family.max_tokens,
+                temperature=temperature,
+                seed=seed,
+                on_batch=progress,
+            )
+
+    return gate.report(measured(1.0), measured(0.0), count, seed)
+
+
+def _require_fit(recipe: Recipe) -> None:
+    directory = recipe.run_dir / "base"
+    if not (directory / "gate.json").exists():
+        raise StageError(f"{directory / 'gate.json'} is missing; run the base stage first: laconic-train base")
+    failures = json.loads((directory / "gate.json").read_text())["failures"]
+    if failures and recipe.base.gate_stops:
+        raise StageError(
+            "the base is not fit for a family: "
+            + "; ".join(failures)
+            + f". Change the recipe's base section and remove {directory}."
+        )
+
+
+def _prompts(split: Split, seed: int, count: int) -> list[Prompt]:
+    try:
+        return prompts(split, seed, count)
+    except ValueError as error:
+        raise StageError(str(error)) from None
 
 
 def _load_model(directory: Path) -> PreTrainedModel:
@@ -192,12 +235,15 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 @contextmanager
 def _whole(directory: Path) -> Iterator[Path]:
     """A directory that appears only once everything in it has been written; an older one is replaced."""
-    unfinished = directory.with_name(directory.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished, old = (directory.with_name(f"{directory.name}.{state}") for state in ("unfinished", "old"))
+    for left_over in (unfinished, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     unfinished.mkdir(parents=True)
     yield unfinished
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
     unfinished.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(path: Path, value: object) -> None:

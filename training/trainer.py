@@ -5,16 +5,21 @@ What differs from stock GRPO, and why:
 - Advantages are leave-one-out and never divided by a standard deviation; they are handed over as (B, T), one per
   token, which is where dense credit enters.
 - The loss is a token sum over a constant (`dr_grpo`): a mean per sequence would shorten answers already at alpha 0.
-- On a CPU rollouts come from `training.rollout`, and micro-batches are sorted by length and trimmed.
+- Rollouts come from `training.rollout`; micro-batches are sorted by length and trimmed.
+
+There is one update per generation, so rollouts are on-policy and there is no ratio to clip.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather
 from datasets import Dataset
 from peft import LoraConfig
@@ -29,6 +34,7 @@ with warnings.catch_warnings():
 from training.config import FamilyStage, checkpoint_name
 from training.credit import leave_one_out
 from training.episodes import Judge
+from training.errors import StageError
 from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint
@@ -37,6 +43,7 @@ from training.rollout import sample
 from training.tasks.prompts import Prompt
 
 MICRO_BATCH = 32
+"""Most rollouts in one forward pass of the update."""
 
 
 class FamilyTrainer(GRPOTrainer):
@@ -50,11 +57,8 @@ class FamilyTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
-        if self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
-        model.merge_adapter()
-        try:
+        with _merged(model):
             completion_ids = sample(
                 model,
                 prompt_ids,
@@ -62,8 +66,6 @@ class FamilyTrainer(GRPOTrainer):
                 temperature=self.args.temperature,
                 eos=self.processing_class.eos_token_id,
             )
-        finally:
-            model.unmerge_adapter()
         return completion_ids, None
 
     def _calculate_rewards(
@@ -99,6 +101,25 @@ class FamilyTrainer(GRPOTrainer):
             return inputs
         self._buffered_inputs = sorted_by_length(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+
+@contextmanager
+def _merged(model: Any) -> Iterator[None]:
+    """The adapter merged into the base, and afterwards the base to the bit as it was.
+
+    Taking the adapter off again by subtraction would leave a rounding behind at every step, which a resumed run, that
+    starts from the base on disk, would not have.
+    """
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    before = [p.detach().clone() for p in frozen]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        with torch.no_grad():
+            for parameter, value in zip(frozen, before, strict=True):
+                parameter.copy_(value)
 
 
 def alpha_reward(**_: Any) -> list[float]:
@@ -145,7 +166,7 @@ def train(
     """Train one adapter at efficiency level `alpha`, or go on where `work` stands; returns the trainer with the result.
 
     Raises:
-        ValueError: the rollouts of a step do not divide into micro-batches over the processes.
+        StageError: the rollouts of a step do not divide over the processes.
     """
     arguments = _arguments(stage, alpha, seed, work)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
@@ -166,19 +187,20 @@ def train(
 
 
 def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
-    rollouts = stage.prompts_per_step * stage.rollouts
-    processes = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
-    micro = min(MICRO_BATCH, rollouts // processes)
-    if rollouts % (micro * processes):
-        raise ValueError(
-            f"family: {rollouts} rollouts a step do not divide into micro-batches of {micro} on {processes} processes"
+    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
+    rollouts, rest = divmod(stage.prompts_per_step * stage.rollouts, processes)
+    if rest:
+        raise StageError(
+            f"family: {stage.prompts_per_step} prompts_per_step x {stage.rollouts} rollouts do not divide"
+            f" over {processes} processes"
         )
+    micro = max(size for size in range(1, MICRO_BATCH + 1) if rollouts % size == 0)
     return GRPOConfig(
         output_dir=str(work),
         run_name=checkpoint_name(alpha),
         max_steps=stage.steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=rollouts // (micro * processes),
+        gradient_accumulation_steps=rollouts // micro,
         num_generations=stage.rollouts,
         max_completion_length=stage.max_tokens,
         temperature=stage.temperature,
@@ -188,9 +210,8 @@ def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOC
         max_grad_norm=1.0,
         weight_decay=0.0,
         adam_beta2=0.95,
-        epsilon=stage.clip,
         beta=stage.kl,
-        loss_type="dr_grpo",
+        loss_type="dr_grpo" if stage.loss == "token_sum" else "grpo",
         scale_rewards="none",
         bf16=autocast_bf16(),
         use_cpu=not torch.cuda.is_available(),

@@ -11,16 +11,21 @@ import httpx
 import openai
 import pytest
 
-from tests.end_to_end.conftest import FAMILY_DIR, Stack
+from tests.end_to_end.conftest import Stack
 from training.tasks import prompts as source
 from training.tasks.problems import Difficulty
 
-QUESTIONS = ["What is 4 + 9?", "What is 30 - 12?", "How much is 8 + 8 + 3?"]
-EASY = source.prompts("heldout", 7, 24, difficulty="easy")
 LONG = "What is 12 + 35 - 8?"
+QUESTIONS = {
+    LONG: 39,
+    "What is 47 - 8?": 39,
+    "17+5": 22,
+    "How much is 6 times 7?": 42,
+    "Mia has 12 apples. She gives away 5. How many apples are left?": 7,
+    "What must be added to 14 to get 30?": 16,
+}
+EASY = source.prompts("heldout", 7, 24, difficulty="easy")
 CHECKPOINTS = ["base", "alpha-0", "alpha-0.1", "alpha-0.2", "alpha-0.4"]
-
-
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 400}
 
 
@@ -39,10 +44,10 @@ def reasoning_tokens(usage: Any) -> int:
 
 
 @pytest.mark.parametrize("prompt", QUESTIONS)
-def test_thinking_and_answer_arrive_apart(stack: Stack, prompt: str) -> None:
+def test_an_easy_question_is_answered_right_its_thinking_apart(stack: Stack, prompt: str) -> None:
     completion = stack.sdk.chat.completions.create(**chat(prompt, **GREEDY))
     message = completion.choices[0].message
-    assert number(message.content) is not None
+    assert number(message.content) == QUESTIONS[prompt]
     assert message.reasoning  # pyright: ignore[reportAttributeAccessIssue]
     assert "think>" not in f"{message.content}{message.reasoning}"  # pyright: ignore[reportAttributeAccessIssue]
     assert completion.usage is not None
@@ -142,25 +147,22 @@ def test_less_effort_is_never_more_thinking(stack: Stack) -> None:
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
-    if name not in [checkpoint.name for checkpoint in stack.family.checkpoints]:
-        pytest.skip(f"{FAMILY_DIR} has no {name}")
     raw = stack.sdk.chat.completions.with_raw_response.create(**chat(model=f"abacus/{name}"))
     assert (raw.headers["x-laconic-checkpoint"], raw.headers["x-laconic-decision"]) == (name, "pinned")
     assert raw.parse().model == f"abacus/{name}"
 
 
-def test_hard_questions_go_to_the_reference_more_often_than_easy_ones(stack: Stack) -> None:
+def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
     def served(difficulty: Difficulty) -> Counter[str]:
         found: Counter[str] = Counter()
         for row in source.prompts("heldout", 11, 24, difficulty=difficulty):
-            raw = stack.sdk.chat.completions.with_raw_response.create(**chat(row.prompt))
+            raw = stack.sdk.chat.completions.with_raw_response.create(**chat(row.prompt, max_tokens=400))
             assert raw.headers["x-laconic-decision"] == "routed"
             found[raw.headers["x-laconic-checkpoint"]] += 1
         return found
 
-    easy, hard, reference = served("easy"), served("hard"), stack.family.reference
-    assert hard[reference] >= easy[reference] + 5, (easy, hard)
-    assert easy.most_common(1)[0][0] != hard.most_common(1)[0][0]
+    easy, hard = served("easy").most_common(1)[0], served("hard").most_common(1)[0]
+    assert easy[0] != hard[0], (easy, hard)
 
 
 def test_every_model_is_listed_with_what_was_measured_on_it(stack: Stack) -> None:

@@ -58,7 +58,8 @@ def written():
     }
     profile = {
         "base": dict.fromkeys(
-            ("brier", "brier_constant", "auc", "tokens_mean_error", "tokens_mean_error_constant"), 0.5
+            ("brier", "brier_constant", "auc", "calibration_error", "tokens_mean_error", "tokens_mean_error_constant"),
+            0.5,
         )
     }
     return lambda failures: card.write(family, recipe, Path("recipe.yaml"), {**gate, "failures": failures}, profile)

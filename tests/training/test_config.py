@@ -29,6 +29,12 @@ def test_every_shipped_recipe_is_valid():
         ("family: {alphas: [0.1, much]}", "family.alphas.1"),
         ("family: {alphas: [1.0]}", "family.alphas.0"),
         ("evaluate: {temperature: -1}", "evaluate.temperature"),
+        ("base: {heads: 3}", "base"),
+        ("base: {head_dim: 15}", "base"),
+        ("family: {alphas: []}", "family.alphas"),
+        ("family: {alphas: [0.1, 0.10]}", "family"),
+        ("family: {max_tokens: 2000}", "recipe"),
+        ("profile: {prompts: 3}", "profile.prompts"),
         ("sneed: 1", "sneed"),
     ],
 )

@@ -41,6 +41,11 @@ def test_equal_values_have_an_interval_of_no_width():
     assert found.low == found.mean == found.high == 1.0
 
 
+def test_a_hundred_right_of_a_hundred_is_not_certainty():
+    assert evaluate.interval([1.0] * 100, 0, shares=True).low == pytest.approx(0.025 ** (1 / 100))
+    assert evaluate.interval([0.0] * 100, 0, shares=True).high == pytest.approx(1 - 0.025 ** (1 / 100))
+
+
 def test_outcomes_survive_a_file(tmp_path):
     rows = [judged([True, False], [3, 4]), judged([False, False], [5, 6], "hard")]
     evaluate.save(rows, tmp_path / "rows.jsonl")

@@ -47,15 +47,72 @@ def test_a_group_that_spans_two_processes_has_the_advantages_of_one(tmp_path):
     assert one == two
 
 
-def test_training_changes_the_adapter_and_logs_every_step(model, spoken, tmp_path):
+@pytest.fixture
+def rollouts(monkeypatch):
+    """Random rollouts of which about half are right, so that there is something to learn; sampled from no model."""
+
+    def generate(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
+        completions = []
+        with trainer._merged(self.accelerator.unwrap_model(self.model)):
+            for _prompt in prompt_ids:
+                thought = "7" * int(torch.randint(1, 8, ()))
+                answer = self.train_dataset[0]["gold"] if torch.rand(()) < 0.5 else "none"
+                completions.append(self.processing_class.encode(f"{thought}</think>The answer is {answer}.<|im_end|>"))
+        return completions, None
+
+    monkeypatch.setattr(trainer.FamilyTrainer, "_generate_single_turn", generate)
+
+
+def one_prompt(count: int) -> list:
+    return prompts("train", 0, 1) * count
+
+
+def weights(trained: trainer.FamilyTrainer, of_adapter: bool) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in trained.model.named_parameters() if ("lora_" in n) == of_adapter}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+def test_training_changes_the_adapter_alone_and_logs_every_step(model, spoken, rollouts, tmp_path):
+    before = {f"base_model.model.{name}": value.detach().clone() for name, value in model.named_parameters()}
     work = tmp_path / "work"
-    trained = trainer.train(model, spoken, STAGE, prompts("train", 0, 4), alpha=0.1, seed=0, work=work)
+    trained = trainer.train(model, spoken, STAGE, one_prompt(4), alpha=0.1, seed=0, work=work)
+    assert all(weights(trained, True)[n].abs().max() > 0 for n in weights(trained, True) if "lora_B" in n)
+    after = {name.replace("base_layer.", ""): value for name, value in weights(trained, False).items()}
+    assert same(after, before), "sampling with a merged adapter leaves the base as it was, to the bit"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines if "rollout/accuracy" in line]
-    assert steps == [1, 2]
+    assert [line["step"] for line in lines if "rollout/accuracy" in line] == [1, 2]
     assert {p.name for p in work.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    assert any("lora" in name for name, _ in trained.model.named_parameters())
     assert list(work.rglob("events.out.tfevents.*"))
+
+
+def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollouts, tmp_path, monkeypatch):
+    stage = STAGE.model_copy(update={"steps": 4})
+
+    def train(work: Path) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = base.new_model(TINY, spoken).eval()
+        return weights(trainer.train(model, spoken, stage, one_prompt(8), alpha=0.1, seed=0, work=work), True)
+
+    undisturbed = train(tmp_path / "undisturbed" / "work")
+    with monkeypatch.context() as patched:
+        step = trainer.FamilyTrainer.training_step
+
+        def cut_short(self: trainer.FamilyTrainer, *args: object, **more: object) -> torch.Tensor:
+            if self.state.global_step == 2:
+                raise KeyboardInterrupt
+            return step(self, *args, **more)
+
+        patched.setattr(trainer.FamilyTrainer, "training_step", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed" / "work")
+    torch.manual_seed(99)
+    assert same(train(tmp_path / "killed" / "work"), undisturbed)
+    assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == len(
+        (tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines()
+    )
 
 
 def test_micro_batches_are_sorted_and_lose_nothing_but_padding():
@@ -81,21 +138,25 @@ def test_micro_batches_are_sorted_and_lose_nothing_but_padding():
         assert sum(float(b[key].sum()) for b in found) == pytest.approx(float(whole[key].sum()))
 
 
-def test_rollouts_that_do_not_divide_are_refused(tmp_path):
-    stage = FamilyStage(prompts_per_step=11, rollouts=3)
-    with pytest.raises(ValueError, match="33 rollouts a step do not divide"):
-        trainer._arguments(stage, 0.1, 0, tmp_path)
+def test_rollouts_are_cut_into_the_largest_micro_batches_that_fit(tmp_path):
+    for rollouts, micro in ((8, 8), (33, 11), (256, 32), (37, 1)):
+        stage = FamilyStage(prompts_per_step=1, rollouts=rollouts)
+        arguments = trainer._arguments(stage, 0.1, 0, tmp_path)
+        assert arguments.per_device_train_batch_size == micro
+        assert arguments.generation_batch_size == rollouts
 
 
-def test_alpha_zero_and_alpha_differ_only_in_the_reward(spoken, tmp_path):
-    """Same seed, same rollouts in the first step; the logged accuracy is equal and the reward is not larger."""
+def test_alpha_zero_and_alpha_differ_only_in_the_reward(spoken, rollouts, tmp_path):
+    """Same seed, same rollouts in the first step: as accurate and as long, and less reward with alpha."""
     logs = []
     for alpha in (0.0, 0.4):
         torch.manual_seed(0)
         out = tmp_path / f"{alpha}"
         trainer.train(
-            base.new_model(TINY, spoken), spoken, STAGE, prompts("train", 0, 4), alpha=alpha, seed=0, work=out / "work"
+            base.new_model(TINY, spoken), spoken, STAGE, one_prompt(4), alpha=alpha, seed=0, work=out / "work"
         )
         logs.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
-    assert logs[0]["rollout/reasoning_tokens"] == logs[1]["rollout/reasoning_tokens"]
-    assert logs[0]["reward"] >= logs[1]["reward"]
+    for figure in ("rollout/reasoning_tokens", "rollout/accuracy"):
+        assert logs[0][figure] == logs[1][figure]
+    assert logs[0]["reward"] == pytest.approx(logs[0]["rollout/accuracy"])
+    assert 0 < logs[1]["reward"] < logs[0]["reward"]

@@ -31,7 +31,6 @@ def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: objec
 
 
 def main(out: Path) -> None:
-    state = PartialState(cpu=True)
     trainer.FamilyTrainer._generate_single_turn = scripted
     spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
     seen: dict[str, list[float]] = {}
@@ -50,6 +49,7 @@ def main(out: Path) -> None:
     torch.manual_seed(0)
     asked = prompts("train", 0, 1)
     trainer.train(base.new_model(TINY, spoken), spoken, STAGE, asked, alpha=ALPHA, seed=0, work=out / "work")
+    state = PartialState()
     (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
 
 

@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from training import stages
+from training.config import Recipe
+from training.errors import StageError
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    return Recipe(name="mine", description="d", run_dir=tmp_path / "run", publish_to=tmp_path / "published")
+
+
+def with_gate(recipe: Recipe, failures: list[str]) -> None:
+    (recipe.run_dir / "base" / "model").mkdir(parents=True)
+    (recipe.run_dir / "base" / "gate.json").write_text(json.dumps({"failures": failures}))
+
+
+def test_no_family_is_made_from_a_base_that_the_gate_has_not_seen_or_found_unfit(recipe):
+    with pytest.raises(StageError, match=r"gate.json is missing; run the base stage first"):
+        stages.family(recipe)
+    with_gate(recipe, ["easy accuracy at temperature 1 is 0.500, not in [0.97, 1]"])
+    for stage in (stages.base, stages.family):
+        with pytest.raises(StageError, match=r"not fit for a family: easy accuracy .* is 0\.500.*remove .*run/base"):
+            stage(recipe)
+
+
+def test_the_gate_may_be_told_only_to_record(recipe):
+    with_gate(recipe, ["too good"])
+    stages.base(recipe.model_copy(update={"base": recipe.base.model_copy(update={"gate_stops": False})}))
+
+
+@pytest.mark.parametrize("there", ["notes.txt", "family/weights"])
+def test_publishing_replaces_nothing_but_a_family(recipe, there):
+    file = recipe.publish_to / there
+    file.parent.mkdir(parents=True)
+    file.write_text("my own")
+    with pytest.raises(StageError, match=r"publish_to: .*published is no family's directory"):
+        stages.check_target(recipe)
+    (recipe.publish_to / "family.json").write_text("{}")
+    stages.check_target(recipe)
+
+
+def test_publishing_names_what_is_missing(recipe):
+    with_gate(recipe, [])
+    with pytest.raises(StageError, match=r"profile.json is missing; run the earlier stages first: .* run mine.yaml"):
+        stages.publish_family(recipe, Path("mine.yaml"))
+
+
+def test_a_directory_appears_whole_or_stays_what_it_was(tmp_path):
+    target = tmp_path / "adapter"
+    with stages._whole(target) as unfinished:
+        (unfinished / "weights").write_text("first")
+        assert not target.exists()
+
+    def cut_short():
+        with stages._whole(target) as unfinished:
+            (unfinished / "weights").write_text("second")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_short()
+    assert (target / "weights").read_text() == "first"
+    with stages._whole(target) as unfinished:
+        (unfinished / "other").write_text("third")
+    assert [path.name for path in target.iterdir()] == ["other"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
