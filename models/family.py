@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION = 1
 MANIFEST = "family.json"
 
-Quantiles = dict[Literal["p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"], float]
+QuantileName = Literal["p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"]
+Quantiles = dict[QuantileName, float]
 
 
 class FamilyError(ValueError):
@@ -62,6 +63,18 @@ class Slice(_Frozen):
     accuracy: Estimate
     reasoning_tokens: Estimate
     quantiles: Quantiles
+    """Of the reasoning tokens of single samples."""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.accuracy.low < 0 or self.accuracy.high > 1:
+            raise ValueError(f"accuracy must lie in [0, 1], got {self.accuracy.low} to {self.accuracy.high}")
+        if missing := [name for name in get_args(QuantileName) if name not in self.quantiles]:
+            raise ValueError(f"quantiles: {missing[0]} is missing")
+        values = [self.quantiles[name] for name in get_args(QuantileName)]
+        if values[0] < 0 or values != sorted(values):
+            raise ValueError("quantiles must be non-negative and not fall from p05 to p99")
+        return self
 
 
 class Frontier(_Frozen):
@@ -84,6 +97,13 @@ class Checkpoint(_Frozen):
     path: RelativePath
     files: Files = Field(min_length=1)
     frontier: Frontier
+
+    @model_validator(mode="after")
+    def _files_under_path(self) -> Self:
+        for file in self.files:
+            if not PurePosixPath(file).is_relative_to(self.path):
+                raise ValueError(f"files: {file} does not lie under the path {self.path}")
+        return self
 
 
 class Reasoning(_Frozen):

@@ -193,3 +193,13 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
     show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return model
+
+
+def fold_temperature(model: Qwen3ForCausalLM, temperature: float) -> None:
+    """Divide the logits by `temperature`, in place, by way of the last norm's weight.
+
+    What is sampled at temperature 1 afterwards is what was sampled at `temperature` before; what is greedy stays so
+    (docs/decisions/0006-temperature.md).
+    """
+    with torch.no_grad():
+        model.model.norm.weight.div_(temperature)

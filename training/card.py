@@ -47,7 +47,9 @@ a number that means nothing. The gateway's difficulty profile marks such prompts
 ## Figures
 
 pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.prompts} held-out prompts, temperature {stage.temperature:g}, seed {recipe.seed};
-95 % bootstrap intervals over prompts. No held-out problem is a training problem in other words.
+95 % bootstrap intervals over prompts. No held-out problem is a training problem in other words; but there are few easy
+ones, and a sum of two small numbers that no training problem asks may well stand as a step in the trace of a longer one.
+So accuracy on easy questions may be memory.
 
 {_table(family, "overall")}
 

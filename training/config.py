@@ -20,30 +20,32 @@ class _Section(BaseModel):
 class BaseStage(_Section):
     """The overthinking base, trained from scratch."""
 
-    hidden: int = Field(256, gt=0)
-    layers: int = Field(4, gt=0)
-    heads: int = Field(4, gt=0)
-    kv_heads: int = Field(2, gt=0)
-    head_dim: int = Field(64, gt=0)
-    mlp: int = Field(768, gt=0)
-    vocabulary: int = Field(768, ge=300)
-    context_tokens: int = Field(1024, gt=0)
-    steps: int = Field(1600, ge=2)
-    batch_tokens: int = Field(6144, ge=512)
+    hidden: int = Field(default=256, gt=0)
+    layers: int = Field(default=4, gt=0)
+    heads: int = Field(default=4, gt=0)
+    kv_heads: int = Field(default=2, gt=0)
+    head_dim: int = Field(default=64, gt=0)
+    mlp: int = Field(default=768, gt=0)
+    vocabulary: int = Field(default=768, ge=300)
+    context_tokens: int = Field(default=1024, gt=0)
+    steps: int = Field(default=1600, ge=2)
+    batch_tokens: int = Field(default=6144, ge=512)
     """Tokens a step; at least the longest trace."""
-    lr: float = Field(2e-3, gt=0)
-    warmup: float = Field(0.02, ge=0, lt=1)
-    easy_first: float = Field(0.2, ge=0, lt=1)
+    lr: float = Field(default=2e-3, gt=0)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    easy_first: float = Field(default=0.2, ge=0, lt=1)
     """Share of the steps in which easier prompts come first."""
-    few_checks_first: float = Field(0.55, ge=0, lt=1)
+    few_checks_first: float = Field(default=0.55, ge=0, lt=1)
     """Share of the steps in which traces check once at most."""
-    cut: float = Field(0.12, ge=0, le=1)
+    cut: float = Field(default=0.12, ge=0, le=1)
     """Share of traces cut off mid-thought, from which only the answer is learned: they make every budget answerable."""
+    temperature: float = Field(default=1.0, gt=0, le=1)
+    """The finished base samples at temperature 1 as the trained one does at this temperature."""
     compile: bool = False
     """Compile the model first: a fifth faster on a CPU, after a minute; needs a C++ compiler."""
-    save_every: int = Field(100, gt=0)
+    save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints: what a kill may lose."""
-    gate_prompts: int = Field(300, ge=1)
+    gate_prompts: int = Field(default=300, ge=1)
     """Test prompts per difficulty for the gate."""
     gate_stops: bool = True
     """False: the gate only records its figures, for experiments with bases of another kind."""
@@ -65,19 +67,19 @@ def checkpoint_name(alpha: float) -> str:
 class FamilyStage(_Section):
     """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
 
-    alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
-    steps: int = Field(32, gt=0)
-    prompts_per_step: int = Field(32, gt=0)
-    rollouts: int = Field(8, ge=2)
-    lr: float = Field(1e-3, gt=0)
-    lora_rank: int = Field(16, gt=0)
+    alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
+    steps: int = Field(default=32, gt=0)
+    prompts_per_step: int = Field(default=32, gt=0)
+    rollouts: int = Field(default=8, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
+    lora_rank: int = Field(default=16, gt=0)
     loss: Literal["token_sum", "sequence_mean"] = "token_sum"
     """A token sum over a constant, or each sequence's mean, which shortens answers whatever alpha is."""
-    kl: float = Field(0.0, ge=0)
+    kl: float = Field(default=0.0, ge=0)
     """Coefficient of the KL divergence from the base, as TRL estimates it (k3)."""
-    max_tokens: int = Field(320, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    save_every: int = Field(4, gt=0)
+    max_tokens: int = Field(default=320, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    save_every: int = Field(default=4, gt=0)
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -90,18 +92,18 @@ class FamilyStage(_Section):
 class EvaluateStage(_Section):
     """Accuracy and reasoning tokens on fresh prompts."""
 
-    prompts: int = Field(900, ge=3)
+    prompts: int = Field(default=900, ge=3)
     """A third of each difficulty."""
-    samples: int = Field(4, gt=0)
-    temperature: float = Field(1.0, ge=0)
+    samples: int = Field(default=4, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
 
 
 class ProfileStage(_Section):
     """The difficulty profile, fitted on outcomes over the test split."""
 
-    prompts: int = Field(1500, ge=5)
+    prompts: int = Field(default=1500, ge=5)
     """A third of each difficulty; one in five is kept out of each fold of the cross-validation."""
-    samples: int = Field(4, gt=0)
+    samples: int = Field(default=4, gt=0)
 
 
 class Recipe(_Section):

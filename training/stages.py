@@ -48,6 +48,7 @@ def base(recipe: Recipe) -> None:
     if not (directory / "model").exists():
         spoken = tokenizer.build(recipe.base.vocabulary, recipe.seed)
         model = base_training.train(recipe.base, spoken, recipe.seed, directory / "work")
+        base_training.fold_temperature(model, recipe.base.temperature)
         with _whole(directory / "model") as unfinished:
             # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
             model.to(torch.bfloat16).save_pretrained(unfinished)

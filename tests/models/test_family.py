@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +19,7 @@ def made(directory: Path) -> dict[str, Any]:
         (directory / name / "weights").write_bytes(name.encode())
     (directory / "base" / "tokenizer.json").write_text("{}")
     (directory / "profile.json").write_text("{}")
-    estimate = {"mean": 1.0, "low": 0.5, "high": 1.5}
+    estimate = {"mean": 0.75, "low": 0.5, "high": 1.0}
     quantiles = dict.fromkeys(("p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"), 1.0)
     measured = {"prompts": 9, "accuracy": estimate, "reasoning_tokens": estimate, "quantiles": quantiles}
     frontier = {
@@ -134,6 +134,32 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
     (tmp_path / "family" / "base" / "weights").symlink_to(tmp_path / "outside")
     assert "base/weights leads outside" in refusal(tmp_path / "family")
     assert manifest["checkpoints"][0]["files"]["base/weights"] == families.sha256(tmp_path / "outside")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "named"),
+    [
+        ("accuracy", {"mean": 1.0, "low": 0.5, "high": 1.5}, "accuracy must lie in"),
+        ("accuracy", {"mean": 0.9, "low": 0.95, "high": 1.0}, "low <= mean <= high"),
+        ("quantiles", {"p05": 1.0}, "p10 is missing"),
+        ("quantiles", dict.fromkeys(get_args(families.QuantileName), 1.0) | {"p99": 0.5}, "not fall"),
+        ("prompts", 0, "prompts"),
+    ],
+)
+def test_figures_that_cannot_have_been_measured_are_refused(
+    part: str, value: object, named: str, tmp_path: Path
+) -> None:
+    manifest = made(tmp_path)
+    manifest["checkpoints"][0]["frontier"]["overall"][part] = value
+    write(tmp_path, manifest)
+    assert named in refusal(tmp_path)
+
+
+def test_a_checkpoints_files_lie_under_its_path(tmp_path: Path) -> None:
+    manifest = made(tmp_path)
+    manifest["checkpoints"][0]["path"] = "alpha-0.2"
+    write(tmp_path, manifest)
+    assert "does not lie under the path alpha-0.2" in refusal(tmp_path)
 
 
 def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -84,3 +84,10 @@ def test_training_lowers_the_loss(spoken, tmp_path):
     trained = base.train(TINY, spoken, 0, tmp_path)
     with torch.no_grad():
         assert trained(**batch).loss < fresh(**batch).loss - 1
+
+
+def test_a_folded_temperature_divides_the_logits(model, spoken):
+    ids = torch.tensor([spoken.encode("What is 12 + 35?")])
+    before = model(ids).logits
+    base.fold_temperature(model, 0.7)
+    torch.testing.assert_close(model(ids).logits, before / 0.7)
