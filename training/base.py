@@ -6,6 +6,7 @@ token counts, sorted by length, reproducible from their index, easier prompts fi
 
 from __future__ import annotations
 
+import math
 import random
 from functools import lru_cache
 from pathlib import Path
@@ -101,7 +102,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         self._block = lru_cache(maxsize=1)(self._make_block)
 
     def __len__(self) -> int:
-        return self.stage.steps
+        return self.stage.steps + self.stage.polish_steps
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return self._block(index // _BLOCK)[index % _BLOCK]
@@ -151,6 +152,20 @@ class _BaseTrainer(Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
+def rate(stage: BaseStage, step: int) -> float:
+    """The learning rate at a step as a share of the peak, in (0, 1] but for a faster polish; two cosines."""
+    warmup = max(1, int(stage.warmup * stage.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    if step < stage.steps or not stage.polish_steps:
+        return _cosine((step - warmup) / (stage.steps - warmup))
+    return stage.polish_lr / stage.lr * _cosine((step - stage.steps) / stage.polish_steps)
+
+
+def _cosine(progress: float) -> float:
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(progress * math.pi))
+
+
 def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work: Path) -> Qwen3ForCausalLM:
     """Train the base, or go on where the last complete checkpoint in `work` stands."""
     set_seed(seed)
@@ -159,17 +174,9 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
         model.compile(dynamic=True)
     optimizer = Muon(model.named_parameters(), lr=stage.lr)
 
-    def cosine(step: int) -> float:
-        warmup = max(1, int(stage.warmup * stage.steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.02 + 0.98 * 0.5 * (
-            1 + torch.cos(torch.tensor((step - warmup) / (stage.steps - warmup) * torch.pi)).item()
-        )
-
     arguments = TrainingArguments(
         output_dir=str(work),
-        max_steps=stage.steps,
+        max_steps=stage.steps + stage.polish_steps,
         per_device_train_batch_size=1,
         bf16=autocast_bf16(),
         use_cpu=not torch.cuda.is_available(),
@@ -187,7 +194,7 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
         arguments,
         data_collator=lambda batch: batch[0],
         train_dataset=Batches(stage, tokenizer, seed),
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(stage, step))),
         callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
     )
     show_in_bar(trainer)

@@ -1,7 +1,8 @@
 """What does each stage of a run do, and what does it leave behind? base -> family -> evaluate -> profile -> publish.
 
-Every stage writes its artefact whole or not at all and is skipped where the artefact stands already; the two long
-ones also go on from their last complete checkpoint. So after a kill at any moment the same command goes on.
+Every stage writes its artefact whole or not at all and is skipped where the artefact stands already, made from the same
+inputs (`training.record`); the two long ones also go on from their last complete checkpoint. So after a kill at any
+moment the same command goes on.
 
     RUN/base/model/            the base and its tokenizer          RUN/base/gate.json    whether it is fit
     RUN/base/metrics.jsonl     the training's log, as in TensorBoard
@@ -30,6 +31,8 @@ from training import evaluate as measuring
 from training import gate, profile, publish, tokenizer, trainer
 from training.config import Recipe, checkpoint_name
 from training.errors import StageError
+from training.record import fingerprint, stands, write_json
+from training.resume import processes
 from training.tasks.problems import DIFFICULTIES, Split
 from training.tasks.prompts import Prompt, prompts
 
@@ -44,8 +47,9 @@ def base(recipe: Recipe) -> None:
     Raises:
         StageError: the base fails the gate; names each figure.
     """
-    directory = recipe.run_dir / "base"
-    if not (directory / "model").exists():
+    directory, stage = recipe.run_dir / "base", recipe.base
+    made_from = {"seed": recipe.seed, **stage.model_dump(exclude={"save_every", "gate_prompts", "gate_stops"})}
+    if not stands(directory / "model", made_from, remove=directory):
         spoken = tokenizer.build(recipe.base.vocabulary, recipe.seed)
         model = base_training.train(recipe.base, spoken, recipe.seed, directory / "work")
         base_training.fold_temperature(model, recipe.base.temperature)
@@ -53,8 +57,9 @@ def base(recipe: Recipe) -> None:
             # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
             model.to(torch.bfloat16).save_pretrained(unfinished)
             spoken.save_pretrained(unfinished)
-    if not (directory / "gate.json").exists():
-        _write_json(directory / "gate.json", _measure_gate(recipe))
+    judged = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
+    if not stands(directory / "gate.json", {**judged, "base": fingerprint(directory / "model")}):
+        write_json(directory / "gate.json", _measure_gate(recipe))
     _require_fit(recipe)
 
 
@@ -63,7 +68,14 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     _require_fit(recipe)
     for alpha in alphas or recipe.family.alphas:
         directory = recipe.run_dir / "family" / checkpoint_name(alpha)
-        if (directory / "adapter").exists():
+        made_from = {
+            "seed": recipe.seed,
+            **recipe.family.model_dump(exclude={"alphas", "save_every"}),
+            "base": fingerprint(recipe.run_dir / "base" / "model"),
+        }
+        with processes().main_process_first():
+            done = stands(directory / "adapter", made_from, remove=directory)
+        if done:
             _console.print(f"family: {directory / 'adapter'} stands already")
             continue
         model, spoken = load_base(recipe)
@@ -88,10 +100,11 @@ def evaluate(recipe: Recipe) -> None:
 def fit_profile(recipe: Recipe) -> None:
     """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
     directory, stage = recipe.run_dir / "profile", recipe.profile
-    if (directory / "profile.json").exists():
-        return
     asked = _prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
     _judge_all(recipe, asked, directory, stage.samples)
+    made_from = {name: fingerprint(directory / f"{name}.jsonl") for name in names(recipe)}
+    if stands(directory / "profile.json", made_from):
+        return
     outcomes = {name: measuring.load(directory / f"{name}.jsonl") for name in names(recipe)}
     profile.save(profile.fit(outcomes, recipe.seed), directory / "profile.json")
 
@@ -162,15 +175,23 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 def _judge_all(recipe: Recipe, asked: list[Prompt], directory: Path, samples: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in names(recipe):
-        path = directory / f"{name}.jsonl"
-        if path.exists():
+        path, adapter = directory / f"{name}.jsonl", recipe.run_dir / "family" / name / "adapter"
+        if name != "base" and not adapter.exists():
+            raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
+        made_from = {
+            "seed": recipe.seed,
+            "prompts": len(asked),
+            "samples": samples,
+            "temperature": recipe.evaluate.temperature,
+            "max_tokens": recipe.family.max_tokens,
+            "base": fingerprint(recipe.run_dir / "base" / "model"),
+            **({} if name == "base" else {"adapter": fingerprint(adapter)}),
+        }
+        if stands(path, made_from):
             _console.print(f"{directory.name}: {path} stands already")
             continue
         model, spoken = load_base(recipe)
         if name != "base":
-            adapter = recipe.run_dir / "family" / name / "adapter"
-            if not adapter.exists():
-                raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
             model = _with_adapter(model, adapter)
         with bar(len(asked) * samples, f"{directory.name} {name}") as progress:
             rows = measuring.judge(
@@ -245,9 +266,3 @@ def _whole(directory: Path) -> Iterator[Path]:
         directory.rename(old)
     unfinished.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)

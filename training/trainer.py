@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather
 from datasets import Dataset
 from peft import LoraConfig
@@ -37,7 +36,7 @@ from training.episodes import Judge
 from training.errors import StageError
 from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16
-from training.resume import MarkComplete, last_checkpoint
+from training.resume import MarkComplete, last_checkpoint, processes
 from training.rewards.length import length_reward
 from training.rollout import sample
 from training.tasks.prompts import Prompt
@@ -187,12 +186,12 @@ def train(
 
 
 def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
-    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
-    rollouts, rest = divmod(stage.prompts_per_step * stage.rollouts, processes)
+    count = processes().num_processes
+    rollouts, rest = divmod(stage.prompts_per_step * stage.rollouts, count)
     if rest:
         raise StageError(
             f"family: {stage.prompts_per_step} prompts_per_step x {stage.rollouts} rollouts do not divide"
-            f" over {processes} processes"
+            f" over {count} processes"
         )
     micro = max(size for size in range(1, MICRO_BATCH + 1) if rollouts % size == 0)
     return GRPOConfig(

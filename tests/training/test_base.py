@@ -1,10 +1,12 @@
 import random
 
+import pytest
 import torch
 
 from tests.training.conftest import TINY
 from training import base, traces
 from training.base import Batches, encode
+from training.config import BaseStage
 from training.tasks.prompts import prompts
 
 
@@ -91,3 +93,23 @@ def test_a_folded_temperature_divides_the_logits(model, spoken):
     before = model(ids).logits
     base.fold_temperature(model, 0.7)
     torch.testing.assert_close(model(ids).logits, before / 0.7)
+
+
+def test_polishing_adds_steps_and_changes_none_before():
+    plain = BaseStage(steps=100, warmup=0.1, lr=2e-3)
+    polished = plain.model_copy(update={"polish_steps": 50, "polish_lr": 1e-3})
+    rates = [base.rate(polished, step) for step in range(151)]
+    assert rates[:100] == [base.rate(plain, step) for step in range(100)]
+    assert rates[10] == 1.0
+    assert rates[99] < 0.03
+    assert rates[100] == pytest.approx(0.5)
+    assert rates[150] == pytest.approx(0.01)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+def test_a_batch_does_not_depend_on_how_much_is_polished(spoken):
+    plain = Batches(TINY, spoken, seed=0)
+    polished = Batches(TINY.model_copy(update={"polish_steps": 16}), spoken, seed=0)
+    assert len(polished) == len(plain) + 16
+    assert torch.equal(plain[TINY.steps - 1]["input_ids"], polished[TINY.steps - 1]["input_ids"])
+    polished[TINY.steps + 15]

@@ -1,0 +1,60 @@
+"""What was an artefact made from? A record beside it, so that one made from something else is not taken for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.family import hash_files
+from training.errors import StageError
+
+
+def stands(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> bool:
+    """Whether `artefact` has been made, from this; where it has not, notes that it is going to be.
+
+    Raises:
+        StageError: it was made, or begun, from something else; names what differs and what to `remove`.
+    """
+    record = artefact.with_name(f"{artefact.name}.made-from.json")
+    now = json.loads(json.dumps(made_from))
+    if record.exists():
+        before = json.loads(record.read_text())
+        if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+            key = changed[0]
+            raise StageError(
+                f"{artefact} was made with another {key} ({_brief(before.get(key))}, now {_brief(now.get(key))}):"
+                f" remove {remove or artefact} to make it anew, or change {key} back"
+            )
+    elif artefact.exists():
+        raise StageError(f"{artefact} has no record of what it was made from: remove {remove or artefact}")
+    if artefact.exists():
+        return True
+    write_json(record, now)
+    return False
+
+
+def fingerprint(path: Path) -> str:
+    """A hash over a file, or over all files of a directory and their names.
+
+    Raises:
+        StageError: there is nothing at `path`.
+    """
+    if not path.exists():
+        raise StageError(f"{path} is missing; run the earlier stages first: laconic-train run goes through all")
+    return hashlib.sha256(json.dumps(hash_files(path.parent, path.name)).encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: object) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."
