@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
@@ -36,16 +36,32 @@ COUNTS = (
     "numbers",
     "digits",
     "longest_number",
+    "one_digit_numbers",
+    "two_digit_numbers",
+    "longer_numbers",
     "plus",
     "minus",
     "times",
+    "digits_to_multiply",
+    "strange_symbols",
     "lines",
 )
+"""What is counted. Digits matter together with what is done to them, hence `digits_to_multiply`; `strange_symbols`,
+brackets and decimal points among them, are there so that a prompt with more of them than fitting saw is unfamiliar."""
 MIN_FAMILIAR = 0.6
 """Share of a prompt's words that must have been seen in fitting; below it the profile abstains."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+")
+_TIMES = ("times", "multiplied", "multiply", "product")
+# Possessive, and no start inside a number: the time taken is linear in the prompt's length, whatever the prompt.
+_PRODUCT = re.compile(
+    r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
+    r"|(?:product of|multiply) (\d++) (?:and|by|with) (\d++)",
+    re.IGNORECASE,
+)
+_LETTER_X = re.compile(r"\d\s?x\s?\d", re.IGNORECASE)
+_STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: RUF001
 
 
 class ProfileError(ValueError):
@@ -168,9 +184,7 @@ def features(prompt: str, index: dict[str, int]) -> Vector:
             unknown += 1
         else:
             x[len(COUNTS) + i] += 1
-    times = (
-        prompt.count("*") + prompt.count("×") + sum(1 for w in words if w in ("times", "x", "multiplied", "product"))  # noqa: RUF001
-    )
+    signs = prompt.count("*") + prompt.count("×") + len(_LETTER_X.findall(prompt))  # noqa: RUF001
     x[: len(COUNTS)] = (
         len(prompt),
         len(words),
@@ -178,12 +192,21 @@ def features(prompt: str, index: dict[str, int]) -> Vector:
         len(numbers),
         sum(map(len, numbers)),
         max(map(len, numbers), default=0),
+        *(sum(1 for n in numbers if low <= len(n) <= high) for low, high in ((1, 1), (2, 2), (3, len(prompt)))),
         prompt.count("+"),
         prompt.count("-") + prompt.count("−"),  # noqa: RUF001
-        times,
+        signs + sum(1 for word in words if word in _TIMES),
+        _digits_to_multiply(prompt),
+        len(_STRANGE.findall(prompt)),
         prompt.count("\n") + 1,
     )
     return np.log1p(x)
+
+
+def _digits_to_multiply(prompt: str) -> int:
+    """Products of two digits that a long multiplication takes: 2 for 7 * 12, 4 for 12 * 34."""
+    factors = ([group for group in match.groups() if group] for match in _PRODUCT.finditer(prompt))
+    return sum(len(left) * len(right) for left, right in factors)
 
 
 def words_of(prompt: str) -> list[str]:

@@ -100,7 +100,7 @@ def _profile() -> dict[str, Any]:
         }
 
     return {
-        "schema_version": 1,
+        "schema_version": profiles.SCHEMA_VERSION,
         "vocabulary": words,
         "mean": [0.0] * width,
         "scale": [1.0] * width,

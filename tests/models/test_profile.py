@@ -28,7 +28,7 @@ def stored(**changes: Any) -> dict[str, Any]:
         }  # fmt: skip
 
     return {
-        "schema_version": 1, "vocabulary": WORDS, "mean": [0.0] * WIDTH, "scale": [1.0] * WIDTH,
+        "schema_version": profiles.SCHEMA_VERSION, "vocabulary": WORDS, "mean": [0.0] * WIDTH, "scale": [1.0] * WIDTH,
         "upper": [10.0] * len(COUNTS), "difficulties": [0.02, 0.1, 0.3, 0.6], "report": {},
         "checkpoints": {"base": model(0.5, 3.0), "alpha-0.4": model(1.5, 1.0)},
     } | changes  # fmt: skip
@@ -53,6 +53,28 @@ def test_any_text_is_read(profile: Profile, prompt: str) -> None:
         assert 0.0 <= prediction.p_correct <= 1.0
         assert np.all(np.isfinite(prediction.tokens))
         assert np.all(np.diff(prediction.tokens) >= 0)
+
+
+@pytest.mark.parametrize("text", ["1" * 1_000_000, "1 " * 500_000, "x" * 1_000_000, "multiply " * 100_000])
+def test_reading_takes_no_longer_than_the_prompt_is_long(profile: Profile, text: str) -> None:
+    """Quadratic time over a million characters would be hours: this would not end."""
+    assert not profile.read(text).familiar
+
+
+def test_factors_are_found_however_a_product_is_written() -> None:
+    at = COUNTS.index("digits_to_multiply")
+    for text in (
+        "12*34",
+        "12 * 34",
+        "12 x 34",
+        "12×34",  # noqa: RUF001
+        "12 times 34",
+        "the product of 12 and 34",
+        "Multiply 12 by 34.",
+    ):
+        assert np.expm1(profiles.features(text, {}))[at] == pytest.approx(4), text
+    for text in ("12 + 34", "Find x: x + 12 = 34", "12 and 34", "12 by 34"):
+        assert profiles.features(text, {})[at] == 0, text
 
 
 def test_more_digits_read_as_harder_and_longer(profile: Profile) -> None:
@@ -94,7 +116,7 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
     [
         ("{", "not JSON"),
         ([], "version"),
-        (stored(schema_version=2), "version"),
+        (stored(schema_version=1), "version"),
         (stored(mean=[0.0]), "mean"),
         (stored(scale=[0.0] * WIDTH), "scale"),
         (stored(upper=[]), "upper"),

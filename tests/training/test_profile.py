@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -16,12 +14,11 @@ P_CORRECT = {
 TOKENS = {"base": {"easy": 40, "medium": 80, "hard": 150}, "alpha-0.4": {"easy": 15, "medium": 25, "hard": 50}}
 
 
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
-    """A profile of two imagined checkpoints whose behaviour depends on the difficulty alone."""
+def imagined() -> dict[str, list[Judged]]:
+    """Outcomes of two checkpoints whose behaviour depends on the difficulty alone."""
     rng = np.random.default_rng(0)
     asked = prompts("test", 0, 600)
-    outcomes = {
+    return {
         name: [
             Judged(
                 p.prompt,
@@ -42,7 +39,11 @@ def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
         ]
         for name in P_CORRECT
     }
-    raw = profile.fit(outcomes, seed=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
+    raw = profile.fit(imagined(), seed=0)
     path = tmp_path_factory.mktemp("profile") / "profile.json"
     profile.save(raw, path)
     return raw, reading.load(path)
@@ -88,14 +89,31 @@ def test_its_own_kind_of_prompt_is_familiar_and_others_are_not(fitted):
         "Wie spät ist es in Tokio um 12 Uhr?",
         "🙂" * 50,
         "12 " * 5000,
+        "What is (3 + 4) * 5?",
+        "What is 144 / 12?",
+        "What is 1.5 + 2?",
+        "What is 2^8?",
     ):
         assert not loaded.read(text).familiar
 
 
-def test_the_same_outcomes_and_seed_give_the_same_file(fitted, tmp_path):
+def test_the_same_outcomes_and_seed_give_the_same_profile(fitted):
     raw, _ = fitted
-    profile.save(raw, tmp_path / "again.json")
-    assert json.loads((tmp_path / "again.json").read_text())["checkpoints"].keys() == raw["checkpoints"].keys()
+    assert profile.fit(imagined(), seed=0) == raw
+
+
+@pytest.mark.parametrize("right", [0, 1, 11])
+def test_checkpoints_that_are_hardly_ever_or_nearly_always_right_can_be_fitted(right, tmp_path):
+    """One prompt alone decides differently: then most folds see nothing but one outcome."""
+    rows = [
+        Judged(p.prompt, p.task, p.difficulty, (Outcome(i < right, 3, 4, 1, True),))
+        for i, p in enumerate(prompts("test", 0, 12))
+    ]
+    raw = profile.fit({"base": rows}, seed=0)
+    profile.save(raw, tmp_path / "profile.json")
+    prediction = reading.load(tmp_path / "profile.json").read(rows[0].prompt).predictions["base"]
+    assert prediction.p_correct == pytest.approx(right / 12, abs=0.15)
+    assert 0 <= raw["report"]["base"]["brier"] <= 0.25
 
 
 def test_checkpoints_measured_on_other_prompts_are_refused():
