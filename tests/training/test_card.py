@@ -6,7 +6,7 @@ import yaml
 from models.family import Checkpoint, Estimate, Family, Frontier, Slice
 from training import card, config
 
-QUANTILES = {"p05": 1.0, "p10": 2.0, "p25": 3.0, "p50": 40.0, "p75": 5.0, "p90": 6.0, "p95": 70.0, "p99": 8.0}
+QUANTILES = {"p05": 1.0, "p10": 2.0, "p25": 3.0, "p50": 40.0, "p75": 50.0, "p90": 60.0, "p95": 70.0, "p99": 80.0}
 
 
 def measured(accuracy: float, tokens: float) -> Slice:
