@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.family import Estimate, Slice
 from training.episodes import Judge, Outcome
+from training.record import write_text
 from training.rollout import sample
 from training.tasks.prompts import Prompt
 
@@ -106,9 +107,7 @@ def interval(values: Sequence[float], seed: int, *, shares: bool = False) -> Est
 
 def save(rows: Sequence[Judged], path: Path) -> None:
     """One JSON line per prompt; whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
 def load(path: Path) -> list[Judged]:

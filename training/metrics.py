@@ -7,6 +7,8 @@ from pathlib import Path
 
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.record import write_text
+
 _SHOWN = {
     "loss": "loss",
     "rollout/accuracy": "accuracy",
@@ -27,9 +29,7 @@ class JsonLines(TrainerCallback):
         if state.is_world_process_zero and self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step(line) <= state.global_step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.replace(self._path)
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def on_log(
         self,

@@ -20,6 +20,7 @@ from sklearn.model_selection import KFold
 
 from models.profile import COUNTS, LEVELS, SCHEMA_VERSION, features, words_of
 from training.evaluate import Judged
+from training.record import write_text
 
 Array = NDArray[np.float64]
 
@@ -81,9 +82,7 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
 
 def save(profile: dict[str, Any], path: Path) -> None:
     """Write the profile with six digits, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_rounded(profile)) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(_rounded(profile)) + "\n")
 
 
 def _fit_correct(

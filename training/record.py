@@ -50,8 +50,13 @@ def fingerprint(path: Path) -> str:
 def write_json(path: Path, value: object) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
 
 

@@ -66,13 +66,13 @@ def base(recipe: Recipe) -> None:
 def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     """Train one adapter per alpha from the same base; only those of `alphas` where given."""
     _require_fit(recipe)
+    made_from = {
+        "seed": recipe.seed,
+        **recipe.family.model_dump(exclude={"alphas", "save_every"}),
+        "base": fingerprint(recipe.run_dir / "base" / "model"),
+    }
     for alpha in alphas or recipe.family.alphas:
         directory = recipe.run_dir / "family" / checkpoint_name(alpha)
-        made_from = {
-            "seed": recipe.seed,
-            **recipe.family.model_dump(exclude={"alphas", "save_every"}),
-            "base": fingerprint(recipe.run_dir / "base" / "model"),
-        }
         with processes().main_process_first():
             done = stands(directory / "adapter", made_from, remove=directory)
         if done:
@@ -174,19 +174,19 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def _judge_all(recipe: Recipe, asked: list[Prompt], directory: Path, samples: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
+    shared = {
+        "seed": recipe.seed,
+        "prompts": len(asked),
+        "samples": samples,
+        "temperature": recipe.evaluate.temperature,
+        "max_tokens": recipe.family.max_tokens,
+        "base": fingerprint(recipe.run_dir / "base" / "model"),
+    }
     for name in names(recipe):
         path, adapter = directory / f"{name}.jsonl", recipe.run_dir / "family" / name / "adapter"
         if name != "base" and not adapter.exists():
             raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
-        made_from = {
-            "seed": recipe.seed,
-            "prompts": len(asked),
-            "samples": samples,
-            "temperature": recipe.evaluate.temperature,
-            "max_tokens": recipe.family.max_tokens,
-            "base": fingerprint(recipe.run_dir / "base" / "model"),
-            **({} if name == "base" else {"adapter": fingerprint(adapter)}),
-        }
+        made_from = shared if name == "base" else {**shared, "adapter": fingerprint(adapter)}
         if stands(path, made_from):
             _console.print(f"{directory.name}: {path} stands already")
             continue
