@@ -102,7 +102,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         self._block = lru_cache(maxsize=1)(self._make_block)
 
     def __len__(self) -> int:
-        return self.stage.steps + self.stage.polish_steps
+        return self.stage.steps
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return self._block(index // _BLOCK)[index % _BLOCK]
@@ -153,16 +153,11 @@ class _BaseTrainer(Trainer):
 
 
 def rate(stage: BaseStage, step: int) -> float:
-    """The learning rate at a step as a share of the peak, in (0, 1] but for a faster polish; two cosines."""
+    """The learning rate at a step as a share of the peak, in (0, 1]: linear warm-up, then a cosine down to 0.02."""
     warmup = max(1, int(stage.warmup * stage.steps))
     if step < warmup:
         return (step + 1) / warmup
-    if step < stage.steps or not stage.polish_steps:
-        return _cosine((step - warmup) / (stage.steps - warmup))
-    return stage.polish_lr / stage.lr * _cosine((step - stage.steps) / stage.polish_steps)
-
-
-def _cosine(progress: float) -> float:
+    progress = (step - warmup) / (stage.steps - warmup)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(progress * math.pi))
 
 
@@ -176,7 +171,7 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
 
     arguments = TrainingArguments(
         output_dir=str(work),
-        max_steps=stage.steps + stage.polish_steps,
+        max_steps=stage.steps,
         per_device_train_batch_size=1,
         bf16=autocast_bf16(),
         use_cpu=not torch.cuda.is_available(),

@@ -33,9 +33,6 @@ class BaseStage(_Section):
     """Tokens a step; at least the longest trace."""
     lr: float = Field(default=2e-3, gt=0)
     warmup: float = Field(default=0.02, ge=0, lt=1)
-    polish_steps: int = Field(default=0, ge=0)
-    """Steps after those, on finished traces, from `polish_lr` down once more: they sharpen what has been learned."""
-    polish_lr: float = Field(default=1e-3, gt=0)
     easy_first: float = Field(default=0.2, ge=0, lt=1)
     """Share of the steps in which easier prompts come first."""
     few_checks_first: float = Field(default=0.55, ge=0, lt=1)

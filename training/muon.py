@@ -1,9 +1,10 @@
-"""Muon for matrices and AdamW for the rest, as one optimizer, in float32.
+"""Muon for matrices and AdamW for the rest, as one optimizer.
 
 `torch.optim.Muon` orthogonalises in bfloat16, which takes half a second a matrix on a CPU without bfloat16
-instructions (docs/decisions/0002-muon.md); this does the same five Newton-Schulz steps in the gradient's own dtype
-and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
-2024; the step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns)) (arXiv 2502.16982, eq. 4).
+instructions (docs/decisions/0002-muon.md); this does the same five Newton-Schulz steps in bfloat16 only where that is
+fast, in float32 elsewhere, and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden
+layers in neural networks", 2024; the step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns))
+(arXiv 2502.16982, eq. 4).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.precision import autocast_bf16
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
@@ -62,8 +65,9 @@ class Muon(torch.optim.Optimizer):
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
             momentum.lerp_(gradient, 1 - group["momentum"])
             by_shape[parameter.shape].append((parameter, gradient.lerp(momentum, group["momentum"])))
+        precision = torch.bfloat16 if autocast_bf16() else torch.float32
         for shape, pairs in by_shape.items():
-            updates = orthogonalise(torch.stack([update for _, update in pairs]))
+            updates = orthogonalise(torch.stack([update for _, update in pairs]).to(precision))
             scale = 0.2 * max(shape) ** 0.5
             for (parameter, _), update in zip(pairs, updates, strict=True):
                 parameter.add_(update, alpha=-group["lr"] * scale)

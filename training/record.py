@@ -15,12 +15,17 @@ from training.errors import StageError
 def stands(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> bool:
     """Whether `artefact` has been made, from this; where it has not, notes that it is going to be.
 
+    Args:
+        artefact: a file or a directory.
+        made_from: everything that what is in it depends on, as JSON.
+        remove: what holds the artefact and the work towards it, where there can be unfinished work.
+
     Raises:
-        StageError: it was made, or begun, from something else; names what differs and what to `remove`.
+        StageError: it was made, or work on it was begun, from something else; names what differs and what to remove.
     """
     record = artefact.with_name(f"{artefact.name}.made-from.json")
     now = json.loads(json.dumps(made_from))
-    if record.exists():
+    if record.exists() and (artefact.exists() or remove):
         before = json.loads(record.read_text())
         if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
             key = changed[0]

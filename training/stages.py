@@ -4,8 +4,8 @@ Every stage writes its artefact whole or not at all and is skipped where the art
 inputs (`training.record`); the two long ones also go on from their last complete checkpoint. So after a kill at any
 moment the same command goes on.
 
-    RUN/base/model/            the base and its tokenizer          RUN/base/gate.json    whether it is fit
-    RUN/base/metrics.jsonl     the training's log, as in TensorBoard
+    RUN/base/trained/          the base as it was trained          RUN/base/metrics.jsonl  the training's log
+    RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
     RUN/family/alpha-A/adapter the LoRA adapter                    RUN/family/alpha-A/metrics.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
@@ -48,14 +48,22 @@ def base(recipe: Recipe) -> None:
         StageError: the base fails the gate; names each figure.
     """
     directory, stage = recipe.run_dir / "base", recipe.base
-    made_from = {"seed": recipe.seed, **stage.model_dump(exclude={"save_every", "gate_prompts", "gate_stops"})}
-    if not stands(directory / "model", made_from, remove=directory):
-        spoken = tokenizer.build(recipe.base.vocabulary, recipe.seed)
-        model = base_training.train(recipe.base, spoken, recipe.seed, directory / "work")
-        base_training.fold_temperature(model, recipe.base.temperature)
+    not_the_training = {"temperature", "save_every", "gate_prompts", "gate_stops"}
+    made_from = {"seed": recipe.seed, **stage.model_dump(exclude=not_the_training)}
+    if not stands(directory / "trained", made_from, remove=directory):
+        spoken = tokenizer.build(stage.vocabulary, recipe.seed)
+        model = base_training.train(stage, spoken, recipe.seed, directory / "work")
+        with _whole(directory / "trained") as unfinished:
+            model.save_pretrained(unfinished)
+            spoken.save_pretrained(unfinished)
+    if not stands(
+        directory / "model", {"temperature": stage.temperature, "trained": fingerprint(directory / "trained")}
+    ):
+        model, spoken = _load(directory / "trained")
+        base_training.fold_temperature(model, stage.temperature)
         with _whole(directory / "model") as unfinished:
             # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
-            model.to(torch.bfloat16).save_pretrained(unfinished)
+            model.to(torch.bfloat16).save_pretrained(unfinished)  # pyright: ignore[reportArgumentType]
             spoken.save_pretrained(unfinished)
     judged = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
     if not stands(directory / "gate.json", {**judged, "base": fingerprint(directory / "model")}):
@@ -153,7 +161,7 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     directory = recipe.run_dir / "base" / "model"
     if not directory.exists():
         raise StageError(f"{directory} is missing; run the base stage first: laconic-train base")
-    return _load_model(directory), AutoTokenizer.from_pretrained(directory)
+    return _load(directory)
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -244,6 +252,10 @@ def _prompts(split: Split, seed: int, count: int) -> list[Prompt]:
         return prompts(split, seed, count)
     except ValueError as error:
         raise StageError(str(error)) from None
+
+
+def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return _load_model(directory), AutoTokenizer.from_pretrained(directory)
 
 
 def _load_model(directory: Path) -> PreTrainedModel:

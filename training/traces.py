@@ -1,9 +1,9 @@
 """What does an overthinker write? Program-written traces that the base is trained on from scratch.
 
-A trace thinks in episodes separated by blank lines. The first is a fast pass that takes several operands in one step
-and so goes wrong, for a small model, on long problems; each further episode checks the result in another way and says
-whether it `matches` or `differs`; the majority answers. How often it checks hardly depends on the difficulty: that is
-the waste the family learns to drop. Some passes carry a programmed slip so that the model learns to notice one; the
+A trace thinks in episodes separated by blank lines. The first is a fast pass that takes three or four operands in one
+step and so goes wrong, for a small model, on long problems; each further episode checks the result in another way and
+says whether it `matches` or `differs`; the majority answers. How often it checks hardly depends on the difficulty: that
+is the waste the family learns to drop. Some passes carry a programmed slip so that the model learns to notice one; the
 slipped digits are kept out of the loss so that it does not learn to make one.
 """
 
@@ -129,7 +129,7 @@ def _solve(chain: Chain, method: Method, *, slip_at: int | None, slip_by: int) -
     elif method in ("reverse", "split"):
         backwards = values[::-1]
         values = [v for v in backwards if v[0] > 0] + [v for v in backwards if v[0] < 0]
-    _add_up(pad, values, 3 if method == "fast" else 2)
+    _add_up(pad, values, 2 if method != "fast" else 3 if len(values) < 4 else 4)
     return pad.steps
 
 

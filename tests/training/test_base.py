@@ -95,21 +95,10 @@ def test_a_folded_temperature_divides_the_logits(model, spoken):
     torch.testing.assert_close(model(ids).logits, before / 0.7)
 
 
-def test_polishing_adds_steps_and_changes_none_before():
-    plain = BaseStage(steps=100, warmup=0.1, lr=2e-3)
-    polished = plain.model_copy(update={"polish_steps": 50, "polish_lr": 1e-3})
-    rates = [base.rate(polished, step) for step in range(151)]
-    assert rates[:100] == [base.rate(plain, step) for step in range(100)]
-    assert rates[10] == 1.0
-    assert rates[99] < 0.03
-    assert rates[100] == pytest.approx(0.5)
-    assert rates[150] == pytest.approx(0.01)
-    assert rates[100:] == sorted(rates[100:], reverse=True)
-
-
-def test_a_batch_does_not_depend_on_how_much_is_polished(spoken):
-    plain = Batches(TINY, spoken, seed=0)
-    polished = Batches(TINY.model_copy(update={"polish_steps": 16}), spoken, seed=0)
-    assert len(polished) == len(plain) + 16
-    assert torch.equal(plain[TINY.steps - 1]["input_ids"], polished[TINY.steps - 1]["input_ids"])
-    polished[TINY.steps + 15]
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    stage = BaseStage(steps=100, warmup=0.1)
+    rates = [base.rate(stage, step) for step in range(101)]
+    assert rates[:11] == pytest.approx([*(i / 10 for i in range(1, 11)), 1.0])
+    assert rates[55] == pytest.approx(0.51)
+    assert rates[100] == pytest.approx(0.02)
+    assert rates[10:] == sorted(rates[10:], reverse=True)

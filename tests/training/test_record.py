@@ -12,16 +12,25 @@ def test_an_artefact_stands_where_it_was_made_from_the_same(tmp_path):
     assert stands(artefact, {"alpha": 0.1, "lora": (1, 2)})
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_what_was_made_or_begun_from_something_else_is_refused_by_name(tmp_path, finished):
+def test_what_was_made_from_something_else_is_refused_by_name_until_it_is_removed(tmp_path):
     artefact = tmp_path / "rows.jsonl"
     stands(artefact, {"samples": 2, "seed": 0})
-    if finished:
-        artefact.write_text("rows")
+    artefact.write_text("rows")
     with pytest.raises(StageError, match=r"rows.jsonl was made with another samples \(2, now 4\): remove .*rows.jsonl"):
         stands(artefact, {"samples": 4, "seed": 0})
     with pytest.raises(StageError, match=r"another temperature \(null, now 1.0\)"):
         stands(artefact, {"samples": 2, "seed": 0, "temperature": 1.0})
+    artefact.unlink()
+    assert not stands(artefact, {"samples": 4, "seed": 0})
+    artefact.write_text("rows")
+    assert stands(artefact, {"samples": 4, "seed": 0})
+
+
+def test_unfinished_work_is_not_gone_on_with_from_something_else(tmp_path):
+    directory = tmp_path / "alpha-0"
+    stands(directory / "adapter", {"lr": 1}, remove=directory)
+    with pytest.raises(StageError, match=r"adapter was made with another lr \(1, now 2\): remove .*alpha-0 to"):
+        stands(directory / "adapter", {"lr": 2}, remove=directory)
 
 
 def test_an_artefact_of_unknown_making_is_refused(tmp_path):

@@ -1,8 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from tests.training.conftest import TINY
 from training import stages
 from training.config import Recipe
 from training.errors import StageError
@@ -24,6 +28,35 @@ def test_no_family_is_made_from_a_base_that_the_gate_has_not_seen_or_found_unfit
     with_gate(recipe, ["easy accuracy at temperature 1 is 0.500, not in [0.97, 1]"])
     with pytest.raises(StageError, match=r"not fit for a family: easy accuracy .* is 0\.500.*remove .*run/base"):
         stages.family(recipe)
+
+
+def test_another_temperature_needs_no_other_training(recipe):
+    """What is folded into the weights (decisions/0006) is put on top of the trained base, which stays."""
+    recipe = recipe.model_copy(
+        update={
+            "base": TINY.model_copy(update={"steps": 2, "gate_prompts": 1, "gate_stops": False, "temperature": 0.5}),
+            "family": recipe.family.model_copy(update={"max_tokens": 4}),
+        }
+    )
+    directory = recipe.run_dir / "base"
+    stages.base(recipe)
+    trained, warm = (load_file(directory / name / "model.safetensors") for name in ("trained", "model"))
+    torch.testing.assert_close(warm["model.norm.weight"].float(), trained["model.norm.weight"] * 2, rtol=1e-2, atol=0)
+
+    recipe = recipe.model_copy(update={"base": recipe.base.model_copy(update={"temperature": 0.8})})
+    with pytest.raises(
+        StageError, match=r"model was made with another temperature \(0.5, now 0.8\): remove .*model to"
+    ):
+        stages.base(recipe)
+    shutil.rmtree(directory / "model")
+    (directory / "gate.json").unlink()
+    shutil.rmtree(directory / "work")
+    stages.base(recipe)
+    assert not (directory / "work").exists()
+    cooler = load_file(directory / "model" / "model.safetensors")
+    torch.testing.assert_close(
+        cooler["model.norm.weight"].float() * 0.8, trained["model.norm.weight"], rtol=1e-2, atol=0
+    )
 
 
 def test_the_gate_may_be_told_only_to_record(recipe):

@@ -69,8 +69,10 @@ def test_checking_hardly_depends_on_the_difficulty():
     assert all(2.7 < mean < 4 for mean in means)
 
 
-def test_first_passes_take_several_operands_at_once_and_checks_two():
+def test_first_passes_take_three_or_four_operands_at_once_and_checks_two():
     chain = problems.Chain("sum", "medium", tuple(problems.Term(1, (n,)) for n in (31, 42, 53)))
     assert [step.left for step in traces.solve(chain, "fast")] == ["31+42+53"]
     assert [step.left for step in traces.solve(chain, "step")] == ["31+42", "73+53"]
+    longer = problems.Chain("sum", "hard", tuple(problems.Term(1, (n,)) for n in (31, 42, 53, 64, 75)))
+    assert [step.left for step in traces.solve(longer, "fast")] == ["31+42+53+64", "190+75"]
     assert all(len(re.findall(r"\d+", step.left)) == 2 for step in traces.solve(chain, "reverse"))

@@ -86,7 +86,7 @@ def chains(
 
 def _sum(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
     terms, digits = {
-        "easy": (rng.choice((2, 2, 3)), rng.choice((1, 2))),
+        "easy": rng.choice(((2, 1), (2, 2), (3, 1))),
         "medium": (3, 2),
         "hard": rng.choice(((4, 2), (5, 2), (6, 2), (3, 3))),
     }[difficulty]

@@ -51,6 +51,12 @@ def test_the_split_ignores_the_order_of_factors():
         assert one.split == other.split
 
 
+@given(st.integers())
+def test_an_easy_sum_is_shorter_or_smaller_than_a_medium_one(seed):
+    easy = problems.draw(random.Random(seed), "sum", "easy")
+    assert len(easy.terms) == 2 or max(term.size for term in easy.terms) < 10
+
+
 @given(difficulties, st.integers())
 def test_a_story_never_runs_below_zero(difficulty, seed):
     chain = problems.draw(random.Random(seed), "story", difficulty)
