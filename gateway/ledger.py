@@ -162,16 +162,17 @@ class Ledger:
         return self.healthy
 
     def _to_spool(self, entries: Sequence[Entry]) -> None:
-        if entries:
-            self._append(b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries))
+        if entries and self._append(b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)):
             self.spooled += len(entries)
 
-    def _append(self, lines: bytes) -> None:
+    def _append(self, lines: bytes) -> bool:
         try:
             with self._spool.open("ab") as spool:
                 spool.write(lines)
         except OSError as error:
-            log.error("ledger entries are lost, the spool cannot be written: %s", error)
+            log.error("%d ledger entries are lost, the spool cannot be written: %s", lines.count(b"\n"), error)
+            return False
+        return True
 
     async def _replay(self) -> None:
         """Send the spool and remove it. A kill at any point only means that known ids are sent again."""

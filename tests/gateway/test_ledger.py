@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 
 from gateway import ledger
@@ -167,7 +168,11 @@ async def test_a_full_queue_spills_into_the_spool(redis_server: RedisServer, tmp
     assert len(await stored(redis_server)) == ledger.CAPACITY + 10
 
 
-async def test_a_spool_that_cannot_be_written_fails_no_request(tmp_path: Path) -> None:
+async def test_a_spool_that_cannot_be_written_fails_no_request_and_says_what_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / ledger.SPOOL).mkdir()
     book = Ledger("redis://127.0.0.1:1/0", tmp_path)
-    book._to_spool([entry()])
+    book._to_spool([entry(), entry()])
+    assert "2 ledger entries are lost" in caplog.text
+    assert book.spooled == 0
