@@ -162,15 +162,19 @@ class Ledger:
         return self.healthy
 
     def _to_spool(self, entries: Sequence[Entry]) -> None:
-        if entries and self._append(b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)):
+        if not entries:
+            return
+        if self._append(b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)):
             self.spooled += len(entries)
+        else:
+            log.error("up to %d ledger entries are lost", len(entries))
 
     def _append(self, lines: bytes) -> bool:
         try:
             with self._spool.open("ab") as spool:
                 spool.write(lines)
         except OSError as error:
-            log.error("%d ledger entries are lost, the spool cannot be written: %s", lines.count(b"\n"), error)
+            log.error("the ledger's spool cannot be written: %s", error)
             return False
         return True
 

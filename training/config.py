@@ -42,7 +42,7 @@ class BaseStage(_Section):
     temperature: float = Field(default=1.0, gt=0, le=1)
     """The finished base samples at temperature 1 as the trained one does at this temperature."""
     compile: bool = False
-    """Compile the model first: a fifth faster on a CPU, after a minute; needs a C++ compiler."""
+    """Compile the model first: a fifth faster on a CPU without bfloat16, after a minute; needs a C++ compiler."""
     save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints: what a kill may lose."""
     gate_prompts: int = Field(default=300, ge=1)
@@ -79,6 +79,7 @@ class FamilyStage(_Section):
     """Coefficient of the KL divergence from the base, as TRL estimates it (k3)."""
     max_tokens: int = Field(default=320, gt=0)
     temperature: float = Field(default=1.0, gt=0)
+    """Of the rollouts. A base that is served cold learns more from hotter ones."""
     save_every: int = Field(default=4, gt=0)
 
     @model_validator(mode="after")

@@ -243,7 +243,8 @@ def _require_fit(recipe: Recipe) -> None:
         raise StageError(
             "the base is not fit for a family: "
             + "; ".join(failures)
-            + f". Change the recipe's base section and remove {directory}."
+            + f". Change the recipe's base section and remove {directory};"
+            + " for another temperature only model and gate.json in it"
         )
 
 

@@ -1,7 +1,9 @@
 import copy
 
+import pytest
 import torch
 
+from training import muon
 from training.muon import Muon, orthogonalise
 
 
@@ -41,6 +43,21 @@ def test_a_matrix_step_has_the_root_mean_square_of_an_adamw_step():
     weight.grad = torch.randn(64, 128)
     optimizer.step()
     assert 0.1 < weight.pow(2).mean().sqrt() < 0.3
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_matrices_are_orthogonalised_in_bfloat16_only_where_that_is_fast(monkeypatch, fast):
+    seen = []
+    monkeypatch.setattr(muon, "autocast_bf16", lambda: fast)
+    monkeypatch.setattr(muon, "orthogonalise", lambda matrices: seen.append(matrices.dtype) or orthogonalise(matrices))
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(16, 32))
+    weight.grad = torch.randn(16, 32)
+    Muon([("layer", weight)], lr=1.0, weight_decay=0.0).step()
+    assert seen == [torch.bfloat16 if fast else torch.float32]
+    assert weight.dtype == torch.float32
+    exact = -orthogonalise(weight.grad[None])[0] * 0.2 * 32**0.5
+    torch.testing.assert_close(weight.detach(), exact, atol=0.05, rtol=0)
 
 
 def test_its_state_survives_a_checkpoint():

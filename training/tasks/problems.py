@@ -25,7 +25,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _PRACTICE = (4, 1, 2, 3, 2)
-"""How often each kind is trained on: products are learned from few examples, long sums from many."""
+"""How often each kind is trained on: products are learned from few examples, sums, also as stories, from many."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def chains(
 ) -> Iterator[Chain]:
     """An endless, reproducible stream of a split's chains, difficulties in equal parts unless given.
 
-    So are kinds, but for the training split, which has more of what takes more practice.
+    So are kinds, but for the training split, where `_PRACTICE` weighs them.
     """
     for index in count():
         rng = random.Random(f"{split}/{seed}/{index}")

@@ -51,6 +51,14 @@ def test_the_split_ignores_the_order_of_factors():
         assert one.split == other.split
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_kinds_are_weighted_by_practice_in_training_and_alike_elsewhere(split):
+    drawn = [chain.kind for chain in islice(problems.chains(split, 0), 1500)]
+    weights = dict(zip(KINDS, problems._PRACTICE, strict=True)) if split == "train" else dict.fromkeys(KINDS, 1)
+    for kind, weight in weights.items():
+        assert drawn.count(kind) / 1500 == pytest.approx(weight / sum(weights.values()), abs=0.04)
+
+
 @given(st.integers())
 def test_an_easy_sum_is_shorter_or_smaller_than_a_medium_one(seed):
     easy = problems.draw(random.Random(seed), "sum", "easy")
