@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from typing import Any
 
 import httpx
@@ -152,17 +151,31 @@ def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
     assert raw.parse().model == f"abacus/{name}"
 
 
-def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
-    def served(difficulty: Difficulty) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for row in source.prompts("heldout", 11, 24, difficulty=difficulty):
-            raw = stack.sdk.chat.completions.with_raw_response.create(**chat(row.prompt, max_tokens=400))
-            assert raw.headers["x-laconic-decision"] == "routed"
-            found[raw.headers["x-laconic-checkpoint"]] += 1
-        return found
+def served_by(stack: Stack, prompt: str) -> str:
+    raw = stack.sdk.chat.completions.with_raw_response.create(**chat(prompt, max_tokens=400))
+    assert raw.headers["x-laconic-decision"] == "routed"
+    return raw.headers["x-laconic-checkpoint"]
 
-    easy, hard = served("easy").most_common(1)[0], served("hard").most_common(1)[0]
-    assert easy[0] != hard[0], (easy, hard)
+
+def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
+    easy = {served_by(stack, prompt) for prompt in ("What is 17 + 5?", "What is 7 times 8?", "What is 9 - 4?")}
+    hard = {
+        served_by(stack, prompt)
+        for prompt in (
+            "What is 48 + 37 - 19 + 52 - 33 + 71?",
+            "What is 84 - 27 + 66 - 15 + 9 - 31?",
+            "What is 25 + 7 * 63 - 18?",
+        )
+    }
+    assert not easy & hard
+
+
+def test_hard_questions_go_to_checkpoints_that_think_longer(stack: Stack) -> None:
+    def share(difficulty: Difficulty) -> float:
+        rows = source.prompts("heldout", 11, 24, difficulty=difficulty)
+        return sum(served_by(stack, row.prompt) in {"base", "alpha-0", "alpha-0.1"} for row in rows) / len(rows)
+
+    assert share("hard") > share("easy") + 0.2
 
 
 def test_every_model_is_listed_with_what_was_measured_on_it(stack: Stack) -> None:
