@@ -1,8 +1,21 @@
-"""Who deserves which reward? From rewards to advantages, as pure functions."""
+"""Who deserves which reward? From rewards to advantages, as pure functions.
+
+Everything that compares a rollout with its group takes the rewards of *all* processes, groups next to each other.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
+
+TRUNCATE = 0.95
+"""Share of a rollout's token rewards that its mean keeps (arXiv 2505.10425, app. C)."""
+FLOOR = 1e-3
+"""Smallest |m_i| that a token reward is divided by."""
+RATIO = 5.0
+"""Largest |r_it / m_i|."""
 
 
 def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
@@ -12,13 +25,127 @@ def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
     hard whatever alpha is (arXiv 2502.04463, sec. 4.2).
 
     Args:
-        reward_B: rewards of *all* processes, groups next to each other, (B,).
+        reward_B: rewards, (B,).
         group_size: G >= 2; divides B.
 
     Raises:
         ValueError: a group that is not whole or has one member.
     """
-    if group_size < 2 or len(reward_B) % group_size:
-        raise ValueError(f"{len(reward_B)} rewards are not whole groups of {group_size} >= 2")
-    groups = reward_B.view(-1, group_size)
+    groups = _groups(reward_B, group_size)
     return ((groups - groups.mean(1, keepdim=True)) * (group_size / (group_size - 1))).view(-1)
+
+
+def episode_credit(
+    outcome_B: Tensor, episode_BK: Tensor, count_B: Tensor, group_size: int, progress_weight: float
+) -> Tensor:
+    """A_ik = [r_out_i - mean of the others'] + progress_weight [r_ik - mean of the others' episodes], (B, K).
+
+    Every token of episode k gets A_ik. Neither a division by a standard deviation nor one by a length: an episode that
+    gains as much as the group's others do gets no advantage from it, however long it is.
+
+    Args:
+        outcome_B: outcome rewards.
+        episode_BK: dense rewards r_ik; read up to each row's count.
+        count_B: episodes of each rollout, at least 1.
+        group_size: G >= 2; divides B.
+        progress_weight: price of the dense reward.
+
+    Raises:
+        ValueError: a group that is not whole or has one member.
+    """
+    there_BK = torch.arange(episode_BK.size(1), device=episode_BK.device) < count_B[:, None]
+    dense_BK = episode_BK * there_BK
+    sums, counts = _groups(dense_BK.sum(1), group_size), _groups(count_B.to(dense_BK.dtype), group_size)
+    others = (sums.sum(1, keepdim=True) - sums) / (counts.sum(1, keepdim=True) - counts)
+    dense_BK = (dense_BK - others.view(-1, 1)) * there_BK
+    return leave_one_out(outcome_B, group_size)[:, None] * there_BK + progress_weight * dense_BK
+
+
+class TokenRewards(NamedTuple):
+    """`reward_BT` is 0 on padding; `mean_B` is its truncated mean over a rollout's tokens."""
+
+    reward_BT: Tensor
+    mean_B: Tensor
+
+
+def token_rewards(
+    outcome_B: Tensor, episode_BK: Tensor, logp_BT: Tensor, index_BT: Tensor, progress_weight: float
+) -> TokenRewards:
+    """The paper's r_it = w_it R_ik with R_ik = r_out_i / K_i + progress_weight r_ik (arXiv 2505.10425, eq. 5, alg. 1).
+
+    w_it is the token's surprise, -log pi_old(z_it), as a share of its episode's; equal shares where nothing surprised.
+    One rollout's rewards need no other rollout, so a process may hold its own only.
+
+    Args:
+        outcome_B: outcome rewards.
+        episode_BK: dense rewards r_ik; read up to each row's last episode.
+        logp_BT: log pi_old(z_it), at most 0.
+        index_BT: each token's episode, -1 on padding.
+        progress_weight: price of the dense reward.
+    """
+    said_BT = index_BT >= 0
+    at_BT = index_BT.clamp(min=0)
+    count_B1 = (index_BT.amax(1, keepdim=True) + 1).clamp(min=1)
+    reward_BK = outcome_B[:, None] / count_B1 + progress_weight * episode_BK
+
+    surprise_BT = (-logp_BT).clamp(min=0) * said_BT
+
+    def per_episode(values_BT: Tensor) -> Tensor:
+        total_BK = torch.zeros_like(reward_BK).scatter_add_(1, at_BT, values_BT.to(reward_BK.dtype))
+        return total_BK.gather(1, at_BT)
+
+    total_BT, tokens_BT = per_episode(surprise_BT), per_episode(said_BT.float())
+    share_BT = torch.where(total_BT > 0, surprise_BT / total_BT, 1 / tokens_BT)
+    reward_BT = share_BT * reward_BK.gather(1, at_BT) * said_BT
+    means = [truncated_mean(row[said]) for row, said in zip(reward_BT, said_BT, strict=True)]
+    return TokenRewards(reward_BT, torch.stack(means) if means else reward_BT.sum(1))
+
+
+def truncated_mean(values_N: Tensor, keep: float = TRUNCATE) -> Tensor:
+    """Mean of the middle `keep` of the values, as many cut off at either end; of nothing it is 0."""
+    cut = int(len(values_N) * (1 - keep) / 2)
+    kept = values_N.sort().values[cut : len(values_N) - cut]
+    return kept.mean() if len(kept) else values_N.new_zeros(())
+
+
+class PaperAdvantages(NamedTuple):
+    """`advantage_BT` is 0 on padding; the shares say how often a hazard of the definition was met."""
+
+    advantage_BT: Tensor
+    floored_share: float
+    clipped_share: float
+
+
+def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: slice) -> PaperAdvantages:
+    """A_it = A_i r_it / m_i, A_i = (m_i - mean_group m) / std_group m, to the letter (arXiv 2505.10425, alg. 1).
+
+    Three hazards are in the definition and stay in it: m_i is a mean per token, so a short rollout wins whatever its
+    episodes gained; near m_i = 0 the ratio explodes, so |m_i| is floored and the ratio clipped; and with A_i < 0 < m_i a
+    token of negative reward gets a positive advantage.
+
+    Args:
+        token: this process's rewards.
+        mean_all_B: `mean_B` of all processes.
+        group_size: G >= 2; divides their number.
+        own: which of them are this process's.
+
+    Raises:
+        ValueError: a group that is not whole or has one member.
+    """
+    groups = _groups(mean_all_B, group_size)
+    standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
+    mean_B = token.mean_B
+    floored_B = mean_B.abs() < FLOOR
+    safe_B = torch.where(floored_B, torch.where(mean_B < 0, -FLOOR, FLOOR), mean_B)
+    ratio_BT = token.reward_BT / safe_B[:, None]
+    clipped_BT = ratio_BT.abs() > RATIO
+    advantage_BT = standard.view(-1)[own][:, None] * ratio_BT.clamp(-RATIO, RATIO)
+    return PaperAdvantages(
+        advantage_BT, floored_B.float().mean().item(), (clipped_BT.sum() / (ratio_BT != 0).sum().clamp(min=1)).item()
+    )
+
+
+def _groups(values_B: Tensor, group_size: int) -> Tensor:
+    if group_size < 2 or len(values_B) % group_size:
+        raise ValueError(f"{len(values_B)} rewards are not whole groups of {group_size} >= 2")
+    return values_B.view(-1, group_size)

@@ -1,60 +1,139 @@
-"""What did a rollout do? Where its thinking ends, what it answered, into which episodes it falls."""
+"""Into which episodes does a rollout's thinking fall?
+
+The dense reward pays per episode: a run of consecutive thinking tokens (arXiv 2505.10425, sec. 4.1). The paper prompts
+for `<episode_1>` tags; reasoning models write blank lines by themselves; `tokens` needs neither. Every thinking token is
+in exactly one episode, and the answer belongs to the last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, get_args
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from training.tasks.verify import is_correct
+from training.judge import THINK_END
 
-THINK_END = "</think>"
+SplitBy = Literal["blank_line", "tags", "tokens"]
+MAX_EPISODES = 30
+"""arXiv 2505.10425, app. F."""
+_TAG = re.compile(r"<episode_\d+>")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One judged completion. Tokens are counted as the engine does: what was sampled before `</think>`."""
+class Episodes:
+    """A batch of completions in episodes.
 
-    correct: bool
-    reasoning_tokens: int
-    tokens: int
-    episodes: int
-    finished: bool
+    `index_BT` is each token's episode from 0, -1 on padding. `thinking_BT` is True before `</think>`; a completion that
+    never closes its thinking is thinking throughout.
+    """
+
+    index_BT: Tensor
+    thinking_BT: Tensor
+
+    @property
+    def count_B(self) -> Tensor:
+        """Episodes of each completion; 1 where nothing was thought, 0 for a row of padding."""
+        return self.index_BT.amax(1) + 1
+
+    @property
+    def ends_BK(self) -> Tensor:
+        """Thinking tokens up to the end of each episode, (B, K); constant from a row's last episode on."""
+        episode_K = torch.arange(max(int(self.index_BT.max()) + 1, 1), device=self.index_BT.device)
+        so_far_BKT = self.index_BT[:, None, :] <= episode_K[None, :, None]
+        return (so_far_BKT & self.thinking_BT[:, None, :]).sum(2)
 
 
-class Judge:
-    """Judges completions of one tokenizer."""
+class Splitter:
+    """Splits completions of one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        self._end = tokenizer.convert_tokens_to_ids(THINK_END)
-        self._eos = tokenizer.eos_token_id
-        self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        by: SplitBy = "blank_line",
+        *,
+        max_episodes: int = MAX_EPISODES,
+        every: int = 256,
+    ) -> None:
+        """`by` is where a new episode starts: after a blank line, at an `<episode_i>` tag, or every `every` tokens.
 
-    def __call__(self, completion: Sequence[int], gold: str) -> Outcome:
-        """Judge one completion; one that was cut off, or never stopped thinking, is incorrect.
-
-        Whether it was cut off is read from the sampled tokens, before any eos is appended (arXiv 2502.04463, sec. 4).
+        Raises:
+            ValueError: an unknown `by`, or a limit below 1.
         """
-        ids = list(completion)
-        finished = bool(ids) and ids[-1] == self._eos
-        thought = ids.index(self._end) if self._end in ids else len(ids)
-        answer = self._tokenizer.decode(ids[thought + 1 :], skip_special_tokens=True)
-        return Outcome(
-            correct=finished and thought < len(ids) and is_correct(answer, gold),
-            reasoning_tokens=thought,
-            tokens=len(ids),
-            episodes=ids[:thought].count(self._break) + 1,
-            finished=finished,
-        )
+        if by not in get_args(SplitBy):
+            raise ValueError(f"by must be one of {', '.join(get_args(SplitBy))}, got {by!r}")
+        if max_episodes < 1 or every < 1:
+            raise ValueError(f"max_episodes and every must be at least 1, got {max_episodes} and {every}")
+        self._tokenizer, self._by, self._max, self._every = tokenizer, by, max_episodes, every
+        self._end: int = tokenizer.convert_tokens_to_ids(THINK_END)  # pyright: ignore[reportAttributeAccessIssue]
+        if by == "blank_line":
+            texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=False)
+            self._blank_V = torch.tensor(["\n\n" in text for text in texts])
+            self._opens_V = torch.tensor([text.startswith("\n") for text in texts])
+            self._closes_V = torch.tensor([text.endswith("\n") for text in texts])
+            self._space_V = torch.tensor([text.isspace() for text in texts])
 
-    def after_first_episode(self, completion: Sequence[int]) -> list[int]:
-        """The completion cut after its first episode, thinking closed; an answer is to be sampled from there."""
-        ids = list(completion)
-        thought = ids.index(self._end) if self._end in ids else len(ids)
-        first = ids.index(self._break) if self._break in ids[:thought] else thought
-        if first == thought:
-            return [*ids[:thought], self._end]
-        newline = self._tokenizer.encode("\n", add_special_tokens=False)
-        return [*ids[:first], *newline, self._end]
+    def __call__(self, ids_BT: Tensor, mask_BT: Tensor) -> Episodes:
+        """Completions, right-padded, and 1 where a token is one, both (B, T)."""
+        mask_BT = mask_BT.bool()
+        closed_BT = (ids_BT == self._end).cumsum(1) > 0
+        thinking_BT = mask_BT & ~closed_BT
+        starts_BT = getattr(self, f"_{self._by}")(ids_BT, thinking_BT) & thinking_BT
+        starts_BT[:, :1] = False
+        index_BT = starts_BT.cumsum(1)
+        for row in (index_BT.amax(1) >= self._max).nonzero().flatten().tolist():
+            index_BT[row] = _merged(index_BT[row], thinking_BT[row], self._max)
+        return Episodes(index_BT.masked_fill(~mask_BT, -1), thinking_BT)
+
+    def _tokens(self, ids_BT: Tensor, thinking_BT: Tensor) -> Tensor:
+        position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
+        return (position_T % self._every == 0).expand_as(ids_BT).clone()
+
+    def _blank_line(self, ids_BT: Tensor, thinking_BT: Tensor) -> Tensor:
+        """At the first token that is not white space after white space with a blank line in it."""
+        blank_V, opens_V, closes_V, space_V = (
+            table.to(ids_BT.device) for table in (self._blank_V, self._opens_V, self._closes_V, self._space_V)
+        )
+        blank_BT = blank_V[ids_BT]
+        blank_BT[:, 1:] |= closes_V[ids_BT[:, :-1]] & opens_V[ids_BT[:, 1:]]
+        said_BT = ~space_V[ids_BT]
+        position_BT = torch.arange(ids_BT.size(1), device=ids_BT.device).expand_as(ids_BT)
+        last_said_BT = torch.where(said_BT, position_BT, -1).cummax(1).values
+        before_BT = torch.cat([torch.full_like(last_said_BT[:, :1], -1), last_said_BT[:, :-1]], 1)
+        blanks_BT = torch.cat([torch.zeros_like(ids_BT[:, :1]), blank_BT.cumsum(1)], 1)  # before each position
+        since_BT = blanks_BT[:, :-1] - blanks_BT.gather(1, before_BT.clamp(min=0))
+        return said_BT & (before_BT >= 0) & (since_BT > 0)
+
+    def _tags(self, ids_BT: Tensor, thinking_BT: Tensor) -> Tensor:
+        starts_BT = torch.zeros_like(thinking_BT)
+        for row, (ids, length) in enumerate(zip(ids_BT.tolist(), thinking_BT.sum(1).tolist(), strict=True)):
+            pieces: list[str] = self._tokenizer.convert_ids_to_tokens(ids[:length])  # pyright: ignore[reportAssignmentType]
+            offsets = [0, *accumulate(map(len, pieces))]
+            for tag in _TAG.finditer("".join(pieces)):
+                starts_BT[row, bisect_right(offsets, tag.start()) - 1] = True
+        if not len(starts_BT):
+            return starts_BT
+        # What stands before the first tag belongs to the first episode.
+        first_BT = starts_BT & (starts_BT.cumsum(1) == 1)
+        return starts_BT & ~first_BT
+
+
+def _merged(index_T: Tensor, thinking_T: Tensor, most: int) -> Tensor:
+    """The same row in at most `most` episodes: the shortest joins its shorter neighbour until they are few enough."""
+    lengths = torch.bincount(index_T[thinking_T]).tolist()
+    members = [[episode] for episode in range(len(lengths))]
+    while len(lengths) > most:
+        shortest = min(range(len(lengths)), key=lengths.__getitem__)
+        neighbours = [i for i in (shortest - 1, shortest + 1) if 0 <= i < len(lengths)]
+        left, right = sorted((shortest, min(neighbours, key=lengths.__getitem__)))
+        lengths[left : right + 1] = [lengths[left] + lengths[right]]
+        members[left : right + 1] = [members[left] + members[right]]
+    new = torch.empty(sum(map(len, members)), dtype=torch.long)
+    for episode, old in enumerate(members):
+        new[old] = episode
+    return new.to(index_T.device)[index_T]

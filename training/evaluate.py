@@ -13,7 +13,7 @@ from scipy.stats import binomtest, bootstrap
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.family import Estimate, Slice
-from training.episodes import Judge, Outcome
+from training.judge import Judge, Outcome
 from training.record import write_text
 from training.rollout import sample
 from training.tasks.prompts import Prompt

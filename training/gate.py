@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.episodes import Judge
+from training.judge import Judge
 from training.rollout import sample
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.prompts import prompts

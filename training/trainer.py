@@ -32,7 +32,7 @@ with warnings.catch_warnings():
 
 from training.config import FamilyStage, checkpoint_name
 from training.credit import leave_one_out
-from training.episodes import Judge
+from training.judge import Judge
 from training.errors import StageError
 from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16

@@ -3,7 +3,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.credit import leave_one_out
+from training.credit import (
+    FLOOR,
+    RATIO,
+    TokenRewards,
+    episode_credit,
+    leave_one_out,
+    paper_credit,
+    token_rewards,
+    truncated_mean,
+)
 
 rewards = st.integers(2, 8).flatmap(
     lambda size: st.lists(st.lists(st.floats(-5, 5), min_size=size, max_size=size), min_size=1, max_size=4)
@@ -33,3 +42,97 @@ def test_it_is_not_divided_by_a_standard_deviation():
 def test_broken_groups_are_refused(count, size):
     with pytest.raises(ValueError, match="whole groups"):
         leave_one_out(torch.zeros(count), size)
+
+
+@given(st.data())
+def test_episode_credit_compares_with_the_others_outcomes_and_episodes(data):
+    size, most = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 4))
+    value = st.floats(-1, 1)
+    outcome = data.draw(st.lists(value, min_size=2 * size, max_size=2 * size))
+    dense = [data.draw(st.lists(value, min_size=1, max_size=most)) for _ in outcome]
+    rows = torch.tensor([row + [9.0] * (most - len(row)) for row in dense])
+    found = episode_credit(torch.tensor(outcome), rows, torch.tensor([len(row) for row in dense]), size, 0.8)
+    for i, row in enumerate(dense):
+        others = [j for j in range(i // size * size, i // size * size + size) if j != i]
+        of_outcome = outcome[i] - sum(outcome[j] for j in others) / len(others)
+        episodes = [r for j in others for r in dense[j]]
+        expected = [of_outcome + 0.8 * (r - sum(episodes) / len(episodes)) for r in row]
+        assert found[i].tolist() == pytest.approx(expected + [0.0] * (most - len(row)), abs=1e-5)
+
+
+def test_without_a_dense_reward_episode_credit_is_leave_one_out():
+    outcome = torch.tensor([1.0, 0.0, 0.5, 0.25])
+    found = episode_credit(outcome, torch.zeros(4, 3), torch.tensor([1, 2, 3, 3]), 2, 0.8)
+    torch.testing.assert_close(found[:, 0], leave_one_out(outcome, 2))
+
+
+def test_episode_credit_does_not_favour_short_rollouts():
+    """The hazard of the paper's per-token mean: the same gains in fewer tokens are the same advantages here."""
+    gains = torch.tensor([[0.5, 0.0], [0.5, 0.0]])
+    found = episode_credit(torch.ones(2), gains, torch.tensor([2, 2]), 2, 0.8)
+    assert torch.equal(found[0], found[1])
+
+    index = torch.tensor([[0, 1, -1, -1], [0, 0, 1, 1]])
+    token = token_rewards(torch.ones(2), gains, torch.full((2, 4), -1.0), index, 0.8)
+    paper = paper_credit(token, token.mean_B, 2, slice(0, 2)).advantage_BT
+    assert paper[0, 0] > 0 > paper[1, 0]
+
+
+def test_a_token_s_reward_is_its_surprise_s_share_of_its_episode_s():
+    logp = torch.tensor([[-1.0, -3.0, -2.0, 0.0], [0.0, 0.0, -7.0, -7.0]])
+    index = torch.tensor([[0, 0, 1, 1], [0, 0, -1, -1]])
+    found = token_rewards(torch.tensor([1.0, 1.0]), torch.tensor([[0.5, -0.25], [0.1, 9.0]]), logp, index, 0.8)
+    first, second = 1 / 2 + 0.8 * 0.5, 1 / 2 + 0.8 * -0.25
+    assert found.reward_BT[0].tolist() == pytest.approx([first / 4, first * 3 / 4, second, 0])
+    assert found.reward_BT[1].tolist() == pytest.approx([1.08 / 2, 1.08 / 2, 0, 0]), "nothing surprised: equal shares"
+    assert found.mean_B.tolist() == pytest.approx([(first + second) / 4, 0.54])
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=200))
+def test_a_truncated_mean_leaves_out_the_ends(values):
+    cut = int(len(values) * 0.025)
+    middle = sorted(values)[cut : len(values) - cut]
+    assert truncated_mean(torch.tensor(values, dtype=torch.float64)).item() == pytest.approx(sum(middle) / len(middle))
+
+
+def test_an_outlier_does_not_move_a_truncated_mean():
+    values = torch.ones(100)
+    values[7] = 1e6
+    assert truncated_mean(values) == 1
+
+
+def test_paper_credit_is_the_group_s_standard_score_times_the_token_s_ratio():
+    reward = torch.tensor([[0.2, 0.4], [0.1, 0.1], [0.3, 0.1], [0.5, 0.5]])
+    means = reward.mean(1)
+    found = paper_credit(TokenRewards(reward, means), means, 2, slice(0, 4))
+    for i, j in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        pair = means[[i, j]]
+        score = (means[i] - pair.mean()) / (pair.std() + 1e-6)
+        assert found.advantage_BT[i].tolist() == pytest.approx((score * reward[i] / means[i]).tolist())
+    assert (found.floored_share, found.clipped_share) == (0, 0)
+
+
+def test_near_a_mean_of_zero_the_ratio_is_floored_and_clipped_and_said_so():
+    reward = torch.tensor([[1.0, -1.0 + 1e-9], [0.1, 0.1]])
+    token = TokenRewards(reward, reward.mean(1))
+    found = paper_credit(token, token.mean_B, 2, slice(0, 2))
+    assert found.advantage_BT.isfinite().all()
+    assert found.advantage_BT.abs().max() <= RATIO
+    assert found.floored_share == 0.5
+    assert found.clipped_share == 0.5
+    assert token.mean_B[0].abs() < FLOOR
+
+
+def test_paper_credit_may_reward_a_bad_token_of_a_poor_rollout():
+    """The third hazard, kept because it is the paper's: A_i < 0 < m_i turns a negative reward into an advantage."""
+    reward = torch.tensor([[0.5, -0.1], [0.9, 0.9]])
+    token = TokenRewards(reward, reward.mean(1))
+    assert paper_credit(token, token.mean_B, 2, slice(0, 2)).advantage_BT[0, 1] > 0
+
+
+def test_a_process_gets_its_own_rows_compared_with_everyone_s():
+    reward = torch.rand(4, 3)
+    means = reward.mean(1)
+    whole = paper_credit(TokenRewards(reward, means), means, 4, slice(0, 4)).advantage_BT
+    half = paper_credit(TokenRewards(reward[2:], means[2:]), means, 4, slice(2, 4)).advantage_BT
+    assert torch.equal(whole[2:], half)

@@ -1,52 +1,99 @@
+"""Every thinking token is in exactly one episode, in order, and there are never too many."""
+
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.episodes import Judge
+from training.episodes import Splitter
 
-
-@pytest.fixture
-def judged(spoken):
-    judge = Judge(spoken)
-    return lambda text, gold="4": judge(spoken.encode(text), gold)
-
-
-RIGHT = "\n2+2=4\nso 4\n\ncheck step\n2+2=4\nmatches 4\n</think>\n\nThe answer is 4.<|im_end|>"
+PIECES = ["12+35=47", "so 47", "\n", "\n\n", "matches 47", "<episode_1>", "<episode_2>", " ", "</think>", "."]
+texts = st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=1, max_size=4)
 
 
-def test_a_right_answer_after_thinking(judged):
-    assert judged(RIGHT).correct
-    assert not judged(RIGHT, "5").correct
+def batch(spoken, texts):
+    rows = [spoken.encode(text) for text in texts]
+    width = max(1, *map(len, rows))
+    ids = torch.tensor([row + [spoken.pad_token_id] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids, mask
 
 
-def test_reasoning_tokens_are_those_before_the_end_marker(judged, spoken):
-    assert judged(RIGHT).reasoning_tokens == len(spoken.encode(RIGHT.partition("</think>")[0]))
-    assert judged(RIGHT).tokens == len(spoken.encode(RIGHT))
+def said(spoken, text, **how):
+    """The text of each episode, answer included."""
+    ids, mask = batch(spoken, [text])
+    found = Splitter(spoken, **how)(ids, mask)
+    return [spoken.decode(ids[0][found.index_BT[0] == k]) for k in range(int(found.count_B[0]))]
 
 
-def test_episodes_are_separated_by_blank_lines_of_the_thinking(judged):
-    assert judged(RIGHT).episodes == 2
+@given(texts=texts, by=st.sampled_from(["blank_line", "tags", "tokens"]), most=st.integers(1, 4))
+def test_every_thinking_token_is_in_one_of_at_most_so_many_episodes_in_order(spoken, texts, by, most):
+    ids, mask = batch(spoken, texts)
+    found = Splitter(spoken, by, max_episodes=most, every=3)(ids, mask)
+    assert torch.equal(found.index_BT >= 0, mask.bool())
+    for row, (index, thinking) in enumerate(zip(found.index_BT, found.thinking_BT, strict=True)):
+        own = index[mask[row].bool()]
+        if not len(own):
+            assert found.count_B[row] == 0
+            continue
+        assert own[0] == 0
+        assert own.diff().ge(0).all()
+        assert own.diff().le(1).all()
+        assert found.count_B[row] == own[-1] + 1 <= most
+        if thinking.any():
+            assert index[thinking].unique().tolist() == list(range(int(own[-1]) + 1)), "an episode without a thought"
+        assert found.ends_BK[row, -1] == thinking.sum()
 
 
-def test_an_answer_that_was_cut_off_is_incorrect(judged):
-    cut = judged(RIGHT.removesuffix("<|im_end|>"))
-    assert not cut.correct
-    assert not cut.finished
+def test_a_blank_line_ends_an_episode_and_belongs_to_it(spoken):
+    text = "\n2+2=4\nso 4\n\ncheck step\n2+2=4\nmatches 4\n</think>\n\nThe answer is 4."
+    assert said(spoken, text) == ["\n2+2=4\nso 4\n\n", text.partition("\n\n")[2]]
 
 
-def test_thinking_that_never_ends_is_incorrect_and_all_of_it_counts(judged, spoken):
-    text = "\nThe answer is 4.<|im_end|>"
-    assert not judged(text).correct
-    assert judged(text).reasoning_tokens == len(spoken.encode(text))
+@pytest.mark.parametrize("gap", ["\n\n", "\n\n\n", "\n \n", "\n\n\n\n"])
+def test_more_than_one_blank_line_is_one_break(spoken, gap):
+    found = said(spoken, f"{gap}so 4{gap}matches 4{gap}</think>.")
+    assert len(found) == (2 if gap != "\n \n" else 1)
 
 
-def test_nothing_at_all_is_incorrect(judged):
-    assert not judged("").correct
+def test_two_newlines_of_different_tokens_are_a_blank_line(spoken):
+    newline = spoken.encode("\n")
+    ids = torch.tensor([[*spoken.encode("so 4"), *newline, *newline, *spoken.encode("matches 4")]])
+    assert Splitter(spoken)(ids, torch.ones_like(ids)).count_B.tolist() == [2]
 
 
-def test_a_completion_is_cut_after_its_first_episode_with_thinking_closed(spoken):
-    cut = Judge(spoken).after_first_episode(spoken.encode(RIGHT))
-    assert spoken.decode(cut) == "\n2+2=4\nso 4\n</think>"
+def test_tags_start_episodes_however_they_are_tokenized(spoken):
+    text = "well <episode_1>2+2=4</episode_1><episode_2>4</episode_2></think>The answer is 4."
+    first, second = said(spoken, text, by="tags")
+    assert second.startswith("<episode_2>") or second.startswith("><episode_2>")
+    assert "2+2=4" in first
 
 
-def test_one_episode_is_kept_whole(spoken):
-    cut = Judge(spoken).after_first_episode(spoken.encode("\n2+2=4\nso 4\n</think>\n\nThe answer is 4.<|im_end|>"))
-    assert spoken.decode(cut) == "\n2+2=4\nso 4\n</think>"
+def test_tokens_are_counted(spoken):
+    ids = torch.tensor([spoken.encode("1234567")])
+    found = Splitter(spoken, "tokens", every=3)(ids, torch.ones_like(ids))
+    assert found.index_BT.tolist() == [[0, 0, 0, 1, 1, 1, 2]]
+
+
+def test_the_shortest_episodes_are_merged_with_their_shorter_neighbours(spoken):
+    text = "123456\n\n1\n\n1234\n\n12345</think>."
+    assert said(spoken, text, max_episodes=3) == ["123456\n\n", "1\n\n1234\n\n", "12345</think>."]
+    assert len(said(spoken, text, max_episodes=1)) == 1
+
+
+def test_thinking_that_never_ends_has_its_episodes(spoken):
+    assert len(said(spoken, "2+2=4\n\n2+2=4")) == 2
+
+
+def test_no_thinking_at_all_is_one_episode(spoken):
+    ids, mask = batch(spoken, ["</think>\n\nThe answer is 4."])
+    found = Splitter(spoken)(ids, mask)
+    assert found.count_B.tolist() == [1]
+    assert not found.thinking_BT.any()
+    assert found.ends_BK.tolist() == [[0]]
+
+
+@pytest.mark.parametrize("how", [{"by": "words"}, {"max_episodes": 0}, {"every": 0}])
+def test_settings_that_mean_nothing_are_refused(spoken, how):
+    with pytest.raises(ValueError, match="must be"):
+        Splitter(spoken, **how)

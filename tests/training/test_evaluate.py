@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from training import evaluate
-from training.episodes import Outcome
+from training.judge import Outcome
 from training.evaluate import Judged
 from training.tasks.prompts import prompts
 

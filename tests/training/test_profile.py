@@ -3,7 +3,7 @@ import pytest
 
 from models import profile as reading
 from training import profile
-from training.episodes import Outcome
+from training.judge import Outcome
 from training.evaluate import Judged
 from training.tasks.prompts import prompts
 

@@ -1,0 +1,125 @@
+"""The packed pass says what one pass per prefix says, on the shipped model."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from training.episodes import Splitter
+from training.rewards.information_gain import Probe, gains, success
+
+BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
+STOP = "\n</think>\n\nThe answer is "
+CASES = [
+    ("What is 12 + 35 - 8?", "\n12+35-8=39\nso 39\n\ncheck step\n12+35=47\n47-8=39\nmatches 39\n</think>", "39."),
+    ("Work out 7 + 5.", "\n7+5=13\nso 13\n\ncheck reverse\n5+7=12\ndiffers 12\n\ncheck step\n7+5=12\n</think>", "12."),
+    ("What is 100 - 1?", "\n100-1=99\nso 99\n</think>", "99."),
+    ("What is 2 + 2?", "</think>", "4."),
+    ("How much is 3 times 14?", "\n3*14=42\n\nso 42 and on", "42."),
+]
+
+
+@cache
+def spoken():
+    return AutoTokenizer.from_pretrained(BASE)
+
+
+@cache
+def model(dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(BASE, dtype=dtype).eval()
+
+
+def padded(rows, side):
+    width = max(map(len, rows))
+    fill = [[0] * (width - len(row)) for row in rows]
+    ids = [f + r if side == "left" else r + f for f, r in zip(fill, rows, strict=True)]
+    ones = [[1] * len(r) for r in rows]
+    mask = [f + o if side == "left" else o + f for f, o in zip(fill, ones, strict=True)]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def inputs(side):
+    prompts = [
+        spoken().apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
+        for q, _, _ in CASES
+    ]
+    thoughts = [spoken().encode(z) for _, z, _ in CASES]
+    ids, mask = padded(thoughts, "right")
+    episodes = Splitter(spoken())(ids, mask)
+    probes = [Probe(tuple(spoken().encode(STOP)), tuple(spoken().encode(a))) for _, _, a in CASES]
+    return (*padded(prompts, side), ids, episodes.ends_BK, probes), prompts, thoughts
+
+
+@torch.no_grad()
+def one_by_one(network, reading):
+    """No packing, no padding, no mask: a forward pass per prefix."""
+    (_, _, _, ends, probes), prompts, thoughts = inputs("left")
+    rows = []
+    for prompt, thought, row, probe in zip(prompts, thoughts, ends.tolist(), probes, strict=True):
+        values = []
+        for end in [0, *row]:
+            before = [*prompt, *thought[:end], *probe.stop]
+            logp = torch.log_softmax(network(torch.tensor([[*before, *probe.answer]])).logits[0].float(), -1)
+            tokens = [logp[len(before) - 1 + i, token] for i, token in enumerate(probe.answer)]
+            values.append(torch.stack(tokens).sum() / (len(tokens) if reading == "per_token" else 1))
+        rows.append(torch.stack(values).exp())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("reading", ["joint", "per_token"])
+def test_packed_probes_equal_a_pass_per_prefix(side, reading):
+    found = success(model(), *inputs(side)[0], reading=reading)
+    torch.testing.assert_close(found, one_by_one(model(), reading), atol=1e-5, rtol=0)
+
+
+def test_with_an_adapter_too():
+    torch.manual_seed(0)
+    network = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
+        LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+    ).eval()
+    adapted = success(network, *inputs("left")[0])
+    torch.testing.assert_close(adapted, one_by_one(network, "joint"), atol=1e-5, rtol=0)
+    with network.disable_adapter():
+        plain = success(network, *inputs("left")[0])
+    torch.testing.assert_close(plain, success(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
+    assert not torch.allclose(plain, adapted, atol=1e-3)
+
+
+def test_in_bfloat16_it_agrees_with_itself_to_two_digits():
+    found = success(model(torch.bfloat16), *inputs("left")[0])
+    torch.testing.assert_close(found, one_by_one(model(torch.bfloat16), "joint"), atol=5e-2, rtol=0)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 4_000_000])
+def test_chunks_change_nothing(memory_bytes):
+    found = success(model(), *inputs("left")[0], memory_bytes=memory_bytes)
+    torch.testing.assert_close(found, success(model(), *inputs("left")[0]), atol=1e-6, rtol=0)
+
+
+def test_gains_add_up_to_what_the_whole_thinking_gained():
+    values = success(model(), *inputs("left")[0])
+    torch.testing.assert_close(gains(values).sum(1), values[:, -1] - values[:, 0])
+    assert gains(values).abs().max() <= 1
+
+
+def test_a_row_with_fewer_episodes_gains_nothing_after_its_last():
+    found = gains(success(model(), *inputs("left")[0]))
+    assert found[2, 1:].tolist() == [0.0, 0.0]
+    assert found[3].tolist() == [0.0, 0.0, 0.0], "nothing was thought"
+
+
+def test_finding_the_answer_is_a_gain_and_repeating_it_is_not():
+    right, corrected = gains(success(model(), *inputs("left")[0]))[:2].tolist()
+    assert right[0] > 0.5
+    assert abs(right[1]) < 0.1
+    assert corrected[1] + corrected[2] > 0.5, "the checks find the first pass's slip"
+
+
+def test_a_probe_says_something():
+    with pytest.raises(ValueError, match="at least one token"):
+        Probe((1,), ())

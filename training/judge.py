@@ -1,0 +1,60 @@
+"""What did a rollout do? Where its thinking ends, what it answered, into which episodes it falls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from training.tasks.verify import is_correct
+
+THINK_END = "</think>"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One judged completion. Tokens are counted as the engine does: what was sampled before `</think>`."""
+
+    correct: bool
+    reasoning_tokens: int
+    tokens: int
+    episodes: int
+    finished: bool
+
+
+class Judge:
+    """Judges completions of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._end = tokenizer.convert_tokens_to_ids(THINK_END)
+        self._eos = tokenizer.eos_token_id
+        self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
+
+    def __call__(self, completion: Sequence[int], gold: str) -> Outcome:
+        """Judge one completion; one that was cut off, or never stopped thinking, is incorrect.
+
+        Whether it was cut off is read from the sampled tokens, before any eos is appended (arXiv 2502.04463, sec. 4).
+        """
+        ids = list(completion)
+        finished = bool(ids) and ids[-1] == self._eos
+        thought = ids.index(self._end) if self._end in ids else len(ids)
+        answer = self._tokenizer.decode(ids[thought + 1 :], skip_special_tokens=True)
+        return Outcome(
+            correct=finished and thought < len(ids) and is_correct(answer, gold),
+            reasoning_tokens=thought,
+            tokens=len(ids),
+            episodes=ids[:thought].count(self._break) + 1,
+            finished=finished,
+        )
+
+    def after_first_episode(self, completion: Sequence[int]) -> list[int]:
+        """The completion cut after its first episode, thinking closed; an answer is to be sampled from there."""
+        ids = list(completion)
+        thought = ids.index(self._end) if self._end in ids else len(ids)
+        first = ids.index(self._break) if self._break in ids[:thought] else thought
+        if first == thought:
+            return [*ids[:thought], self._end]
+        newline = self._tokenizer.encode("\n", add_special_tokens=False)
+        return [*ids[:first], *newline, self._end]

@@ -1,0 +1,153 @@
+"""How much did each episode say about the parameters? The compression penalty of L2T (arXiv 2505.10425, Thm 4.2).
+
+The paper measures the information that an episode puts into the parameters, through a low-rank proxy of them, and
+leaves open which proxy and how it moves. Ours:
+
+- The proxy is the last block's MLP down-projection W in the coordinates of its top singular vectors: W ~ U M V^T, and M,
+  rank x rank, are the proxy parameters. Behind the last attention everything is local to a position, so the gradient of
+  log pi(z_t) with respect to M is (U^T e_t)(V^T a_t)^T, with a_t the layer's input and e_t the gradient at its output: one
+  forward pass, and one short backward through the final norm and the head, give every token of the batch.
+- It moves by one natural-gradient step, d_k = (F + damping)^-1 g_k, the mean shift of a Laplace posterior that has seen
+  episode k. F is the empirical Fisher of the batch's tokens. So d_k . g_k is Rao's score statistic: it has no scale and
+  does not depend on how the proxy is parameterised.
+- The penalty is its square, (d_k . g_k)^2, divided by what an average rollout of the batch has in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+RANK = 16
+DAMPING = 1e-5
+"""Relative to the Fisher's mean eigenvalue."""
+_TOKENS_AT_ONCE = 4096
+"""Positions whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class TokenGradients:
+    """log pi(z_t)'s gradient with respect to the proxy, as its two factors: U^T e_t and V^T a_t, each (B, T, r)."""
+
+    output_BTr: Tensor
+    input_BTr: Tensor
+
+
+def token_gradients(
+    model: PreTrainedModel,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    completion_ids_BT: Tensor,
+    completion_mask_BT: Tensor,
+    *,
+    rank: int = RANK,
+) -> TokenGradients:
+    """Proxy gradients of every completion token; zero on padding.
+
+    Args:
+        model: a decoder whose last block ends in `mlp.down_proj`, with or without LoRA.
+        prompt_ids_BP: prompts, left-padded.
+        prompt_mask_BP: 1 where a prompt has a token.
+        completion_ids_BT: completions, right-padded.
+        completion_mask_BT: 1 where a completion has a token.
+        rank: singular directions kept on either side, r.
+
+    Raises:
+        ValueError: a rank that the layer does not have.
+    """
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
+    decoder = inner.get_decoder()
+    layer = decoder.layers[-1].mlp.down_proj
+    weight = effective_weight(layer)
+    if not 1 <= rank <= min(weight.shape):
+        raise ValueError(f"rank must be between 1 and {min(weight.shape)}, got {rank}")
+    left, _, right = torch.linalg.svd(_wide(weight), full_matrices=False)
+    kept: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _module, inputs: kept.update(a=inputs[0])),
+        decoder.norm.register_forward_pre_hook(lambda _module, inputs: kept.update(h=inputs[0])),
+    ]
+    mask = torch.cat([prompt_mask_BP, completion_mask_BT], 1)
+    try:
+        with torch.no_grad():
+            decoder(
+                input_ids=torch.cat([prompt_ids_BP, completion_ids_BT], 1),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    predicting = slice(prompt_ids_BP.size(1) - 1, -1)
+    said = completion_mask_BT.bool()
+    gradient_Nd = _output_gradients(inner, kept["h"][:, predicting][said], completion_ids_BT[said])
+    result = torch.zeros(2, *said.shape, rank, dtype=left.dtype, device=said.device)
+    result[0][said] = gradient_Nd @ left[:, :rank]
+    result[1][said] = _wide(kept["a"][:, predicting][said]) @ right[:rank].T
+    return TokenGradients(*result)
+
+
+def _output_gradients(model: Any, hidden_Nd: Tensor, ids_N: Tensor) -> Tensor:
+    """Gradient of log pi(z_t) with respect to the last block's output, which is the down-projection's too, (N, d)."""
+    parts = []
+    for hidden, ids in zip(hidden_Nd.split(_TOKENS_AT_ONCE), ids_N.split(_TOKENS_AT_ONCE), strict=True):
+        with torch.enable_grad():
+            leaf = hidden.detach().requires_grad_()
+            logits = model.get_output_embeddings()(model.get_decoder().norm(leaf))
+            logp = -torch.nn.functional.cross_entropy(_wide(logits), ids, reduction="sum")
+            (gradient,) = torch.autograd.grad(logp, leaf)
+        parts.append(_wide(gradient))
+    return torch.cat(parts) if parts else _wide(hidden_Nd)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def effective_weight(layer: Any) -> Tensor:
+    """A linear layer's weight with its active LoRA adapters in it."""
+    if not hasattr(layer, "base_layer"):
+        return layer.weight
+    weight = layer.base_layer.weight.detach().clone()
+    if not layer.merged and not layer.disable_adapters:
+        for adapter in layer.active_adapters:
+            weight += layer.get_delta_weight(adapter)
+    return weight
+
+
+def scores(
+    output_BTr: Tensor, input_BTr: Tensor, index_BT: Tensor, episodes: int, *, damping: float = DAMPING
+) -> Tensor:
+    """Rao's score statistic d_k . g_k of every episode, at least 0, (B, K).
+
+    Args:
+        output_BTr: first factor of the tokens' proxy gradients, U^T e_t.
+        input_BTr: second factor, V^T a_t.
+        index_BT: each token's episode, -1 where there is none.
+        episodes: K.
+        damping: relative to trace(F) / r^2.
+    """
+    rows, _, rank = output_BTr.shape
+    said = index_BT >= 0
+    token_NP = torch.einsum("ni,nj->nij", output_BTr[said], input_BTr[said]).flatten(1)
+    fisher_PP = token_NP.T @ token_NP / max(len(token_NP), 1)
+    fisher_PP.diagonal().add_(damping * fisher_PP.diagonal().mean() + torch.finfo(fisher_PP.dtype).tiny)
+    flat_N = (index_BT + torch.arange(rows, device=index_BT.device)[:, None] * episodes)[said]
+    episode_QP = token_NP.new_zeros(rows * episodes, rank * rank).index_add_(0, flat_N, token_NP)
+    shift_QP = torch.linalg.solve(fisher_PP, episode_QP.T).T
+    return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes)
+
+
+def penalty(score_BK: Tensor) -> Tensor:
+    """C_k = (d_k . g_k)^2, scaled so that an average rollout's add up to 1, (B, K); all 0 where every score is.
+
+    `score_BK` holds the rollouts of all processes, so that each sees the same scale.
+    """
+    squared_BK = score_BK.square()
+    return squared_BK / squared_BK.sum(1).mean().clamp(min=torch.finfo(squared_BK.dtype).tiny)

@@ -1,0 +1,183 @@
+"""How much did each episode of thinking help? The fitting gain of L2T (arXiv 2505.10425, Def. 4.1), in one forward pass.
+
+J_k is the model's probability of the gold answer once thinking is stopped after k episodes; an episode's gain is
+J_k - J_{k-1}. The paper gives no estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking, then
+the gold answer, teacher-forced.
+
+Episode by episode that is K + 1 forward passes over growing prefixes. Here all probes of a rollout stand one after
+another behind its prompt and thinking, in one sequence. A 4-D attention mask lets probe k see the prompt, the thinking up
+to episode k, and itself; position ids put it where it would have stood. So the cost is one pass over
+T + (K + 1) |probe| tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+Reading = Literal["joint", "per_token"]
+MEMORY_BYTES = 1 << 30
+"""What masks, attention scores and logits of one forward pass may take together, about."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is appended to a prefix: `stop` ends the thinking and leads up to `answer`. Token ids, neither empty."""
+
+    stop: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stop or not self.answer:
+            raise ValueError("a probe needs a stop and an answer of at least one token each")
+
+
+def gains(success_BK1: Tensor) -> Tensor:
+    """gain_k = J_k - J_{k-1} in [-1, 1], (B, K). They add up to J_K - J_0."""
+    return success_BK1.diff(dim=1)
+
+
+@torch.no_grad()
+def success(
+    model: PreTrainedModel,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    thinking_ids_BT: Tensor,
+    ends_BK: Tensor,
+    probes: Sequence[Probe],
+    *,
+    reading: Reading = "joint",
+    memory_bytes: int = MEMORY_BYTES,
+) -> Tensor:
+    """J_0 .. J_K of each rollout in [0, 1], float32, (B, K + 1).
+
+    Args:
+        model: a causal language model that takes a 4-D float mask and `position_ids`.
+        prompt_ids_BP: prompts, padded on either side.
+        prompt_mask_BP: 1 where a prompt has a token.
+        thinking_ids_BT: completions, right-padded; only the first `ends_BK[:, -1]` tokens of a row are read.
+        ends_BK: thinking tokens up to the end of each episode; a row with fewer than K episodes repeats its last.
+        probes: one per row.
+        reading: `joint` is the product over the answer's tokens, `per_token` its geometric mean, for long answers.
+        memory_bytes: rows are taken in chunks that need about this much at once; a single row may need more.
+    """
+    ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
+    thinking_ids_BT = thinking_ids_BT[:, : int(ends_BK1.max())]
+    rows = _rows_at_once(model, prompt_ids_BP.size(1) + thinking_ids_BT.size(1), ends_BK1.size(1), probes, memory_bytes)
+    chunks = [
+        _success(
+            model,
+            prompt_ids_BP[at : at + rows],
+            prompt_mask_BP[at : at + rows].bool(),
+            thinking_ids_BT[at : at + rows],
+            ends_BK1[at : at + rows],
+            probes[at : at + rows],
+            reading,
+        )
+        for at in range(0, len(probes), rows)
+    ]
+    return torch.cat(chunks)
+
+
+def _rows_at_once(
+    model: PreTrainedModel, context: int, prefixes: int, probes: Sequence[Probe], memory_bytes: int
+) -> int:
+    config = model.config.get_text_config()
+    answer = max(len(probe.answer) for probe in probes)
+    width = context + prefixes * max(len(probe.stop) + len(probe.answer) for probe in probes)
+    scores = 4 * width * width * (1 + config.num_attention_heads)
+    logits = 4 * 2 * prefixes * answer * config.vocab_size
+    return max(1, memory_bytes // (scores + logits))
+
+
+def _success(
+    model: PreTrainedModel,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    thinking_ids_BT: Tensor,
+    ends_BK1: Tensor,
+    probes: Sequence[Probe],
+    reading: Reading,
+) -> Tensor:
+    device = prompt_ids_BP.device
+    rows, prefixes = ends_BK1.shape
+    prompt, thought = prompt_ids_BP.size(1), thinking_ids_BT.size(1)
+    stop = max(len(probe.stop) for probe in probes)
+    answer = max(len(probe.answer) for probe in probes)
+    # Stops are padded on the left and answers on the right, so that all answers start in the same columns.
+    probe_BL = torch.tensor([_padded(p, stop, answer, 0, list(p.stop), list(p.answer)) for p in probes], device=device)
+    said_BL = torch.tensor(
+        [_padded(p, stop, answer, 0, [1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device
+    ).bool()
+    length = stop + answer
+
+    ids_BS = torch.cat([prompt_ids_BP, thinking_ids_BT, probe_BL.repeat(1, prefixes)], 1)
+    prompt_length_B1 = prompt_mask_BP.sum(1, keepdim=True)
+    positions_BS = torch.cat(
+        [
+            prompt_mask_BP.cumsum(1) - 1,
+            prompt_length_B1 + torch.arange(thought, device=device),
+            (
+                (prompt_length_B1 + ends_BK1)[:, :, None] + (said_BL.cumsum(1) - 1)[:, None, :]
+            ).view(rows, prefixes * length),
+        ],
+        1,
+    ).clamp(min=0)
+
+    seen_BSS = _seen(prompt_mask_BP, thought, ends_BK1, said_BL)
+    dtype = model.dtype
+    mask_B1SS = torch.zeros(seen_BSS.shape, dtype=dtype, device=device).masked_fill_(~seen_BSS, torch.finfo(dtype).min)
+    first = prompt + thought + stop - 1  # the position that predicts the answer's first token
+    predicting = (
+        first + torch.arange(prefixes, device=device)[:, None] * length + torch.arange(answer, device=device)
+    ).flatten()
+    logits = model(
+        input_ids=ids_BS,
+        attention_mask=mask_B1SS[:, None],
+        position_ids=positions_BS,
+        use_cache=False,
+        logits_to_keep=predicting,
+    ).logits
+    logp_BKA = (
+        torch.log_softmax(logits.float(), -1)
+        .view(rows, prefixes, answer, -1)
+        .gather(3, probe_BL[:, None, stop:, None].expand(-1, prefixes, -1, -1))
+        .squeeze(3)
+    )
+    said_B1A = said_BL[:, None, stop:]
+    total_BK1 = (logp_BKA * said_B1A).sum(2)
+    return (total_BK1 if reading == "joint" else total_BK1 / said_B1A.sum(2)).exp()
+
+
+def _padded(probe: Probe, stop: int, answer: int, pad: int, left: list[int], right: list[int]) -> list[int]:
+    return [pad] * (stop - len(probe.stop)) + left + right + [pad] * (answer - len(probe.answer))
+
+
+def _seen(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:
+    """Who attends to whom, (B, S, S): query, key. Every token sees itself, so that no row of padding is empty."""
+    device = prompt_mask_BP.device
+    rows, prompt = prompt_mask_BP.shape
+    prefixes, length = ends_BK1.size(1), said_BL.size(1)
+    context = prompt + thought
+    total = context + prefixes * length
+    seen = torch.zeros(rows, total, total, dtype=torch.bool, device=device)
+
+    real_BC = torch.cat([prompt_mask_BP, torch.ones(rows, thought, dtype=torch.bool, device=device)], 1)
+    causal = torch.ones(context, context, dtype=torch.bool, device=device).tril()
+    seen[:, :context, :context] = causal & real_BC[:, None, :]
+
+    within_BKT = torch.arange(thought, device=device) < ends_BK1[:, :, None]
+    before_BKC = torch.cat([prompt_mask_BP[:, None, :].expand(-1, prefixes, -1), within_BKT], 2)
+    seen[:, context:, :context] = before_BKC.repeat_interleave(length, 1)
+
+    own_BLL = torch.ones(length, length, dtype=torch.bool, device=device).tril() & said_BL[:, None, :]
+    for k in range(prefixes):
+        at = slice(context + k * length, context + (k + 1) * length)
+        seen[:, at, at] = own_BLL
+    seen |= torch.eye(total, dtype=torch.bool, device=device)
+    return seen
