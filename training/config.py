@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class RecipeError(ValueError):
@@ -64,6 +64,35 @@ def checkpoint_name(alpha: float) -> str:
     return f"alpha-{alpha:g}"
 
 
+class DenseReward(_Section):
+    """What an episode of thinking earns besides the outcome (Learning to Think, arXiv 2505.10425)."""
+
+    progress_weight: float = Field(default=0.8, ge=0)
+    """Price of the episodes' rewards beside the outcome's; the paper's alpha."""
+    compression_weight: float = Field(default=0.6, ge=0)
+    """Price of an average rollout's information, in success; the paper's beta. 0: progress alone."""
+    credit: Literal["episode", "paper"] = "episode"
+    """Leave-one-out per episode without division, or the paper's advantages to the letter (`training/credit.py`)."""
+    split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"
+    tokens_per_episode: int = Field(default=256, gt=0)
+    """Where episodes are counted in tokens."""
+    max_episodes: int = Field(default=30, gt=0)
+    answer: str = "The answer is {}."
+    """How the model gives an answer; {} is where it stands."""
+    reading: Literal["joint", "per_token"] = "joint"
+    """The probability of the whole answer, or its geometric mean per token, for long answers."""
+    proxy_rank: int = Field(default=16, gt=0)
+    memory_gib: float = Field(default=1.0, gt=0)
+    """What one packed forward pass may take for masks, scores and logits."""
+
+    @field_validator("answer")
+    @classmethod
+    def _one_place(cls, answer: str) -> str:
+        if answer.count("{}") != 1:
+            raise ValueError("must have {} once, where the answer stands")
+        return answer
+
+
 class FamilyStage(_Section):
     """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
 
@@ -80,6 +109,8 @@ class FamilyStage(_Section):
     max_tokens: int = Field(default=320, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollouts. A base that is served cold learns more from hotter ones."""
+    dense: DenseReward | None = None
+    """None: the outcome's reward alone."""
     save_every: int = Field(default=4, gt=0)
 
     @model_validator(mode="after")

@@ -120,8 +120,8 @@ def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: 
     """A_it = A_i r_it / m_i, A_i = (m_i - mean_group m) / std_group m, to the letter (arXiv 2505.10425, alg. 1).
 
     Three hazards are in the definition and stay in it: m_i is a mean per token, so a short rollout wins whatever its
-    episodes gained; near m_i = 0 the ratio explodes, so |m_i| is floored and the ratio clipped; and with A_i < 0 < m_i a
-    token of negative reward gets a positive advantage.
+    episodes gained; near m_i = 0 the ratio explodes, so |m_i| is floored and the ratio clipped; and with A_i < 0 < m_i
+    a token of negative reward gets a positive advantage.
 
     Args:
         token: this process's rewards.

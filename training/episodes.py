@@ -1,8 +1,8 @@
 """Into which episodes does a rollout's thinking fall?
 
 The dense reward pays per episode: a run of consecutive thinking tokens (arXiv 2505.10425, sec. 4.1). The paper prompts
-for `<episode_1>` tags; reasoning models write blank lines by themselves; `tokens` needs neither. Every thinking token is
-in exactly one episode, and the answer belongs to the last.
+for `<episode_1>` tags; reasoning models write blank lines by themselves; `tokens` needs neither. Every thinking token
+is in exactly one episode, and the answer belongs to the last.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ There is one update per generation, so rollouts are on-policy and there is no ra
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +31,16 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     from trl import GRPOConfig, GRPOTrainer
 
-from training.config import FamilyStage, checkpoint_name
-from training.credit import leave_one_out
-from training.judge import Judge
+from training.batch import Rollouts
+from training.config import DenseReward, FamilyStage, checkpoint_name
+from training.credit import episode_credit, leave_one_out, paper_credit, token_rewards
 from training.errors import StageError
+from training.judge import Judge
 from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint, processes
+from training.rewards.compression import penalty
+from training.rewards.dense import EpisodeJudge
 from training.rewards.length import length_reward
 from training.rollout import sample
 from training.tasks.prompts import Prompt
@@ -48,10 +52,11 @@ MICRO_BATCH = 32
 class FamilyTrainer(GRPOTrainer):
     """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463)."""
 
-    def __init__(self, *, alpha: float, **kwargs: Any) -> None:
+    def __init__(self, *, alpha: float, dense: DenseReward | None, **kwargs: Any) -> None:
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
-        self._alpha = alpha
+        self._alpha, self._dense = alpha, dense
         self._judge = Judge(self.processing_class)
+        self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -76,21 +81,54 @@ class FamilyTrainer(GRPOTrainer):
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
         correct, tokens, reasoning, episodes, finished = table.unbind(1)
         self._rewards = length_reward(correct, tokens, self.num_generations, self._alpha)
-        for name, values in {
-            "accuracy": correct,
-            "reasoning_tokens": reasoning,
-            "episodes": episodes,
-            "finished": finished,
-        }.items():
-            self._metrics["train"][f"rollout/{name}"].append(values.mean().item())
+        measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episodes, "finished": finished}
+        self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         return self._rewards[:, None]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
-        advantages_B = leave_one_out(self._rewards, self.num_generations)[own]
-        output["advantages"] = advantages_B[:, None] * output["completion_mask"]
+        if self._episode_judge is None:
+            advantages_B = leave_one_out(self._rewards, self.num_generations)[own]
+            output["advantages"] = advantages_B[:, None] * output["completion_mask"]
+        else:
+            output["advantages"] = self._dense_advantages(output, [row["gold"] for row in inputs], own)
         return output
+
+    def _dense_advantages(self, output: dict[str, Any], golds: list[str], own: slice) -> Tensor:
+        """One advantage per token of this process's rollouts, (B, T)."""
+        assert self._dense
+        assert self._episode_judge
+        began = time.perf_counter()
+        rollouts = Rollouts(
+            output["prompt_ids"], output["prompt_mask"], output["completion_ids"], output["completion_mask"]
+        )
+        values = self._episode_judge(self.accelerator.unwrap_model(self.model), rollouts, golds)
+        index_BT, settings = values.episodes.index_BT, self._dense
+        gain_BK, score_BK, count_B = (gather(v) for v in (values.gain_BK, values.score_BK, values.episodes.count_B))
+        penalty_BK = penalty(score_BK)
+        dense_BK = gain_BK - settings.compression_weight * penalty_BK
+        if settings.credit == "episode":
+            credit_BK = episode_credit(
+                self._rewards, dense_BK, count_B, self.num_generations, settings.progress_weight
+            )[own]
+            advantages_BT = credit_BK.gather(1, index_BT.clamp(min=0)) * output["completion_mask"]
+        else:
+            with torch.no_grad():
+                logp_BT, *_ = self._get_per_token_logps_and_entropies(
+                    self.model, rollouts.ids_BS, rollouts.mask_BS, index_BT.size(1), batch_size=MICRO_BATCH
+                )
+            token = token_rewards(self._rewards[own], dense_BK[own], logp_BT, index_BT, settings.progress_weight)
+            found = paper_credit(token, gather(token.mean_B), self.num_generations, own)
+            advantages_BT = found.advantage_BT
+            self._log({"credit/floored": found.floored_share, "credit/clipped": found.clipped_share})
+        self._log(described(gain_BK, penalty_BK, count_B))
+        self._log({"reward/seconds": time.perf_counter() - began})  # of TRL's `step_time`
+        return advantages_BT
+
+    def _log(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self._metrics["train"][name].append(value)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """Undo the shuffle before the split: all micro-batches go into one update, and sorted ones pad less."""
@@ -119,6 +157,24 @@ def _merged(model: Any) -> Iterator[None]:
         with torch.no_grad():
             for parameter, value in zip(frozen, before, strict=True):
                 parameter.copy_(value)
+
+
+def described(gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> dict[str, float]:
+    """What the dense reward's parts were in a batch: by episode, and whether what costs much gains much."""
+    there_BK = torch.arange(gain_BK.size(1), device=gain_BK.device) < count_B[:, None]
+    figures = {
+        f"gain/episode_{k + 1}": gain_BK[there_BK[:, k], k].mean().item()
+        for k in range(min(6, gain_BK.size(1)))
+        if there_BK[:, k].any()
+    }
+    gain, cost = gain_BK[there_BK].double(), penalty_BK[there_BK].double()
+    figures["gain/rollout"] = gain_BK.sum(1).mean().item()
+    if cost.any():
+        figures["compression/largest"] = cost.max().item()
+        figures["compression/correlation_with_gain"] = (
+            torch.corrcoef(torch.stack([gain, cost]))[0, 1].nan_to_num().item()
+        )
+    return figures
 
 
 def alpha_reward(**_: Any) -> list[float]:
@@ -171,6 +227,7 @@ def train(
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
     trainer = FamilyTrainer(
         alpha=alpha,
+        dense=stage.dense,
         model=model,
         args=arguments,
         train_dataset=rows,

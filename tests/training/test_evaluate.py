@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from training import evaluate
-from training.judge import Outcome
 from training.evaluate import Judged
+from training.judge import Outcome
 from training.tasks.prompts import prompts
 
 

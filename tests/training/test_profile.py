@@ -3,8 +3,8 @@ import pytest
 
 from models import profile as reading
 from training import profile
-from training.judge import Outcome
 from training.evaluate import Judged
+from training.judge import Outcome
 from training.tasks.prompts import prompts
 
 P_CORRECT = {

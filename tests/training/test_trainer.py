@@ -19,11 +19,12 @@ from training.trainer import sorted_by_length
 STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora_rank=2, save_every=1)
 
 
-def launched(processes: int, out: Path) -> dict[str, list[float]]:
+def launched(processes: int, out: Path, credit: str) -> dict[str, list[float]]:
+    out.mkdir()
     launcher = ["torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost", "-m"]
     subprocess.run(
-        [sys.executable, "-m", *(launcher if processes > 1 else []), "tests.training.two_processes", str(out)],
+        [sys.executable, "-m", *(launcher if processes > 1 else []), "tests.training.two_processes", str(out), credit],
         check=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
@@ -35,16 +36,19 @@ def launched(processes: int, out: Path) -> dict[str, list[float]]:
     return {length: value for row in rows for length, value in row.items()}
 
 
-def test_a_group_that_spans_two_processes_has_the_advantages_of_one(tmp_path):
-    (tmp_path / "two").mkdir()
-    (tmp_path / "one").mkdir()
-    two = launched(2, tmp_path / "two")
-    one = launched(1, tmp_path / "one")
-    lengths = sorted(map(int, two))
-    reward = length_reward(torch.tensor([1.0, 0, 1, 1]), torch.tensor(lengths), 4, two_processes.ALPHA)
-    expected = leave_one_out(reward, 4).tolist()
-    assert [two[str(n)][0] for n in lengths] == pytest.approx(expected, abs=1e-5)
-    assert one == two
+@pytest.mark.parametrize("credit", ["none", "episode", "paper"])
+def test_a_group_that_spans_two_processes_has_the_advantages_of_one(tmp_path, credit):
+    two = launched(2, tmp_path / "two", credit)
+    one = launched(1, tmp_path / "one", credit)
+    assert one.keys() == two.keys()
+    for length, advantages in one.items():
+        assert two[length] == pytest.approx(advantages, abs=1e-4)
+    if credit == "none":
+        lengths = sorted(map(int, two))
+        reward = length_reward(torch.tensor([1.0, 0, 1, 1]), torch.tensor(lengths), 4, two_processes.ALPHA)
+        assert [two[str(n)][0] for n in lengths] == pytest.approx(leave_one_out(reward, 4).tolist(), abs=1e-5)
+    else:
+        assert any(len(set(advantages)) > 1 for advantages in one.values()), "dense: not every token alike"
 
 
 @pytest.fixture

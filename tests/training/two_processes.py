@@ -1,4 +1,7 @@
-"""One training step of a group that spans processes; each process writes its own advantages. Run by test_trainer.py."""
+"""One training step of a group that spans processes; each process writes its own advantages. Run by test_trainer.py.
+
+usage: python -m tests.training.two_processes OUT [none | episode | paper]      the dense reward's credit
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from accelerate import PartialState
 
 from tests.training.conftest import TINY
 from training import base, tokenizer, trainer
-from training.config import FamilyStage
+from training.config import DenseReward, FamilyStage
 from training.tasks.prompts import prompts
 
 STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora_rank=2)
@@ -24,13 +27,13 @@ def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: objec
     completions = []
     for i in range(first, first + len(prompt_ids)):
         answer = "0" if i == 1 else self.train_dataset[0]["gold"]
-        completions.append(
-            self.processing_class.encode("7" * (2 * i + 1) + f"</think>\n\nThe answer is {answer}.<|im_end|>")
-        )
+        thought = "\n\n".join(["7" * (2 * i + 1)] * (i % 3 + 1))
+        completions.append(self.processing_class.encode(f"{thought}</think>\n\nThe answer is {answer}.<|im_end|>"))
     return completions, None
 
 
-def main(out: Path) -> None:
+def main(out: Path, credit: str) -> None:
+    dense = None if credit == "none" else DenseReward(credit=credit, max_episodes=4)
     trainer.FamilyTrainer._generate_single_turn = scripted
     spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
     seen: dict[str, list[float]] = {}
@@ -39,19 +42,19 @@ def main(out: Path) -> None:
     def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
         for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
             values = row[mask.bool()]
-            assert torch.equal(values, values[:1].expand_as(values)), (
-                "every token of a rollout has the rollout's advantage"
-            )
-            seen[str(int(mask.sum()))] = [round(float(values[0]), 6)]
+            if dense is None:
+                assert (values == values[0]).all(), "every token of a rollout has the rollout's advantage"
+            seen[str(int(mask.sum()))] = [round(value, 5) for value in values.tolist()]
         return loss(self, model, inputs)
 
     trainer.FamilyTrainer._compute_loss = watched
     torch.manual_seed(0)
     asked = prompts("train", 0, 1)
-    trainer.train(base.new_model(TINY, spoken), spoken, STAGE, asked, alpha=ALPHA, seed=0, work=out / "work")
+    stage = STAGE.model_copy(update={"dense": dense})
+    trainer.train(base.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=out / "work")
     state = PartialState()
     (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

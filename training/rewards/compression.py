@@ -3,10 +3,10 @@
 The paper measures the information that an episode puts into the parameters, through a low-rank proxy of them, and
 leaves open which proxy and how it moves. Ours:
 
-- The proxy is the last block's MLP down-projection W in the coordinates of its top singular vectors: W ~ U M V^T, and M,
-  rank x rank, are the proxy parameters. Behind the last attention everything is local to a position, so the gradient of
-  log pi(z_t) with respect to M is (U^T e_t)(V^T a_t)^T, with a_t the layer's input and e_t the gradient at its output: one
-  forward pass, and one short backward through the final norm and the head, give every token of the batch.
+- The proxy is the last block's MLP down-projection W in the coordinates of its top singular vectors: W ~ U M V^T, and
+  M, rank x rank, are the proxy parameters. Behind the last attention everything is local to a position, so the gradient
+  of log pi(z_t) with respect to M is (U^T e_t)(V^T a_t)^T, with a_t the layer's input and e_t the gradient at its
+  output: one forward pass, and one short backward through the final norm and the head, give every token of the batch.
 - It moves by one natural-gradient step, d_k = (F + damping)^-1 g_k, the mean shift of a Laplace posterior that has seen
   episode k. F is the empirical Fisher of the batch's tokens. So d_k . g_k is Rao's score statistic: it has no scale and
   does not depend on how the proxy is parameterised.
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from training.batch import Rollouts
 
 RANK = 16
 DAMPING = 1e-5
@@ -37,23 +39,12 @@ class TokenGradients:
     input_BTr: Tensor
 
 
-def token_gradients(
-    model: PreTrainedModel,
-    prompt_ids_BP: Tensor,
-    prompt_mask_BP: Tensor,
-    completion_ids_BT: Tensor,
-    completion_mask_BT: Tensor,
-    *,
-    rank: int = RANK,
-) -> TokenGradients:
+def token_gradients(model: PreTrainedModel, rollouts: Rollouts, *, rank: int = RANK) -> TokenGradients:
     """Proxy gradients of every completion token; zero on padding.
 
     Args:
         model: a decoder whose last block ends in `mlp.down_proj`, with or without LoRA.
-        prompt_ids_BP: prompts, left-padded.
-        prompt_mask_BP: 1 where a prompt has a token.
-        completion_ids_BT: completions, right-padded.
-        completion_mask_BT: 1 where a completion has a token.
+        rollouts: with prompts padded on the left.
         rank: singular directions kept on either side, r.
 
     Raises:
@@ -71,21 +62,21 @@ def token_gradients(
         layer.register_forward_pre_hook(lambda _module, inputs: kept.update(a=inputs[0])),
         decoder.norm.register_forward_pre_hook(lambda _module, inputs: kept.update(h=inputs[0])),
     ]
-    mask = torch.cat([prompt_mask_BP, completion_mask_BT], 1)
+    mask_BS = rollouts.mask_BS
     try:
         with torch.no_grad():
             decoder(
-                input_ids=torch.cat([prompt_ids_BP, completion_ids_BT], 1),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                input_ids=rollouts.ids_BS,
+                attention_mask=mask_BS,
+                position_ids=(mask_BS.cumsum(1) - 1).clamp(min=0),
                 use_cache=False,
             )
     finally:
         for hook in hooks:
             hook.remove()
-    predicting = slice(prompt_ids_BP.size(1) - 1, -1)
-    said = completion_mask_BT.bool()
-    gradient_Nd = _output_gradients(inner, kept["h"][:, predicting][said], completion_ids_BT[said])
+    predicting = slice(rollouts.prompt_ids_BP.size(1) - 1, -1)
+    said = rollouts.completion_mask_BT.bool()
+    gradient_Nd = _output_gradients(inner, kept["h"][:, predicting][said], rollouts.completion_ids_BT[said])
     result = torch.zeros(2, *said.shape, rank, dtype=left.dtype, device=said.device)
     result[0][said] = gradient_Nd @ left[:, :rank]
     result[1][said] = _wide(kept["a"][:, predicting][said]) @ right[:rank].T

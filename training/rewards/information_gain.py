@@ -1,12 +1,12 @@
-"""How much did each episode of thinking help? The fitting gain of L2T (arXiv 2505.10425, Def. 4.1), in one forward pass.
+"""How much did each episode of thinking help? The fitting gain of L2T (arXiv 2505.10425, Def. 4.1) in one forward pass.
 
 J_k is the model's probability of the gold answer once thinking is stopped after k episodes; an episode's gain is
-J_k - J_{k-1}. The paper gives no estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking, then
-the gold answer, teacher-forced.
+J_k - J_{k-1}. The paper gives no estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking,
+then the gold answer, teacher-forced.
 
 Episode by episode that is K + 1 forward passes over growing prefixes. Here all probes of a rollout stand one after
-another behind its prompt and thinking, in one sequence. A 4-D attention mask lets probe k see the prompt, the thinking up
-to episode k, and itself; position ids put it where it would have stood. So the cost is one pass over
+another behind its prompt and thinking, in one sequence. A 4-D attention mask lets probe k see the prompt, the thinking
+up to episode k, and itself; position ids put it where it would have stood. So the cost is one pass over
 T + (K + 1) |probe| tokens.
 """
 
@@ -19,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from training.batch import Rollouts
 
 Reading = Literal["joint", "per_token"]
 MEMORY_BYTES = 1 << 30
@@ -45,9 +47,7 @@ def gains(success_BK1: Tensor) -> Tensor:
 @torch.no_grad()
 def success(
     model: PreTrainedModel,
-    prompt_ids_BP: Tensor,
-    prompt_mask_BP: Tensor,
-    thinking_ids_BT: Tensor,
+    rollouts: Rollouts,
     ends_BK: Tensor,
     probes: Sequence[Probe],
     *,
@@ -58,30 +58,20 @@ def success(
 
     Args:
         model: a causal language model that takes a 4-D float mask and `position_ids`.
-        prompt_ids_BP: prompts, padded on either side.
-        prompt_mask_BP: 1 where a prompt has a token.
-        thinking_ids_BT: completions, right-padded; only the first `ends_BK[:, -1]` tokens of a row are read.
+        rollouts: of each completion only the first `ends_BK[:, -1]` tokens, its thinking, are read.
         ends_BK: thinking tokens up to the end of each episode; a row with fewer than K episodes repeats its last.
         probes: one per row.
         reading: `joint` is the product over the answer's tokens, `per_token` its geometric mean, for long answers.
         memory_bytes: rows are taken in chunks that need about this much at once; a single row may need more.
     """
     ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
-    thinking_ids_BT = thinking_ids_BT[:, : int(ends_BK1.max())]
-    rows = _rows_at_once(model, prompt_ids_BP.size(1) + thinking_ids_BT.size(1), ends_BK1.size(1), probes, memory_bytes)
+    context = rollouts.prompt_ids_BP.size(1) + int(ends_BK1.max())
+    rows = _rows_at_once(model, context, ends_BK1.size(1), probes, memory_bytes)
     chunks = [
-        _success(
-            model,
-            prompt_ids_BP[at : at + rows],
-            prompt_mask_BP[at : at + rows].bool(),
-            thinking_ids_BT[at : at + rows],
-            ends_BK1[at : at + rows],
-            probes[at : at + rows],
-            reading,
-        )
+        _log_success(model, rollouts[at : at + rows], ends_BK1[at : at + rows], probes[at : at + rows], reading)
         for at in range(0, len(probes), rows)
     ]
-    return torch.cat(chunks)
+    return torch.cat(chunks).exp()
 
 
 def _rows_at_once(
@@ -95,36 +85,34 @@ def _rows_at_once(
     return max(1, memory_bytes // (scores + logits))
 
 
-def _success(
-    model: PreTrainedModel,
-    prompt_ids_BP: Tensor,
-    prompt_mask_BP: Tensor,
-    thinking_ids_BT: Tensor,
-    ends_BK1: Tensor,
-    probes: Sequence[Probe],
-    reading: Reading,
+def _log_success(
+    model: PreTrainedModel, rollouts: Rollouts, ends_BK1: Tensor, probes: Sequence[Probe], reading: Reading
 ) -> Tensor:
-    device = prompt_ids_BP.device
+    thinking_ids_BT = rollouts.completion_ids_BT[:, : int(ends_BK1.max())]
+    prompt_mask_BP = rollouts.prompt_mask_BP.bool()
+    device = prompt_mask_BP.device
     rows, prefixes = ends_BK1.shape
-    prompt, thought = prompt_ids_BP.size(1), thinking_ids_BT.size(1)
+    prompt, thought = prompt_mask_BP.size(1), thinking_ids_BT.size(1)
     stop = max(len(probe.stop) for probe in probes)
     answer = max(len(probe.answer) for probe in probes)
-    # Stops are padded on the left and answers on the right, so that all answers start in the same columns.
-    probe_BL = torch.tensor([_padded(p, stop, answer, 0, list(p.stop), list(p.answer)) for p in probes], device=device)
-    said_BL = torch.tensor(
-        [_padded(p, stop, answer, 0, [1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device
-    ).bool()
+
+    def aligned(left: Sequence[int], right: Sequence[int]) -> list[int]:
+        """Stops end and answers start in the same column of every row."""
+        return [0] * (stop - len(left)) + [*left, *right] + [0] * (answer - len(right))
+
+    probe_BL = torch.tensor([aligned(p.stop, p.answer) for p in probes], device=device)
+    said_BL = torch.tensor([aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device).bool()
     length = stop + answer
 
-    ids_BS = torch.cat([prompt_ids_BP, thinking_ids_BT, probe_BL.repeat(1, prefixes)], 1)
+    ids_BS = torch.cat([rollouts.prompt_ids_BP, thinking_ids_BT, probe_BL.repeat(1, prefixes)], 1)
     prompt_length_B1 = prompt_mask_BP.sum(1, keepdim=True)
     positions_BS = torch.cat(
         [
             prompt_mask_BP.cumsum(1) - 1,
             prompt_length_B1 + torch.arange(thought, device=device),
-            (
-                (prompt_length_B1 + ends_BK1)[:, :, None] + (said_BL.cumsum(1) - 1)[:, None, :]
-            ).view(rows, prefixes * length),
+            ((prompt_length_B1 + ends_BK1)[:, :, None] + (said_BL.cumsum(1) - 1)[:, None, :]).view(
+                rows, prefixes * length
+            ),
         ],
         1,
     ).clamp(min=0)
@@ -151,11 +139,7 @@ def _success(
     )
     said_B1A = said_BL[:, None, stop:]
     total_BK1 = (logp_BKA * said_B1A).sum(2)
-    return (total_BK1 if reading == "joint" else total_BK1 / said_B1A.sum(2)).exp()
-
-
-def _padded(probe: Probe, stop: int, answer: int, pad: int, left: list[int], right: list[int]) -> list[int]:
-    return [pad] * (stop - len(probe.stop)) + left + right + [pad] * (answer - len(probe.answer))
+    return total_BK1 if reading == "joint" else total_BK1 / said_B1A.sum(2)
 
 
 def _seen(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:

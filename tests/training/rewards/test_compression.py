@@ -7,13 +7,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from training.batch import Rollouts
 from training.episodes import Splitter
 from training.rewards.compression import effective_weight, penalty, scores, token_gradients
 
 BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
 RANK = 4
 CASES = [
-    ("What is 12 + 35 - 8?", "\n12+35-8=39\nso 39\n\ncheck step\n12+35=47\n47-8=39\nmatches 39\n</think>\n\nThe answer"),
+    (
+        "What is 12 + 35 - 8?",
+        "\n12+35-8=39\nso 39\n\ncheck step\n12+35=47\n47-8=39\nmatches 39\n</think>\n\nThe answer",
+    ),
     ("Work out 7 + 5.", "\n7+5=12\nso 12\n</think>\n\nThe answer is 12."),
 ]
 
@@ -36,7 +40,7 @@ def batch(spoken):
     ]
     completions = [spoken.encode(z) for _, z in CASES]
     width, length = max(map(len, prompts)), max(map(len, completions))
-    return (
+    return Rollouts(
         torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
         torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
         torch.tensor([c + [0] * (length - len(c)) for c in completions]),
@@ -44,16 +48,20 @@ def batch(spoken):
     )
 
 
+@pytest.fixture(scope="module")
+def index(spoken, batch):
+    return Splitter(spoken)(batch.completion_ids_BT, batch.completion_mask_BT).index_BT
+
+
 def explicit(model, batch, index, damping=1e-5):
     """Autograd per token and episode through the whole model, an explicit Fisher, an explicit inverse."""
-    ids, ones, completions, said = batch
     layer = model.get_decoder().layers[-1].mlp.down_proj
     left, _, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
     left, right = left[:, :RANK], right[:RANK]
     per_token, where = [], []
-    for row in range(len(ids)):
-        prompt = ids[row][ones[row].bool()]
-        answer = completions[row][said[row].bool()]
+    for row in range(len(batch)):
+        prompt = batch.prompt_ids_BP[row][batch.prompt_mask_BP[row].bool()]
+        answer = batch.completion_ids_BT[row][batch.completion_mask_BT[row].bool()]
         logp = torch.log_softmax(model(torch.cat([prompt, answer])[None]).logits[0], -1)
         for t, token in enumerate(answer):
             (gradient,) = torch.autograd.grad(logp[len(prompt) + t - 1, token], layer.weight, retain_graph=True)
@@ -62,7 +70,7 @@ def explicit(model, batch, index, damping=1e-5):
     tokens = torch.stack(per_token)
     fisher = sum(torch.outer(g, g) for g in tokens) / len(tokens)
     inverse = torch.linalg.inv(fisher + damping * fisher.trace() / RANK**2 * torch.eye(RANK**2, dtype=torch.float64))
-    found = torch.zeros(len(ids), int(index.max()) + 1, dtype=torch.float64)
+    found = torch.zeros(len(batch), int(index.max()) + 1, dtype=torch.float64)
     for row, k in set(where):
         g = sum(gradient for gradient, at in zip(tokens, where, strict=True) if at == (row, k))
         found[row, k] = g @ inverse @ g
@@ -70,16 +78,15 @@ def explicit(model, batch, index, damping=1e-5):
 
 
 def fast(model, batch, index):
-    gradients = token_gradients(model, *batch, rank=RANK)
+    gradients = token_gradients(model, batch, rank=RANK)
     return scores(gradients.output_BTr, gradients.input_BTr, index, int(index.max()) + 1)
 
 
-def test_it_equals_autograd_per_token_with_an_explicit_fisher(model, spoken, batch):
-    index = Splitter(spoken)(batch[2], batch[3]).index_BT
+def test_it_equals_autograd_per_token_with_an_explicit_fisher(model, batch, index):
     torch.testing.assert_close(fast(model, batch, index), explicit(model, batch, index), rtol=1e-5, atol=1e-5)
 
 
-def test_an_adapter_is_part_of_the_weight(batch, spoken):
+def test_an_adapter_is_part_of_the_weight(batch, index):
     torch.manual_seed(0)
     network = get_peft_model(
         AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64),
@@ -87,7 +94,6 @@ def test_an_adapter_is_part_of_the_weight(batch, spoken):
     ).eval()
     layer = network.get_base_model().model.layers[-1].mlp.down_proj
     apart = effective_weight(layer)
-    index = Splitter(spoken)(batch[2], batch[3]).index_BT
     before = fast(network, batch, index)
     merged = network.merge_and_unload()
     torch.testing.assert_close(merged.model.layers[-1].mlp.down_proj.weight, apart)
@@ -133,4 +139,4 @@ def test_an_average_rollout_s_penalties_add_up_to_one():
 
 def test_a_rank_that_the_layer_does_not_have_is_refused(model, batch):
     with pytest.raises(ValueError, match="rank must be between 1 and 256, got 300"):
-        token_gradients(model, *batch, rank=300)
+        token_gradients(model, batch, rank=300)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from training.batch import Rollouts
+from training.config import DenseReward
+from training.rewards.dense import EpisodeJudge
+
+
+def rollouts(spoken, prompts, completions):
+    prompt_rows, rows = [spoken.encode(p) for p in prompts], [spoken.encode(c) for c in completions]
+    wide, long = max(map(len, prompt_rows)), max(map(len, rows))
+    return Rollouts(
+        torch.tensor([[0] * (wide - len(r)) + r for r in prompt_rows]),
+        torch.tensor([[0] * (wide - len(r)) + [1] * len(r) for r in prompt_rows]),
+        torch.tensor([r + [0] * (long - len(r)) for r in rows]),
+        torch.tensor([[1] * len(r) + [0] * (long - len(r)) for r in rows]),
+    )
+
+
+@pytest.fixture
+def batch(spoken):
+    return rollouts(
+        spoken,
+        ["What is 2 + 2?<think>", "What is 12 + 35 - 8?<think>"],
+        ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4.", "\n12+35-8=39</think>\n\nThe answer is 39."],
+    )
+
+
+def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, spoken, batch):
+    found = EpisodeJudge(spoken, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
+    assert found.gain_BK.shape == found.score_BK.shape == (2, 5)
+    assert found.episodes.count_B.tolist() == [2, 1]
+    for values in (found.gain_BK, found.score_BK):
+        assert values[0, :2].ne(0).all()
+        assert values[0, 2:].eq(0).all()
+        assert values[1, 1:].eq(0).all()
+    assert found.score_BK.ge(0).all()
+
+
+def test_without_a_price_compression_is_not_measured(model, spoken, batch):
+    found = EpisodeJudge(spoken, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
+    assert found.score_BK.eq(0).all()
+    assert found.gain_BK.ne(0).any()
+
+
+def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batch):
+    judged = EpisodeJudge(spoken, DenseReward(compression_weight=0))
+    both = judged(model, batch, ["4", "39"]).gain_BK
+    alone = rollouts(spoken, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
+    torch.testing.assert_close(judged(model, alone, ["4"]).gain_BK[0], both[0], atol=1e-6, rtol=0)
+
+
+def test_a_probe_is_the_answer_as_the_model_would_write_it(spoken):
+    probe = EpisodeJudge(spoken, DenseReward()).probe("39")
+    assert spoken.decode(probe.stop) == "\n</think>\n\nThe answer is "
+    assert spoken.decode(probe.answer) == "39."
+
+
+def test_where_answer_and_format_share_a_token_it_belongs_to_the_answer(spoken):
+    probe = EpisodeJudge(spoken, DenseReward(answer="The answer is{}.")).probe(" yes")
+    assert spoken.decode(probe.stop + probe.answer) == "\n</think>\n\nThe answer is yes."
+    assert "yes" in spoken.decode(probe.answer)
+
+
+def test_the_model_s_mode_is_left_as_it_was(model, spoken, batch):
+    model.train()
+    EpisodeJudge(spoken, DenseReward(proxy_rank=4))(model, batch, ["4", "39"])
+    assert model.training
