@@ -1,0 +1,182 @@
+"""What does the dense reward cost? Ratios within one run: packed probes, the compression score, a training step.
+
+    python -m benchmarks.dense_reward --out benchmarks/results
+
+On the shipped base, random thinking. *Packed* is `training.rewards.information_gain`; its peer does one forward pass
+per episode over growing prefixes, for all rollouts of the batch at once. The compression score's peer does one backward
+pass per episode through the proxy's layer. Each ratio is the median over repeats of peer / ours, taken in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from training import trainer
+from training.batch import Rollouts
+from training.config import DenseReward, FamilyStage
+from training.rewards.compression import scores, token_gradients
+from training.rewards.information_gain import Probe, success
+from training.tasks.prompts import prompts
+
+BASE = Path(__file__).parents[1] / "models" / "abacus" / "base"
+EPISODES = (4, 8, 16, 30)
+LENGTHS = (120, 240, 480, 900)
+PROMPT, STOP, ANSWER = 24, 7, 4
+"""Tokens of a typical prompt, stop and answer of the shipped family."""
+
+
+def rollouts(rows: int, length: int, vocabulary: int) -> Rollouts:
+    ids = torch.randint(5, vocabulary, (rows, PROMPT + length))
+    ones = torch.ones_like(ids)
+    return Rollouts(ids[:, :PROMPT], ones[:, :PROMPT], ids[:, PROMPT:], ones[:, PROMPT:])
+
+
+@torch.no_grad()
+def pass_per_episode(model: PreTrainedModel, batch: Rollouts, ends: list[int], probe: Probe) -> Tensor:
+    """J_0 .. J_K by one forward pass per prefix, (B, K + 1)."""
+    tail = torch.tensor([*probe.stop, *probe.answer]).expand(len(batch), -1)
+    answer = torch.tensor(probe.answer)
+    columns = []
+    for end in (0, *ends):
+        ids = torch.cat([batch.prompt_ids_BP, batch.completion_ids_BT[:, :end], tail], 1)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1).logits[:, :-1].float()
+        logp = torch.log_softmax(logits, -1).gather(2, answer.expand(len(batch), -1)[..., None]).squeeze(2)
+        columns.append(logp.sum(1).exp())
+    return torch.stack(columns, 1)
+
+
+def backward_per_episode(model: PreTrainedModel, batch: Rollouts, index_BT: Tensor, rank: int) -> Tensor:
+    """Proxy gradients of every episode by autograd, (B, K, r, r): one backward pass each, one forward per rollout."""
+    decoder = model.get_decoder()
+    layer: Any = decoder.layers[-1].mlp.down_proj
+    left, _, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    episodes = int(index_BT.max()) + 1
+    found = torch.zeros(len(batch), episodes, rank, rank)
+    for row in range(len(batch)):
+        one = batch[row : row + 1]
+        logits = model(input_ids=one.ids_BS, use_cache=False).logits[0, PROMPT - 1 : -1]
+        logp = torch.log_softmax(logits.float(), -1).gather(1, one.completion_ids_BT[0][:, None]).squeeze(1)
+        for k in range(episodes):
+            (gradient,) = torch.autograd.grad(logp[index_BT[row] == k].sum(), layer.weight, retain_graph=True)
+            found[row, k] = left[:, :rank].T @ gradient @ right[:rank].T
+    return found
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def ratio(ours: Callable[[], object], peer: Callable[[], object], repeats: int) -> dict[str, float]:
+    ours(), peer()
+    pairs = [(timed(ours), timed(peer)) for _ in range(repeats)]
+    ratios = [theirs / own for own, theirs in pairs]
+    return {
+        "ours_seconds": statistics.median(own for own, _ in pairs),
+        "peer_seconds": statistics.median(theirs for _, theirs in pairs),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+    }
+
+
+def probing(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[str, Any]]:
+    probe = Probe(tuple(range(5, 5 + STOP)), tuple(range(5, 5 + ANSWER)))
+    results = []
+    for length, episodes in tqdm([(t, k) for t in LENGTHS for k in EPISODES], desc="packed probes"):
+        batch = rollouts(rows, length, model.config.vocab_size)
+        ends = [length * (k + 1) // episodes for k in range(episodes)]
+        ends_BK = torch.tensor(ends).expand(rows, -1)
+        packed = success(model, batch, ends_BK, [probe] * rows)
+        torch.testing.assert_close(packed, pass_per_episode(model, batch, ends, probe), atol=1e-5, rtol=1e-3)
+        found = ratio(
+            lambda batch=batch, ends=ends_BK: success(model, batch, ends, [probe] * rows),
+            lambda batch=batch, ends=ends: pass_per_episode(model, batch, ends, probe),
+            repeats,
+        )
+        results.append({"thinking_tokens": length, "episodes": episodes, "rollouts": rows, **found})
+    return results
+
+
+def compression(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[str, Any]]:
+    results = []
+    for episodes in tqdm(EPISODES, desc="compression"):
+        batch = rollouts(rows, 240, model.config.vocab_size)
+        index = (torch.arange(240) * episodes // 240).expand(rows, -1)
+
+        def ours(batch: Rollouts = batch, index: Tensor = index, episodes: int = episodes) -> None:
+            found = token_gradients(model, batch)
+            scores(found.output_BTr, found.input_BTr, index, episodes)
+
+        found = ratio(ours, lambda batch=batch, index=index: backward_per_episode(model, batch, index, 16), repeats)
+        results.append({"thinking_tokens": 240, "episodes": episodes, "rollouts": rows, **found})
+    return results
+
+
+def step(steps: int) -> dict[str, Any]:
+    """The dense reward's share of a training step of the shipped family's size, from the trainer's own log."""
+    stage = FamilyStage(steps=steps, dense=DenseReward(), save_every=steps)
+    asked = prompts("train", 1, steps * stage.prompts_per_step)
+    with tempfile.TemporaryDirectory() as work:
+        model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+        spoken = AutoTokenizer.from_pretrained(BASE)
+        trainer.train(model, spoken, stage, asked, alpha=0.1, seed=0, work=Path(work) / "work")
+        rows = [json.loads(line) for line in (Path(work) / "metrics.jsonl").read_text().splitlines()]
+    shares = [row["reward/seconds"] / row["step_time"] for row in rows if "reward/seconds" in row][1:]
+    return {"steps": len(shares), "share": statistics.median(shares), "lowest": min(shares), "highest": max(shares)}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for length in LENGTHS:
+        rows = [row for row in results["probing"] if row["thinking_tokens"] == length]
+        axes.plot([r["episodes"] for r in rows], [r["ratio"] for r in rows], marker="o", label=f"{length} tokens")
+    axes.set(xlabel="episodes K", ylabel="times as fast as a pass per episode", title="packed probes")
+    axes.legend(title="thinking")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--rollouts", type=int, default=8, help="rollouts in a batch")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="training steps; the first is left out")
+    chosen = parser.parse_args()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    results = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "probing": probing(model, chosen.rollouts, chosen.repeats),
+        "compression": compression(model, chosen.rollouts, chosen.repeats),
+        "step": step(chosen.steps),
+    }
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "dense_reward.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(results, chosen.out / "dense_reward.png")
+    for row in results["probing"] + results["compression"]:
+        print(f"T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {row['ratio']:.1f} times")
+    print(f"the dense reward takes {results['step']['share']:.1%} of a training step")
+
+
+if __name__ == "__main__":
+    main()
