@@ -30,11 +30,12 @@ class Episodes:
     """A batch of completions in episodes.
 
     `index_BT` is each token's episode from 0, -1 on padding. `thinking_BT` is True before `</think>`; a completion that
-    never closes its thinking is thinking throughout.
+    never closes its thinking is thinking throughout. `said_BT` is True on thinking tokens that are not white space.
     """
 
     index_BT: Tensor
     thinking_BT: Tensor
+    said_BT: Tensor
 
     @property
     def count_B(self) -> Tensor:
@@ -43,10 +44,14 @@ class Episodes:
 
     @property
     def ends_BK(self) -> Tensor:
-        """Thinking tokens up to the end of each episode, (B, K); constant from a row's last episode on."""
+        """Tokens up to the last word of each episode, (B, K); constant from a row's last episode on.
+
+        White space after it is left out: what stops the thinking there brings its own.
+        """
         episode_K = torch.arange(max(int(self.index_BT.max()) + 1, 1), device=self.index_BT.device)
-        so_far_BKT = self.index_BT[:, None, :] <= episode_K[None, :, None]
-        return (so_far_BKT & self.thinking_BT[:, None, :]).sum(2)
+        upto_T = torch.arange(1, self.index_BT.size(1) + 1, device=self.index_BT.device)
+        so_far_BKT = (self.index_BT[:, None, :] <= episode_K[None, :, None]) & self.said_BT[:, None, :]
+        return (so_far_BKT * upto_T).amax(2)
 
 
 class Splitter:
@@ -71,56 +76,60 @@ class Splitter:
             raise ValueError(f"max_episodes and every must be at least 1, got {max_episodes} and {every}")
         self._tokenizer, self._by, self._max, self._every = tokenizer, by, max_episodes, every
         self._end: int = tokenizer.convert_tokens_to_ids(THINK_END)  # pyright: ignore[reportAttributeAccessIssue]
-        if by == "blank_line":
-            texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=False)
-            self._blank_V = torch.tensor(["\n\n" in text for text in texts])
-            self._opens_V = torch.tensor([text.startswith("\n") for text in texts])
-            self._closes_V = torch.tensor([text.endswith("\n") for text in texts])
-            self._space_V = torch.tensor([text.isspace() for text in texts])
+        texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=False)
+        self._blank_V = torch.tensor(["\n\n" in text for text in texts])
+        self._opens_V = torch.tensor([text.startswith("\n") for text in texts])
+        self._closes_V = torch.tensor([text.endswith("\n") for text in texts])
+        self._space_V = torch.tensor([text.isspace() for text in texts])
 
     def __call__(self, ids_BT: Tensor, mask_BT: Tensor) -> Episodes:
         """Completions, right-padded, and 1 where a token is one, both (B, T)."""
         mask_BT = mask_BT.bool()
         closed_BT = (ids_BT == self._end).cumsum(1) > 0
         thinking_BT = mask_BT & ~closed_BT
-        starts_BT = getattr(self, f"_{self._by}")(ids_BT, thinking_BT) & thinking_BT
+        said_BT = thinking_BT & ~self._space_V.to(ids_BT.device)[ids_BT]
+        starts_BT = getattr(self, f"_{self._by}")(ids_BT, said_BT) & thinking_BT
         starts_BT[:, :1] = False
         index_BT = starts_BT.cumsum(1)
         for row in (index_BT.amax(1) >= self._max).nonzero().flatten().tolist():
             index_BT[row] = _merged(index_BT[row], thinking_BT[row], self._max)
-        return Episodes(index_BT.masked_fill(~mask_BT, -1), thinking_BT)
+        return Episodes(index_BT.masked_fill(~mask_BT, -1), thinking_BT, said_BT)
 
-    def _tokens(self, ids_BT: Tensor, thinking_BT: Tensor) -> Tensor:
+    def _tokens(self, ids_BT: Tensor, _: Tensor) -> Tensor:
         position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
         return (position_T % self._every == 0).expand_as(ids_BT).clone()
 
-    def _blank_line(self, ids_BT: Tensor, thinking_BT: Tensor) -> Tensor:
-        """At the first token that is not white space after white space with a blank line in it."""
-        blank_V, opens_V, closes_V, space_V = (
-            table.to(ids_BT.device) for table in (self._blank_V, self._opens_V, self._closes_V, self._space_V)
+    def _blank_line(self, ids_BT: Tensor, said_BT: Tensor) -> Tensor:
+        """Where white space with a blank line in it begins, if anything is said after it.
+
+        So the blank line, which is the decision to go on thinking, belongs to the episode that it opens.
+        """
+        blank_V, opens_V, closes_V = (
+            table.to(ids_BT.device) for table in (self._blank_V, self._opens_V, self._closes_V)
         )
         blank_BT = blank_V[ids_BT]
         blank_BT[:, 1:] |= closes_V[ids_BT[:, :-1]] & opens_V[ids_BT[:, 1:]]
-        said_BT = ~space_V[ids_BT]
         position_BT = torch.arange(ids_BT.size(1), device=ids_BT.device).expand_as(ids_BT)
         last_said_BT = torch.where(said_BT, position_BT, -1).cummax(1).values
         before_BT = torch.cat([torch.full_like(last_said_BT[:, :1], -1), last_said_BT[:, :-1]], 1)
         blanks_BT = torch.cat([torch.zeros_like(ids_BT[:, :1]), blank_BT.cumsum(1)], 1)  # before each position
         since_BT = blanks_BT[:, :-1] - blanks_BT.gather(1, before_BT.clamp(min=0))
-        return said_BT & (before_BT >= 0) & (since_BT > 0)
+        first_said_BT = said_BT & (before_BT >= 0) & (since_BT > 0)
+        starts_BT = torch.zeros_like(said_BT)
+        rows, columns = first_said_BT.nonzero(as_tuple=True)
+        starts_BT[rows, before_BT[rows, columns] + 1] = True
+        return starts_BT
 
-    def _tags(self, ids_BT: Tensor, thinking_BT: Tensor) -> Tensor:
-        starts_BT = torch.zeros_like(thinking_BT)
-        for row, (ids, length) in enumerate(zip(ids_BT.tolist(), thinking_BT.sum(1).tolist(), strict=True)):
+    def _tags(self, ids_BT: Tensor, said_BT: Tensor) -> Tensor:
+        """At the token in which `<episode_i>` begins; what stands before the first tag belongs to the first episode."""
+        starts_BT = torch.zeros_like(said_BT)
+        for row, (ids, said) in enumerate(zip(ids_BT.tolist(), said_BT, strict=True)):
+            length = int(said.nonzero().max()) + 1 if said.any() else 0
             pieces: list[str] = self._tokenizer.convert_ids_to_tokens(ids[:length])  # pyright: ignore[reportAssignmentType]
             offsets = [0, *accumulate(map(len, pieces))]
-            for tag in _TAG.finditer("".join(pieces)):
+            for tag in list(_TAG.finditer("".join(pieces)))[1:]:
                 starts_BT[row, bisect_right(offsets, tag.start()) - 1] = True
-        if not len(starts_BT):
-            return starts_BT
-        # What stands before the first tag belongs to the first episode.
-        first_BT = starts_BT & (starts_BT.cumsum(1) == 1)
-        return starts_BT & ~first_BT
+        return starts_BT
 
 
 def _merged(index_T: Tensor, thinking_T: Tensor, most: int) -> Tensor:

@@ -7,13 +7,17 @@ A GPU runs the same code; an engine's rollouts would be faster there and are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-_SHRINK_AT = 0.8
+_SHRINK_AT = 0.95
 """Finished rows are dropped once no more than this share of the batch is still running."""
 
 
@@ -32,14 +36,47 @@ def sample(
 
     `temperature` 0 is greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done.
     """
-    was_training = model.training
-    model.eval()
     completions: list[list[int]] = []
-    for start in range(0, len(prompts), batch):
-        completions += _sample_batch(model, prompts[start : start + batch], max_tokens, temperature, eos)
-        on_batch(len(completions))
-    model.train(was_training)
+    with _sampling(model):
+        for start in range(0, len(prompts), batch):
+            completions += _sample_batch(model, prompts[start : start + batch], max_tokens, temperature, eos)
+            on_batch(len(completions))
     return completions
+
+
+@contextmanager
+def _sampling(model: PreTrainedModel) -> Iterator[None]:
+    was_training, config = model.training, model.config
+    attention = config._attn_implementation
+    model.eval()
+    if attention == "sdpa":
+        config._attn_implementation = _GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = attention
+        model.train(was_training)
+
+
+def _grouped_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
+) -> tuple[Tensor, None]:
+    """One new token's attention where several query heads share a key head, without a copy of the cache for each.
+
+    They are handed over as several positions of one head: (B, heads, 1, D) as (B, key heads, heads per key head, D).
+    """
+    if query.size(2) > 1 or query.size(1) == key.size(1):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
+    rows, heads, _, size = query.shape
+    found = torch.nn.functional.scaled_dot_product_attention(
+        query.view(rows, key.size(1), -1, size), key, value, attn_mask=attention_mask, scale=how["scaling"]
+    )
+    return found.reshape(rows, 1, heads, size), None
+
+
+_GROUPED = "sdpa_grouped_decode"
+AttentionInterface.register(_GROUPED, _grouped_attention)
+AttentionMaskInterface.register(_GROUPED, sdpa_mask)
 
 
 def _sample_batch(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather
+from accelerate.utils import gather, reduce
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
@@ -103,7 +103,9 @@ class FamilyTrainer(GRPOTrainer):
         rollouts = Rollouts(
             output["prompt_ids"], output["prompt_mask"], output["completion_ids"], output["completion_mask"]
         )
-        values = self._episode_judge(self.accelerator.unwrap_model(self.model), rollouts, golds)
+        values = self._episode_judge(
+            self.accelerator.unwrap_model(self.model), rollouts, golds, lambda own: reduce(own, "sum")
+        )
         index_BT, settings = values.episodes.index_BT, self._dense
         gain_BK, score_BK, count_B = (gather(v) for v in (values.gain_BK, values.score_BK, values.episodes.count_B))
         penalty_BK = penalty(score_BK)

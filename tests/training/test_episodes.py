@@ -42,12 +42,21 @@ def test_every_thinking_token_is_in_one_of_at_most_so_many_episodes_in_order(spo
         assert found.count_B[row] == own[-1] + 1 <= most
         if thinking.any():
             assert index[thinking].unique().tolist() == list(range(int(own[-1]) + 1)), "an episode without a thought"
-        assert found.ends_BK[row, -1] == thinking.sum()
+        words = found.said_BT[row].nonzero()
+        assert found.ends_BK[row, -1] == (words.max() + 1 if len(words) else 0)
+        assert found.ends_BK[row].diff().ge(0).all()
 
 
-def test_a_blank_line_ends_an_episode_and_belongs_to_it(spoken):
+def test_a_blank_line_belongs_to_the_episode_that_it_opens(spoken):
     text = "\n2+2=4\nso 4\n\ncheck step\n2+2=4\nmatches 4\n</think>\n\nThe answer is 4."
-    assert said(spoken, text) == ["\n2+2=4\nso 4\n\n", text.partition("\n\n")[2]]
+    assert said(spoken, text) == ["\n2+2=4\nso 4", text.removeprefix("\n2+2=4\nso 4")]
+
+
+def test_an_episode_ends_with_its_last_word(spoken):
+    ids, mask = batch(spoken, ["\n2+2=4\nso 4\n\ncheck step\nmatches 4\n</think>\n\nThe answer is 4."])
+    first, second = (spoken.decode(ids[0][:end]) for end in Splitter(spoken)(ids, mask).ends_BK[0])
+    assert first == "\n2+2=4\nso 4"
+    assert second == "\n2+2=4\nso 4\n\ncheck step\nmatches 4"
 
 
 @pytest.mark.parametrize("gap", ["\n\n", "\n\n\n", "\n \n", "\n\n\n\n"])
@@ -77,7 +86,7 @@ def test_tokens_are_counted(spoken):
 
 def test_the_shortest_episodes_are_merged_with_their_shorter_neighbours(spoken):
     text = "123456\n\n1\n\n1234\n\n12345</think>."
-    assert said(spoken, text, max_episodes=3) == ["123456\n\n", "1\n\n1234\n\n", "12345</think>."]
+    assert said(spoken, text, max_episodes=3) == ["123456", "\n\n1\n\n1234", "\n\n12345</think>."]
     assert len(said(spoken, text, max_episodes=1)) == 1
 
 

@@ -15,6 +15,7 @@ leaves open which proxy and how it moves. Ours:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +114,17 @@ def effective_weight(layer: Any) -> Tensor:
 
 
 def scores(
-    output_BTr: Tensor, input_BTr: Tensor, index_BT: Tensor, episodes: int, *, damping: float = DAMPING
+    output_BTr: Tensor,
+    input_BTr: Tensor,
+    index_BT: Tensor,
+    episodes: int,
+    *,
+    damping: float = DAMPING,
+    over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> Tensor:
     """Rao's score statistic d_k . g_k of every episode, at least 0, (B, K).
+
+    In float64: what the solve makes of rounding would differ with how rows are batched.
 
     Args:
         output_BTr: first factor of the tokens' proxy gradients, U^T e_t.
@@ -123,16 +132,18 @@ def scores(
         index_BT: each token's episode, -1 where there is none.
         episodes: K.
         damping: relative to trace(F) / r^2.
+        over_processes: sums a tensor over all processes, so that each has the whole batch's Fisher.
     """
     rows, _, rank = output_BTr.shape
     said = index_BT >= 0
-    token_NP = torch.einsum("ni,nj->nij", output_BTr[said], input_BTr[said]).flatten(1)
-    fisher_PP = token_NP.T @ token_NP / max(len(token_NP), 1)
+    token_NP = torch.einsum("ni,nj->nij", output_BTr[said].double(), input_BTr[said].double()).flatten(1)
+    count = over_processes(token_NP.new_tensor(float(len(token_NP)))).clamp(min=1)
+    fisher_PP = over_processes(token_NP.T @ token_NP) / count
     fisher_PP.diagonal().add_(damping * fisher_PP.diagonal().mean() + torch.finfo(fisher_PP.dtype).tiny)
     flat_N = (index_BT + torch.arange(rows, device=index_BT.device)[:, None] * episodes)[said]
     episode_QP = token_NP.new_zeros(rows * episodes, rank * rank).index_add_(0, flat_N, token_NP)
     shift_QP = torch.linalg.solve(fisher_PP, episode_QP.T).T
-    return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes)
+    return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes).to(output_BTr.dtype)
 
 
 def penalty(score_BK: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +43,14 @@ class EpisodeJudge:
         shared = next((i for i, (a, b) in enumerate(zip(stop, whole, strict=False)) if a != b), len(stop))
         return Probe(tuple(whole[:shared]), tuple(whole[shared:]))
 
-    def __call__(self, model: PreTrainedModel, rollouts: Rollouts, golds: Sequence[str]) -> EpisodeValues:
-        """Judge a batch whose prompts are padded on the left."""
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        rollouts: Rollouts,
+        golds: Sequence[str],
+        over_processes: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> EpisodeValues:
+        """Judge this process's rollouts, prompts padded on the left; `over_processes` sums over all processes."""
         settings = self._settings
         episodes = self._split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
         was_training = model.training
@@ -64,7 +70,13 @@ class EpisodeJudge:
             score_BK = torch.zeros_like(gain_BK)
             if settings.compression_weight:
                 parts = token_gradients(model, rollouts, rank=settings.proxy_rank)
-                score_BK = scores(parts.output_BTr, parts.input_BTr, episodes.index_BT, settings.max_episodes)
+                score_BK = scores(
+                    parts.output_BTr,
+                    parts.input_BTr,
+                    episodes.index_BT,
+                    settings.max_episodes,
+                    over_processes=over_processes,
+                )
         finally:
             model.train(was_training)
         return EpisodeValues(episodes, gain_BK, score_BK)
