@@ -20,12 +20,15 @@ class Rollouts:
     def __len__(self) -> int:
         return len(self.prompt_ids_BP)
 
-    def __getitem__(self, rows: slice) -> Rollouts:
+    def __getitem__(self, rows: slice | Tensor) -> Rollouts:
+        """Some of the rows, without columns that are all padding in them."""
+        prompt_mask, completion_mask = self.prompt_mask_BP[rows], self.completion_mask_BT[rows]
+        prompt, completion = (mask.bool().any(0) for mask in (prompt_mask, completion_mask))
         return Rollouts(
-            self.prompt_ids_BP[rows],
-            self.prompt_mask_BP[rows],
-            self.completion_ids_BT[rows],
-            self.completion_mask_BT[rows],
+            self.prompt_ids_BP[rows][:, prompt],
+            prompt_mask[:, prompt],
+            self.completion_ids_BT[rows][:, completion],
+            completion_mask[:, completion],
         )
 
     @property

@@ -71,7 +71,7 @@ class DenseReward(_Section):
     """Price of the episodes' rewards beside the outcome's; the paper's alpha."""
     compression_weight: float = Field(default=0.6, ge=0)
     """Price of an average rollout's information, in success; the paper's beta. 0: progress alone."""
-    credit: Literal["episode", "paper"] = "episode"
+    credit: Literal["episode", "to_go", "paper"] = "episode"
     """Leave-one-out per episode without division, or the paper's advantages to the letter (`training/credit.py`)."""
     split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"
     tokens_per_episode: int = Field(default=256, gt=0)
@@ -82,8 +82,8 @@ class DenseReward(_Section):
     reading: Literal["joint", "per_token"] = "joint"
     """The probability of the whole answer, or its geometric mean per token, for long answers."""
     proxy_rank: int = Field(default=16, gt=0)
-    memory_gib: float = Field(default=1.0, gt=0)
-    """What one packed forward pass may take for masks, scores and logits."""
+    memory_gib: float | None = Field(default=None, gt=0)
+    """What one packed forward pass may take for masks, scores and logits; default 1, on a CPU 1/32, which its caches like."""
 
     @field_validator("answer")
     @classmethod

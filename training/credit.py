@@ -61,6 +61,37 @@ def episode_credit(
     return leave_one_out(outcome_B, group_size)[:, None] * there_BK + progress_weight * dense_BK
 
 
+def to_go_credit(
+    outcome_B: Tensor, episode_BK: Tensor, count_B: Tensor, group_size: int, progress_weight: float
+) -> Tensor:
+    """A_ik = [r_out_i - mean of the others'] + progress_weight [G_ik - mean of the others' G_jk], (B, K + 1).
+
+    G_ik = r_ik + ... + r_iK is what thinking brings from episode k on, 0 where it was stopped before k; the others are
+    those of the group that came to the end of episode k - 1, stopped there or not. So at the end of an episode "go on"
+    and "stop" are compared with each other: a check that finds a slip earns what it gained, one that finds nothing pays
+    for itself, and stopping earns what going on would have cost. Column k is for episode k's tokens, the column after a
+    rollout's last episode for its stop and its answer.
+
+    Args:
+        outcome_B: outcome rewards.
+        episode_BK: dense rewards r_ik; read up to each row's count.
+        count_B: episodes of each rollout, at least 1.
+        group_size: G >= 2; divides B.
+        progress_weight: price of the dense reward.
+
+    Raises:
+        ValueError: a group that is not whole or has one member.
+    """
+    column_K1 = torch.arange(episode_BK.size(1) + 1, device=episode_BK.device)
+    reached_BK1 = column_K1 <= count_B[:, None]
+    dense_BK = episode_BK * reached_BK1[:, 1:]
+    to_go_BK1 = torch.nn.functional.pad(dense_BK.flip(1).cumsum(1).flip(1), (0, 1))
+    values, there = _groups(to_go_BK1, group_size), _groups(reached_BK1.to(to_go_BK1.dtype), group_size)
+    others = (values.sum(1, keepdim=True) - values) / (there.sum(1, keepdim=True) - there).clamp(min=1)
+    advantage_BK1 = leave_one_out(outcome_B, group_size)[:, None] + progress_weight * (to_go_BK1 - others.flatten(0, 1))
+    return advantage_BK1 * reached_BK1
+
+
 class TokenRewards(NamedTuple):
     """`reward_BT` is 0 on padding; `mean_B` is its truncated mean over a rollout's tokens."""
 
@@ -148,4 +179,4 @@ def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: 
 def _groups(values_B: Tensor, group_size: int) -> Tensor:
     if group_size < 2 or len(values_B) % group_size:
         raise ValueError(f"{len(values_B)} rewards are not whole groups of {group_size} >= 2")
-    return values_B.view(-1, group_size)
+    return values_B.view(-1, group_size, *values_B.shape[1:])

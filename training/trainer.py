@@ -33,7 +33,7 @@ with warnings.catch_warnings():
 
 from training.batch import Rollouts
 from training.config import DenseReward, FamilyStage, checkpoint_name
-from training.credit import episode_credit, leave_one_out, paper_credit, token_rewards
+from training.credit import episode_credit, leave_one_out, paper_credit, to_go_credit, token_rewards
 from training.errors import StageError
 from training.judge import Judge
 from training.metrics import JsonLines, show_in_bar
@@ -110,11 +110,14 @@ class FamilyTrainer(GRPOTrainer):
         gain_BK, score_BK, count_B = (gather(v) for v in (values.gain_BK, values.score_BK, values.episodes.count_B))
         penalty_BK = penalty(score_BK)
         dense_BK = gain_BK - settings.compression_weight * penalty_BK
+        arguments = self._rewards, dense_BK, count_B, self.num_generations, settings.progress_weight
         if settings.credit == "episode":
-            credit_BK = episode_credit(
-                self._rewards, dense_BK, count_B, self.num_generations, settings.progress_weight
-            )[own]
+            credit_BK = episode_credit(*arguments)[own]
             advantages_BT = credit_BK.gather(1, index_BT.clamp(min=0)) * output["completion_mask"]
+        elif settings.credit == "to_go":
+            credit_BK1 = to_go_credit(*arguments)[own]
+            at_BT = index_BT + ~values.episodes.thinking_BT
+            advantages_BT = credit_BK1.gather(1, at_BT.clamp(min=0)) * output["completion_mask"]
         else:
             with torch.no_grad():
                 logp_BT, *_ = self._get_per_token_logps_and_entropies(

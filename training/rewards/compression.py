@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,48 +40,77 @@ class TokenGradients:
     input_BTr: Tensor
 
 
-def token_gradients(model: PreTrainedModel, rollouts: Rollouts, *, rank: int = RANK) -> TokenGradients:
-    """Proxy gradients of every completion token; zero on padding.
+class Proxy:
+    """The proxy of a model as it stands; within `with`, it sees the model's forward passes.
 
     Args:
         model: a decoder whose last block ends in `mlp.down_proj`, with or without LoRA.
-        rollouts: with prompts padded on the left.
         rank: singular directions kept on either side, r.
 
     Raises:
         ValueError: a rank that the layer does not have.
     """
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
-    decoder = inner.get_decoder()
-    layer = decoder.layers[-1].mlp.down_proj
-    weight = effective_weight(layer)
-    if not 1 <= rank <= min(weight.shape):
-        raise ValueError(f"rank must be between 1 and {min(weight.shape)}, got {rank}")
-    left, _, right = torch.linalg.svd(_wide(weight), full_matrices=False)
-    kept: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _module, inputs: kept.update(a=inputs[0])),
-        decoder.norm.register_forward_pre_hook(lambda _module, inputs: kept.update(h=inputs[0])),
-    ]
-    mask_BS = rollouts.mask_BS
-    try:
-        with torch.no_grad():
-            decoder(
-                input_ids=rollouts.ids_BS,
-                attention_mask=mask_BS,
-                position_ids=(mask_BS.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
+
+    @torch.no_grad()
+    def __init__(self, model: PreTrainedModel, rank: int = RANK) -> None:
+        self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
+        self._layer = self._model.get_decoder().layers[-1].mlp.down_proj
+        weight = effective_weight(self._layer)
+        if not 1 <= rank <= min(weight.shape):
+            raise ValueError(f"rank must be between 1 and {min(weight.shape)}, got {rank}")
+        left, _, right = torch.linalg.svd(_wide(weight), full_matrices=False)
+        self._left_dr, self._right_mr = left[:, :rank], right[:rank].T
+        self._seen: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        norm = self._model.get_decoder().norm
+        for name, module in (("inputs", self._layer), ("hidden", norm)):
+            self._hooks.append(
+                module.register_forward_pre_hook(lambda _module, seen, name=name: self._seen.update({name: seen[0]}))
             )
-    finally:
-        for hook in hooks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
             hook.remove()
-    predicting = slice(rollouts.prompt_ids_BP.size(1) - 1, -1)
-    said = rollouts.completion_mask_BT.bool()
-    gradient_Nd = _output_gradients(inner, kept["h"][:, predicting][said], rollouts.completion_ids_BT[said])
-    result = torch.zeros(2, *said.shape, rank, dtype=left.dtype, device=said.device)
-    result[0][said] = gradient_Nd @ left[:, :rank]
-    result[1][said] = _wide(kept["a"][:, predicting][said]) @ right[:rank].T
-    return TokenGradients(*result)
+        self._hooks.clear()
+        self._seen.clear()
+
+    @torch.no_grad()
+    def gradients(self, rollouts: Rollouts) -> TokenGradients:
+        """Of every completion token, zero on padding; from the last forward pass, whose rows began with `rollouts`.
+
+        Prompts are padded on the left.
+        """
+        with torch.autocast(self._left_dr.device.type, enabled=False):
+            return self._gradients(rollouts)
+
+    def _gradients(self, rollouts: Rollouts) -> TokenGradients:
+        first = rollouts.prompt_ids_BP.size(1) - 1
+        predicting = slice(first, first + rollouts.completion_ids_BT.size(1))
+        said = rollouts.completion_mask_BT.bool()
+        hidden_Nd, inputs_Nm = (self._seen[name][:, predicting][said] for name in ("hidden", "inputs"))
+        gradient_Nd = _output_gradients(self._model, hidden_Nd, rollouts.completion_ids_BT[said])
+        result = self._left_dr.new_zeros(2, *said.shape, self._left_dr.size(1))
+        result[0][said] = gradient_Nd @ self._left_dr
+        result[1][said] = _wide(inputs_Nm) @ self._right_mr
+        return TokenGradients(*result)
+
+
+@torch.no_grad()
+def token_gradients(model: PreTrainedModel, rollouts: Rollouts, *, rank: int = RANK) -> TokenGradients:
+    """Proxy gradients of every completion token, by a forward pass of their own; prompts are padded on the left."""
+    mask_BS = rollouts.mask_BS
+    with Proxy(model, rank) as proxy:
+        model(
+            input_ids=rollouts.ids_BS,
+            attention_mask=mask_BS,
+            position_ids=(mask_BS.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        return proxy.gradients(rollouts)
 
 
 def _output_gradients(model: Any, hidden_Nd: Tensor, ids_N: Tensor) -> Tensor:

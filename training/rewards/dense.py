@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from training.batch import Rollouts
 from training.config import DenseReward
 from training.episodes import Episodes, Splitter
-from training.rewards.compression import scores, token_gradients
+from training.rewards.compression import Proxy, scores
 from training.rewards.information_gain import Probe, gains, success
+
+
+_MEMORY_GIB = (1 / 32, 1.0)
+"""On a CPU and elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +58,48 @@ class EpisodeJudge:
         """Judge this process's rollouts, prompts padded on the left; `over_processes` sums over all processes."""
         settings = self._settings
         episodes = self._split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
-        was_training = model.training
-        model.eval()
-        try:
-            success_BK1 = success(
+
+        def measured(watch: Callable[[Tensor, Rollouts], None] = lambda _rows, _chunk: None) -> Tensor:
+            return success(
                 model,
                 rollouts,
                 episodes.ends_BK,
                 [self.probe(gold) for gold in golds],
                 reading=settings.reading,
-                memory_bytes=int(settings.memory_gib * 2**30),
+                memory_bytes=int((settings.memory_gib or _MEMORY_GIB[model.device.type != "cpu"]) * 2**30),
+                after_pass=watch,
             )
-            gain_BK = _wide(gains(success_BK1), settings.max_episodes)
-            there_BK = torch.arange(settings.max_episodes, device=gain_BK.device) < episodes.count_B[:, None]
-            gain_BK = gain_BK * there_BK  # what a row repeats is the same but for rounding
-            score_BK = torch.zeros_like(gain_BK)
-            if settings.compression_weight:
-                parts = token_gradients(model, rollouts, rank=settings.proxy_rank)
+
+        with _evaluating(model):
+            if not settings.compression_weight:
+                gain_BK = gains(measured())
+                score_BK = torch.zeros_like(gain_BK)
+            else:
+                shape = *rollouts.completion_ids_BT.shape, settings.proxy_rank
+                output_BTr, input_BTr = torch.zeros(2, *shape, device=episodes.index_BT.device)
+                with Proxy(model, settings.proxy_rank) as proxy:
+
+                    def keep(rows: Tensor, chunk: Rollouts) -> None:
+                        found, width = proxy.gradients(chunk), chunk.completion_ids_BT.size(1)
+                        output_BTr[rows, :width], input_BTr[rows, :width] = found.output_BTr, found.input_BTr
+
+                    gain_BK = gains(measured(keep))
                 score_BK = scores(
-                    parts.output_BTr,
-                    parts.input_BTr,
-                    episodes.index_BT,
-                    settings.max_episodes,
-                    over_processes=over_processes,
+                    output_BTr, input_BTr, episodes.index_BT, settings.max_episodes, over_processes=over_processes
                 )
-        finally:
-            model.train(was_training)
-        return EpisodeValues(episodes, gain_BK, score_BK)
+        gain_BK = _wide(gain_BK, settings.max_episodes)
+        there_BK = torch.arange(settings.max_episodes, device=gain_BK.device) < episodes.count_B[:, None]
+        return EpisodeValues(episodes, gain_BK * there_BK, _wide(score_BK, settings.max_episodes))
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _wide(values_BK: Tensor, width: int) -> Tensor:

@@ -12,7 +12,7 @@ T + (K + 1) |probe| tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,46 +53,57 @@ def success(
     *,
     reading: Reading = "joint",
     memory_bytes: int = MEMORY_BYTES,
+    after_pass: Callable[[Tensor, Rollouts], None] = lambda _rows, _chunk: None,
 ) -> Tensor:
     """J_0 .. J_K of each rollout in [0, 1], float32, (B, K + 1).
 
     Args:
         model: a causal language model that takes a 4-D float mask and `position_ids`.
-        rollouts: of each completion only the first `ends_BK[:, -1]` tokens, its thinking, are read.
-        ends_BK: thinking tokens up to the end of each episode; a row with fewer than K episodes repeats its last.
+        rollouts: the probes read of each completion at most the first `ends_BK[:, -1]` tokens.
+        ends_BK: completion tokens up to the end of each episode; a row with fewer than K episodes repeats its last.
         probes: one per row.
         reading: `joint` is the product over the answer's tokens, `per_token` its geometric mean, for long answers.
         memory_bytes: rows are taken in chunks that need about this much at once; a single row may need more.
+        after_pass: told, after each chunk's forward pass, which rows it had, and those rollouts; the pass began with
+            them, so what the model holds then serves other measurements too.
     """
     ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
-    context = rollouts.prompt_ids_BP.size(1) + int(ends_BK1.max())
-    rows = _rows_at_once(model, context, ends_BK1.size(1), probes, memory_bytes)
-    chunks = [
-        _log_success(model, rollouts[at : at + rows], ends_BK1[at : at + rows], probes[at : at + rows], reading)
-        for at in range(0, len(probes), rows)
-    ]
-    return torch.cat(chunks).exp()
+    needed_B = (ends_BK1 < ends_BK1[:, -1:]).sum(1) + 1
+    found = torch.empty(ends_BK1.shape, dtype=torch.float32, device=ends_BK1.device)
+    for rows in _chunks(model, rollouts, needed_B, probes, memory_bytes):
+        chunk, needed = rollouts[rows], int(needed_B[rows].max())
+        own = [probes[row] for row in rows.tolist()]
+        some = _log_success(model, chunk, ends_BK1[rows, :needed], own, reading).exp()
+        found[rows] = torch.cat([some, some[:, -1:].expand(-1, ends_BK1.size(1) - needed)], 1)
+        after_pass(rows, chunk)
+    return found
 
 
-def _rows_at_once(
-    model: PreTrainedModel, context: int, prefixes: int, probes: Sequence[Probe], memory_bytes: int
-) -> int:
+def _chunks(
+    model: PreTrainedModel, rollouts: Rollouts, needed_B: Tensor, probes: Sequence[Probe], memory_bytes: int
+) -> Iterator[Tensor]:
+    """Row numbers, rollouts of like length together, as many as fit."""
     config = model.config.get_text_config()
-    answer = max(len(probe.answer) for probe in probes)
-    width = context + prefixes * max(len(probe.stop) + len(probe.answer) for probe in probes)
-    scores = 4 * width * width * (1 + config.num_attention_heads)
-    logits = 4 * 2 * prefixes * answer * config.vocab_size
-    return max(1, memory_bytes // (scores + logits))
+    stop, answer = (max(len(part) for part in parts) for parts in zip(*((p.stop, p.answer) for p in probes), strict=True))
+    width_B = rollouts.mask_BS.sum(1) + needed_B * (stop + answer)
+    order = width_B.argsort(descending=True)
+    while len(order):
+        width, needed = int(width_B[order[0]]), int(needed_B[order].max())
+        scores = 4 * width * width * (1 + config.num_attention_heads)
+        logits = 4 * 2 * needed * answer * config.vocab_size
+        rows = max(1, memory_bytes // (scores + logits))
+        yield order[:rows]
+        order = order[rows:]
 
 
 def _log_success(
     model: PreTrainedModel, rollouts: Rollouts, ends_BK1: Tensor, probes: Sequence[Probe], reading: Reading
 ) -> Tensor:
-    thinking_ids_BT = rollouts.completion_ids_BT[:, : int(ends_BK1.max())]
+    completion_ids_BT = rollouts.completion_ids_BT
     prompt_mask_BP = rollouts.prompt_mask_BP.bool()
     device = prompt_mask_BP.device
     rows, prefixes = ends_BK1.shape
-    prompt, thought = prompt_mask_BP.size(1), thinking_ids_BT.size(1)
+    prompt, thought = prompt_mask_BP.size(1), completion_ids_BT.size(1)
     stop = max(len(probe.stop) for probe in probes)
     answer = max(len(probe.answer) for probe in probes)
 
@@ -104,7 +115,7 @@ def _log_success(
     said_BL = torch.tensor([aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device).bool()
     length = stop + answer
 
-    ids_BS = torch.cat([rollouts.prompt_ids_BP, thinking_ids_BT, probe_BL.repeat(1, prefixes)], 1)
+    ids_BS = torch.cat([rollouts.prompt_ids_BP, completion_ids_BT, probe_BL.repeat(1, prefixes)], 1)
     prompt_length_B1 = prompt_mask_BP.sum(1, keepdim=True)
     positions_BS = torch.cat(
         [
