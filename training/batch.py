@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,24 @@ class Rollouts:
     prompt_mask_BP: Tensor
     completion_ids_BT: Tensor
     completion_mask_BT: Tensor
+
+    @classmethod
+    def padded(
+        cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | None = None
+    ) -> Rollouts:
+        """Prompts padded on the left, completions on the right; neither may be empty throughout."""
+        wide, long = max(map(len, prompts)), max(map(len, completions))
+        return cls(
+            *(
+                torch.tensor(rows, device=device)
+                for rows in (
+                    [[0] * (wide - len(p)) + list(p) for p in prompts],
+                    [[0] * (wide - len(p)) + [1] * len(p) for p in prompts],
+                    [list(c) + [0] * (long - len(c)) for c in completions],
+                    [[1] * len(c) + [0] * (long - len(c)) for c in completions],
+                )
+            )
+        )
 
     def __len__(self) -> int:
         return len(self.prompt_ids_BP)

@@ -108,6 +108,35 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 
 @app.command()
+def experiment(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One per reward to compare.")],
+    seed: Annotated[list[int], typer.Option(help="Repeatable; each has a run directory of its own.")] = [0, 1, 2],  # noqa: B006
+) -> None:
+    """Train and measure the families of several rewards from one base; `report` compares them.
+
+    What is done is skipped and what was cut short goes on, so several processes may share recipes or seeds out.
+    """
+    from training import stages
+
+    loaded = [_load(path) for path in recipes]
+    for number in seed:
+        for recipe in loaded:
+            stages.experiment(recipe.with_seed(number))
+
+
+@app.command()
+def report(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Those that `experiment` was given.")],
+    out: Annotated[Path, typer.Option(help="Directory for report.md, the figures as JSON, and the plots.")],
+    seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0, 1, 2],  # noqa: B006
+) -> None:
+    """Compare the rewards that `experiment` has trained: figures with intervals over seeds, plots, and words."""
+    from training import report as reporting
+
+    reporting.write([_load(path) for path in recipes], seed, out)
+
+
+@app.command()
 def measure(
     family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")],
     checkpoint: Annotated[str, typer.Option(help="Which checkpoint.")],

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 
 class RecipeError(ValueError):
@@ -59,6 +68,17 @@ class BaseStage(_Section):
         return self
 
 
+class PretrainedBase(_Section):
+    """A reasoning model that exists already; nothing is trained in its stage."""
+
+    model: str = Field(min_length=1)
+    """A directory, or a name on the Hugging Face Hub."""
+    revision: str | None = None
+    """Of a model on the hub: a commit, so that a run can be repeated."""
+    context_tokens: int = Field(default=32768, gt=0)
+    """What the family is to be served with."""
+
+
 def checkpoint_name(alpha: float) -> str:
     """What the checkpoint of an efficiency level is called."""
     return f"alpha-{alpha:g}"
@@ -93,9 +113,15 @@ class DenseReward(_Section):
         return answer
 
 
-class FamilyStage(_Section):
-    """Reinforcement fine-tuning: one LoRA adapter per alpha (arXiv 2502.04463)."""
+Reward = Literal["outcome", "alpha", "progress", "l2t"]
 
+
+class FamilyStage(_Section):
+    """Reinforcement fine-tuning: one checkpoint per alpha (arXiv 2502.04463)."""
+
+    reward: Reward = "alpha"
+    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds what each episode gains,
+    `l2t` charges for what it says about the parameters besides; either at any alpha."""
     alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
@@ -110,7 +136,7 @@ class FamilyStage(_Section):
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollouts. A base that is served cold learns more from hotter ones."""
     dense: DenseReward | None = None
-    """None: the outcome's reward alone."""
+    """Settings of the dense reward; default: its defaults where `reward` is `progress` or `l2t`."""
     save_every: int = Field(default=4, gt=0)
 
     @model_validator(mode="after")
@@ -118,7 +144,19 @@ class FamilyStage(_Section):
         names = [checkpoint_name(alpha) for alpha in self.alphas]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"alphas: there would be two checkpoints called {twice[0]}")
+        if self.reward == "outcome" and self.alphas != (0,):
+            raise ValueError("alphas: the outcome reward has alpha 0 only; reward: alpha has the others")
+        if self.dense and self.reward not in ("progress", "l2t"):
+            raise ValueError(f"dense: means nothing with reward: {self.reward}")
         return self
+
+    @property
+    def dense_reward(self) -> DenseReward | None:
+        """What the dense reward is, None where there is none."""
+        if self.reward not in ("progress", "l2t"):
+            return None
+        dense = self.dense or DenseReward()
+        return dense if self.reward == "l2t" else dense.model_copy(update={"compression_weight": 0.0})
 
 
 class EvaluateStage(_Section):
@@ -138,6 +176,13 @@ class ProfileStage(_Section):
     samples: int = Field(default=4, gt=0)
 
 
+_KIND = ("trained", "pretrained")
+
+
+def _has_model(raw: object) -> bool:
+    return isinstance(raw, PretrainedBase) or (isinstance(raw, dict) and "model" in raw)
+
+
 class Recipe(_Section):
     """A whole training run. Unknown fields are refused."""
 
@@ -145,8 +190,12 @@ class Recipe(_Section):
     description: str
     seed: int = 0
     run_dir: Path
-    publish_to: Path
-    base: BaseStage = BaseStage()
+    publish_to: Path | None = None
+    """None: an experiment, which ends with its evaluation."""
+    base: Annotated[
+        Annotated[BaseStage, Tag("trained")] | Annotated[PretrainedBase, Tag("pretrained")],
+        Discriminator(lambda raw: _KIND[_has_model(raw)]),
+    ] = BaseStage()
     family: FamilyStage = FamilyStage()
     evaluate: EvaluateStage = EvaluateStage()
     profile: ProfileStage = ProfileStage()
@@ -159,6 +208,10 @@ class Recipe(_Section):
                 f" in base.context_tokens ({self.base.context_tokens})"
             )
         return self
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The same run with another seed, in a directory of its own."""
+        return self.model_copy(update={"seed": seed, "run_dir": self.run_dir / f"seed-{seed}"})
 
 
 def load(path: Path) -> Recipe:
@@ -177,5 +230,5 @@ def load(path: Path) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "recipe"
+        field = ".".join(str(part) for part in first["loc"] if part not in _KIND) or "recipe"
         raise RecipeError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,12 @@ from scipy.stats import binomtest, bootstrap
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.family import Estimate, Slice
+from training.batch import Rollouts
+from training.config import DenseReward
 from training.judge import Judge, Outcome
 from training.record import write_text
+from training.rewards.dense import EpisodeJudge
+from training.rewards.information_gain import success
 from training.rollout import sample
 from training.tasks.prompts import Prompt
 
@@ -50,8 +54,12 @@ def judge(
     max_tokens: int,
     seed: int,
     on_batch: Callable[[int], None] = lambda _: None,
+    first_episode: DenseReward | None = None,
 ) -> list[Judged]:
-    """Sample every prompt `samples` times and judge the completions."""
+    """Sample every prompt `samples` times and judge the completions.
+
+    `first_episode` says how an answer is written and episodes are split, where what the first one was worth is wanted.
+    """
     torch.manual_seed(seed)
     encoded: list[list[int]] = tokenizer.apply_chat_template(
         [[{"role": "user", "content": p.prompt}] for p in prompts], add_generation_prompt=True, return_dict=False
@@ -67,11 +75,30 @@ def judge(
         eos=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
         on_batch=on_batch,
     )
-    judged = Judge(tokenizer)
+    golds = [prompts[i].answer for i in repeated]
+    judged = map(Judge(tokenizer), completions, golds)
+    if first_episode:
+        asked = [encoded[i] for i in repeated]
+        worth = _after_first(model, EpisodeJudge(tokenizer, first_episode), asked, completions, golds)
+        judged = map(lambda outcome, value: replace(outcome, after_first=value), judged, worth)
     outcomes: dict[int, list[Outcome]] = {i: [] for i in order}
-    for i, completion in zip(repeated, completions, strict=True):
-        outcomes[i].append(judged(completion, prompts[i].answer))
+    for i, outcome in zip(repeated, judged, strict=True):
+        outcomes[i].append(outcome)
     return [Judged(p.prompt, p.task, p.difficulty, tuple(outcomes[i])) for i, p in enumerate(prompts)]
+
+
+def _after_first(
+    model: PreTrainedModel,
+    judged: EpisodeJudge,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    golds: Sequence[str],
+) -> list[float]:
+    """J_1 of each completion (`training.rewards.information_gain`)."""
+    rollouts = Rollouts.padded(prompts, completions, model.device)
+    first_B1 = judged.split(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK[:, :1]
+    found = success(model, rollouts, first_B1, [judged.probe(gold) for gold in golds], memory_bytes=1 << 25)
+    return [round(value, 6) for value in found[:, 1].tolist()]
 
 
 def summarise(rows: Sequence[Judged], seed: int) -> Slice:

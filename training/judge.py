@@ -21,6 +21,8 @@ class Outcome:
     tokens: int
     episodes: int
     finished: bool
+    after_first: float | None = None
+    """The model's probability of the gold answer, had it stopped thinking after its first episode; where measured."""
 
 
 class Judge:

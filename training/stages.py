@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from rich.console import Console
 from tqdm.auto import tqdm
@@ -29,8 +31,9 @@ from models import family as manifest
 from training import base as base_training
 from training import evaluate as measuring
 from training import gate, profile, publish, tokenizer, trainer
-from training.config import Recipe, checkpoint_name
+from training.config import DenseReward, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
+from training.judge import THINK_END
 from training.record import fingerprint, stands, write_json
 from training.resume import processes
 from training.tasks.problems import DIFFICULTIES, Split
@@ -48,6 +51,9 @@ def base(recipe: Recipe) -> None:
         StageError: the base fails the gate; names each figure.
     """
     directory, stage = recipe.run_dir / "base", recipe.base
+    if isinstance(stage, PretrainedBase):
+        base_directory(recipe)
+        return
     not_the_training = {"temperature", "save_every", "gate_prompts", "gate_stops"}
     made_from = {"seed": recipe.seed, **stage.model_dump(exclude=not_the_training)}
     if not stands(directory / "trained", made_from, remove=directory):
@@ -67,7 +73,7 @@ def base(recipe: Recipe) -> None:
             spoken.save_pretrained(unfinished)
     judged = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
     if not stands(directory / "gate.json", {**judged, "base": fingerprint(directory / "model")}):
-        write_json(directory / "gate.json", _measure_gate(recipe))
+        write_json(directory / "gate.json", _measure_gate(recipe, stage.gate_prompts))
     _require_fit(recipe)
 
 
@@ -77,7 +83,7 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     made_from = {
         "seed": recipe.seed,
         **recipe.family.model_dump(exclude={"alphas", "save_every"}),
-        "base": fingerprint(recipe.run_dir / "base" / "model"),
+        "base": fingerprint(base_directory(recipe)),
     }
     for alpha in alphas or recipe.family.alphas:
         directory = recipe.run_dir / "family" / checkpoint_name(alpha)
@@ -102,14 +108,42 @@ def evaluate(recipe: Recipe) -> None:
     """Measure every checkpoint on held-out prompts."""
     stage = recipe.evaluate
     asked = _prompts("heldout", recipe.seed, stage.prompts)
-    _judge_all(recipe, asked, recipe.run_dir / "evaluate", stage.samples)
+    for name in names(recipe):
+        path = outcomes_path(recipe.run_dir / "evaluate", name)
+        _judge(recipe, name, asked, path, stage.samples, stage.temperature)
+
+
+def experiment(recipe: Recipe) -> None:
+    """Train and measure the family of one reward; the base, which experiments share, is measured beside them once.
+
+    On held-out prompts at temperature 1, with what the first episode was worth, and greedily.
+    """
+    if not isinstance(recipe.base, PretrainedBase):
+        raise StageError("an experiment compares rewards on one base: name it in base.model")
+    family(recipe)
+    asked = _prompts("heldout", recipe.seed, recipe.evaluate.prompts)
+    for name in names(recipe):
+        directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
+        _judge(recipe, name, asked, outcomes_path(directory, name), recipe.evaluate.samples, 1.0, first_episode=True)
+        _judge(recipe, name, asked, outcomes_path(directory, name, greedy=True), 1, 0.0)
+
+
+def base_outcomes(recipe: Recipe) -> Path:
+    """Where the experiments of a seed keep the outcomes of their base."""
+    return recipe.run_dir.parents[1] / "base" / recipe.run_dir.name
+
+
+def outcomes_path(directory: Path, name: str, *, greedy: bool = False) -> Path:
+    """Outcomes of one checkpoint; greedy ones have a file of their own."""
+    return directory / (f"{name}.greedy.jsonl" if greedy else f"{name}.jsonl")
 
 
 def fit_profile(recipe: Recipe) -> None:
     """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = _prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
-    _judge_all(recipe, asked, directory, stage.samples)
+    for name in names(recipe):
+        _judge(recipe, name, asked, directory / f"{name}.jsonl", stage.samples, recipe.evaluate.temperature)
     made_from = {name: fingerprint(directory / f"{name}.jsonl") for name in names(recipe)}
     if stands(directory / "profile.json", made_from):
         return
@@ -125,24 +159,27 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     needed += [run / "evaluate" / f"{name}.jsonl" for name in names(recipe)]
     if missing := [path for path in needed if not path.exists()]:
         raise StageError(f"{missing[0]} is missing; run the earlier stages first: laconic-train run {recipe_path}")
-    check_target(recipe)
-    with _whole(recipe.publish_to) as unfinished:
+    target = check_target(recipe)
+    with _whole(target) as unfinished:
         publish.assemble(recipe, recipe_path, unfinished)
         manifest.load(unfinished)
-    _console.print(f"published {recipe.publish_to}")
+    _console.print(f"published {target}")
 
 
-def check_target(recipe: Recipe) -> None:
-    """See that publishing will replace nothing but an older family.
+def check_target(recipe: Recipe) -> Path:
+    """Where the family is to be published; nothing is replaced there but an older family.
 
     Raises:
         StageError: `publish_to` is something else.
     """
     target = recipe.publish_to
+    if target is None:
+        raise StageError("publish_to: the recipe does not say where the family is to go")
     if target.exists() and not (
         target.is_dir() and (not any(target.iterdir()) or (target / manifest.MANIFEST).exists())
     ):
         raise StageError(f"publish_to: {target} is no family's directory, and publishing would replace it")
+    return target
 
 
 def load_checkpoint(directory: Path, checkpoint: manifest.Checkpoint, base_path: Path) -> PreTrainedModel:
@@ -152,16 +189,39 @@ def load_checkpoint(directory: Path, checkpoint: manifest.Checkpoint, base_path:
     return _load_model(directory / checkpoint.path)
 
 
+def base_directory(recipe: Recipe) -> Path:
+    """Where the run's base is; a model of the hub is fetched first.
+
+    Raises:
+        StageError: the base stage has not been run, or there is no such model.
+    """
+    stage, directory = recipe.base, recipe.run_dir / "base" / "model"
+    if isinstance(stage, PretrainedBase):
+        directory = Path(stage.model)
+        if not directory.is_dir():
+            try:
+                directory = Path(snapshot_download(stage.model, revision=stage.revision))
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                raise StageError(
+                    f"base.model: {stage.model} is no directory here, and the Hugging Face Hub does not give it:"
+                    f" {str(error).splitlines()[0]}"
+                ) from None
+    elif not directory.exists():
+        raise StageError(f"{directory} is missing; run the base stage first: laconic-train base")
+    return directory
+
+
 def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The run's base in float32 and its tokenizer.
 
     Raises:
-        StageError: the base stage has not been run.
+        StageError: there is none, or its tokenizer does not mark thinking.
     """
-    directory = recipe.run_dir / "base" / "model"
-    if not directory.exists():
-        raise StageError(f"{directory} is missing; run the base stage first: laconic-train base")
-    return _load(directory)
+    directory = base_directory(recipe)
+    model, spoken = _load(directory)
+    if THINK_END not in spoken.get_vocab():
+        raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, so its thinking has no end to be found")
+    return model, spoken
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -180,44 +240,54 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _judge_all(recipe: Recipe, asked: list[Prompt], directory: Path, samples: int) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    shared = {
+def _judge(
+    recipe: Recipe,
+    name: str,
+    asked: list[Prompt],
+    path: Path,
+    samples: int,
+    temperature: float,
+    *,
+    first_episode: bool = False,
+) -> None:
+    """Outcomes of one checkpoint on these prompts, unless they stand already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    adapter = recipe.run_dir / "family" / name / "adapter"
+    if name != "base" and not adapter.exists():
+        raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
+    made_from = {
         "seed": recipe.seed,
         "prompts": len(asked),
         "samples": samples,
-        "temperature": recipe.evaluate.temperature,
+        "temperature": temperature,
         "max_tokens": recipe.family.max_tokens,
-        "base": fingerprint(recipe.run_dir / "base" / "model"),
+        "base": fingerprint(base_directory(recipe)),
+        **({} if name == "base" else {"adapter": fingerprint(adapter)}),
     }
-    for name in names(recipe):
-        path, adapter = directory / f"{name}.jsonl", recipe.run_dir / "family" / name / "adapter"
-        if name != "base" and not adapter.exists():
-            raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
-        made_from = shared if name == "base" else {**shared, "adapter": fingerprint(adapter)}
-        if stands(path, made_from):
-            _console.print(f"{directory.name}: {path} stands already")
-            continue
-        model, spoken = load_base(recipe)
-        if name != "base":
-            model = _with_adapter(model, adapter)
-        with bar(len(asked) * samples, f"{directory.name} {name}") as progress:
-            rows = measuring.judge(
-                model,
-                spoken,
-                asked,
-                samples=samples,
-                temperature=recipe.evaluate.temperature,
-                max_tokens=recipe.family.max_tokens,
-                seed=recipe.seed,
-                on_batch=progress,
-            )
-        measuring.save(rows, path)
-
-
-def _measure_gate(recipe: Recipe) -> dict[str, object]:
+    if stands(path, made_from):
+        _console.print(f"{path} stands already")
+        return
     model, spoken = load_base(recipe)
-    count, seed = recipe.base.gate_prompts, recipe.seed
+    if name != "base":
+        model = _with_adapter(model, adapter)
+    with bar(len(asked) * samples, f"{path.parent.name} {path.stem}") as progress:
+        rows = measuring.judge(
+            model,
+            spoken,
+            asked,
+            samples=samples,
+            temperature=temperature,
+            max_tokens=recipe.family.max_tokens,
+            seed=recipe.seed,
+            on_batch=progress,
+            first_episode=recipe.family.dense_reward or DenseReward() if first_episode else None,
+        )
+    measuring.save(rows, path)
+
+
+def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
+    model, spoken = load_base(recipe)
+    seed = recipe.seed
 
     def measured(temperature: float) -> dict[str, gate.Figures]:
         with bar(count * len(DIFFICULTIES), f"gate, temperature {temperature:g}") as progress:
@@ -235,6 +305,8 @@ def _measure_gate(recipe: Recipe) -> dict[str, object]:
 
 
 def _require_fit(recipe: Recipe) -> None:
+    if isinstance(recipe.base, PretrainedBase):
+        return
     directory = recipe.run_dir / "base"
     if not (directory / "gate.json").exists():
         raise StageError(f"{directory / 'gate.json'} is missing; run the base stage first: laconic-train base")

@@ -232,7 +232,7 @@ def train(
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
     trainer = FamilyTrainer(
         alpha=alpha,
-        dense=stage.dense,
+        dense=stage.dense_reward,
         model=model,
         args=arguments,
         train_dataset=rows,

@@ -36,7 +36,7 @@ class EpisodeJudge:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: DenseReward) -> None:
         self._tokenizer, self._settings = tokenizer, settings
-        self._split = Splitter(
+        self.split = Splitter(
             tokenizer, settings.split_by, max_episodes=settings.max_episodes, every=settings.tokens_per_episode
         )
 
@@ -57,7 +57,7 @@ class EpisodeJudge:
     ) -> EpisodeValues:
         """Judge this process's rollouts, prompts padded on the left; `over_processes` sums over all processes."""
         settings = self._settings
-        episodes = self._split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
+        episodes = self.split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
 
         def measured(watch: Callable[[Tensor, Rollouts], None] = lambda _rows, _chunk: None) -> Tensor:
             return success(

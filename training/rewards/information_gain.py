@@ -84,7 +84,9 @@ def _chunks(
 ) -> Iterator[Tensor]:
     """Row numbers, rollouts of like length together, as many as fit."""
     config = model.config.get_text_config()
-    stop, answer = (max(len(part) for part in parts) for parts in zip(*((p.stop, p.answer) for p in probes), strict=True))
+    stop, answer = (
+        max(len(part) for part in parts) for parts in zip(*((p.stop, p.answer) for p in probes), strict=True)
+    )
     width_B = rollouts.mask_BS.sum(1) + needed_B * (stop + answer)
     order = width_B.argsort(descending=True)
     while len(order):

@@ -38,14 +38,7 @@ def batch(spoken):
         spoken.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
         for q, _ in CASES
     ]
-    completions = [spoken.encode(z) for _, z in CASES]
-    width, length = max(map(len, prompts)), max(map(len, completions))
-    return Rollouts(
-        torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
-        torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-        torch.tensor([c + [0] * (length - len(c)) for c in completions]),
-        torch.tensor([[1] * len(c) + [0] * (length - len(c)) for c in completions]),
-    )
+    return Rollouts.padded(prompts, [spoken.encode(z) for _, z in CASES])
 
 
 @pytest.fixture(scope="module")

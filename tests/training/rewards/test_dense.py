@@ -7,14 +7,7 @@ from training.rewards.dense import EpisodeJudge
 
 
 def rollouts(spoken, prompts, completions):
-    prompt_rows, rows = [spoken.encode(p) for p in prompts], [spoken.encode(c) for c in completions]
-    wide, long = max(map(len, prompt_rows)), max(map(len, rows))
-    return Rollouts(
-        torch.tensor([[0] * (wide - len(r)) + r for r in prompt_rows]),
-        torch.tensor([[0] * (wide - len(r)) + [1] * len(r) for r in prompt_rows]),
-        torch.tensor([r + [0] * (long - len(r)) for r in rows]),
-        torch.tensor([[1] * len(r) + [0] * (long - len(r)) for r in rows]),
-    )
+    return Rollouts.padded([spoken.encode(p) for p in prompts], [spoken.encode(c) for c in completions])
 
 
 @pytest.fixture
