@@ -103,7 +103,7 @@ class DenseReward(_Section):
     """The probability of the whole answer, or its geometric mean per token, for long answers."""
     proxy_rank: int = Field(default=16, gt=0)
     memory_gib: float | None = Field(default=None, gt=0)
-    """What one packed forward pass may take for masks, scores and logits; default 1, on a CPU 1/32, which its caches like."""
+    """What one packed forward pass may take for masks, scores and logits; default 1, on a CPU 1/32, for its caches."""
 
     @field_validator("answer")
     @classmethod
@@ -120,8 +120,8 @@ class FamilyStage(_Section):
     """Reinforcement fine-tuning: one checkpoint per alpha (arXiv 2502.04463)."""
 
     reward: Reward = "alpha"
-    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds what each episode gains,
-    `l2t` charges for what it says about the parameters besides; either at any alpha."""
+    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds what each episode
+    gains, and `l2t` charges besides for what it says about the parameters; either at any alpha."""
     alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,8 @@ from training.tasks.problems import DIFFICULTIES
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+Figures = Mapping[str, Estimate | None]
 
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 110}
 
@@ -39,6 +42,88 @@ def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
             axis.set(title=part, xlabel="reasoning tokens", xlim=(0, None))
         axes[0].set_ylabel("accuracy (pass@1)")
         axes[0].legend(frameon=False)
+        _save(figure, path)
+
+
+def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
+    """Accuracy against reasoning tokens of every reward and alpha, sampled (o) and greedy (x), intervals over seeds."""
+    colours = _reward_colours(found)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(parts), figsize=(4.4 * len(parts), 4.6), layout="constrained")
+        for axis, part in zip(axes, parts, strict=True):
+            for name, (reward, figures) in found.items():
+                for prefix, marker in (("", "o"), ("greedy ", "x")):
+                    x, y = figures[f"{prefix}tokens, {part}"], figures[f"{prefix}accuracy, {part}"]
+                    if x and y:
+                        axis.errorbar(
+                            x.mean,
+                            y.mean,
+                            xerr=_bars(x),
+                            yerr=_bars(y),
+                            fmt=marker,
+                            color=colours[reward],
+                            alpha=0.85,
+                            capsize=2,
+                            label=None if prefix else name,
+                        )
+            axis.set(title=part, xlabel="reasoning tokens", xlim=(0, None))
+        axes[0].set_ylabel("accuracy (o at temperature 1, x greedy)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+        _save(figure, path)
+
+
+def checks(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
+    """How often a rollout thinks on after a first episode that was right, or wrong, by itself."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 4.2), layout="constrained", sharey=True)
+        place = np.arange(len(found))
+        for axis, part in zip(axes, parts, strict=True):
+            for shift, first, colour in ((-0.2, "right", "tab:gray"), (0.2, "wrong", "tab:red")):
+                values = [figures[f"second episodes after a {first} first, {part}"] for _, figures in found.values()]
+                there = [i for i, value in enumerate(values) if value]
+                kept = [value for value in values if value]
+                axis.bar(
+                    place[there] + shift,
+                    [value.mean for value in kept],
+                    0.4,
+                    yerr=np.concatenate([_bars(value) for value in kept], axis=1) if kept else None,
+                    color=colour,
+                    capsize=2,
+                    label=f"after a {first} first episode",
+                )
+            axis.set_xticks(place, list(found), rotation=60, ha="right")
+            axis.set(title=part, ylim=(0, 1.05))
+        axes[0].set_ylabel("share that goes on")
+        axes[0].legend(frameon=False)
+        _save(figure, path)
+
+
+def gain_by_episode(found: Mapping[str, Sequence[tuple[int, float, float]]], path: Path, most: int = 6) -> None:
+    """Mean information gain of the first `most` episodes over a training, from (episode, gain, compression)."""
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+        for name, rows in found.items():
+            by_episode = {k: [gain for episode, gain, _ in rows if episode == k] for k in range(1, most + 1)}
+            there = [k for k, gains in by_episode.items() if gains]
+            axis.plot(there, [np.mean(by_episode[k]) for k in there], marker="o", label=name)
+        axis.set(xlabel="episode", ylabel="information gain, mean over the training")
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.legend(frameon=False)
+        _save(figure, path)
+
+
+def gain_against_compression(found: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
+    """One point per episode: what it gained, and what it said about the parameters (an average rollout says 1)."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(found), figsize=(4.6 * len(found), 4.2), layout="constrained", squeeze=False)
+        for axis, (name, rows) in zip(axes[0], found.items(), strict=True):
+            some = rows[:: max(1, len(rows) // 4000)]
+            first = np.array([k == 1 for k, *_ in some])
+            gain, cost = (np.array([row[i] for row in some]) for i in (1, 2))
+            for chosen, colour, label in ((first, "tab:gray", "first episode"), (~first, "tab:red", "later")):
+                axis.scatter(gain[chosen], cost[chosen] + 1e-4, s=4, alpha=0.4, color=colour, label=label)
+            axis.set(title=name, xlabel="information gain", ylabel="compression", yscale="log")
+        axes[0][0].legend(frameon=False)
         _save(figure, path)
 
 
@@ -79,6 +164,11 @@ def training(metrics: Mapping[str, Path], path: Path) -> None:
 
 def _colours(checkpoints: Sequence[Checkpoint]) -> list[tuple[float, ...]]:
     return [tuple(c) for c in plt.get_cmap("viridis")(np.linspace(0, 0.9, len(checkpoints)))]
+
+
+def _reward_colours(found: Mapping[str, tuple[str, Figures]]) -> dict[str, Any]:
+    rewards = list(dict.fromkeys(reward for reward, _ in found.values()))
+    return {reward: plt.get_cmap("tab10")(i) for i, reward in enumerate(rewards)}
 
 
 def _bars(estimate: Estimate) -> np.ndarray:

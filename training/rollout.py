@@ -47,14 +47,14 @@ def sample(
 @contextmanager
 def _sampling(model: PreTrainedModel) -> Iterator[None]:
     was_training, config = model.training, model.config
-    attention = config._attn_implementation
+    attention = config._attn_implementation  # noqa: SLF001
     model.eval()
     if attention == "sdpa":
-        config._attn_implementation = _GROUPED
+        config._attn_implementation = _GROUPED  # noqa: SLF001 - set_attn_implementation looks through all modules
     try:
         yield
     finally:
-        config._attn_implementation = attention
+        config._attn_implementation = attention  # noqa: SLF001
         model.train(was_training)
 
 

@@ -110,7 +110,7 @@ def evaluate(recipe: Recipe) -> None:
     asked = _prompts("heldout", recipe.seed, stage.prompts)
     for name in names(recipe):
         path = outcomes_path(recipe.run_dir / "evaluate", name)
-        _judge(recipe, name, asked, path, stage.samples, stage.temperature)
+        _judge(recipe, name, asked, path, samples=stage.samples, temperature=stage.temperature)
 
 
 def experiment(recipe: Recipe) -> None:
@@ -124,8 +124,9 @@ def experiment(recipe: Recipe) -> None:
     asked = _prompts("heldout", recipe.seed, recipe.evaluate.prompts)
     for name in names(recipe):
         directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
-        _judge(recipe, name, asked, outcomes_path(directory, name), recipe.evaluate.samples, 1.0, first_episode=True)
-        _judge(recipe, name, asked, outcomes_path(directory, name, greedy=True), 1, 0.0)
+        sampled, greedy = outcomes_path(directory, name), outcomes_path(directory, name, greedy=True)
+        _judge(recipe, name, asked, sampled, samples=recipe.evaluate.samples, temperature=1.0, first_episode=True)
+        _judge(recipe, name, asked, greedy, samples=1, temperature=0.0)
 
 
 def base_outcomes(recipe: Recipe) -> Path:
@@ -143,7 +144,8 @@ def fit_profile(recipe: Recipe) -> None:
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = _prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
     for name in names(recipe):
-        _judge(recipe, name, asked, directory / f"{name}.jsonl", stage.samples, recipe.evaluate.temperature)
+        path = outcomes_path(directory, name)
+        _judge(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
     made_from = {name: fingerprint(directory / f"{name}.jsonl") for name in names(recipe)}
     if stands(directory / "profile.json", made_from):
         return
@@ -245,9 +247,9 @@ def _judge(
     name: str,
     asked: list[Prompt],
     path: Path,
+    *,
     samples: int,
     temperature: float,
-    *,
     first_episode: bool = False,
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""

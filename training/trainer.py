@@ -12,6 +12,7 @@ There is one update per generation, so rollouts are on-policy and there is no ra
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ from training.rewards.length import length_reward
 from training.rollout import sample
 from training.tasks.prompts import Prompt
 
+NOTED = 300
+"""Most episodes of a step that are kept for the report."""
 MICRO_BATCH = 32
 """Most rollouts in one forward pass of the update."""
 
@@ -52,9 +55,9 @@ MICRO_BATCH = 32
 class FamilyTrainer(GRPOTrainer):
     """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463)."""
 
-    def __init__(self, *, alpha: float, dense: DenseReward | None, **kwargs: Any) -> None:
+    def __init__(self, *, alpha: float, dense: DenseReward | None, notes: Path, **kwargs: Any) -> None:
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
-        self._alpha, self._dense = alpha, dense
+        self._alpha, self._dense, self._notes = alpha, dense, notes
         self._judge = Judge(self.processing_class)
         self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
@@ -128,6 +131,8 @@ class FamilyTrainer(GRPOTrainer):
             advantages_BT = found.advantage_BT
             self._log({"credit/floored": found.floored_share, "credit/clipped": found.clipped_share})
         self._log(described(gain_BK, penalty_BK, count_B))
+        if self.accelerator.is_main_process:
+            note_episodes(self._notes, self.state.global_step + 1, gain_BK, penalty_BK, count_B)
         self._log({"reward/seconds": time.perf_counter() - began})  # of TRL's `step_time`
         return advantages_BT
 
@@ -182,6 +187,20 @@ def described(gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> dict[str,
     return figures
 
 
+def note_episodes(path: Path, step: int, gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> None:
+    """Append one step's episodes, up to `NOTED`, for the report's pictures; a step that is done again appends again."""
+    there_BK = torch.arange(gain_BK.size(1), device=gain_BK.device) < count_B[:, None]
+    rows, episodes = (each[:NOTED] for each in there_BK.nonzero(as_tuple=True))
+    row = {
+        "step": step,
+        "episode": (episodes + 1).tolist(),
+        "gain": [round(value, 4) for value in gain_BK[rows, episodes].tolist()],
+        "compression": [round(value, 4) for value in penalty_BK[rows, episodes].tolist()],
+    }
+    with path.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
 def alpha_reward(**_: Any) -> list[float]:
     """Names the reward in TRL's logs; it needs the gathered group, see `FamilyTrainer._calculate_rewards`."""
     raise AssertionError("computed after the gather")
@@ -233,6 +252,7 @@ def train(
     trainer = FamilyTrainer(
         alpha=alpha,
         dense=stage.dense_reward,
+        notes=work.parent / "episodes.jsonl",
         model=model,
         args=arguments,
         train_dataset=rows,

@@ -16,7 +16,6 @@ from training.episodes import Episodes, Splitter
 from training.rewards.compression import Proxy, scores
 from training.rewards.information_gain import Probe, gains, success
 
-
 _MEMORY_GIB = (1 / 32, 1.0)
 """On a CPU and elsewhere."""
 
