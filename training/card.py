@@ -6,50 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from models.family import Checkpoint, Estimate, Family, Slice
-from training.config import Recipe
+from training.config import BaseStage, Recipe
 from training.tasks.problems import DIFFICULTIES, KINDS
 
 
 def write(
-    family: Family, recipe: Recipe, recipe_path: Path, gate: dict[str, Any], profile_report: dict[str, dict[str, float]]
+    family: Family,
+    recipe: Recipe,
+    recipe_path: Path,
+    gate: dict[str, Any] | None,
+    profile_report: dict[str, dict[str, float]],
 ) -> str:
-    """The card as Markdown with YAML front matter."""
+    """The card as Markdown with YAML front matter; `gate` is None for a base that was not trained here."""
     stage = recipe.evaluate
-    by_difficulty = "\n\n".join(f"**{d}**\n\n{_table(family, d)}" for d in DIFFICULTIES)
+    by_difficulty = "\n\n".join(f"**{d}**\n\n{_table(family, d)}" for d in family.checkpoints[0].frontier.by_difficulty)
+    if isinstance(recipe.base, BaseStage):
+        head, about, caution = _HEAD_OF_ABACUS, _about_abacus(recipe.base, family), _CAUTION
+    else:
+        head = f"base_model: {recipe.base.model}\nlibrary_name: transformers\ntags: [reasoning, efficient-reasoning, laconic]"
+        about, caution = f"{len(family.checkpoints) - 1} checkpoints made from `{recipe.base.model}`.", ""
     return f"""\
 ---
-license: apache-2.0
-language: en
-library_name: transformers
-pipeline_tag: text-generation
-tags: [reasoning, efficient-reasoning, arithmetic, lora, laconic]
+{head}
 ---
 
 # {family.name}
 
-{family.description} One Qwen3-architecture base of {_parameters(recipe)} parameters and {len(family.checkpoints) - 1} LoRA adapters, served
-by one engine. The base overthinks: it checks its work about equally often whether a question needs it or not. The
-adapters were trained with the length reward of *Training Language Models to Reason Efficiently* (arXiv 2502.04463);
-the larger alpha, the shorter the thinking.
+{family.description} {about}
 
-## What it is for
-
-Arithmetic with whole numbers in plain language: {", ".join(KINDS)} problems as `laconic-train prompts` prints them
-(sums and differences of up to 6 terms, products up to two digits by two, small stories). It is the default that makes
-`make serve` real, and a bench for efficient reasoning that trains on two CPU cores.
-
-## What it is not for
-
-Anything else. It has read nothing but such questions and program-written solutions: it knows no facts, no other
-language, no fractions, division or brackets, and holds no conversation. Ask it something else and it will answer with
-a number that means nothing. The gateway's difficulty profile marks such prompts as unfamiliar and lets the base answer.
-
+{_HOW[recipe.family.reward]}
+The larger alpha, the shorter the thinking.
+{_USES if gate else ""}
 ## Figures
 
 pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.prompts} held-out prompts, temperature {stage.temperature:g}, seed {recipe.seed};
-95 % bootstrap intervals over prompts. No held-out problem is a training problem in other words; but there are few easy
-ones, and a sum of two small numbers that no training problem asks may well stand as a step in the trace of a longer one.
-So accuracy on easy questions may be memory.
+95 % bootstrap intervals over prompts. {caution}
 
 {_table(family, "overall")}
 
@@ -61,15 +52,7 @@ So accuracy on easy questions may be memory.
 
 ![rollouts during training](report/training.png)
 
-## The base at the gate
-
-{gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *Cut* is the accuracy when thinking stops after its first episode.
-
-{_gate_table(gate)}
-
-{_gate_verdict(gate)}
-
-## The difficulty profile
+{_at_the_gate(gate) if gate else ""}## The difficulty profile
 
 Cross-validated over prompts; *constant* is the best guess that does not look at the prompt.
 
@@ -85,8 +68,60 @@ and measure a checkpoint again on fresh prompts with the command that stands bes
 """
 
 
-def _parameters(recipe: Recipe) -> str:
-    stage = recipe.base
+_HEAD_OF_ABACUS = """\
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [reasoning, efficient-reasoning, arithmetic, lora, laconic]"""
+_CAUTION = """\
+No held-out problem is a training problem in other words; but there are few easy
+ones, and a sum of two small numbers that no training problem asks may well stand as a step in the trace of a longer one.
+So accuracy on easy questions may be memory."""
+_USES = f"""
+## What it is for
+
+Arithmetic with whole numbers in plain language: {", ".join(KINDS)} problems as `laconic-train prompts` prints them
+(sums and differences of up to 6 terms, products up to two digits by two, small stories). It is the default that makes
+`make serve` real, and a bench for efficient reasoning that trains on two CPU cores.
+
+## What it is not for
+
+Anything else. It has read nothing but such questions and program-written solutions: it knows no facts, no other
+language, no fractions, division or brackets, and holds no conversation. Ask it something else and it will answer with
+a number that means nothing. The gateway's difficulty profile marks such prompts as unfamiliar and lets the base answer.
+"""
+_LENGTH = "The checkpoints were trained with the length reward of *Training Language Models to Reason Efficiently* (arXiv 2502.04463)"
+_HOW = {
+    "outcome": "The checkpoints were trained with the outcome as their reward.",
+    "alpha": f"{_LENGTH}.",
+    "progress": f"{_LENGTH} and paid for what each episode of thinking gains.",
+    "l2t": f"{_LENGTH} and the dense reward of *Learning to Think* (arXiv 2505.10425).",
+}
+
+
+def _about_abacus(base: BaseStage, family: Family) -> str:
+    return (
+        f"One Qwen3-architecture base of {_parameters(base)} parameters and {len(family.checkpoints) - 1} LoRA adapters, "
+        "served by one engine. The base overthinks: it checks its work about equally often whether a question needs it "
+        "or not."
+    )
+
+
+def _at_the_gate(gate: dict[str, Any]) -> str:
+    return f"""\
+## The base at the gate
+
+{gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *Cut* is the accuracy when thinking stops after its first episode.
+
+{_gate_table(gate)}
+
+{_gate_verdict(gate)}
+
+"""
+
+
+def _parameters(stage: BaseStage) -> str:
     attention = stage.hidden * stage.head_dim * (2 * stage.heads + 2 * stage.kv_heads)
     total = stage.layers * (attention + 3 * stage.hidden * stage.mlp) + stage.vocabulary * stage.hidden
     return f"{total / 1e6:.1f} million"

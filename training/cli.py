@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from training.allocator import keep_freed_memory
 from training.config import Recipe, RecipeError
 from training.config import load as load_recipe
 from training.errors import StageError
@@ -49,6 +50,7 @@ def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
     loaded = _load(recipe)
     stages.check_target(loaded)
+    stages.check(loaded)
     stages.base(loaded)
     stages.family(loaded)
     stages.evaluate(loaded)
@@ -146,6 +148,9 @@ def measure(
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are cut off, and so incorrect.")] = 320,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Take the questions this recipe takes; default: arithmetic.")
+    ] = None,
 ) -> None:
     """Measure a published checkpoint again: accuracy and reasoning tokens with 95 % intervals, as JSON."""
     from transformers import AutoTokenizer
@@ -153,8 +158,8 @@ def measure(
     from models import family as manifest
     from training import evaluate as measuring
     from training import stages
-    from training.tasks import prompts as source
-    from training.tasks.problems import DIFFICULTIES
+    from training.config import Data
+    from training.tasks.source import questions
 
     try:
         loaded = manifest.load(family_dir)
@@ -165,7 +170,7 @@ def measure(
         _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
     base_path = family_dir / loaded.checkpoint(loaded.base).path
     model = stages.load_checkpoint(family_dir, chosen, base_path)
-    asked = source.prompts(split, seed, prompts)
+    asked = questions(_load(recipe).data if recipe else Data(), split, seed, prompts)
     with stages.bar(len(asked) * samples, checkpoint) as progress:
         rows = measuring.judge(
             model,
@@ -177,7 +182,10 @@ def measure(
             seed=seed,
             on_batch=progress,
         )
-    parts = {"overall": rows, **{d: [row for row in rows if row.difficulty == d] for d in DIFFICULTIES}}
+    parts = {
+        "overall": rows,
+        **{d: [row for row in rows if row.difficulty == d] for d in measuring.difficulties(rows)},
+    }
     figures = {
         part: measuring.summarise(chosen_rows, seed).model_dump() for part, chosen_rows in parts.items() if chosen_rows
     }
@@ -209,6 +217,7 @@ def prompts(
 
 def main() -> None:
     """Entry point: known failures end in one line, not in a traceback."""
+    keep_freed_memory()
     try:
         app()
     except StageError as error:

@@ -75,6 +75,8 @@ class PretrainedBase(_Section):
     """A directory, or a name on the Hugging Face Hub."""
     revision: str | None = None
     """Of a model on the hub: a commit, so that a run can be repeated."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights in memory. bfloat16 halves them; with full fine-tuning it loses small updates."""
     context_tokens: int = Field(default=32768, gt=0)
     """What the family is to be served with."""
 
@@ -113,6 +115,24 @@ class DenseReward(_Section):
         return answer
 
 
+class Data(_Section):
+    """The questions. Default: the shipped family's arithmetic, made as it is needed."""
+
+    task: Literal["arithmetic", "gsm8k", "math", "jsonl"] = "arithmetic"
+    path: Path | None = None
+    """Where the files of the other tasks are (`training/tasks/files.py` says which)."""
+    instruction: str = ""
+    """Put behind each question, after a line break."""
+    skip_unverifiable: bool = False
+    """Leave questions out whose gold answer nothing can be compared with, instead of refusing them."""
+
+    @model_validator(mode="after")
+    def _has_a_path(self) -> Self:
+        if (self.path is None) != (self.task == "arithmetic"):
+            raise ValueError(f"path: {'means nothing' if self.path else 'is needed'} with task: {self.task}")
+        return self
+
+
 Reward = Literal["outcome", "alpha", "progress", "l2t"]
 
 
@@ -127,7 +147,13 @@ class FamilyStage(_Section):
     prompts_per_step: int = Field(default=32, gt=0)
     rollouts: int = Field(default=8, ge=2)
     lr: float = Field(default=1e-3, gt=0)
+    tune: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(default=16, gt=0)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What samples rollouts; vllm shares the GPU with the training."""
+    gradient_checkpointing: bool = False
+    micro_batch: int = Field(default=32, gt=0)
+    """Most rollouts in one forward pass of the update."""
     loss: Literal["token_sum", "sequence_mean"] = "token_sum"
     """A token sum over a constant, or each sequence's mean, which shortens answers whatever alpha is."""
     kl: float = Field(default=0.0, ge=0)
@@ -196,6 +222,7 @@ class Recipe(_Section):
         Annotated[BaseStage, Tag("trained")] | Annotated[PretrainedBase, Tag("pretrained")],
         Discriminator(lambda raw: _KIND[_has_model(raw)]),
     ] = BaseStage()
+    data: Data = Data()
     family: FamilyStage = FamilyStage()
     evaluate: EvaluateStage = EvaluateStage()
     profile: ProfileStage = ProfileStage()
@@ -207,6 +234,8 @@ class Recipe(_Section):
                 f"family.max_tokens ({self.family.max_tokens}) must leave room for the prompt"
                 f" in base.context_tokens ({self.base.context_tokens})"
             )
+        if self.data.task != "arithmetic" and isinstance(self.base, BaseStage):
+            raise ValueError("base: only the arithmetic task has traces to train a base from; name one in base.model")
         return self
 
     def with_seed(self, seed: int) -> Recipe:

@@ -20,7 +20,8 @@ from training.record import write_text
 from training.rewards.dense import EpisodeJudge
 from training.rewards.information_gain import success
 from training.rollout import sample
-from training.tasks.prompts import Prompt
+from training.tasks.problems import DIFFICULTIES
+from training.tasks.question import Question
 
 QUANTILES = {"p05": 0.05, "p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -47,7 +48,7 @@ class Judged:
 def judge(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Question],
     *,
     samples: int,
     temperature: float,
@@ -130,6 +131,12 @@ def interval(values: Sequence[float], seed: int, *, shares: bool = False) -> Est
         (data,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval
     return Estimate(mean=mean, low=min(mean, float(found.low)), high=max(mean, float(found.high)))
+
+
+def difficulties(rows: Sequence[Judged]) -> list[str]:
+    """Those that there are, the arithmetic ones in their order, others by name."""
+    there = {row.difficulty for row in rows}
+    return [d for d in DIFFICULTIES if d in there] + sorted(there - set(DIFFICULTIES))
 
 
 def save(rows: Sequence[Judged], path: Path) -> None:

@@ -11,7 +11,6 @@ import matplotlib
 import numpy as np
 
 from models.family import Checkpoint, Estimate
-from training.tasks.problems import DIFFICULTIES
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -23,9 +22,10 @@ _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": Tru
 
 def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
     """Accuracy against reasoning tokens, overall and by difficulty, with 95 % intervals."""
+    parts = ("overall", *checkpoints[0].frontier.by_difficulty)
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
-        for axis, part in zip(axes, ("overall", *DIFFICULTIES), strict=True):
+        figure, axes = plt.subplots(1, len(parts), figsize=(4 * len(parts), 4), layout="constrained")
+        for axis, part in zip(axes, parts, strict=True):
             for colour, checkpoint in zip(_colours(checkpoints), checkpoints, strict=True):
                 measured = checkpoint.frontier.overall if part == "overall" else checkpoint.frontier.by_difficulty[part]
                 x, y = measured.reasoning_tokens, measured.accuracy
@@ -129,15 +129,16 @@ def gain_against_compression(found: Mapping[str, Sequence[tuple[int, float, floa
 
 def by_difficulty(checkpoints: Sequence[Checkpoint], path: Path) -> None:
     """Reasoning tokens of every checkpoint on every difficulty, with 95 % intervals."""
+    difficulties = list(checkpoints[0].frontier.by_difficulty)
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
         width = 0.8 / len(checkpoints)
         for i, (colour, checkpoint) in enumerate(zip(_colours(checkpoints), checkpoints, strict=True)):
-            tokens = [checkpoint.frontier.by_difficulty[d].reasoning_tokens for d in DIFFICULTIES]
-            place = np.arange(len(DIFFICULTIES)) + (i - (len(checkpoints) - 1) / 2) * width
+            tokens = [checkpoint.frontier.by_difficulty[d].reasoning_tokens for d in difficulties]
+            place = np.arange(len(difficulties)) + (i - (len(checkpoints) - 1) / 2) * width
             bars = np.concatenate([_bars(t) for t in tokens], axis=1)
             axis.bar(place, [t.mean for t in tokens], width, yerr=bars, color=colour, label=checkpoint.name, capsize=2)
-        axis.set_xticks(range(len(DIFFICULTIES)), DIFFICULTIES)
+        axis.set_xticks(range(len(difficulties)), difficulties)
         axis.set_ylabel("reasoning tokens")
         axis.legend(frameon=False)
         _save(figure, path)

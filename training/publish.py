@@ -11,44 +11,41 @@ from models.family import Checkpoint, Family, Frontier, Reasoning
 from training import card, evaluate, plots
 from training.config import Recipe, checkpoint_name
 from training.evaluate import Judged
-from training.tasks.problems import DIFFICULTIES
 from training.tokenizer import ANSWER_PREFIX
 
-_BASE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def assemble(recipe: Recipe, recipe_path: Path, target: Path) -> None:
+def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> None:
     """Write checkpoints, profile, plots, card and manifest into the empty directory `target`."""
-    run = recipe.run_dir
-    _copy(run / "base" / "model", target / "base", _BASE_FILES)
+    run, whole = recipe.run_dir, recipe.family.tune == "full"
+    _copy(base, target / "base", _MODEL_FILES)
     alphas = {checkpoint_name(alpha): alpha for alpha in recipe.family.alphas}
     for name in alphas:
-        _copy(run / "family" / name / "adapter", target / name, _ADAPTER_FILES)
-        _forget_where_the_base_was(target / name / "adapter_config.json")
+        if whole:
+            _copy(run / "family" / name / "model", target / name, _MODEL_FILES)
+        else:
+            _copy(run / "family" / name / "adapter", target / name, _ADAPTER_FILES)
+            _forget_where_the_base_was(target / name / "adapter_config.json")
     shutil.copy(run / "profile" / "profile.json", target / "profile.json")
     outcomes = {name: evaluate.load(run / "evaluate" / f"{name}.jsonl") for name in ("base", *alphas)}
     checkpoints = [
         Checkpoint(
             name=name,
             alpha=alphas.get(name),
-            kind="lora" if name in alphas else "base",
+            kind=("full" if whole else "lora") if name in alphas else "base",
             path=name,
             files=family.hash_files(target, name),
-            frontier=frontier(rows, recipe, name),
+            frontier=frontier(rows, recipe, recipe_path, name),
         )
         for name, rows in outcomes.items()
     ]
-    gate = json.loads((run / "base" / "gate.json").read_text())
     (target / "report").mkdir()
-    (target / "report" / "gate.json").write_text(json.dumps(gate, indent=1) + "\n")
+    gate = None
+    if (run / "base" / "gate.json").exists():
+        gate = json.loads((run / "base" / "gate.json").read_text())
+        (target / "report" / "gate.json").write_text(json.dumps(gate, indent=1) + "\n")
     plots.frontier(checkpoints, target / "report" / "frontier.png")
     plots.by_difficulty(checkpoints, target / "report" / "tokens-by-difficulty.png")
     plots.training(
@@ -71,7 +68,7 @@ def assemble(recipe: Recipe, recipe_path: Path, target: Path) -> None:
     (target / "README.md").write_text(card.write(made, recipe, recipe_path, gate, profile_report))
 
 
-def frontier(rows: list[Judged], recipe: Recipe, name: str) -> Frontier:
+def frontier(rows: list[Judged], recipe: Recipe, recipe_path: Path, name: str) -> Frontier:
     """The figures of one checkpoint, with the command that measures them again; another seed takes other prompts."""
     stage, seed = recipe.evaluate, recipe.seed
     command = (
@@ -79,9 +76,14 @@ def frontier(rows: list[Judged], recipe: Recipe, name: str) -> Frontier:
         f"--prompts {stage.prompts} --samples {stage.samples} --temperature {stage.temperature:g} "
         f"--max-tokens {recipe.family.max_tokens}"
     )
+    if recipe.data.path:
+        command += f" --recipe {recipe_path}"
     return Frontier(
         overall=evaluate.summarise(rows, seed),
-        by_difficulty={d: evaluate.summarise([row for row in rows if row.difficulty == d], seed) for d in DIFFICULTIES},
+        by_difficulty={
+            d: evaluate.summarise([row for row in rows if row.difficulty == d], seed)
+            for d in evaluate.difficulties(rows)
+        },
         samples_per_prompt=stage.samples,
         temperature=stage.temperature,
         seed=seed,
@@ -91,8 +93,9 @@ def frontier(rows: list[Judged], recipe: Recipe, name: str) -> Frontier:
 
 def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:
     target.mkdir()
-    for file in files:
-        shutil.copy(source / file, target / file)
+    for pattern in files:
+        for file in source.glob(pattern):
+            shutil.copy(file, target / file.name)
 
 
 def _forget_where_the_base_was(adapter_config: Path) -> None:

@@ -6,7 +6,7 @@ moment the same command goes on.
 
     RUN/base/trained/          the base as it was trained          RUN/base/metrics.jsonl  the training's log
     RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
-    RUN/family/alpha-A/adapter the LoRA adapter                    RUN/family/alpha-A/metrics.jsonl
+    RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
 """
@@ -36,8 +36,9 @@ from training.errors import StageError
 from training.judge import THINK_END
 from training.record import fingerprint, stands, write_json
 from training.resume import processes
-from training.tasks.problems import DIFFICULTIES, Split
-from training.tasks.prompts import Prompt, prompts
+from training.tasks.problems import DIFFICULTIES
+from training.tasks.question import Question
+from training.tasks.source import questions
 
 FIT_SEED_OFFSET = 100
 """Keeps the seeds of profile prompts apart from the gate's."""
@@ -65,7 +66,7 @@ def base(recipe: Recipe) -> None:
     if not stands(
         directory / "model", {"temperature": stage.temperature, "trained": fingerprint(directory / "trained")}
     ):
-        model, spoken = _load(directory / "trained")
+        model, spoken = _load_model(directory / "trained"), _load_tokenizer(directory / "trained")
         base_training.fold_temperature(model, stage.temperature)
         with _whole(directory / "model") as unfinished:
             # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
@@ -78,36 +79,41 @@ def base(recipe: Recipe) -> None:
 
 
 def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
-    """Train one adapter per alpha from the same base; only those of `alphas` where given."""
+    """Train one checkpoint per alpha from the same base; only those of `alphas` where given."""
     _require_fit(recipe)
+    check(recipe)
+    kind = artefact(recipe)
     made_from = {
         "seed": recipe.seed,
-        **recipe.family.model_dump(exclude={"alphas", "save_every"}),
+        "data": _data_record(recipe),
+        **recipe.family.model_dump(exclude={"alphas", "save_every", "micro_batch", "gradient_checkpointing"}),
         "base": fingerprint(base_directory(recipe)),
     }
     for alpha in alphas or recipe.family.alphas:
         directory = recipe.run_dir / "family" / checkpoint_name(alpha)
         with processes().main_process_first():
-            done = stands(directory / "adapter", made_from, remove=directory)
+            done = stands(directory / kind, made_from, remove=directory)
         if done:
-            _console.print(f"family: {directory / 'adapter'} stands already")
+            _console.print(f"family: {directory / kind} stands already")
             continue
         model, spoken = load_base(recipe)
-        asked = _prompts("train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+        asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
         _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
         trained = trainer.train(
             model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=directory / "work"
         )
         if trained.accelerator.is_main_process:
-            with _whole(directory / "adapter") as unfinished:
+            with _whole(directory / kind) as unfinished:
                 trained.accelerator.unwrap_model(trained.model).save_pretrained(unfinished)
+                if kind == "model":
+                    spoken.save_pretrained(unfinished)
         trained.accelerator.wait_for_everyone()
 
 
 def evaluate(recipe: Recipe) -> None:
     """Measure every checkpoint on held-out prompts."""
     stage = recipe.evaluate
-    asked = _prompts("heldout", recipe.seed, stage.prompts)
+    asked = questions(recipe.data, "heldout", recipe.seed, stage.prompts)
     for name in names(recipe):
         path = outcomes_path(recipe.run_dir / "evaluate", name)
         _judge(recipe, name, asked, path, samples=stage.samples, temperature=stage.temperature)
@@ -121,7 +127,7 @@ def experiment(recipe: Recipe) -> None:
     if not isinstance(recipe.base, PretrainedBase):
         raise StageError("an experiment compares rewards on one base: name it in base.model")
     family(recipe)
-    asked = _prompts("heldout", recipe.seed, recipe.evaluate.prompts)
+    asked = questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     for name in names(recipe):
         directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
         sampled, greedy = outcomes_path(directory, name), outcomes_path(directory, name, greedy=True)
@@ -142,7 +148,7 @@ def outcomes_path(directory: Path, name: str, *, greedy: bool = False) -> Path:
 def fit_profile(recipe: Recipe) -> None:
     """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
     directory, stage = recipe.run_dir / "profile", recipe.profile
-    asked = _prompts("test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
+    asked = questions(recipe.data, "test", recipe.seed + FIT_SEED_OFFSET, stage.prompts)
     for name in names(recipe):
         path = outcomes_path(directory, name)
         _judge(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
@@ -156,14 +162,14 @@ def fit_profile(recipe: Recipe) -> None:
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     """Assemble the family's directory: checkpoints, manifest, profile, model card and plots."""
     run, adapters = recipe.run_dir, [recipe.run_dir / "family" / name for name in names(recipe)[1:]]
-    needed = [run / "base" / "model", run / "base" / "gate.json", run / "profile" / "profile.json"]
-    needed += [directory / part for directory in adapters for part in ("adapter", "metrics.jsonl")]
+    needed = [base_directory(recipe), run / "profile" / "profile.json"]
+    needed += [directory / part for directory in adapters for part in (artefact(recipe), "metrics.jsonl")]
     needed += [run / "evaluate" / f"{name}.jsonl" for name in names(recipe)]
     if missing := [path for path in needed if not path.exists()]:
         raise StageError(f"{missing[0]} is missing; run the earlier stages first: laconic-train run {recipe_path}")
     target = check_target(recipe)
     with _whole(target) as unfinished:
-        publish.assemble(recipe, recipe_path, unfinished)
+        publish.assemble(recipe, recipe_path, base_directory(recipe), unfinished)
         manifest.load(unfinished)
     _console.print(f"published {target}")
 
@@ -220,10 +226,15 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         StageError: there is none, or its tokenizer does not mark thinking.
     """
     directory = base_directory(recipe)
-    model, spoken = _load(directory)
-    if THINK_END not in spoken.get_vocab():
-        raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, so its thinking has no end to be found")
+    dtype = recipe.base.dtype if isinstance(recipe.base, PretrainedBase) else "float32"
+    model, spoken = _load_model(directory, dtype), _load_tokenizer(directory)
+    _require_markers(directory, spoken)
     return model, spoken
+
+
+def artefact(recipe: Recipe) -> str:
+    """What the directory of a trained checkpoint is called: an adapter, or a whole model."""
+    return "adapter" if recipe.family.tune == "lora" else "model"
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -245,7 +256,7 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 def _judge(
     recipe: Recipe,
     name: str,
-    asked: list[Prompt],
+    asked: Sequence[Question],
     path: Path,
     *,
     samples: int,
@@ -254,24 +265,25 @@ def _judge(
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    adapter = recipe.run_dir / "family" / name / "adapter"
-    if name != "base" and not adapter.exists():
-        raise StageError(f"{adapter} is missing; run the family stage first: laconic-train family")
+    trained = recipe.run_dir / "family" / name / artefact(recipe)
+    if name != "base" and not trained.exists():
+        raise StageError(f"{trained} is missing; run the family stage first: laconic-train family")
     made_from = {
         "seed": recipe.seed,
         "prompts": len(asked),
         "samples": samples,
         "temperature": temperature,
         "max_tokens": recipe.family.max_tokens,
+        "data": _data_record(recipe),
         "base": fingerprint(base_directory(recipe)),
-        **({} if name == "base" else {"adapter": fingerprint(adapter)}),
+        **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
     }
     if stands(path, made_from):
         _console.print(f"{path} stands already")
         return
     model, spoken = load_base(recipe)
     if name != "base":
-        model = _with_adapter(model, adapter)
+        model = _with_adapter(model, trained) if recipe.family.tune == "lora" else _load_model(trained)
     with bar(len(asked) * samples, f"{path.parent.name} {path.stem}") as progress:
         rows = measuring.judge(
             model,
@@ -322,19 +334,48 @@ def _require_fit(recipe: Recipe) -> None:
         )
 
 
-def _prompts(split: Split, seed: int, count: int) -> list[Prompt]:
+def check(recipe: Recipe) -> None:
+    """See that base and data are there and usable, before anything is computed.
+
+    Raises:
+        StageError: something is missing or malformed; names it.
+    """
+    if isinstance(recipe.base, PretrainedBase):
+        directory = base_directory(recipe)
+        _require_markers(directory, _load_tokenizer(directory))
+    questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+    questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
+    if recipe.publish_to:
+        questions(recipe.data, "test", recipe.seed + FIT_SEED_OFFSET, recipe.profile.prompts)
+
+
+def _data_record(recipe: Recipe) -> dict[str, object]:
+    """What the questions depend on: the files themselves, not where they lie."""
+    data = recipe.data
+    return {
+        **data.model_dump(exclude={"path"}),
+        "files": fingerprint(data.path) if data.path else None,
+    }
+
+
+def _require_markers(directory: Path, spoken: PreTrainedTokenizerBase) -> None:
+    if THINK_END not in spoken.get_vocab():
+        raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, so where its thinking ends is unknown")
+
+
+def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     try:
-        return prompts(split, seed, count)
-    except ValueError as error:
-        raise StageError(str(error)) from None
+        return AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{directory}: no tokenizer ({str(error).splitlines()[0]})") from None
 
 
-def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return _load_model(directory), AutoTokenizer.from_pretrained(directory)
-
-
-def _load_model(directory: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+def _load_model(directory: Path, dtype: str = "float32") -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{directory}: no model that transformers can load ({str(error).splitlines()[0]})") from None
+    return model.to(processes().device)  # pyright: ignore[reportArgumentType]
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

@@ -1,11 +1,11 @@
-"""How is one efficient checkpoint trained? TRL's `GRPOTrainer` with the alpha reward and leave-one-out advantages.
+"""How is one efficient checkpoint trained? TRL's `GRPOTrainer` with the alpha reward, dense if wanted.
 
 What differs from stock GRPO, and why:
 - The reward needs the whole group's lengths, and a group may span processes, so it is computed after the gather.
-- Advantages are leave-one-out and never divided by a standard deviation; they are handed over as (B, T), one per
-  token, which is where dense credit enters.
+- Advantages are leave-one-out and never divided by a standard deviation (but in the paper's own dense credit); they are
+  handed over as (B, T), one per token, which is where dense credit enters.
 - The loss is a token sum over a constant (`dr_grpo`): a mean per sequence would shorten answers already at alpha 0.
-- Rollouts come from `training.rollout`; micro-batches are sorted by length and trimmed.
+- Rollouts come from `training.rollout`, or from vLLM; micro-batches are sorted by length and trimmed.
 
 There is one update per generation, so rollouts are on-policy and there is no ratio to clip.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,17 @@ from training.rewards.compression import penalty
 from training.rewards.dense import EpisodeJudge
 from training.rewards.length import length_reward
 from training.rollout import sample
-from training.tasks.prompts import Prompt
+from training.tasks.question import Question
 
 NOTED = 300
 """Most episodes of a step that are kept for the report."""
-MICRO_BATCH = 32
-"""Most rollouts in one forward pass of the update."""
 
 
 class FamilyTrainer(GRPOTrainer):
-    """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463)."""
+    """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463).
+
+    With `dense`, every episode of thinking has an advantage of its own besides (arXiv 2505.10425).
+    """
 
     def __init__(self, *, alpha: float, dense: DenseReward | None, notes: Path, **kwargs: Any) -> None:
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
@@ -64,6 +65,8 @@ class FamilyTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
+        if self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         with _merged(model):
             completion_ids = sample(
@@ -124,7 +127,11 @@ class FamilyTrainer(GRPOTrainer):
         else:
             with torch.no_grad():
                 logp_BT, *_ = self._get_per_token_logps_and_entropies(
-                    self.model, rollouts.ids_BS, rollouts.mask_BS, index_BT.size(1), batch_size=MICRO_BATCH
+                    self.model,
+                    rollouts.ids_BS,
+                    rollouts.mask_BS,
+                    index_BT.size(1),
+                    batch_size=self.args.per_device_train_batch_size,
                 )
             token = token_rewards(self._rewards[own], dense_BK[own], logp_BT, index_BT, settings.progress_weight)
             found = paper_credit(token, gather(token.mean_B), self.num_generations, own)
@@ -157,6 +164,9 @@ def _merged(model: Any) -> Iterator[None]:
     Taking the adapter off again by subtraction would leave a rounding behind at every step, which a resumed run, that
     starts from the base on disk, would not have.
     """
+    if not hasattr(model, "merge_adapter"):  # all of it is trained
+        yield
+        return
     frozen = [p for p in model.parameters() if not p.requires_grad]
     before = [p.detach().clone() for p in frozen]
     model.merge_adapter()
@@ -236,16 +246,16 @@ def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     stage: FamilyStage,
-    prompts: list[Prompt],
+    prompts: Sequence[Question],
     *,
     alpha: float,
     seed: int,
     work: Path,
 ) -> FamilyTrainer:
-    """Train one adapter at efficiency level `alpha`, or go on where `work` stands; returns the trainer with the result.
+    """Train one checkpoint at efficiency level `alpha`, or go on where `work` stands; returns the trainer with it.
 
     Raises:
-        StageError: the rollouts of a step do not divide over the processes.
+        StageError: the rollouts of a step do not divide over the processes, or there is no GPU for vLLM.
     """
     arguments = _arguments(stage, alpha, seed, work)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
@@ -259,7 +269,9 @@ def train(
         processing_class=tokenizer,
         peft_config=LoraConfig(
             r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
+        )
+        if stage.tune == "lora"
+        else None,
         callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
     )
     show_in_bar(trainer)
@@ -275,7 +287,9 @@ def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOC
             f"family: {stage.prompts_per_step} prompts_per_step x {stage.rollouts} rollouts do not divide"
             f" over {count} processes"
         )
-    micro = max(size for size in range(1, MICRO_BATCH + 1) if rollouts % size == 0)
+    if stage.engine == "vllm" and not torch.cuda.is_available():
+        raise StageError("family.engine: vllm samples rollouts on a GPU, and there is none; transformers needs none")
+    micro = max(size for size in range(1, stage.micro_batch + 1) if rollouts % size == 0)
     return GRPOConfig(
         output_dir=str(work),
         run_name=checkpoint_name(alpha),
@@ -296,7 +310,9 @@ def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOC
         scale_rewards="none",
         bf16=autocast_bf16(),
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        use_vllm=stage.engine == "vllm",
+        vllm_mode="colocate",
         shuffle_dataset=False,
         logging_steps=1,
         save_steps=stage.save_every,

@@ -9,24 +9,17 @@ from dataclasses import dataclass
 from training.tasks import problems
 from training.tasks.phrasing import phrase
 from training.tasks.problems import Chain, Difficulty, Kind, Split
+from training.tasks.question import Question
 
 _EXHAUSTED = 500
 """So many repeats one after the other mean that there is nothing new to be found."""
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A question with its gold answer; `chain` is what the trace writer works from."""
+class Prompt(Question):
+    """A question of the mix; `chain` is what the trace writer works from."""
 
-    prompt: str
-    answer: str
-    task: Kind
-    difficulty: Difficulty
     chain: Chain
-
-    def as_row(self) -> dict[str, str]:
-        """The public JSONL row."""
-        return {"prompt": self.prompt, "answer": self.answer, "task": self.task, "difficulty": self.difficulty}
 
 
 def prompts(

@@ -3,31 +3,56 @@
 from __future__ import annotations
 
 import re
+import threading
 
 from math_verify import parse, verify
 
-_STATED = re.compile(r"answer is:?\s*(-?[\d.,]*\d)", re.IGNORECASE)
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_STATED = re.compile(r"answer is:?\s*\$?(-?[\d.,]*\d)", re.IGNORECASE)
+_LONGEST = 300
+"""Characters of an answer that are looked at: longer ones are not answers, and may take for ever to simplify."""
+_SECONDS = 3
 
 
 def final_answer(text: str) -> str | None:
-    """The last answer the text states (`The answer is N`, else the last `\\boxed{N}`); None where it states none."""
-    stated = _STATED.findall(text) or _BOXED.findall(text)
-    return stated[-1].strip() if stated else None
+    """The last answer the text states, as `The answer is N` or `\\boxed{...}`; None where it states none."""
+    stated = [(match.end(), match[1]) for match in _STATED.finditer(text)][-1:]
+    found = stated + _last_boxed(text)
+    return max(found)[1].strip() or None if found else None
 
 
 def is_correct(text: str, gold: str) -> bool:
-    """True where the final answer in `text` equals `gold`, however it is written: 1,234 = 1234 = 1234.0."""
+    """True where the final answer in `text` equals `gold`, however it is written: 1,234 = 1234.0, 1/2 = 0.5."""
     stated = final_answer(text)
-    if stated is None:
+    if stated is None or len(stated) > _LONGEST:
         return False
     if stated == gold:
         return True
     if stated.lstrip("-").isdigit() and gold.lstrip("-").isdigit():
         return int(stated) == int(gold)
-    # No time-outs: they use signals, which only a main thread may set, and what we parse is one short number.
-    return bool(
-        verify(
-            parse(f"${gold}$", parsing_timeout=None), parse(f"${stated}$", parsing_timeout=None), timeout_seconds=None
-        )
-    )
+    seconds = _seconds()
+    return bool(verify(_parsed(gold), _parsed(stated), timeout_seconds=seconds))
+
+
+def is_verifiable(gold: str) -> bool:
+    """Whether a gold answer can be compared with others at all, as a number, a formula or a short text."""
+    return bool(gold.strip()) and len(gold) <= _LONGEST and bool(_parsed(gold))
+
+
+def _parsed(answer: str) -> list[object]:
+    return parse(f"${answer}$", parsing_timeout=_seconds())
+
+
+def _seconds() -> int | None:
+    """math-verify's time limits use signals, which only a main thread may set."""
+    return _SECONDS if threading.current_thread() is threading.main_thread() else None
+
+
+def _last_boxed(text: str) -> list[tuple[int, str]]:
+    """(where it ends, what is in it) of the last complete `\\boxed{...}`, with whatever braces are in it."""
+    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
+        depth = 1
+        for at in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if depth == 0:
+                return [(at + 1, text[start:at])]
+    return []
