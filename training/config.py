@@ -68,6 +68,20 @@ class BaseStage(_Section):
         return self
 
 
+class Architecture(_Section):
+    """The sizes of a decoder of the Llama kind, under Hugging Face's names for them."""
+
+    model_type: Literal["qwen2", "qwen3"]
+    hidden_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0)
+    tie_word_embeddings: bool
+
+
 class PretrainedBase(_Section):
     """A reasoning model that exists already; nothing is trained in its stage."""
 
@@ -79,6 +93,8 @@ class PretrainedBase(_Section):
     """Of the weights in memory. bfloat16 halves them; with full fine-tuning it loses small updates."""
     context_tokens: int = Field(default=32768, gt=0)
     """What the family is to be served with."""
+    architecture: Architecture | None = None
+    """What `laconic-train plan` reckons with where the model itself is not at hand."""
 
 
 def checkpoint_name(alpha: float) -> str:
@@ -147,6 +163,10 @@ class FamilyStage(_Section):
     prompts_per_step: int = Field(default=32, gt=0)
     rollouts: int = Field(default=8, ge=2)
     lr: float = Field(default=1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises to lr; at least one step."""
+    weight_decay: float = Field(default=0.0, ge=0)
     tune: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(default=16, gt=0)
     engine: Literal["transformers", "vllm"] = "transformers"

@@ -10,6 +10,7 @@ from training.credit import (
     episode_credit,
     leave_one_out,
     paper_credit,
+    to_go_credit,
     token_rewards,
     truncated_mean,
 )
@@ -42,6 +43,46 @@ def test_it_is_not_divided_by_a_standard_deviation():
 def test_broken_groups_are_refused(count, size):
     with pytest.raises(ValueError, match="whole groups"):
         leave_one_out(torch.zeros(count), size)
+
+
+def to_go(outcome, dense, size, weight=0.8):
+    most = max(map(len, dense))
+    rows = torch.tensor([row + [9.0] * (most - len(row)) for row in dense])
+    return to_go_credit(torch.tensor(outcome), rows, torch.tensor([len(row) for row in dense]), size, weight)
+
+
+@given(st.data())
+def test_credit_to_go_compares_with_those_who_came_to_the_same_decision(data):
+    size, most = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 4))
+    value = st.floats(-1, 1)
+    outcome = data.draw(st.lists(value, min_size=2 * size, max_size=2 * size))
+    dense = [data.draw(st.lists(value, min_size=1, max_size=most)) for _ in outcome]
+    found = to_go(outcome, dense, size)
+    for i, row in enumerate(dense):
+        others = [j for j in range(i // size * size, i // size * size + size) if j != i]
+        of_outcome = outcome[i] - sum(outcome[j] for j in others) / len(others)
+        for k in range(found.size(1)):
+            came = [sum(dense[j][k:]) for j in others if len(dense[j]) >= k]
+            baseline = sum(came) / len(came) if came else 0.0
+            expected = of_outcome + 0.8 * (sum(row[k:]) - baseline) if k <= len(row) else 0.0
+            assert found[i, k].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_check_that_finds_a_slip_is_rewarded_and_stopping_before_it_is_not():
+    found = to_go([0.0, 0.0], [[0.0, 1.0], [0.0]], 2)
+    assert found[0, 1] == pytest.approx(0.8)
+    assert found[1, 1] == pytest.approx(-0.8)
+
+
+def test_a_check_that_costs_and_finds_nothing_pays_for_itself_and_stopping_is_rewarded():
+    found = to_go([1.0, 1.0], [[1.0, -0.1], [1.0]], 2)
+    assert found[0, 1] < 0 < found[1, 1]
+    assert found[0, 0] == pytest.approx(-0.08), "the first episodes are alike but for what followed"
+
+
+def test_a_slip_is_not_charged_to_the_check_that_finds_it():
+    found = to_go([1.0, 1.0], [[-0.5, 1.0], [0.5]], 2)
+    assert found[0, 1] > 0
 
 
 @given(st.data())

@@ -10,8 +10,9 @@ import torch
 from tests.training import two_processes
 from tests.training.conftest import TINY
 from training import base, trainer
-from training.config import FamilyStage
+from training.config import DenseReward, FamilyStage
 from training.credit import leave_one_out
+from training.errors import StageError
 from training.rewards.length import length_reward
 from training.tasks.prompts import prompts
 from training.trainer import sorted_by_length
@@ -19,36 +20,52 @@ from training.trainer import sorted_by_length
 STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora_rank=2, save_every=1)
 
 
-def launched(processes: int, out: Path, credit: str) -> dict[str, list[float]]:
-    out.mkdir()
+def launched(processes: int, out: Path) -> dict[str, dict[str, list[float]]]:
+    """Advantages by credit and by the rollout's length."""
     launcher = ["torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost", "-m"]
     subprocess.run(
-        [sys.executable, "-m", *(launcher if processes > 1 else []), "tests.training.two_processes", str(out), credit],
+        [sys.executable, "-m", *(launcher if processes > 1 else []), "tests.training.two_processes", str(out)],
         check=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     parts = sorted(out.glob("advantages-*.json"))
     assert len(parts) == processes
-    rows = [json.loads(part.read_text()) for part in parts]
-    assert all(len(row) == two_processes.STAGE.rollouts // processes for row in rows)
-    return {length: value for row in rows for length, value in row.items()}
+    found: dict[str, dict[str, list[float]]] = {credit: {} for credit in two_processes.CREDITS}
+    for part in parts:
+        for credit, rows in json.loads(part.read_text()).items():
+            assert len(rows) == two_processes.STAGE.rollouts // processes
+            found[credit] |= rows
+    return found
 
 
-@pytest.mark.parametrize("credit", ["none", "episode", "paper"])
-def test_a_group_that_spans_two_processes_has_the_advantages_of_one(tmp_path, credit):
-    two = launched(2, tmp_path / "two", credit)
-    one = launched(1, tmp_path / "one", credit)
+@pytest.fixture(scope="module")
+def spanned(tmp_path_factory):
+    """The advantages of the same rollouts by one process and by two."""
+    return launched(1, tmp_path_factory.mktemp("one")), launched(2, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("credit", two_processes.CREDITS)
+def test_a_group_that_spans_two_processes_has_the_advantages_of_one(spanned, credit):
+    one, two = (found[credit] for found in spanned)
     assert one.keys() == two.keys()
     for length, advantages in one.items():
         assert two[length] == pytest.approx(advantages, abs=1e-4)
-    if credit == "none":
-        lengths = sorted(map(int, two))
-        reward = length_reward(torch.tensor([1.0, 0, 1, 1]), torch.tensor(lengths), 4, two_processes.ALPHA)
-        assert [two[str(n)][0] for n in lengths] == pytest.approx(leave_one_out(reward, 4).tolist(), abs=1e-5)
-    else:
-        assert any(len(set(advantages)) > 1 for advantages in one.values()), "dense: not every token alike"
+
+
+def test_without_a_dense_reward_a_rollout_s_tokens_share_its_leave_one_out_advantage(spanned):
+    advantages = spanned[1]["none"]
+    lengths = sorted(map(int, advantages))
+    reward = length_reward(torch.tensor([1.0, 0, 1, 1]), torch.tensor(lengths), 4, two_processes.ALPHA)
+    expected = leave_one_out(reward, 4).tolist()
+    for length, value in zip(lengths, expected, strict=True):
+        assert advantages[str(length)] == pytest.approx([value] * length, abs=1e-5)
+
+
+@pytest.mark.parametrize("credit", two_processes.CREDITS[1:])
+def test_with_a_dense_reward_not_every_token_is_alike(spanned, credit):
+    assert any(len(set(advantages)) > 1 for advantages in spanned[1][credit].values())
 
 
 @pytest.fixture
@@ -117,6 +134,37 @@ def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollo
     assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == len(
         (tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines()
     )
+
+
+def test_a_dense_step_logs_its_parts_and_notes_its_episodes(model, spoken, rollouts, tmp_path):
+    """Several micro-batches: nothing of the reward's own backward pass may hang on to the update's."""
+    stage = STAGE.model_copy(update={"reward": "l2t", "dense": DenseReward(proxy_rank=2), "micro_batch": 2})
+    trainer.train(model, spoken, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "rollout/accuracy" in line]
+    for name in ("gain/episode_1", "gain/rollout", "compression/largest", "compression/correlation_with_gain"):
+        assert all(name in line for line in steps)
+    assert all(0 < line["reward/seconds"] < line["step_time"] for line in steps)
+    notes = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert [note["step"] for note in notes] == [1, 2]
+    assert all(len(note["gain"]) == len(note["compression"]) == len(note["episode"]) == 8 for note in notes)
+
+
+def test_the_whole_model_can_be_trained(model, spoken, rollouts, tmp_path):
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    stage = STAGE.model_copy(update={"tune": "full"})
+    trained = trainer.train(model, spoken, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
+    assert not hasattr(trained.model, "merge_adapter")
+    changed = [not torch.equal(value, before[name]) for name, value in trained.model.named_parameters()]
+    assert sum(changed) > len(changed) / 2
+
+
+def test_vllm_without_a_gpu_is_refused_before_anything_is_sampled(model, spoken, rollouts, tmp_path):
+    stage = STAGE.model_copy(update={"engine": "vllm"})
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(StageError, match=r"family\.engine: .*transformers"):
+        trainer.train(model, spoken, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
 
 
 def test_micro_batches_are_sorted_and_lose_nothing_but_padding():

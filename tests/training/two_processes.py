@@ -1,6 +1,6 @@
 """One training step of a group that spans processes; each process writes its own advantages. Run by test_trainer.py.
 
-usage: python -m tests.training.two_processes OUT [none | episode | paper]      the dense reward's credit
+usage: python -m tests.training.two_processes OUT
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from training.tasks.prompts import prompts
 
 STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora_rank=2)
 ALPHA = 0.4
+CREDITS = ("none", "episode", "to_go", "paper")
+"""Of the dense reward; none: without it."""
 
 
 def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
@@ -32,29 +34,30 @@ def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: objec
     return completions, None
 
 
-def main(out: Path, credit: str) -> None:
-    dense = None if credit == "none" else DenseReward(credit=credit, max_episodes=4)
+def main(out: Path) -> None:
     trainer.FamilyTrainer._generate_single_turn = scripted
-    spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
-    seen: dict[str, list[float]] = {}
     loss = trainer.FamilyTrainer._compute_loss
-
-    def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
-        for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
-            values = row[mask.bool()]
-            if dense is None:
-                assert (values == values[0]).all(), "every token of a rollout has the rollout's advantage"
-            seen[str(int(mask.sum()))] = [round(value, 5) for value in values.tolist()]
-        return loss(self, model, inputs)
-
-    trainer.FamilyTrainer._compute_loss = watched
-    torch.manual_seed(0)
+    spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
     asked = prompts("train", 0, 1)
-    stage = STAGE.model_copy(update={"dense": dense})
-    trainer.train(base.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=out / "work")
+    seen: dict[str, dict[str, list[float]]] = {credit: {} for credit in CREDITS}
+    for credit in CREDITS:
+
+        def watched(
+            self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict, credit: str = credit
+        ) -> torch.Tensor:
+            for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
+                seen[credit][str(int(mask.sum()))] = [round(value, 5) for value in row[mask.bool()].tolist()]
+            return loss(self, model, inputs)
+
+        trainer.FamilyTrainer._compute_loss = watched
+        torch.manual_seed(0)
+        update = {"reward": "l2t", "dense": DenseReward(credit=credit, max_episodes=4)} if credit != "none" else {}
+        stage = STAGE.model_copy(update=update)
+        work = out / credit / "work"
+        trainer.train(base.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=work)
     state = PartialState()
     (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

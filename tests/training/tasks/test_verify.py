@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.tasks.verify import final_answer, is_correct
+from training.tasks.verify import final_answer, is_correct, is_verifiable
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,10 @@ from training.tasks.verify import final_answer, is_correct
         ("The answer is 042.", "42"),
         ("The answer is -7", "-7"),
         (r"so it is \boxed{17}", "17"),
+        (r"\boxed{1}, no: \boxed{\frac{1}{2}}", "0.5"),
+        (r"\boxed{\left( 3, \frac{\pi}{2} \right)}", r"(3, \frac{\pi}{2})"),
+        (r"The answer is $\boxed{\dfrac{3}{4}}$.", r"\frac34"),
+        (r"The answer is 4. So \boxed{5}", "5"),
         ("The answer is 3. Wait. The answer is 5.", "5"),
     ],
 )
@@ -30,6 +34,9 @@ def test_equal_answers_are_right_however_they_are_written(text, gold):
         ("", "0"),
         ("The answer is .", "0"),
         ("The answer is 420", "42"),
+        (r"\boxed{5} but the answer is 4.", "5"),
+        (r"\boxed{42", "42"),
+        (r"\boxed{" + "9^" * 400 + "9}", "42"),
     ],
 )
 def test_other_answers_and_no_answers_are_wrong(text, gold):
@@ -44,3 +51,13 @@ def test_two_integers_are_the_same_answer_only_when_they_are_equal(stated, gold)
 @given(st.text())
 def test_any_text_can_be_judged(text):
     assert final_answer(text) is None or isinstance(is_correct(text, "3"), bool)
+
+
+@pytest.mark.parametrize("gold", ["42", "-7", "3.5", r"\frac{1}{2}", r"x^2 + 1", r"(1, 2)", r"\text{Tuesday}"])
+def test_a_gold_answer_that_can_be_compared(gold):
+    assert is_verifiable(gold)
+
+
+@pytest.mark.parametrize("gold", ["", "  ", "1" * 400])
+def test_a_gold_answer_that_nothing_can_be_compared_with(gold):
+    assert not is_verifiable(gold)
