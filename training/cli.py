@@ -193,6 +193,27 @@ def measure(
 
 
 @app.command()
+def plan(
+    recipe: RecipePath = SHIPPED_RECIPE,
+    gpus: Annotated[int, typer.Option(min=1, help="Processes, one GPU each.")] = 1,
+    shard: Annotated[bool, typer.Option(help="Gradients and optimizer divided over the GPUs (ZeRO stage 2).")] = False,
+    gpu_gib: Annotated[float, typer.Option(min=1, help="Memory of one GPU.")] = 80,
+    tflops: Annotated[float, typer.Option(min=0.01, help="TFLOP/s that one GPU sustains; an H100 about 200.")] = 200,
+    price: Annotated[float, typer.Option(min=0, help="Of one GPU for an hour.")] = 3,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of a long prompt.")] = 256,
+) -> None:
+    """Reckon memory, tokens and rough cost of a recipe's family, before anything is spent."""
+    from rich.console import Console
+
+    from training import planning, stages
+
+    loaded = _load(recipe)
+    reckoned = planning.reckon(loaded, stages.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard)
+    for table in planning.tables(reckoned, gpus=gpus, gpu_gib=gpu_gib, tflops=tflops, price=price):
+        Console().print(table)
+
+
+@app.command()
 def prompts(
     split: Annotated[
         Split, typer.Option(help="train, test (gate and profile) or heldout (evaluation only).")

@@ -119,19 +119,22 @@ def write(recipes: Sequence[Recipe], seeds: Sequence[int], out: Path) -> None:
         out / "figures.json",
         {name: {key: value and value.model_dump() for key, value in parts.items()} for name, parts in found.items()},
     )
-    write_text(out / "report.md", _text(arms, found, seeds))
     rewards = {arm.name: arm.reward for arm in arms}
     plots.arms({name: (rewards[name], parts) for name, parts in found.items()}, PARTS, out / "frontier.png")
     plots.checks({name: (rewards[name], parts) for name, parts in found.items()}, DIFFICULTIES, out / "checks.png")
-    dense = [recipe for recipe in recipes if recipe.family.dense_reward]
+    dense = {r.name: _episodes([_family(r, seed) for seed in seeds]) for r in recipes if r.family.dense_reward}
+    charged = {r.name: dense[r.name] for r in recipes if r.family.reward == "l2t"}
+    pictures: list[str] = []
     if dense:
-        runs = {recipe.name: [_family(recipe, seed) for seed in seeds] for recipe in dense}
-        plots.gain_by_episode({name: _episodes(paths) for name, paths in runs.items()}, out / "gain-by-episode.png")
-        charged = {r.name: _episodes(runs[r.name]) for r in dense if r.family.reward == "l2t"}
+        pictures.append("![gain by episode](gain-by-episode.png)")
+        plots.gain_by_episode(dense, out / "gain-by-episode.png")
+    if charged:
+        pictures.append("![gain against compression](gain-against-compression.png)")
         plots.gain_against_compression(charged, out / "gain-against-compression.png")
+    write_text(out / "report.md", _text(arms, found, seeds, pictures))
 
 
-def _text(arms: Sequence[Arm], found: Mapping[str, Figures], seeds: Sequence[int]) -> str:
+def _text(arms: Sequence[Arm], found: Mapping[str, Figures], seeds: Sequence[int], pictures: Sequence[str]) -> str:
     prompts = len(arms[0].sampled[0])
     base_tokens = np.mean([tokens(rows) for rows in arms[0].sampled])
     lines = [
@@ -169,14 +172,10 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], seeds: Sequence[int
             )
     lines += ["", "![share of rollouts that go on after their first episode](checks.png)", "", "## Side by side", ""]
     lines += [_compared(arm, other) for arm, other in _pairs(arms)]
-    lines += [
-        "",
-        "## What the dense reward saw",
-        "",
-        "![gain by episode](gain-by-episode.png)",
-        "",
-        "![gain against compression](gain-against-compression.png)",
-    ]
+    if pictures:
+        lines += ["", "## What the dense reward saw"]
+    for picture in pictures:
+        lines += ["", picture]
     return "\n".join(lines) + "\n"
 
 

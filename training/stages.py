@@ -25,13 +25,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from rich.console import Console
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from models import family as manifest
 from training import base as base_training
 from training import evaluate as measuring
-from training import gate, profile, publish, tokenizer, trainer
-from training.config import DenseReward, PretrainedBase, Recipe, checkpoint_name
+from training import gate, planning, profile, publish, tokenizer, trainer
+from training.config import Architecture, BaseStage, DenseReward, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.judge import THINK_END
 from training.record import fingerprint, stands, write_json
@@ -217,6 +217,27 @@ def base_directory(recipe: Recipe) -> Path:
     elif not directory.exists():
         raise StageError(f"{directory} is missing; run the base stage first: laconic-train base")
     return directory
+
+
+def architecture(recipe: Recipe) -> Architecture:
+    """The base's sizes: from the recipe, or from the model's own config.
+
+    Raises:
+        StageError: neither says.
+    """
+    stage = recipe.base
+    if isinstance(stage, BaseStage):
+        return planning.architecture(stage)
+    if stage.architecture:
+        return stage.architecture
+    try:
+        config = AutoConfig.from_pretrained(stage.model, revision=stage.revision)
+        return Architecture.model_validate({name: getattr(config, name, None) for name in Architecture.model_fields})
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"base.model: no config of {stage.model} is at hand ({str(error).splitlines()[0]});"
+            " give its sizes in base.architecture"
+        ) from None
 
 
 def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.table import Column, Table
+
 from training.config import Architecture, BaseStage, FamilyStage, Recipe
 
 GIB = 2**30
@@ -85,6 +87,7 @@ def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int
     dtype = "float32" if isinstance(recipe.base, BaseStage) else recipe.base.dtype
     trained = adapter_parameters(a, stage.lora_rank) if stage.tune == "lora" else total
     share = gpus if shard else 1
+    master = 4 if stage.tune == "full" and dtype == "bfloat16" else 0  # weights in float32 beside those in use
     width = prompt_tokens + stage.max_tokens
     rows = min(stage.micro_batch, stage.prompts_per_step * stage.rollouts // gpus)
     per_token = (
@@ -95,7 +98,7 @@ def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int
     memory = {
         "weights": total * _BYTES[dtype] + (trained * 4 if stage.tune == "lora" else 0),
         "gradients": trained * 4 / share,
-        "optimizer": trained * 8 / share,
+        "optimizer": trained * (8 + master) / share,
         "activations": rows * width * per_token,
         "logits": rows * stage.max_tokens * a.vocab_size * 4 * 2,
         "rollout cache": _cache_bytes(a, stage, width, gpus),
@@ -119,3 +122,23 @@ def _cache_bytes(a: Architecture, stage: FamilyStage, width: int, gpus: int) -> 
     if stage.engine == "vllm":
         rows = min(rows, 64)
     return rows * width * a.num_hidden_layers * 2 * a.num_key_value_heads * a.head_dim * 2
+
+
+def tables(plan: Plan, *, gpus: int, gpu_gib: float, tflops: float, price: float) -> list[Table]:
+    """What people read: memory on each GPU, and tokens and cost of the whole run."""
+    memory = Table("memory on each GPU", Column("GiB", justify="right"))
+    for name, size in plan.memory.items():
+        memory.add_row(name, f"{size / GIB:,.2f}")
+    fits = "fits" if plan.bytes < 0.9 * gpu_gib * GIB else "DOES NOT FIT"
+    memory.add_section()
+    memory.add_row(f"together: {fits} in {gpu_gib:g} GiB", f"{plan.bytes / GIB:,.2f}")
+    work = Table("the whole family", Column("at most", justify="right"))
+    work.add_row("parameters", f"{plan.parameters:,}")
+    work.add_row("of which trained", f"{plan.trained:,}")
+    for name, count in plan.tokens.items():
+        work.add_row(f"tokens {name}", f"{count:,.0f}")
+    hours = plan.hours(gpus, tflops)
+    work.add_row("operations", f"{plan.operations:.2e}")
+    work.add_row(f"hours on {gpus} at {tflops:g} TFLOP/s", f"{hours:,.1f}")
+    work.add_row(f"cost at {price:g} an hour and GPU", f"{hours * gpus * price:,.0f}")
+    return [memory, work]
