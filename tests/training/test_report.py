@@ -111,7 +111,7 @@ def test_every_picture_that_the_page_shows_is_there(recipes, tmp_path):
     assert shown == {path.name for path in (tmp_path / "out").glob("*.png")}
     assert len(shown) == 4
     report.write(recipes[:1], SEEDS, tmp_path / "plain")
-    assert "gain" not in (tmp_path / "plain" / "report.md").read_text(), "no dense reward, no pictures of it"
+    assert "](gain" not in (tmp_path / "plain" / "report.md").read_text(), "no dense reward, no pictures of it"
 
 
 def test_a_step_that_was_done_twice_or_cut_short_counts_once(recipes):
