@@ -3,8 +3,9 @@
 A trace thinks in episodes separated by blank lines. The first is a fast pass that takes three or four operands in one
 step and so goes wrong, for a small model, on long problems; each further episode checks the result in another way and
 says whether it `matches` or `differs`; the majority answers. How often it checks hardly depends on the difficulty: that
-is the waste the family learns to drop. Some passes carry a programmed slip so that the model learns to notice one; the
-slipped digits are kept out of the loss so that it does not learn to make one.
+is the waste the family learns to drop. Now and then the first pass is a careful one, two numbers at a time, which hardly
+needs a check: a shorter way to be right, rare in the base, for the family to find. Some passes carry a programmed slip
+so that the model learns to notice one; the slipped digits are kept out of the loss so that it does not learn to make one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ OVERTHINKING = (13, 17, 27, 25, 18)
 """Relative frequency of 0, 1, ... 4 checks: what the finished base does."""
 LEARNING = (45, 55)
 """Fewer checks, so that more problems fit into a batch while arithmetic is being learned."""
+CAREFUL = 0.2
+"""Share of traces whose first pass takes two numbers at a time."""
 _SLIP: dict[Difficulty, float] = {"easy": 0.03, "medium": 0.08, "hard": 0.16}
 """Chance that a pass carries a slip."""
 
@@ -74,10 +77,12 @@ def write(chain: Chain, rng: random.Random, check_weights: tuple[int, ...] = OVE
 
 def _write_once(chain: Chain, rng: random.Random, check_weights: tuple[int, ...]) -> Trace:
     checks = rng.choices(range(len(check_weights)), weights=check_weights)[0]
+    first: Method = "step" if rng.random() < CAREFUL else "fast"
     methods = [*rng.sample(CHECKS, len(CHECKS)), *rng.sample(CHECKS, len(CHECKS))]
+    methods.sort(key=lambda method: method == first)  # to do the same again is the last resort
     trace = Trace((), ())
     while not trace.results or len(trace.results) <= checks or (not trace.decided and len(trace.results) <= MAX_CHECKS):
-        method: Method = methods[len(trace.results) - 1] if trace.results else "fast"
+        method: Method = methods[len(trace.results) - 1] if trace.results else first
         steps = solve(chain, method)
         if rng.random() < _SLIP[chain.difficulty]:
             steps = _with_slip(chain, method, steps, rng)
@@ -87,7 +92,7 @@ def _write_once(chain: Chain, rng: random.Random, check_weights: tuple[int, ...]
 
 
 def _episode(method: Method, steps: list[_Step], before: Trace) -> tuple[Piece, ...]:
-    pieces = [Piece("" if method == "fast" else f"check {method}\n")]
+    pieces = [Piece(f"check {method}\n" if before.results else "")]
     for step in steps:
         pieces += [Piece(f"{step.left}="), Piece(f"{step.result}", learned=not step.slipped), Piece("\n")]
     verdict = "so" if not before.results else "matches" if steps[-1].result == before.answer else "differs"

@@ -22,6 +22,10 @@ def lines(episode: tuple[traces.Piece, ...]) -> list[str]:
     return "".join(piece.text for piece in episode).split("\n")
 
 
+def lines_of(steps: list[traces._Step]) -> tuple[str, ...]:
+    return tuple(f"{step.left}={step.result}" for step in steps)
+
+
 @given(chains, seeds)
 def test_a_trace_answers_what_the_verifier_expects(chain, seed):
     assert traces.write(chain, random.Random(seed)).answer == chain.answer
@@ -51,6 +55,20 @@ def test_each_check_says_whether_it_agrees_with_what_was_believed(chain, seed):
         verdict, _, value = lines(episode)[-1].partition(" ")
         assert int(value) == trace.results[k]
         assert verdict == ("matches" if trace.results[k] == believed else "differs")
+
+
+def test_some_first_passes_are_careful_and_are_not_checked_the_same_way_at_once():
+    rng = random.Random(0)
+    chain = problems.draw(rng, "sum", "hard")
+    careful, fast = (lines_of(traces.solve(chain, method)) for method in ("step", "fast"))
+    kinds = {careful: "careful", fast: "fast"}
+    found = [traces.write(chain, rng) for _ in range(2000)]
+    firsts = [kinds.get(tuple(lines(trace.episodes[0])[:-1])) for trace in found]  # None: one that slipped
+    known = [kind for kind in firsts if kind]
+    assert abs(known.count("careful") / len(known) - traces.CAREFUL) < 0.04
+    for kind, trace in zip(firsts, found, strict=True):
+        if kind == "careful" and len(trace.episodes) > 1:
+            assert lines(trace.episodes[1])[0] != "check step"
 
 
 @given(chains, seeds)
