@@ -4,7 +4,8 @@
 
 On the shipped base, random thinking. *Packed* is `training.rewards.information_gain`; its peer does one forward pass
 per episode over growing prefixes, for all rollouts of the batch at once. The compression score's peer does one backward
-pass per episode through the proxy's layer. Each ratio is the median over repeats of peer / ours, taken in turns.
+pass per episode through the proxy's layer. Each ratio is the median over repeats of peer / ours, taken in turns. The
+step's peer is TRL's own GRPOTrainer with the same prompts, rollouts, adapter and precision.
 """
 
 from __future__ import annotations
@@ -21,20 +22,25 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
+import trl
+from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from training import trainer
+from training.allocator import keep_freed_memory
 from training.batch import Rollouts
-from training.config import DenseReward, FamilyStage
+from training.config import FamilyStage
+from training.judge import Judge
 from training.rewards.compression import scores, token_gradients
 from training.rewards.information_gain import Probe, success
 from training.tasks.prompts import prompts
 
 BASE = Path(__file__).parents[1] / "models" / "abacus" / "base"
 EPISODES = (4, 8, 16, 30)
-LENGTHS = (120, 240, 480, 900)
+LENGTHS = (120, 240, 480, 960)
 PROMPT, STOP, ANSWER = 24, 7, 4
 """Tokens of a typical prompt, stop and answer of the shipped family."""
 
@@ -128,17 +134,58 @@ def compression(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[st
     return results
 
 
-def step(steps: int) -> dict[str, Any]:
-    """The dense reward's share of a training step of the shipped family's size, from the trainer's own log."""
-    stage = FamilyStage(steps=steps, dense=DenseReward(), save_every=steps)
+def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, float]]:
+    """What our trainer logs of each step but the first, at the shipped family's size."""
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     asked = prompts("train", 1, steps * stage.prompts_per_step)
+    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, asked, alpha=0.1, seed=0, work=out / "work")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "step_time" in row][1:]
+
+
+def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
+    """Seconds of TRL's own GRPO step with the same prompts, rollouts, adapter and precision, but the first."""
+    spoken = AutoTokenizer.from_pretrained(BASE)
+    judged = Judge(spoken)
+
+    def right(completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
+        return [float(judged(ids, answer).correct) for ids, answer in zip(completion_ids, gold, strict=True)]
+
+    asked = prompts("train", 1, steps * stage.prompts_per_step)
+    rows = [{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in asked]
+    stock = trl.GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
+        reward_funcs=right,
+        args=trainer.arguments(stage, 0.1, 0, out / "stock"),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=spoken,
+        peft_config=LoraConfig(
+            r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
+    stock.train()
+    return [row["step_time"] for row in stock.state.log_history if "step_time" in row][1:]
+
+
+def step(steps: int) -> dict[str, Any]:
+    """A training step with the dense reward against the same step without it, and against TRL's own."""
+    plain = FamilyStage(steps=steps, save_every=steps, temperature=1.75)
     with tempfile.TemporaryDirectory() as work:
-        model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
-        spoken = AutoTokenizer.from_pretrained(BASE)
-        trainer.train(model, spoken, stage, asked, alpha=0.1, seed=0, work=Path(work) / "work")
-        rows = [json.loads(line) for line in (Path(work) / "metrics.jsonl").read_text().splitlines()]
-    shares = [row["reward/seconds"] / row["step_time"] for row in rows if "reward/seconds" in row][1:]
-    return {"steps": len(shares), "share": statistics.median(shares), "lowest": min(shares), "highest": max(shares)}
+        dense = step_times(steps, Path(work) / "dense", plain.model_copy(update={"reward": "l2t"}))
+        without = step_times(steps, Path(work) / "plain", plain)
+        stock = stock_times(steps, Path(work), plain)
+    seconds = statistics.median(row["step_time"] for row in dense)
+    shares = [row["reward/seconds"] / row["step_time"] for row in dense]
+    return {
+        "steps": len(dense),
+        "share": statistics.median(shares),
+        "lowest_share": min(shares),
+        "highest_share": max(shares),
+        "seconds": seconds,
+        "seconds_without": statistics.median(row["step_time"] for row in without),
+        "seconds_of_trl": statistics.median(stock),
+        "of_trl": seconds / statistics.median(stock),
+    }
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -158,10 +205,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--rollouts", type=int, default=8, help="rollouts in a batch")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="training steps; the first is left out")
+    parser.add_argument("--rollouts", type=int, default=4, help="rollouts in a batch")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="training steps; the first is left out")
     chosen = parser.parse_args()
+    keep_freed_memory()
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
     results = {
@@ -175,7 +223,9 @@ def main() -> None:
     draw(results, chosen.out / "dense_reward.png")
     for row in results["probing"] + results["compression"]:
         print(f"T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {row['ratio']:.1f} times")
-    print(f"the dense reward takes {results['step']['share']:.1%} of a training step")
+    found = results["step"]
+    print(f"the dense reward takes {found['share']:.1%} of a training step")
+    print(f"a step with it takes {found['of_trl']:.2f} of the time of TRL's own GRPO step without it")
 
 
 if __name__ == "__main__":

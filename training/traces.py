@@ -3,9 +3,10 @@
 A trace thinks in episodes separated by blank lines. The first is a fast pass that takes three or four operands in one
 step and so goes wrong, for a small model, on long problems; each further episode checks the result in another way and
 says whether it `matches` or `differs`; the majority answers. How often it checks hardly depends on the difficulty: that
-is the waste the family learns to drop. Now and then the first pass is a careful one, two numbers at a time, which hardly
-needs a check: a shorter way to be right, rare in the base, for the family to find. Some passes carry a programmed slip
-so that the model learns to notice one; the slipped digits are kept out of the loss so that it does not learn to make one.
+is the waste the family learns to drop. Now and then the first pass is a careful one, two numbers at a time, which
+hardly needs a check: a shorter way to be right, rare in the base, for the family to find. Some passes carry a
+programmed slip so that the model learns to notice one; the slipped digits are kept out of the loss so that it does not
+learn to make one.
 """
 
 from __future__ import annotations

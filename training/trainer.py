@@ -257,14 +257,14 @@ def train(
     Raises:
         StageError: the rollouts of a step do not divide over the processes, or there is no GPU for vLLM.
     """
-    arguments = _arguments(stage, alpha, seed, work)
+    settings = arguments(stage, alpha, seed, work)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
     trainer = FamilyTrainer(
         alpha=alpha,
         dense=stage.dense_reward,
         notes=work.parent / "episodes.jsonl",
         model=model,
-        args=arguments,
+        args=settings,
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=LoraConfig(
@@ -279,7 +279,12 @@ def train(
     return trainer
 
 
-def _arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
+def arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
+    """TRL's settings of one training.
+
+    Raises:
+        StageError: the rollouts of a step do not divide over the processes, or there is no GPU for vLLM.
+    """
     count = processes().num_processes
     rollouts, rest = divmod(stage.prompts_per_step * stage.rollouts, count)
     if rest:
