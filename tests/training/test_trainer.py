@@ -193,9 +193,9 @@ def test_micro_batches_are_sorted_and_lose_nothing_but_padding():
 def test_rollouts_are_cut_into_the_largest_micro_batches_that_fit(tmp_path):
     for rollouts, micro in ((8, 8), (33, 11), (256, 32), (37, 1)):
         stage = FamilyStage(prompts_per_step=1, rollouts=rollouts)
-        arguments = trainer._arguments(stage, 0.1, 0, tmp_path)
-        assert arguments.per_device_train_batch_size == micro
-        assert arguments.generation_batch_size == rollouts
+        settings = trainer.arguments(stage, 0.1, 0, tmp_path)
+        assert settings.per_device_train_batch_size == micro
+        assert settings.generation_batch_size == rollouts
 
 
 def test_alpha_zero_and_alpha_differ_only_in_the_reward(spoken, rollouts, tmp_path):
