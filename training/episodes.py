@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from training.judge import THINK_END
-
+THINK_END = "</think>"
 SplitBy = Literal["blank_line", "tags", "tokens"]
 MAX_EPISODES = 30
 """arXiv 2505.10425, app. F."""
@@ -43,15 +42,21 @@ class Episodes:
         return self.index_BT.amax(1) + 1
 
     @property
+    def stopped_BT(self) -> Tensor:
+        """True after the last word of the thinking: what stops it, white space included, and the answer."""
+        position_T = torch.arange(1, self.index_BT.size(1) + 1, device=self.index_BT.device)
+        last_B1 = (self.said_BT * position_T).amax(1, keepdim=True)
+        return (position_T > last_B1) & (self.index_BT >= 0)
+
+    @property
     def ends_BK(self) -> Tensor:
         """Tokens up to the last word of each episode, (B, K); constant from a row's last episode on.
 
         White space after it is left out: what stops the thinking there brings its own.
         """
-        episode_K = torch.arange(max(int(self.index_BT.max()) + 1, 1), device=self.index_BT.device)
-        upto_T = torch.arange(1, self.index_BT.size(1) + 1, device=self.index_BT.device)
-        so_far_BKT = (self.index_BT[:, None, :] <= episode_K[None, :, None]) & self.said_BT[:, None, :]
-        return (so_far_BKT * upto_T).amax(2)
+        upto_BT = self.said_BT * torch.arange(1, self.index_BT.size(1) + 1, device=self.index_BT.device)
+        ends_BK = upto_BT.new_zeros(len(upto_BT), max(int(self.index_BT.max()) + 1, 1))
+        return ends_BK.scatter_reduce(1, self.index_BT.clamp(min=0), upto_BT, "amax").cummax(1).values
 
 
 class Splitter:
@@ -87,7 +92,7 @@ class Splitter:
         mask_BT = mask_BT.bool()
         closed_BT = (ids_BT == self._end).cumsum(1) > 0
         thinking_BT = mask_BT & ~closed_BT
-        said_BT = thinking_BT & ~self._space_V.to(ids_BT.device)[ids_BT]
+        said_BT = thinking_BT & ~_looked_up(self._space_V, ids_BT)
         starts_BT = getattr(self, f"_{self._by}")(ids_BT, said_BT) & thinking_BT
         starts_BT[:, :1] = False
         index_BT = starts_BT.cumsum(1)
@@ -104,11 +109,8 @@ class Splitter:
 
         So the blank line, which is the decision to go on thinking, belongs to the episode that it opens.
         """
-        blank_V, opens_V, closes_V = (
-            table.to(ids_BT.device) for table in (self._blank_V, self._opens_V, self._closes_V)
-        )
-        blank_BT = blank_V[ids_BT]
-        blank_BT[:, 1:] |= closes_V[ids_BT[:, :-1]] & opens_V[ids_BT[:, 1:]]
+        blank_BT = _looked_up(self._blank_V, ids_BT)
+        blank_BT[:, 1:] |= _looked_up(self._closes_V, ids_BT[:, :-1]) & _looked_up(self._opens_V, ids_BT[:, 1:])
         position_BT = torch.arange(ids_BT.size(1), device=ids_BT.device).expand_as(ids_BT)
         last_said_BT = torch.where(said_BT, position_BT, -1).cummax(1).values
         before_BT = torch.cat([torch.full_like(last_said_BT[:, :1], -1), last_said_BT[:, :-1]], 1)
@@ -126,10 +128,17 @@ class Splitter:
         for row, (ids, said) in enumerate(zip(ids_BT.tolist(), said_BT, strict=True)):
             length = int(said.nonzero().max()) + 1 if said.any() else 0
             pieces: list[str] = self._tokenizer.convert_ids_to_tokens(ids[:length])  # pyright: ignore[reportAssignmentType]
+            pieces = [piece or "" for piece in pieces]  # a model may have more embeddings than its tokenizer has tokens
             offsets = [0, *accumulate(map(len, pieces))]
             for tag in list(_TAG.finditer("".join(pieces)))[1:]:
                 starts_BT[row, bisect_right(offsets, tag.start()) - 1] = True
         return starts_BT
+
+
+def _looked_up(table_V: Tensor, ids_BT: Tensor) -> Tensor:
+    """The table's entries; False for ids that the tokenizer does not know, of which models have some to spare."""
+    table_V = table_V.to(ids_BT.device)
+    return table_V[ids_BT.clamp(max=len(table_V) - 1)] & (ids_BT < len(table_V))
 
 
 def _merged(index_T: Tensor, thinking_T: Tensor, most: int) -> Tensor:

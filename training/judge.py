@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
+from training.episodes import THINK_END, Splitter
 from training.tasks.verify import is_correct
 
-THINK_END = "</think>"
+_NO_LIMIT = 10**6
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Judge:
         self._tokenizer = tokenizer
         self._end = tokenizer.convert_tokens_to_ids(THINK_END)
         self._eos = tokenizer.eos_token_id
+        self._split = Splitter(tokenizer, max_episodes=_NO_LIMIT)
         self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
 
     def __call__(self, completion: Sequence[int], gold: str) -> Outcome:
@@ -47,9 +50,15 @@ class Judge:
             correct=finished and thought < len(ids) and is_correct(answer, gold),
             reasoning_tokens=thought,
             tokens=len(ids),
-            episodes=ids[:thought].count(self._break) + 1,
+            episodes=self._episodes(ids),
             finished=finished,
         )
+
+    def _episodes(self, ids: list[int]) -> int:
+        if not ids:
+            return 1
+        ids_1T = torch.tensor([ids])
+        return max(1, int(self._split(ids_1T, torch.ones_like(ids_1T)).count_B[0]))
 
     def after_first_episode(self, completion: Sequence[int]) -> list[int]:
         """The completion cut after its first episode, thinking closed; an answer is to be sampled from there."""

@@ -32,8 +32,8 @@ from training import base as base_training
 from training import evaluate as measuring
 from training import gate, planning, profile, publish, tokenizer, trainer
 from training.config import Architecture, BaseStage, DenseReward, PretrainedBase, Recipe, checkpoint_name
+from training.episodes import THINK_END
 from training.errors import StageError
-from training.judge import THINK_END
 from training.record import fingerprint, stands, write_json
 from training.resume import processes
 from training.tasks.problems import DIFFICULTIES

@@ -122,7 +122,7 @@ class FamilyTrainer(GRPOTrainer):
             advantages_BT = credit_BK.gather(1, index_BT.clamp(min=0)) * output["completion_mask"]
         elif settings.credit == "to_go":
             credit_BK1 = to_go_credit(*arguments)[own]
-            at_BT = index_BT + ~values.episodes.thinking_BT
+            at_BT = index_BT + values.episodes.stopped_BT
             advantages_BT = credit_BK1.gather(1, at_BT.clamp(min=0)) * output["completion_mask"]
         else:
             with torch.no_grad():

@@ -94,6 +94,21 @@ def test_thinking_that_never_ends_has_its_episodes(spoken):
     assert len(said(spoken, "2+2=4\n\n2+2=4")) == 2
 
 
+def test_what_stops_the_thinking_begins_after_its_last_word(spoken):
+    """The line break before </think> is where the model decides to stop; a blank line would have gone on."""
+    ids, mask = batch(spoken, ["\n2+2=4\n\ncheck\nmatches 4\n</think>\n\nThe answer is 4.", "2+2=4\n\n2+2"])
+    found = Splitter(spoken)(ids, mask)
+    assert spoken.decode(ids[0][found.stopped_BT[0]]) == "\n</think>\n\nThe answer is 4."
+    assert not found.stopped_BT[1].any(), "it never stopped"
+
+
+def test_ids_that_the_tokenizer_does_not_know_are_words(spoken):
+    ids = torch.tensor([[*spoken.encode("2+2\n\n"), len(spoken) + 5, *spoken.encode("</think>")]])
+    for by in ("blank_line", "tags", "tokens"):
+        assert Splitter(spoken, by)(ids, torch.ones_like(ids)).said_BT[0, -2]
+    assert Splitter(spoken)(ids, torch.ones_like(ids)).count_B.tolist() == [2]
+
+
 def test_no_thinking_at_all_is_one_episode(spoken):
     ids, mask = batch(spoken, ["</think>\n\nThe answer is 4."])
     found = Splitter(spoken)(ids, mask)

@@ -7,7 +7,9 @@ import threading
 
 from math_verify import parse, verify
 
-_STATED = re.compile(r"answer is:?\s*\$?(-?[\d.,]*\d)", re.IGNORECASE)
+_STATED = re.compile(r"answer is:?\s*(\S.*?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
+_INTEGER = re.compile(r"-?[0-9]+")
+_WITH_UNIT = re.compile(r"(-?[0-9][0-9.,]*?)\s+[A-Za-z ]+")
 _LONGEST = 300
 """Characters of an answer that are looked at: longer ones are not answers, and may take for ever to simplify."""
 _SECONDS = 3
@@ -17,7 +19,7 @@ def final_answer(text: str) -> str | None:
     """The last answer the text states, as `The answer is N` or `\\boxed{...}`; None where it states none."""
     stated = [(match.end(), match[1]) for match in _STATED.finditer(text)][-1:]
     found = stated + _last_boxed(text)
-    return max(found)[1].strip() or None if found else None
+    return max(found)[1].strip().strip("$").strip() or None if found else None
 
 
 def is_correct(text: str, gold: str) -> bool:
@@ -27,8 +29,10 @@ def is_correct(text: str, gold: str) -> bool:
         return False
     if stated == gold:
         return True
-    if stated.lstrip("-").isdigit() and gold.lstrip("-").isdigit():
+    if _INTEGER.fullmatch(stated) and _INTEGER.fullmatch(gold):
         return int(stated) == int(gold)
+    if number := _WITH_UNIT.fullmatch(stated):
+        stated = number[1]
     seconds = _seconds()
     return bool(verify(_parsed(gold), _parsed(stated), timeout_seconds=seconds))
 

@@ -1,8 +1,8 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from training.tasks.verify import final_answer, is_correct, is_verifiable
+from training.tasks.verify import is_correct, is_verifiable
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,31 @@ def test_two_integers_are_the_same_answer_only_when_they_are_equal(stated, gold)
     assert is_correct(f"The answer is {stated}.", str(gold)) == (stated == gold)
 
 
-@given(st.text())
-def test_any_text_can_be_judged(text):
-    assert final_answer(text) is None or isinstance(is_correct(text, "3"), bool)
+@given(st.text(), st.sampled_from(["{}", "The answer is {}.", r"\boxed{{{}}}"]))
+@example("\u00b2", r"\boxed{{{}}}")
+@example("--5", "The answer is {}.")
+def test_any_text_can_be_judged(text, form):
+    assert isinstance(is_correct(form.format(text), "3"), bool)
+
+
+@pytest.mark.parametrize(
+    ("stated", "gold", "right"),
+    [
+        ("3/4", "0.75", True),
+        ("3/4", "3", False),
+        ("3x+2", "3", False),
+        ("Paris", "Paris", True),
+        ("Rome", "Paris", False),
+        ("42 apples", "42", True),
+        ("41 apples", "42", False),
+        ("$5$", "5", True),
+        ("1.5", "1.5", True),
+        ("1.5", "1", False),
+    ],
+)
+def test_a_stated_answer_is_read_to_the_end_of_its_sentence(stated, gold, right):
+    assert is_correct(f"The answer is {stated}. That is all.", gold) == right
+    assert is_correct(f"So the answer is: {stated}", gold) == right
 
 
 @pytest.mark.parametrize("gold", ["42", "-7", "3.5", r"\frac{1}{2}", r"x^2 + 1", r"(1, 2)", r"\text{Tuesday}"])
