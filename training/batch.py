@@ -22,11 +22,11 @@ class Rollouts:
     def padded(
         cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | None = None
     ) -> Rollouts:
-        """Prompts padded on the left, completions on the right; neither may be empty throughout."""
+        """Prompts padded on the left, completions on the right."""
         wide, long = max(map(len, prompts)), max(map(len, completions))
         return cls(
             *(
-                torch.tensor(rows, device=device)
+                torch.tensor(rows, dtype=torch.long, device=device)
                 for rows in (
                     [[0] * (wide - len(p)) + list(p) for p in prompts],
                     [[0] * (wide - len(p)) + [1] * len(p) for p in prompts],

@@ -26,7 +26,7 @@ app = typer.Typer(
 
 A recipe (YAML) goes through five stages, each resumable after a kill at any moment and each a command of its own:
 
-**base** train an overthinking base and let the gate judge it; **family** one LoRA adapter per alpha, by reinforcement
+**base** train an overthinking base and let the gate judge it; **family** one checkpoint per alpha, by reinforcement
 fine-tuning with the alpha-weighted length reward; **evaluate** accuracy and reasoning tokens on held-out prompts;
 **profile** the difficulty profile the gateway routes by; **publish** the directory the gateway serves.
 
@@ -74,7 +74,7 @@ def family(
         typer.Option(help="Only this one of the recipe's alphas; repeatable. They are independent: share them out."),
     ] = None,
 ) -> None:
-    """Train one LoRA adapter per alpha. Runs under `accelerate launch` too."""
+    """Train one checkpoint per alpha. Runs under `accelerate launch` too."""
     from training import stages
 
     loaded = _load(recipe)
@@ -144,7 +144,7 @@ def measure(
     checkpoint: Annotated[str, typer.Option(help="Which checkpoint.")],
     split: Annotated[Split, typer.Option(help="Which prompts; nothing was ever tuned on heldout.")] = "heldout",
     seed: Annotated[int, typer.Option(help="Another seed, other prompts.")] = 1,
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts, a third of each difficulty.")] = 900,
+    prompts: Annotated[int, typer.Option(min=1, help="How many; of arithmetic, a third of each difficulty.")] = 900,
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are cut off, and so incorrect.")] = 320,

@@ -110,7 +110,7 @@ class DenseReward(_Section):
     compression_weight: float = Field(default=0.6, ge=0)
     """Price of an average rollout's information, in success; the paper's beta. 0: progress alone."""
     credit: Literal["episode", "to_go", "paper"] = "episode"
-    """Leave-one-out per episode without division, or the paper's advantages to the letter (`training/credit.py`)."""
+    """Per episode, per episode and what followed, or the paper's advantages to the letter (`training/credit.py`)."""
     split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"
     tokens_per_episode: int = Field(default=256, gt=0)
     """Where episodes are counted in tokens."""
@@ -209,7 +209,7 @@ class EvaluateStage(_Section):
     """Accuracy and reasoning tokens on fresh prompts."""
 
     prompts: int = Field(default=900, ge=3)
-    """A third of each difficulty."""
+    """Arithmetic: a third of each difficulty."""
     samples: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, ge=0)
 
@@ -218,7 +218,7 @@ class ProfileStage(_Section):
     """The difficulty profile, fitted on outcomes over the test split."""
 
     prompts: int = Field(default=1500, ge=5)
-    """A third of each difficulty; one in five is kept out of each fold of the cross-validation."""
+    """Arithmetic: a third of each difficulty; one in five is kept out of each fold of the cross-validation."""
     samples: int = Field(default=4, gt=0)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 TRUNCATE = 0.95
 """Share of a rollout's token rewards that its mean keeps (arXiv 2505.10425, app. C)."""
-FLOOR = 1e-3
-"""Smallest |m_i| that a token reward is divided by."""
+FLOOR = 0.1
+"""Smallest |m_i| that a token reward is divided by, as a share of 1 / T_i: m_i is a mean over T_i tokens."""
 RATIO = 5.0
 """Largest |r_it / m_i|."""
 
@@ -93,10 +93,11 @@ def to_go_credit(
 
 
 class TokenRewards(NamedTuple):
-    """`reward_BT` is 0 on padding; `mean_B` is its truncated mean over a rollout's tokens."""
+    """`reward_BT` is 0 on padding; `mean_B` is its truncated mean over a rollout's `tokens_B` tokens."""
 
     reward_BT: Tensor
     mean_B: Tensor
+    tokens_B: Tensor
 
 
 def token_rewards(
@@ -129,7 +130,7 @@ def token_rewards(
     share_BT = torch.where(total_BT > 0, surprise_BT / total_BT, 1 / tokens_BT)
     reward_BT = share_BT * reward_BK.gather(1, at_BT) * said_BT
     means = [truncated_mean(row[said]) for row, said in zip(reward_BT, said_BT, strict=True)]
-    return TokenRewards(reward_BT, torch.stack(means) if means else reward_BT.sum(1))
+    return TokenRewards(reward_BT, torch.stack(means) if means else reward_BT.sum(1), said_BT.sum(1))
 
 
 def truncated_mean(values_N: Tensor, keep: float = TRUNCATE) -> Tensor:
@@ -166,8 +167,9 @@ def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: 
     groups = _groups(mean_all_B, group_size)
     standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
     mean_B = token.mean_B
-    floored_B = mean_B.abs() < FLOOR
-    safe_B = torch.where(floored_B, torch.where(mean_B < 0, -FLOOR, FLOOR), mean_B)
+    floor_B = FLOOR / token.tokens_B.clamp(min=1)
+    floored_B = mean_B.abs() < floor_B
+    safe_B = torch.where(floored_B, torch.where(mean_B < 0, -floor_B, floor_B), mean_B)
     ratio_BT = token.reward_BT / safe_B[:, None]
     clipped_BT = ratio_BT.abs() > RATIO
     advantage_BT = standard.view(-1)[own][:, None] * ratio_BT.clamp(-RATIO, RATIO)

@@ -96,9 +96,12 @@ def _after_first(
     golds: Sequence[str],
 ) -> list[float]:
     """J_1 of each completion (`training.rewards.information_gain`)."""
-    rollouts = Rollouts.padded(prompts, completions, model.device)
-    first_B1 = judged.split(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK[:, :1]
-    found = success(model, rollouts, first_B1, [judged.probe(gold) for gold in golds], memory_bytes=1 << 25)
+    whole = Rollouts.padded(prompts, completions, model.device)
+    first_B1 = judged.split(whole.completion_ids_BT, whole.completion_mask_BT).ends_BK[:, :1]
+    read = [list(completion[:end]) for completion, end in zip(completions, first_B1.flatten().tolist(), strict=True)]
+    rollouts = Rollouts.padded(prompts, read, model.device)
+    probes = [judged.probe(gold) for gold in golds]
+    found = success(model, rollouts, first_B1, probes, memory_bytes=judged.memory_bytes(model))
     return [round(value, 6) for value in found[:, 1].tolist()]
 
 

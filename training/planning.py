@@ -102,6 +102,8 @@ def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int
         "activations": rows * width * per_token,
         "logits": rows * stage.max_tokens * a.vocab_size * 4 * 2,
         "rollout cache": _cache_bytes(a, stage, width, gpus),
+        "reference model": total * _BYTES[dtype] if stage.kl and stage.tune == "full" else 0,
+        "vLLM's weights": total * 2 if stage.engine == "vllm" else 0,
     }
     rollouts = stage.steps * stage.prompts_per_step * stage.rollouts * len(stage.alphas)
     sampled = rollouts * stage.max_tokens

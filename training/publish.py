@@ -9,7 +9,7 @@ from pathlib import Path
 from models import family
 from models.family import Checkpoint, Family, Frontier, Reasoning
 from training import card, evaluate, plots
-from training.config import Recipe, checkpoint_name
+from training.config import BaseStage, DenseReward, Recipe, checkpoint_name
 from training.evaluate import Judged
 from training.tokenizer import ANSWER_PREFIX
 
@@ -56,7 +56,7 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
         description=recipe.description,
         base="base",
         reference="base",
-        reasoning=Reasoning(answer_prefix=ANSWER_PREFIX),
+        reasoning=Reasoning(answer_prefix=_answer_prefix(recipe)),
         context_tokens=recipe.base.context_tokens,
         tokenizer="base/tokenizer.json",
         profile="profile.json",
@@ -89,6 +89,12 @@ def frontier(rows: list[Judged], recipe: Recipe, recipe_path: Path, name: str) -
         seed=seed,
         command=command,
     )
+
+
+def _answer_prefix(recipe: Recipe) -> str:
+    if isinstance(recipe.base, BaseStage):
+        return ANSWER_PREFIX
+    return (recipe.family.dense or DenseReward()).answer.partition("{}")[0]
 
 
 def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:

@@ -21,24 +21,23 @@ from training.config import Recipe, checkpoint_name
 from training.errors import StageError
 from training.evaluate import Judged
 from training.record import write_json, write_text
-from training.tasks.problems import DIFFICULTIES
 
-PARTS = ("overall", *DIFFICULTIES)
 Figures = dict[str, Estimate | None]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One reward at one alpha: its outcomes by seed, sampled at temperature 1 and greedily."""
+    """A recipe's checkpoint at one alpha: its outcomes by seed, sampled at temperature 1 and greedily."""
 
-    reward: str
+    recipe: str
+    reward: str | None
     alpha: float | None
     sampled: tuple[Sequence[Judged], ...]
     greedy: tuple[Sequence[Judged], ...]
 
     @property
     def name(self) -> str:
-        return self.reward if self.alpha is None else f"{self.reward} {self.alpha:g}"
+        return self.recipe if self.alpha is None else f"{self.recipe} {self.alpha:g}"
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -87,7 +86,7 @@ def figures(arm: Arm) -> Figures:
         "second episodes after a wrong first": lambda rows: second_episodes(rows, first_right=False),
     }
     found: Figures = {}
-    for part in PARTS:
+    for part in ("overall", *measuring.difficulties(arm.sampled[0])):
         for name, measure in measures.items():
             values = [measure(_part(rows, part)) for rows in arm.sampled]
             found[f"{name}, {part}"] = over_seeds(values) if np.isfinite(values).all() else None
@@ -110,6 +109,9 @@ def write(recipes: Sequence[Recipe], seeds: Sequence[int], out: Path) -> None:
     """
     if len(seeds) < 2:
         raise StageError(f"--seed: intervals over seeds need at least two, got {len(seeds)}")
+    names = [recipe.name for recipe in recipes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StageError(f"two recipes are called {twice[0]}: the report could not tell them apart")
     arms = [_base(recipes[0], seeds)] + [
         _arm(recipe, alpha, seeds) for recipe in recipes for alpha in recipe.family.alphas
     ]
@@ -119,10 +121,11 @@ def write(recipes: Sequence[Recipe], seeds: Sequence[int], out: Path) -> None:
         out / "figures.json",
         {name: {key: value and value.model_dump() for key, value in parts.items()} for name, parts in found.items()},
     )
-    rewards = {arm.name: arm.reward for arm in arms}
-    plots.arms({name: (rewards[name], parts) for name, parts in found.items()}, PARTS, out / "frontier.png")
-    plots.checks({name: (rewards[name], parts) for name, parts in found.items()}, DIFFICULTIES, out / "checks.png")
-    dense = {r.name: _episodes([_family(r, seed) for seed in seeds]) for r in recipes if r.family.dense_reward}
+    shown = {arm.name: (arm.recipe, found[arm.name]) for arm in arms}
+    difficulties = measuring.difficulties(arms[0].sampled[0])
+    plots.arms(shown, ("overall", *difficulties), out / "frontier.png")
+    plots.checks(shown, difficulties, out / "checks.png")
+    dense = {r.name: _episodes(_trainings(r, seeds)) for r in recipes if r.family.dense_reward}
     charged = {r.name: dense[r.name] for r in recipes if r.family.reward == "l2t"}
     pictures: list[str] = []
     if dense:
@@ -155,7 +158,7 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], seeds: Sequence[int
             f"| {_share(f['accuracy, overall'])} | {_share(f['greedy accuracy, overall'])} "
             f"| {_count(f['greedy tokens, overall'])} |"
         )
-    for part in DIFFICULTIES:
+    for part in measuring.difficulties(arms[0].sampled[0]):
         lines += [
             "",
             f"**{part}**",
@@ -187,7 +190,7 @@ def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
 
 def _compared(arm: Arm, other: Arm) -> str:
     sentences = [f"**{arm.name}** against {other.name}:"]
-    for part in ("overall", "hard"):
+    for part in ("overall", measuring.difficulties(arm.sampled[0])[-1]):
         where = "" if part == "overall" else f" on {part} prompts"
         spent, right = difference(arm, other, tokens, part), difference(arm, other, accuracy, part)
         sentences.append(
@@ -207,6 +210,7 @@ def _base(recipe: Recipe, seeds: Sequence[int]) -> Arm:
     return Arm(
         "base",
         None,
+        None,
         tuple(_load(stages.outcomes_path(stages.base_outcomes(run), "base")) for run in runs),
         tuple(_load(stages.outcomes_path(stages.base_outcomes(run), "base", greedy=True)) for run in runs),
     )
@@ -217,14 +221,19 @@ def _arm(recipe: Recipe, alpha: float, seeds: Sequence[int]) -> Arm:
     name = checkpoint_name(alpha)
     return Arm(
         recipe.name,
+        recipe.family.reward,
         alpha,
         tuple(_load(stages.outcomes_path(directory, name)) for directory in directories),
         tuple(_load(stages.outcomes_path(directory, name, greedy=True)) for directory in directories),
     )
 
 
-def _family(recipe: Recipe, seed: int) -> Path:
-    return recipe.with_seed(seed).run_dir / "family" / checkpoint_name(recipe.family.alphas[0])
+def _trainings(recipe: Recipe, seeds: Sequence[int]) -> list[Path]:
+    return [
+        recipe.with_seed(seed).run_dir / "family" / checkpoint_name(alpha)
+        for seed in seeds
+        for alpha in recipe.family.alphas
+    ]
 
 
 def _episodes(directories: Sequence[Path]) -> list[tuple[int, float, float]]:

@@ -2,7 +2,7 @@
 
 A batch shrinks as its sequences finish: Hugging Face's `generate` computes every row until the longest is done,
 which for reasoning of very different lengths is more than half the work. See docs/decisions/0003-rollouts.md.
-A GPU runs the same code; an engine's rollouts would be faster there and are not wired up yet.
+A GPU runs the same code; for training there, `family.engine: vllm` is faster.
 """
 
 from __future__ import annotations
@@ -29,19 +29,31 @@ def sample(
     max_tokens: int,
     temperature: float,
     eos: int,
-    batch: int = 256,
+    batch: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[list[int]]:
     """One completion per prompt, its eos included; one that came to `max_tokens` without eos was cut off.
 
-    `temperature` 0 is greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done.
+    At most `batch` at a time; default: 256, or fewer where a GPU has no room for as many caches. `temperature` 0 is
+    greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done.
     """
     completions: list[list[int]] = []
+    batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + max_tokens)
     with _sampling(model):
         for start in range(0, len(prompts), batch):
             completions += _sample_batch(model, prompts[start : start + batch], max_tokens, temperature, eos)
             on_batch(len(completions))
     return completions
+
+
+def _rows_that_fit(model: PreTrainedModel, width: int, most: int = 256) -> int:
+    """Half of what a GPU has free, which leaves room for the copy that a growing cache needs."""
+    if model.device.type != "cuda":
+        return most
+    config = model.config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * width * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
+    return max(1, min(most, torch.cuda.mem_get_info()[0] // 2 // row))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ moment the same command goes on.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from models import family as manifest
 from training import base as base_training
 from training import evaluate as measuring
-from training import gate, planning, profile, publish, tokenizer, trainer
+from training import gate, planning, profile, publish, tokenizer, traces, trainer
 from training.config import Architecture, BaseStage, DenseReward, PretrainedBase, Recipe, checkpoint_name
 from training.episodes import THINK_END
 from training.errors import StageError
@@ -39,6 +40,7 @@ from training.resume import processes
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.question import Question
 from training.tasks.source import questions
+from training.tasks.verify import is_correct
 
 FIT_SEED_OFFSET = 100
 """Keeps the seeds of profile prompts apart from the gate's."""
@@ -56,7 +58,7 @@ def base(recipe: Recipe) -> None:
         base_directory(recipe)
         return
     not_the_training = {"temperature", "save_every", "gate_prompts", "gate_stops"}
-    made_from = {"seed": recipe.seed, **stage.model_dump(exclude=not_the_training)}
+    made_from = {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
     if not stands(directory / "trained", made_from, remove=directory):
         spoken = tokenizer.build(stage.vocabulary, recipe.seed)
         model = base_training.train(stage, spoken, recipe.seed, directory / "work")
@@ -86,7 +88,9 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     made_from = {
         "seed": recipe.seed,
         "data": _data_record(recipe),
-        **recipe.family.model_dump(exclude={"alphas", "save_every", "micro_batch", "gradient_checkpointing"}),
+        **recipe.family.model_dump(exclude={"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}),
+        "dense": recipe.family.dense_reward and recipe.family.dense_reward.model_dump(exclude={"memory_gib"}),
+        "dtype": _dtype(recipe),
         "base": fingerprint(base_directory(recipe)),
     }
     for alpha in alphas or recipe.family.alphas:
@@ -96,18 +100,26 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
         if done:
             _console.print(f"family: {directory / kind} stands already")
             continue
-        model, spoken = load_base(recipe)
-        asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
-        _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
-        trained = trainer.train(
-            model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=directory / "work"
-        )
-        if trained.accelerator.is_main_process:
-            with _whole(directory / kind) as unfinished:
-                trained.accelerator.unwrap_model(trained.model).save_pretrained(unfinished)
-                if kind == "model":
-                    spoken.save_pretrained(unfinished)
-        trained.accelerator.wait_for_everyone()
+        _train(recipe, alpha, directory / kind)
+
+
+def _train(recipe: Recipe, alpha: float, target: Path) -> None:
+    """A function of its own, so that nothing of one alpha's training is left in memory when the next begins."""
+    model, spoken = load_base(recipe)
+    asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+    _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
+    work = target.with_name("work" if target.name == "adapter" else "work-of-model")
+    trained = trainer.train(model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=work)
+    if trained.accelerator.is_main_process:
+        with _whole(target) as unfinished:
+            trained.accelerator.unwrap_model(trained.model).save_pretrained(unfinished)
+            if recipe.family.tune == "full":
+                spoken.save_pretrained(unfinished)
+    trained.accelerator.wait_for_everyone()
+    trained.accelerator.free_memory()
+    del trained, model
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def evaluate(recipe: Recipe) -> None:
@@ -128,10 +140,11 @@ def experiment(recipe: Recipe) -> None:
         raise StageError("an experiment compares rewards on one base: name it in base.model")
     family(recipe)
     asked = questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
+    dense = recipe.family.dense_reward or DenseReward()
     for name in names(recipe):
         directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
         sampled, greedy = outcomes_path(directory, name), outcomes_path(directory, name, greedy=True)
-        _judge(recipe, name, asked, sampled, samples=recipe.evaluate.samples, temperature=1.0, first_episode=True)
+        _judge(recipe, name, asked, sampled, samples=recipe.evaluate.samples, temperature=1.0, first_episode=dense)
         _judge(recipe, name, asked, greedy, samples=1, temperature=0.0)
 
 
@@ -232,7 +245,9 @@ def architecture(recipe: Recipe) -> Architecture:
         return stage.architecture
     try:
         config = AutoConfig.from_pretrained(stage.model, revision=stage.revision)
-        return Architecture.model_validate({name: getattr(config, name, None) for name in Architecture.model_fields})
+        sizes = {name: getattr(config, name, None) for name in Architecture.model_fields}
+        sizes["head_dim"] = sizes["head_dim"] or config.hidden_size // config.num_attention_heads
+        return Architecture.model_validate(sizes)
     except (OSError, ValueError) as error:
         raise StageError(
             f"base.model: no config of {stage.model} is at hand ({str(error).splitlines()[0]});"
@@ -241,14 +256,13 @@ def architecture(recipe: Recipe) -> Architecture:
 
 
 def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The run's base in float32 and its tokenizer.
+    """The run's base and its tokenizer.
 
     Raises:
         StageError: there is none, or its tokenizer does not mark thinking.
     """
     directory = base_directory(recipe)
-    dtype = recipe.base.dtype if isinstance(recipe.base, PretrainedBase) else "float32"
-    model, spoken = _load_model(directory, dtype), _load_tokenizer(directory)
+    model, spoken = _load_model(directory, _dtype(recipe)), _load_tokenizer(directory)
     _require_markers(directory, spoken)
     return model, spoken
 
@@ -256,6 +270,10 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 def artefact(recipe: Recipe) -> str:
     """What the directory of a trained checkpoint is called: an adapter, or a whole model."""
     return "adapter" if recipe.family.tune == "lora" else "model"
+
+
+def _dtype(recipe: Recipe) -> str:
+    return recipe.base.dtype if isinstance(recipe.base, PretrainedBase) else "float32"
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -282,7 +300,7 @@ def _judge(
     *,
     samples: int,
     temperature: float,
-    first_episode: bool = False,
+    first_episode: DenseReward | None = None,
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -296,15 +314,20 @@ def _judge(
         "temperature": temperature,
         "max_tokens": recipe.family.max_tokens,
         "data": _data_record(recipe),
+        "dtype": _dtype(recipe),
+        "first_episode": first_episode and first_episode.model_dump(include={"answer", "split_by", "max_episodes"}),
         "base": fingerprint(base_directory(recipe)),
         **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
     }
     if stands(path, made_from):
         _console.print(f"{path} stands already")
         return
-    model, spoken = load_base(recipe)
-    if name != "base":
-        model = _with_adapter(model, trained) if recipe.family.tune == "lora" else _load_model(trained)
+    if name != "base" and recipe.family.tune == "full":
+        model, spoken = _load_model(trained, _dtype(recipe)), _load_tokenizer(trained)
+    else:
+        model, spoken = load_base(recipe)
+        if name != "base":
+            model = _with_adapter(model, trained)
     with bar(len(asked) * samples, f"{path.parent.name} {path.stem}") as progress:
         rows = measuring.judge(
             model,
@@ -315,7 +338,7 @@ def _judge(
             max_tokens=recipe.family.max_tokens,
             seed=recipe.seed,
             on_batch=progress,
-            first_episode=recipe.family.dense_reward or DenseReward() if first_episode else None,
+            first_episode=first_episode,
         )
     measuring.save(rows, path)
 
@@ -364,10 +387,29 @@ def check(recipe: Recipe) -> None:
     if isinstance(recipe.base, PretrainedBase):
         directory = base_directory(recipe)
         _require_markers(directory, _load_tokenizer(directory))
-    questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+        for pattern in ("*.safetensors", "tokenizer.json"):
+            if not any(directory.glob(pattern)):
+                raise StageError(f"{directory}: there is no {pattern}, which the published family needs")
+    trainer.arguments(recipe.family, 0.0, recipe.seed, recipe.run_dir)
+    if recipe.family.reward == "l2t":
+        _require_rank(recipe)
+    asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+    dense = recipe.family.dense_reward
+    for question in asked[:100] if dense else ():
+        if not is_correct(written := dense.answer.replace("{}", question.answer), question.answer):
+            raise StageError(
+                f"dense.answer: {written!r} would not be judged right though the answer is {question.answer!r}"
+            )
     questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     if recipe.publish_to:
         questions(recipe.data, "test", recipe.seed + FIT_SEED_OFFSET, recipe.profile.prompts)
+
+
+def _require_rank(recipe: Recipe) -> None:
+    sizes, dense = architecture(recipe), recipe.family.dense_reward
+    most = min(sizes.hidden_size, sizes.intermediate_size)
+    if dense and dense.proxy_rank > most:
+        raise StageError(f"family.dense.proxy_rank: {dense.proxy_rank} is more than the model's layers have, {most}")
 
 
 def _data_record(recipe: Recipe) -> dict[str, object]:

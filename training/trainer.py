@@ -7,7 +7,8 @@ What differs from stock GRPO, and why:
 - The loss is a token sum over a constant (`dr_grpo`): a mean per sequence would shorten answers already at alpha 0.
 - Rollouts come from `training.rollout`, or from vLLM; micro-batches are sorted by length and trimmed.
 
-There is one update per generation, so rollouts are on-policy and there is no ratio to clip.
+There is one update per generation, so rollouts are on-policy and there is no ratio to clip. Where vLLM sampled them,
+each token's loss is weighted by the ratio of the trained model's probability to vLLM's, at most 3 (TRL's correction).
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from training.rewards.length import length_reward
 from training.rollout import sample
 from training.tasks.question import Question
 
+LONGEST_PROMPT = 2048
+"""Tokens of a prompt that vLLM keeps room for."""
 NOTED = 300
 """Most episodes of a step that are kept for the report."""
 
@@ -65,9 +68,10 @@ class FamilyTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
-        if self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
+        if self.use_vllm:
+            with _unchanged(model):  # TRL merges the adapter to hand the weights over, and takes it off by subtraction
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         with _merged(model):
             completion_ids = sample(
                 model,
@@ -167,13 +171,22 @@ def _merged(model: Any) -> Iterator[None]:
     if not hasattr(model, "merge_adapter"):  # all of it is trained
         yield
         return
+    with _unchanged(model):
+        model.merge_adapter()
+        try:
+            yield
+        finally:
+            model.unmerge_adapter()
+
+
+@contextmanager
+def _unchanged(model: Any) -> Iterator[None]:
+    """What is not trained is afterwards to the bit what it was."""
     frozen = [p for p in model.parameters() if not p.requires_grad]
     before = [p.detach().clone() for p in frozen]
-    model.merge_adapter()
     try:
         yield
     finally:
-        model.unmerge_adapter()
         with torch.no_grad():
             for parameter, value in zip(frozen, before, strict=True):
                 parameter.copy_(value)
@@ -318,6 +331,8 @@ def arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOCo
         gradient_checkpointing=stage.gradient_checkpointing,
         use_vllm=stage.engine == "vllm",
         vllm_mode="colocate",
+        vllm_max_model_length=stage.max_tokens + LONGEST_PROMPT,
+        vllm_importance_sampling_mode="token_truncate",
         shuffle_dataset=False,
         logging_steps=1,
         save_steps=stage.save_every,

@@ -145,7 +145,7 @@ def test_an_outlier_does_not_move_a_truncated_mean():
 def test_paper_credit_is_the_group_s_standard_score_times_the_token_s_ratio():
     reward = torch.tensor([[0.2, 0.4], [0.1, 0.1], [0.3, 0.1], [0.5, 0.5]])
     means = reward.mean(1)
-    found = paper_credit(TokenRewards(reward, means), means, 2, slice(0, 4))
+    found = paper_credit(TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 2, slice(0, 4))
     for i, j in ((0, 1), (1, 0), (2, 3), (3, 2)):
         pair = means[[i, j]]
         score = (means[i] - pair.mean()) / (pair.std() + 1e-6)
@@ -155,25 +155,27 @@ def test_paper_credit_is_the_group_s_standard_score_times_the_token_s_ratio():
 
 def test_near_a_mean_of_zero_the_ratio_is_floored_and_clipped_and_said_so():
     reward = torch.tensor([[1.0, -1.0 + 1e-9], [0.1, 0.1]])
-    token = TokenRewards(reward, reward.mean(1))
+    token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
     found = paper_credit(token, token.mean_B, 2, slice(0, 2))
     assert found.advantage_BT.isfinite().all()
     assert found.advantage_BT.abs().max() <= RATIO
     assert found.floored_share == 0.5
     assert found.clipped_share == 0.5
-    assert token.mean_B[0].abs() < FLOOR
+    assert token.mean_B[0].abs() < FLOOR / 100
 
 
 def test_paper_credit_may_reward_a_bad_token_of_a_poor_rollout():
     """The third hazard, kept because it is the paper's: A_i < 0 < m_i turns a negative reward into an advantage."""
     reward = torch.tensor([[0.5, -0.1], [0.9, 0.9]])
-    token = TokenRewards(reward, reward.mean(1))
+    token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
     assert paper_credit(token, token.mean_B, 2, slice(0, 2)).advantage_BT[0, 1] > 0
 
 
 def test_a_process_gets_its_own_rows_compared_with_everyone_s():
     reward = torch.rand(4, 3)
     means = reward.mean(1)
-    whole = paper_credit(TokenRewards(reward, means), means, 4, slice(0, 4)).advantage_BT
-    half = paper_credit(TokenRewards(reward[2:], means[2:]), means, 4, slice(2, 4)).advantage_BT
+    whole = paper_credit(
+        TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 4, slice(0, 4)
+    ).advantage_BT
+    half = paper_credit(TokenRewards(reward[2:], means[2:], torch.full((2,), 100)), means, 4, slice(2, 4)).advantage_BT
     assert torch.equal(whole[2:], half)

@@ -115,7 +115,7 @@ def test_every_picture_that_the_page_shows_is_there(recipes, tmp_path):
 
 
 def test_a_step_that_was_done_twice_or_cut_short_counts_once(recipes):
-    paths = [report._family(recipes[1], seed) for seed in SEEDS]
+    paths = report._trainings(recipes[1], SEEDS)
     assert report._episodes(paths) == [(1, 0.5, 0.1), (2, 0.0, 1.9)] * 3
 
 
@@ -123,3 +123,17 @@ def test_a_missing_experiment_is_named(recipes, tmp_path):
     missing = recipes[0].model_copy(update={"run_dir": tmp_path / "experiments" / "none"})
     with pytest.raises(StageError, match=r"none.*is missing; run the experiment first"):
         report.write([missing], SEEDS, tmp_path / "out")
+
+
+def test_two_recipes_of_one_name_are_refused(recipes, tmp_path):
+    with pytest.raises(StageError, match="two recipes are called alpha"):
+        report.write([recipes[0], recipes[0]], SEEDS, tmp_path / "out")
+
+
+def test_what_a_recipe_is_called_does_not_decide_what_it_is_compared_with(recipes, tmp_path):
+    renamed = []
+    for recipe, name in zip(recipes, ("short", "paid"), strict=True):
+        recipe.run_dir.rename(recipe.run_dir.with_name(name))
+        renamed.append(recipe.model_copy(update={"name": name, "run_dir": recipe.run_dir.with_name(name)}))
+    report.write(renamed, SEEDS, tmp_path / "out")
+    assert "**paid 0.2** against short 0.2" in (tmp_path / "out" / "report.md").read_text()

@@ -165,12 +165,17 @@ def scores(
     """
     rows, _, rank = output_BTr.shape
     said = index_BT >= 0
-    token_NP = torch.einsum("ni,nj->nij", output_BTr[said].double(), input_BTr[said].double()).flatten(1)
-    count = over_processes(token_NP.new_tensor(float(len(token_NP)))).clamp(min=1)
-    fisher_PP = over_processes(token_NP.T @ token_NP) / count
-    fisher_PP.diagonal().add_(damping * fisher_PP.diagonal().mean() + torch.finfo(fisher_PP.dtype).tiny)
     flat_N = (index_BT + torch.arange(rows, device=index_BT.device)[:, None] * episodes)[said]
-    episode_QP = token_NP.new_zeros(rows * episodes, rank * rank).index_add_(0, flat_N, token_NP)
+    new = {"dtype": torch.float64, "device": index_BT.device}
+    fisher_PP = torch.zeros(rank * rank, rank * rank, **new)
+    episode_QP = torch.zeros(rows * episodes, rank * rank, **new)
+    parts = zip(*(each.split(_TOKENS_AT_ONCE) for each in (output_BTr[said], input_BTr[said], flat_N)), strict=True)
+    for output_nr, input_nr, flat_n in parts:
+        token_nP = torch.einsum("ni,nj->nij", output_nr.double(), input_nr.double()).flatten(1)
+        fisher_PP += token_nP.T @ token_nP
+        episode_QP.index_add_(0, flat_n, token_nP)
+    fisher_PP = over_processes(fisher_PP) / over_processes(torch.tensor(float(len(flat_N)), **new)).clamp(min=1)
+    fisher_PP.diagonal().add_(damping * fisher_PP.diagonal().mean() + torch.finfo(fisher_PP.dtype).tiny)
     shift_QP = torch.linalg.solve(fisher_PP, episode_QP.T).T
     return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes).to(output_BTr.dtype)
 

@@ -39,6 +39,10 @@ class EpisodeJudge:
             tokenizer, settings.split_by, max_episodes=settings.max_episodes, every=settings.tokens_per_episode
         )
 
+    def memory_bytes(self, model: PreTrainedModel) -> int:
+        """What one forward pass may take."""
+        return int((self._settings.memory_gib or _MEMORY_GIB[model.device.type != "cpu"]) * 2**30)
+
     def probe(self, gold: str) -> Probe:
         """The stop and the answer as the model would write them: one text, cut where the answer begins."""
         before, after = self._settings.answer.split("{}")
@@ -65,7 +69,7 @@ class EpisodeJudge:
                 episodes.ends_BK,
                 [self.probe(gold) for gold in golds],
                 reading=settings.reading,
-                memory_bytes=int((settings.memory_gib or _MEMORY_GIB[model.device.type != "cpu"]) * 2**30),
+                memory_bytes=self.memory_bytes(model),
                 after_pass=watch,
             )
 
