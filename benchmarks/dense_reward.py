@@ -24,7 +24,6 @@ import matplotlib as mpl
 import torch
 import trl
 from datasets import Dataset
-from peft import LoraConfig
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -159,9 +158,7 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
         args=trainer.arguments(stage, 0.1, 0, out / "stock"),
         train_dataset=Dataset.from_list(rows),
         processing_class=spoken,
-        peft_config=LoraConfig(
-            r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
+        peft_config=trainer.adapter(stage),
     )
     stock.train()
     return [row["step_time"] for row in stock.state.log_history if "step_time" in row][1:]

@@ -20,6 +20,7 @@ from training import traces
 from training.config import BaseStage
 from training.metrics import JsonLines, show_in_bar
 from training.muon import Muon
+from training.planning import architecture
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint
 from training.tasks.problems import DIFFICULTIES
@@ -38,13 +39,7 @@ def new_model(stage: BaseStage, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     """A Qwen3 with random weights, its embeddings tied."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=stage.hidden,
-        num_hidden_layers=stage.layers,
-        num_attention_heads=stage.heads,
-        num_key_value_heads=stage.kv_heads,
-        head_dim=stage.head_dim,
-        intermediate_size=stage.mlp,
-        tie_word_embeddings=True,
+        **architecture(stage).model_dump(exclude={"model_type", "vocab_size"}),
         max_position_embeddings=stage.context_tokens,
         rope_theta=10_000.0,
         eos_token_id=tokenizer.eos_token_id,

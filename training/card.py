@@ -7,6 +7,7 @@ from typing import Any
 
 from models.family import Checkpoint, Estimate, Family, Slice
 from training.config import BaseStage, Recipe
+from training.planning import architecture, parameters
 from training.tasks.problems import DIFFICULTIES, KINDS
 
 
@@ -102,7 +103,7 @@ _HOW = {
 
 def _about_abacus(base: BaseStage, family: Family) -> str:
     return (
-        f"One Qwen3-architecture base of {_parameters(base)} parameters and {len(family.checkpoints) - 1} LoRA adapters, "
+        f"One Qwen3-architecture base of {parameters(architecture(base)) / 1e6:.1f} million parameters and {len(family.checkpoints) - 1} LoRA adapters, "
         "served by one engine. The base overthinks: it checks its work about equally often whether a question needs it "
         "or not."
     )
@@ -119,12 +120,6 @@ def _at_the_gate(gate: dict[str, Any]) -> str:
 {_gate_verdict(gate)}
 
 """
-
-
-def _parameters(stage: BaseStage) -> str:
-    attention = stage.hidden * stage.head_dim * (2 * stage.heads + 2 * stage.kv_heads)
-    total = stage.layers * (attention + 3 * stage.hidden * stage.mlp) + stage.vocabulary * stage.hidden
-    return f"{total / 1e6:.1f} million"
 
 
 def _table(family: Family, part: str) -> str:

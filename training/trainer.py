@@ -280,16 +280,21 @@ def train(
         args=settings,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        if stage.tune == "lora"
-        else None,
+        peft_config=adapter(stage),
         callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
     )
     show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trainer
+
+
+def adapter(stage: FamilyStage) -> LoraConfig | None:
+    """What is trained beside the frozen base; None where the whole model is."""
+    if stage.tune == "full":
+        return None
+    return LoraConfig(
+        r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
