@@ -16,6 +16,7 @@ from training.errors import StageError
 from training.tasks.problems import Difficulty, Kind, Split
 
 SHIPPED_RECIPE = Path("training/recipes/abacus.yaml")
+RESULTS = Path("runs/experiments/results")
 
 app = typer.Typer(
     name="laconic-train",
@@ -46,11 +47,11 @@ RecipePath = Annotated[
 @app.command()
 def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     """Go through all stages; what is done already is skipped, what was cut short goes on."""
-    from training import stages
+    from training import checks, stages
 
     loaded = _load(recipe)
-    stages.check_target(loaded)
-    stages.check(loaded)
+    checks.check_target(loaded)
+    checks.check(loaded)
     stages.base(loaded)
     stages.family(loaded)
     stages.evaluate(loaded)
@@ -113,29 +114,30 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 def experiment(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One per reward to compare.")],
     seed: Annotated[list[int], typer.Option(help="Repeatable; each has a run directory of its own.")] = [0, 1, 2],  # noqa: B006
+    results: Annotated[Path, typer.Option(help="Directory for one small file per recipe and seed.")] = RESULTS,
 ) -> None:
     """Train and measure the families of several rewards from one base; `report` compares them.
 
     What is done is skipped and what was cut short goes on, so several processes may share recipes or seeds out.
     """
-    from training import stages
+    from training import experiment as experimenting
 
     loaded = [_load(path) for path in recipes]
     for number in seed:
         for recipe in loaded:
-            stages.experiment(recipe.with_seed(number))
+            experimenting.run(recipe.with_seed(number), results)
 
 
 @app.command()
 def report(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Those that `experiment` was given.")],
-    out: Annotated[Path, typer.Option(help="Directory for report.md, the figures as JSON, and the plots.")],
-    seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0, 1, 2],  # noqa: B006
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="What `experiment` has written.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Directory for report.md, the figures as JSON, and the plots.")] = RESULTS
+    / "report",
 ) -> None:
     """Compare the rewards that `experiment` has trained: figures with intervals over seeds, plots, and words."""
     from training import report as reporting
 
-    reporting.write([_load(path) for path in recipes], seed, out)
+    reporting.write(results, out)
 
 
 @app.command()
@@ -156,8 +158,8 @@ def measure(
     from transformers import AutoTokenizer
 
     from models import family as manifest
+    from training import checkpoints, outcomes
     from training import evaluate as measuring
-    from training import stages
     from training.config import Data
     from training.tasks.source import questions
 
@@ -169,9 +171,9 @@ def measure(
     except KeyError:
         _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
     base_path = family_dir / loaded.checkpoint(loaded.base).path
-    model = stages.load_checkpoint(family_dir, chosen, base_path)
+    model = checkpoints.load_published(family_dir, chosen, base_path)
     asked = questions(_load(recipe).data if recipe else Data(), split, seed, prompts)
-    with stages.bar(len(asked) * samples, checkpoint) as progress:
+    with outcomes.bar(len(asked) * samples, checkpoint) as progress:
         rows = measuring.judge(
             model,
             AutoTokenizer.from_pretrained(base_path),
@@ -205,10 +207,12 @@ def plan(
     """Reckon memory, tokens and rough cost of a recipe's family, before anything is spent."""
     from rich.console import Console
 
-    from training import planning, stages
+    from training import checkpoints, planning
 
     loaded = _load(recipe)
-    reckoned = planning.reckon(loaded, stages.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard)
+    reckoned = planning.reckon(
+        loaded, checkpoints.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard
+    )
     for table in planning.tables(reckoned, gpus=gpus, gpu_gib=gpu_gib, tflops=tflops, price=price):
         Console().print(table)
 

@@ -42,6 +42,12 @@ class Episodes:
         return self.index_BT.amax(1) + 1
 
     @property
+    def tokens_BK(self) -> Tensor:
+        """Thinking tokens of each episode, (B, K)."""
+        counts_BK = self.index_BT.new_zeros(len(self.index_BT), max(int(self.index_BT.max()) + 1, 1))
+        return counts_BK.scatter_add_(1, self.index_BT.clamp(min=0), self.thinking_BT.long())
+
+    @property
     def stopped_BT(self) -> Tensor:
         """True after the last word of the thinking: what stops it, white space included, and the answer."""
         position_T = torch.arange(1, self.index_BT.size(1) + 1, device=self.index_BT.device)

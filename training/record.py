@@ -28,11 +28,9 @@ def stands(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None 
     now = json.loads(json.dumps(made_from))
     if record.exists() and (artefact.exists() or remove):
         before = json.loads(record.read_text())
-        if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
-            key = changed[0]
+        if changed := differing(before, now):
             raise StageError(
-                f"{artefact} was made with another {key} ({_brief(before.get(key))}, now {_brief(now.get(key))}):"
-                f" remove {remove or artefact} to make it anew, or change {key} back"
+                f"{artefact} was made with {changed}: remove {remove or artefact} to make it anew, or change it back"
             )
     elif artefact.exists():
         raise StageError(f"{artefact} has no record of what it was made from: remove {remove or artefact}")
@@ -40,6 +38,16 @@ def stands(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None 
         return True
     write_json(record, now)
     return False
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """What has changed between two records, in words; None where nothing has."""
+    now = json.loads(json.dumps(now))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if not changed:
+        return None
+    key = changed[0]
+    return f"another {key} ({_brief(before.get(key))}, now {_brief(now.get(key))})"
 
 
 def fingerprint(path: Path) -> str:

@@ -41,7 +41,7 @@ from training.judge import Judge
 from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint, processes
-from training.rewards.compression import penalty
+from training.rewards.compression import scaled
 from training.rewards.dense import EpisodeJudge
 from training.rewards.length import length_reward
 from training.rollout import sample
@@ -117,9 +117,9 @@ class FamilyTrainer(GRPOTrainer):
             self.accelerator.unwrap_model(self.model), rollouts, golds, lambda own: reduce(own, "sum")
         )
         index_BT, settings = values.episodes.index_BT, self._dense
-        gain_BK, score_BK, count_B = (gather(v) for v in (values.gain_BK, values.score_BK, values.episodes.count_B))
-        penalty_BK = penalty(score_BK)
-        dense_BK = gain_BK - settings.compression_weight * penalty_BK
+        gain_BK, cost_BK, count_B = (gather(v) for v in (values.gain_BK, values.cost_BK, values.episodes.count_B))
+        cost_BK = scaled(cost_BK)
+        dense_BK = gain_BK - settings.compression_weight * cost_BK
         arguments = self._rewards, dense_BK, count_B, self.num_generations, settings.progress_weight
         if settings.credit == "episode":
             credit_BK = episode_credit(*arguments)[own]
@@ -141,9 +141,9 @@ class FamilyTrainer(GRPOTrainer):
             found = paper_credit(token, gather(token.mean_B), self.num_generations, own)
             advantages_BT = found.advantage_BT
             self._log({"credit/floored": found.floored_share, "credit/clipped": found.clipped_share})
-        self._log(described(gain_BK, penalty_BK, count_B))
+        self._log(described(gain_BK, cost_BK, count_B))
         if self.accelerator.is_main_process:
-            note_episodes(self._notes, self.state.global_step + 1, gain_BK, penalty_BK, count_B)
+            note_episodes(self._notes, self.state.global_step + 1, gain_BK, cost_BK, count_B)
         self._log({"reward/seconds": time.perf_counter() - began})  # of TRL's `step_time`
         return advantages_BT
 
@@ -192,7 +192,7 @@ def _unchanged(model: Any) -> Iterator[None]:
                 parameter.copy_(value)
 
 
-def described(gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> dict[str, float]:
+def described(gain_BK: Tensor, cost_BK: Tensor, count_B: Tensor) -> dict[str, float]:
     """What the dense reward's parts were in a batch: by episode, and whether what costs much gains much."""
     there_BK = torch.arange(gain_BK.size(1), device=gain_BK.device) < count_B[:, None]
     figures = {
@@ -200,7 +200,7 @@ def described(gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> dict[str,
         for k in range(min(6, gain_BK.size(1)))
         if there_BK[:, k].any()
     }
-    gain, cost = gain_BK[there_BK].double(), penalty_BK[there_BK].double()
+    gain, cost = gain_BK[there_BK].double(), cost_BK[there_BK].double()
     figures["gain/rollout"] = gain_BK.sum(1).mean().item()
     if cost.any():
         figures["compression/largest"] = cost.max().item()
@@ -210,7 +210,7 @@ def described(gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> dict[str,
     return figures
 
 
-def note_episodes(path: Path, step: int, gain_BK: Tensor, penalty_BK: Tensor, count_B: Tensor) -> None:
+def note_episodes(path: Path, step: int, gain_BK: Tensor, cost_BK: Tensor, count_B: Tensor) -> None:
     """Append one step's episodes, up to `NOTED`, for the report's pictures; a step that is done again appends again."""
     there_BK = torch.arange(gain_BK.size(1), device=gain_BK.device) < count_B[:, None]
     rows, episodes = (each[:NOTED] for each in there_BK.nonzero(as_tuple=True))
@@ -218,7 +218,7 @@ def note_episodes(path: Path, step: int, gain_BK: Tensor, penalty_BK: Tensor, co
         "step": step,
         "episode": (episodes + 1).tolist(),
         "gain": [round(value, 4) for value in gain_BK[rows, episodes].tolist()],
-        "compression": [round(value, 4) for value in penalty_BK[rows, episodes].tolist()],
+        "compression": [round(value, 4) for value in cost_BK[rows, episodes].tolist()],
     }
     with path.open("a") as stream:
         stream.write(json.dumps(row) + "\n")

@@ -1,13 +1,15 @@
-"""A tiny tokenizer and model with random weights, of the shipped base's architecture."""
+"""A tiny tokenizer and model with random weights, and a small experiment on the shipped base."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from training import base, tokenizer
-from training.config import BaseStage
+from training.config import BaseStage, EvaluateStage, FamilyStage, PretrainedBase, Recipe
 
 TINY = BaseStage(
     hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp=64, vocabulary=400, steps=32, batch_tokens=512
@@ -23,3 +25,16 @@ def spoken() -> PreTrainedTokenizerFast:
 def model(spoken: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     torch.manual_seed(0)
     return base.new_model(TINY, spoken).eval()
+
+
+@pytest.fixture
+def on_shipped(tmp_path: Path) -> Recipe:
+    """An experiment's recipe on the shipped base."""
+    return Recipe(
+        name="mine",
+        description="d",
+        run_dir=tmp_path / "experiments" / "mine",
+        base=PretrainedBase(model="models/abacus/base", context_tokens=1024),
+        family=FamilyStage(steps=1, prompts_per_step=1, rollouts=2, max_tokens=40, alphas=(0.1,), reward="l2t"),
+        evaluate=EvaluateStage(prompts=3, samples=1),
+    )

@@ -42,6 +42,9 @@ def test_every_thinking_token_is_in_one_of_at_most_so_many_episodes_in_order(spo
         assert found.count_B[row] == own[-1] + 1 <= most
         if thinking.any():
             assert index[thinking].unique().tolist() == list(range(int(own[-1]) + 1)), "an episode without a thought"
+        assert found.tokens_BK[row].tolist() == [
+            int((thinking & (index == k)).sum()) for k in range(found.tokens_BK.size(1))
+        ]
         words = found.said_BT[row].nonzero()
         assert found.ends_BK[row, -1] == (words.max() + 1 if len(words) else 0)
         assert found.ends_BK[row].diff().ge(0).all()

@@ -1,4 +1,4 @@
-"""The report says what the outcomes say, with intervals over seeds."""
+"""The report says what the results say, with intervals over seeds."""
 
 import json
 
@@ -8,56 +8,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training import evaluate, report, stages
-from training.config import FamilyStage, PretrainedBase, Recipe
+from training import report
 from training.errors import StageError
-from training.evaluate import Judged
-from training.judge import Outcome
+from training.experiment import Result
 
-SEEDS = [0, 1, 2]
-
-
-def outcome(*, correct=True, tokens=10, episodes=1, after_first=0.9):
-    return Outcome(correct, tokens, tokens + 8, episodes, True, after_first)
+PARTS = ("overall", "easy", "medium", "hard")
 
 
-def rows(seed, *, tokens, wrong=0, **how):
-    """Nine prompts, three of each difficulty, `wrong` of each answered wrongly; seeds differ by a token."""
-    return [
-        Judged(f"{d}{i}", "sum", d, (outcome(correct=i >= wrong, tokens=tokens + seed, **how),))
-        for d in ("easy", "medium", "hard")
-        for i in range(3)
-    ]
+def measures(tokens, accuracy, goes_on):
+    per_part = {
+        "tokens": tokens,
+        "accuracy": accuracy,
+        "greedy tokens": tokens - 5,
+        "greedy accuracy": accuracy,
+        "second episodes after a right first": goes_on,
+        "second episodes after a wrong first": None,
+    }
+    return {f"{name}, {part}": value for part in PARTS for name, value in per_part.items()}
+
+
+def result(recipe, seed, *, tokens, accuracy, episodes=(), **made_from):
+    """Seeds differ by a token."""
+    same = {"base": "abc", "prompts": 600, "samples": 2, "data": {}, "steps": 32, "prompts_per_step": 8, "rollouts": 8}
+    return Result(
+        recipe=recipe,
+        reward="l2t" if episodes else "alpha",
+        seed=seed,
+        made_from={**same, **made_from},
+        difficulties=PARTS[1:],
+        checkpoints={
+            "base": measures(100 + seed, 0.75, 1.0),
+            "alpha-0.2": measures(tokens + seed, accuracy, 0.25),
+        },
+        alphas={"alpha-0.2": 0.2},
+        episodes=episodes,
+    )
+
+
+def written(directory, *results):
+    directory.mkdir(exist_ok=True)
+    for each in results:
+        (directory / f"{each.recipe}.seed-{each.seed}.json").write_text(each.model_dump_json())
+    return directory
 
 
 @pytest.fixture
-def recipes(tmp_path):
-    """Two rewards whose experiments have been run: the dense one spends 20 tokens more and is right once more."""
-    made = []
-    for name, reward, tokens, wrong, episodes in (("alpha", "alpha", 40, 1, 1), ("l2t-alpha", "l2t", 60, 0, 2)):
-        recipe = Recipe(
-            name=name,
-            description="d",
-            run_dir=tmp_path / "experiments" / name,
-            base=PretrainedBase(model="models/abacus/base"),
-            family=FamilyStage(reward=reward, alphas=(0.2,)),
-        )
-        made.append(recipe)
-        for seed in SEEDS:
-            run = recipe.with_seed(seed)
-            for directory, checkpoint, spent in (
-                (run.run_dir / "evaluate", "alpha-0.2", tokens),
-                (stages.base_outcomes(run), "base", 100),
-            ):
-                directory.mkdir(parents=True, exist_ok=True)
-                for greedy in (False, True):
-                    path = stages.outcomes_path(directory, checkpoint, greedy=greedy)
-                    evaluate.save(rows(seed, tokens=spent, wrong=wrong, episodes=episodes), path)
-            family = run.run_dir / "family" / "alpha-0.2"
-            family.mkdir(parents=True)
-            note = {"step": 1, "episode": [1, 2], "gain": [0.5, 0.0], "compression": [0.1, 1.9]}
-            (family / "episodes.jsonl").write_text((json.dumps(note) + "\n") * 2 + '{"step": 2, "epi')
-    return made
+def results(tmp_path):
+    """Two rewards: the dense one spends 20 tokens more and is right oftener by a quarter."""
+    paid = ((1, 0.5, 0.1), (2, 0.0, 1.9))
+    return written(
+        tmp_path / "results",
+        *(result("alpha", seed, tokens=40, accuracy=0.5) for seed in range(3)),
+        *(result("dense", seed, tokens=60, accuracy=0.75, episodes=paid) for seed in range(3)),
+    )
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
@@ -69,71 +72,55 @@ def test_the_interval_is_student_s(values):
         assert (found.low, found.high) == pytest.approx((low, high))
 
 
-def test_one_seed_has_no_interval(recipes, tmp_path):
+def test_one_seed_has_no_interval(tmp_path):
     with pytest.raises(ValueError, match="at least two"):
         report.over_seeds([1.0])
-    with pytest.raises(StageError, match="--seed"):
-        report.write(recipes, [0], tmp_path / "out")
+    one = written(tmp_path / "one", result("alpha", 0, tokens=40, accuracy=0.5))
+    with pytest.raises(StageError, match=r"need at least two seeds, there is \[0\]"):
+        report.write(one, tmp_path / "out")
 
 
-def test_who_goes_on_is_told_apart_by_what_the_first_episode_was_worth():
-    kinds = [(0.9, 2), (0.9, 1), (0.9, 1), (0.9, 1), (0.1, 2), (0.1, 2), (0.1, 1), (None, 2)]
-    found = [Judged("p", "sum", "easy", tuple(outcome(after_first=a, episodes=e) for a, e in kinds))]
-    assert report.second_episodes(found, first_right=True) == 0.25
-    assert report.second_episodes(found, first_right=False) == pytest.approx(2 / 3)
-
-
-def test_where_no_first_episode_was_wrong_there_is_no_figure(recipes, tmp_path):
-    report.write(recipes, SEEDS, tmp_path / "out")
-    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert figures["alpha 0.2"]["second episodes after a wrong first, hard"] is None
-    assert figures["l2t-alpha 0.2"]["second episodes after a right first, hard"]["mean"] == 1
-
-
-def test_figures_and_words_say_what_the_outcomes_say(recipes, tmp_path):
-    report.write(recipes, SEEDS, tmp_path / "out")
+def test_figures_and_words_say_what_the_results_say(results, tmp_path):
+    report.write(results, tmp_path / "out")
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["base"]["tokens, overall"]["mean"] == 101
     assert figures["alpha 0.2"]["tokens, easy"]["mean"] == 41
-    assert figures["alpha 0.2"]["accuracy, overall"] == {"mean": pytest.approx(2 / 3)} | dict.fromkeys(
-        ("low", "high"), pytest.approx(2 / 3)
-    )
+    assert figures["alpha 0.2"]["accuracy, hard"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert figures["alpha 0.2"]["second episodes after a wrong first, hard"] is None
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "**l2t-alpha 0.2** against alpha 0.2: +20.0 tokens (+20.0 to +20.0; a difference)" in text
-    assert "+33.3 points of accuracy (+33.3 to +33.3; a difference)" in text
-    assert "| 41 %" in text.replace("41%", "41 %")
+    assert "3 seeds, 600 held-out prompts each" in text
+    assert "**dense 0.2** against alpha 0.2: +20.0 tokens (+20.0 to +20.0; a difference)" in text
+    assert "+25.0 points of accuracy (+25.0 to +25.0; a difference)" in text
+    assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 40.6 % (" in text
 
 
-def test_every_picture_that_the_page_shows_is_there(recipes, tmp_path):
-    report.write(recipes, SEEDS, tmp_path / "out")
+def test_every_picture_that_the_page_shows_is_there(results, tmp_path):
+    report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     shown = {part.partition(")")[0] for part in text.split("](")[1:]}
     assert shown == {path.name for path in (tmp_path / "out").glob("*.png")}
     assert len(shown) == 4
-    report.write(recipes[:1], SEEDS, tmp_path / "plain")
+    for path in results.glob("dense*"):
+        path.unlink()
+    report.write(results, tmp_path / "plain")
     assert "](gain" not in (tmp_path / "plain" / "report.md").read_text(), "no dense reward, no pictures of it"
 
 
-def test_a_step_that_was_done_twice_or_cut_short_counts_once(recipes):
-    paths = report._trainings(recipes[1], SEEDS)
-    assert report._episodes(paths) == [(1, 0.5, 0.1), (2, 0.0, 1.9)] * 3
+def test_results_that_cannot_be_compared_are_refused(results, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(StageError, match="there are no results"):
+        report.write(tmp_path / "none", tmp_path / "out")
+    written(results, result("dense", 3, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),)))
+    with pytest.raises(StageError, match=r"alpha was run with the seeds \[0, 1, 2\], dense with \[0, 1, 2, 3\]"):
+        report.write(results, tmp_path / "out")
+    (results / "dense.seed-3.json").unlink()
+    written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), base="xyz"))
+    with pytest.raises(StageError, match=r'made with another base \("abc", now "xyz"\)'):
+        report.write(results, tmp_path / "out")
 
 
-def test_a_missing_experiment_is_named(recipes, tmp_path):
-    missing = recipes[0].model_copy(update={"run_dir": tmp_path / "experiments" / "none"})
-    with pytest.raises(StageError, match=r"none.*is missing; run the experiment first"):
-        report.write([missing], SEEDS, tmp_path / "out")
-
-
-def test_two_recipes_of_one_name_are_refused(recipes, tmp_path):
-    with pytest.raises(StageError, match="two recipes are called alpha"):
-        report.write([recipes[0], recipes[0]], SEEDS, tmp_path / "out")
-
-
-def test_what_a_recipe_is_called_does_not_decide_what_it_is_compared_with(recipes, tmp_path):
-    renamed = []
-    for recipe, name in zip(recipes, ("short", "paid"), strict=True):
-        recipe.run_dir.rename(recipe.run_dir.with_name(name))
-        renamed.append(recipe.model_copy(update={"name": name, "run_dir": recipe.run_dir.with_name(name)}))
-    report.write(renamed, SEEDS, tmp_path / "out")
-    assert "**paid 0.2** against short 0.2" in (tmp_path / "out" / "report.md").read_text()
+def test_a_dense_reward_stands_beside_the_plain_one_of_its_alpha_whatever_they_are_called(results, tmp_path):
+    for path in results.glob("alpha*"):
+        path.write_text(path.read_text().replace('"recipe":"alpha"', '"recipe":"short"'))
+    report.write(results, tmp_path / "out")
+    assert "**dense 0.2** against short 0.2" in (tmp_path / "out" / "report.md").read_text()

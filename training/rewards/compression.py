@@ -180,10 +180,9 @@ def scores(
     return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes).to(output_BTr.dtype)
 
 
-def penalty(score_BK: Tensor) -> Tensor:
-    """C_k = (d_k . g_k)^2, scaled so that an average rollout's add up to 1, (B, K); all 0 where every score is.
+def scaled(cost_BK: Tensor) -> Tensor:
+    """Costs such that an average rollout's add up to 1, (B, K); all 0 where every cost is.
 
-    `score_BK` holds the rollouts of all processes, so that each sees the same scale.
+    `cost_BK` holds the rollouts of all processes, so that each sees the same scale.
     """
-    squared_BK = score_BK.square()
-    return squared_BK / squared_BK.sum(1).mean().clamp(min=torch.finfo(squared_BK.dtype).tiny)
+    return cost_BK / cost_BK.sum(1).mean().clamp(min=torch.finfo(cost_BK.dtype).tiny)

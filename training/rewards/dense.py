@@ -26,8 +26,8 @@ class EpisodeValues:
 
     episodes: Episodes
     gain_BK: Tensor
-    score_BK: Tensor
-    """Rao's score statistic; all 0 where compression costs nothing."""
+    cost_BK: Tensor
+    """What it is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; all 0 where that is free."""
 
 
 class EpisodeJudge:
@@ -76,7 +76,9 @@ class EpisodeJudge:
         with _evaluating(model):
             if not settings.compression_weight:
                 gain_BK = gains(measured())
-                score_BK = torch.zeros_like(gain_BK)
+                cost_BK = torch.zeros_like(gain_BK)
+            elif settings.charge == "tokens":
+                gain_BK, cost_BK = gains(measured()), episodes.tokens_BK.float()
             else:
                 shape = *rollouts.completion_ids_BT.shape, settings.proxy_rank
                 output_BTr, input_BTr = torch.zeros(2, *shape, device=episodes.index_BT.device)
@@ -87,12 +89,12 @@ class EpisodeJudge:
                         output_BTr[rows, :width], input_BTr[rows, :width] = found.output_BTr, found.input_BTr
 
                     gain_BK = gains(measured(keep))
-                score_BK = scores(
+                cost_BK = scores(
                     output_BTr, input_BTr, episodes.index_BT, settings.max_episodes, over_processes=over_processes
-                )
+                ).square()
         gain_BK = _wide(gain_BK, settings.max_episodes)
         there_BK = torch.arange(settings.max_episodes, device=gain_BK.device) < episodes.count_B[:, None]
-        return EpisodeValues(episodes, gain_BK * there_BK, _wide(score_BK, settings.max_episodes))
+        return EpisodeValues(episodes, gain_BK * there_BK, _wide(cost_BK, settings.max_episodes))
 
 
 @contextmanager

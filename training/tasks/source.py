@@ -9,6 +9,7 @@ from pathlib import Path
 
 from training.config import Data
 from training.errors import StageError
+from training.record import fingerprint
 from training.tasks import files
 from training.tasks.problems import Split
 from training.tasks.prompts import prompts
@@ -32,6 +33,11 @@ def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Quest
     if not data.instruction:
         return found
     return [replace(question, prompt=f"{question.prompt}\n{data.instruction}") for question in found]
+
+
+def data_record(data: Data) -> dict[str, object]:
+    """What the questions depend on: the files themselves, not where they lie."""
+    return {**data.model_dump(exclude={"path"}), "files": fingerprint(data.path) if data.path else None}
 
 
 def _drawn(data: Data, path: Path, split: Split, seed: int, count: int) -> list[Question]:

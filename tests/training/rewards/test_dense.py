@@ -3,6 +3,7 @@ import torch
 
 from training.batch import Rollouts
 from training.config import DenseReward
+from training.rewards.compression import scores, token_gradients
 from training.rewards.dense import EpisodeJudge
 
 
@@ -21,19 +22,35 @@ def batch(spoken):
 
 def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, spoken, batch):
     found = EpisodeJudge(spoken, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
-    assert found.gain_BK.shape == found.score_BK.shape == (2, 5)
+    assert found.gain_BK.shape == found.cost_BK.shape == (2, 5)
     assert found.episodes.count_B.tolist() == [2, 1]
-    for values in (found.gain_BK, found.score_BK):
+    for values in (found.gain_BK, found.cost_BK):
         assert values[0, :2].ne(0).all()
         assert values[0, 2:].eq(0).all()
         assert values[1, 1:].eq(0).all()
-    assert found.score_BK.ge(0).all()
+    assert found.cost_BK.ge(0).all()
 
 
 def test_without_a_price_compression_is_not_measured(model, spoken, batch):
     found = EpisodeJudge(spoken, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
-    assert found.score_BK.eq(0).all()
+    assert found.cost_BK.eq(0).all()
     assert found.gain_BK.ne(0).any()
+
+
+def test_the_paper_charges_the_square_of_the_score(model, spoken, batch):
+    found = EpisodeJudge(spoken, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
+    gradient = token_gradients(model, batch, rank=4)
+    expected = scores(gradient.output_BTr, gradient.input_BTr, found.episodes.index_BT, 2) ** 2
+    torch.testing.assert_close(found.cost_BK, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, spoken, batch):
+    found = EpisodeJudge(spoken, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
+    counts = [
+        [len(spoken.encode("\n2+2=4")), len(spoken.encode("\n\nso 4")), 0],
+        [len(spoken.encode("\n12+35-8=39")), 0, 0],
+    ]
+    assert found.cost_BK.tolist() == counts
 
 
 def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batch):

@@ -1,0 +1,175 @@
+"""What does one seed of an experiment come to? One reward's family trained and measured, in one small file.
+
+A results file holds every figure that the report compares, so that files can be kept, sent and put beside others when
+the run that made them is gone. An experiment whose file is there is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+
+from training import checkpoints, outcomes, stages
+from training import evaluate as measuring
+from training.config import DenseReward, PretrainedBase, Recipe, Reward, checkpoint_name
+from training.errors import StageError
+from training.evaluate import Judged
+from training.record import differing, write_json
+from training.tasks.source import questions
+
+Measures = dict[str, float | None]
+"""By "tokens, hard", "greedy accuracy, overall" and so on; None where there was nothing to measure."""
+Episode = tuple[int, float, float]
+"""Which one of its rollout from 1, what it gained, what it said about the parameters."""
+NOTED = 600
+"""Most episodes in a results file."""
+_console = Console(stderr=True)
+
+
+class Result(BaseModel):
+    """One seed of one recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str
+    reward: Reward
+    seed: int
+    made_from: dict[str, Any]
+    """Everything that the figures depend on."""
+    difficulties: tuple[str, ...]
+    checkpoints: dict[str, Measures]
+    """The base's figures and those of each checkpoint."""
+    alphas: dict[str, float]
+    """Of each checkpoint but the base."""
+    episodes: tuple[Episode, ...]
+    """Some of those that the trainings paid for; none without a dense reward."""
+
+
+def run(recipe: Recipe, results: Path) -> None:
+    """Train and measure the family of one reward, and write down what it came to.
+
+    On held-out prompts at temperature 1, with what the first episode was worth, and greedily. The base, which
+    experiments share, is measured beside them once.
+
+    Raises:
+        StageError: the recipe trains a base of its own, or its result stands and is of another experiment.
+    """
+    if not isinstance(recipe.base, PretrainedBase):
+        raise StageError("an experiment compares rewards on one base: name it in base.model")
+    path, made_from = path_in(results, recipe), _made_from(recipe)
+    if path.exists():
+        if changed := differing(load(path).made_from, made_from):
+            raise StageError(f"{path} is of an experiment with {changed}: remove it to run this one")
+        _console.print(f"{path} stands already")
+        return
+    stages.family(recipe)
+    asked = questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
+    dense = recipe.family.dense_reward or DenseReward()
+    measured: dict[str, Measures] = {}
+    for name in checkpoints.names(recipe):
+        directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
+        sampled, greedy = outcomes.path_in(directory, name), outcomes.path_in(directory, name, greedy=True)
+        samples = recipe.evaluate.samples
+        outcomes.measure(recipe, name, asked, sampled, samples=samples, temperature=1.0, first_episode=dense)
+        outcomes.measure(recipe, name, asked, greedy, samples=1, temperature=0.0)
+        measured[name] = measures(measuring.load(sampled), measuring.load(greedy))
+    result = Result(
+        recipe=recipe.name,
+        reward=recipe.family.reward,
+        seed=recipe.seed,
+        made_from=made_from,
+        difficulties=tuple(measuring.difficulties(measuring.load(greedy))),
+        checkpoints=measured,
+        alphas={checkpoint_name(alpha): alpha for alpha in recipe.family.alphas},
+        episodes=noted(
+            [recipe.run_dir / "family" / name for name in checkpoints.names(recipe)[1:]]
+            if recipe.family.dense_reward
+            else []
+        ),
+    )
+    write_json(path, result.model_dump(mode="json"))
+
+
+def path_in(results: Path, recipe: Recipe) -> Path:
+    """The file of one seed of a recipe."""
+    return results / f"{recipe.name}.seed-{recipe.seed}.json"
+
+
+def load(path: Path) -> Result:
+    """Read a results file.
+
+    Raises:
+        StageError: it is not one.
+    """
+    try:
+        return Result.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise StageError(f"{path}: not a result of laconic-train experiment ({str(error).splitlines()[0]})") from None
+
+
+def base_outcomes(recipe: Recipe) -> Path:
+    """Where the experiments of a seed keep the outcomes of their base."""
+    return recipe.run_dir.parents[1] / "base" / recipe.run_dir.name
+
+
+def measures(sampled: Sequence[Judged], greedy: Sequence[Judged]) -> Measures:
+    """Every figure of one checkpoint, overall and by difficulty."""
+    found: Measures = {}
+    for part in ("overall", *measuring.difficulties(sampled)):
+        hot, cold = ([row for row in rows if part in ("overall", row.difficulty)] for rows in (sampled, greedy))
+        found[f"accuracy, {part}"] = _mean(hot, lambda row: row.accuracy)
+        found[f"tokens, {part}"] = _mean(hot, lambda row: row.reasoning_tokens)
+        found[f"greedy accuracy, {part}"] = _mean(cold, lambda row: row.accuracy)
+        found[f"greedy tokens, {part}"] = _mean(cold, lambda row: row.reasoning_tokens)
+        found[f"second episodes after a right first, {part}"] = second_episodes(hot, first_right=True)
+        found[f"second episodes after a wrong first, {part}"] = second_episodes(hot, first_right=False)
+    return found
+
+
+def second_episodes(rows: Sequence[Judged], *, first_right: bool) -> float | None:
+    """Share of rollouts that think on after a first episode that was right, or wrong, by itself; None where none was.
+
+    Right is: the model would have given the right answer with more than half its probability.
+    """
+    kept = [
+        outcome.episodes > 1
+        for row in rows
+        for outcome in row.outcomes
+        if outcome.after_first is not None and (outcome.after_first > 0.5) == first_right
+    ]
+    return float(np.mean(kept)) if kept else None
+
+
+def noted(trainings: Sequence[Path]) -> tuple[Episode, ...]:
+    """Up to `NOTED` of the episodes that the trainer noted, evenly; a step that was done twice counts once."""
+    found: list[Episode] = []
+    for directory in trainings:
+        steps: dict[int, dict[str, list[float]]] = {}
+        for line in (directory / "episodes.jsonl").read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut short by a kill
+                continue
+            steps[row["step"]] = row
+        for row in steps.values():
+            found += [(int(k), g, c) for k, g, c in zip(row["episode"], row["gain"], row["compression"], strict=True)]
+    return tuple(found[:: max(1, -(-len(found) // NOTED))])
+
+
+def _made_from(recipe: Recipe) -> dict[str, Any]:
+    return {
+        **stages.family_record(recipe),
+        "alphas": recipe.family.alphas,
+        "prompts": recipe.evaluate.prompts,
+        "samples": recipe.evaluate.samples,
+    }
+
+
+def _mean(rows: Sequence[Judged], of: Callable[[Judged], float]) -> float:
+    return float(np.mean([of(row) for row in rows]))

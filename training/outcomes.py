@@ -1,0 +1,81 @@
+"""What do a run's checkpoints do on which prompts? Measured once; it stands while what it depends on does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from tqdm.auto import tqdm
+
+from training import checkpoints, evaluate
+from training.config import DenseReward, Recipe
+from training.errors import StageError
+from training.record import fingerprint, stands
+from training.tasks.question import Question
+from training.tasks.source import data_record
+
+_console = Console(stderr=True)
+
+
+def measure(
+    recipe: Recipe,
+    name: str,
+    asked: Sequence[Question],
+    path: Path,
+    *,
+    samples: int,
+    temperature: float,
+    first_episode: DenseReward | None = None,
+) -> None:
+    """Outcomes of one checkpoint on these prompts, unless they stand already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trained = checkpoints.trained_path(recipe, name)
+    if name != "base" and not trained.exists():
+        raise StageError(f"{trained} is missing; run the family stage first: laconic-train family")
+    made_from = {
+        "seed": recipe.seed,
+        "prompts": len(asked),
+        "samples": samples,
+        "temperature": temperature,
+        "max_tokens": recipe.family.max_tokens,
+        "data": data_record(recipe.data),
+        "dtype": checkpoints.dtype(recipe),
+        "first_episode": first_episode and first_episode.model_dump(include={"answer", "split_by", "max_episodes"}),
+        "base": fingerprint(checkpoints.base_directory(recipe)),
+        **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
+    }
+    if stands(path, made_from):
+        _console.print(f"{path} stands already")
+        return
+    model, spoken = checkpoints.load(recipe, name)
+    with bar(len(asked) * samples, f"{path.parent.name} {path.stem}") as progress:
+        rows = evaluate.judge(
+            model,
+            spoken,
+            asked,
+            samples=samples,
+            temperature=temperature,
+            max_tokens=recipe.family.max_tokens,
+            seed=recipe.seed,
+            on_batch=progress,
+            first_episode=first_episode,
+        )
+    evaluate.save(rows, path)
+
+
+def path_in(directory: Path, name: str, *, greedy: bool = False) -> Path:
+    """Outcomes of one checkpoint; greedy ones have a file of their own."""
+    return directory / (f"{name}.greedy.jsonl" if greedy else f"{name}.jsonl")
+
+
+@contextmanager
+def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over completions; the function it yields takes how many are done."""
+    with tqdm(total=total, desc=what, unit="completion") as shown:
+
+        def advance(done: int) -> None:
+            shown.update(done - shown.n)
+
+        yield advance
