@@ -46,11 +46,8 @@ def test_the_paper_charges_the_square_of_the_score(model, spoken, batch):
 
 def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, spoken, batch):
     found = EpisodeJudge(spoken, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
-    counts = [
-        [len(spoken.encode("\n2+2=4")), len(spoken.encode("\n\nso 4")), 0],
-        [len(spoken.encode("\n12+35-8=39")), 0, 0],
-    ]
-    assert found.cost_BK.tolist() == counts
+    first, second, only = (len(spoken.encode(text)) for text in ("\n2+2=4", "\n\nso 4", "\n12+35-8=39"))
+    assert found.cost_BK.tolist() == [[first, second, 0], [only, 0, 0]]
 
 
 def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batch):
