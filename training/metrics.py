@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,10 +19,14 @@ _SHOWN = {
 
 
 class JsonLines(TrainerCallback):
-    """Appends a trainer's logs to `path`; a resumed run first drops the lines it is about to write again."""
+    """Appends a trainer's logs to `path`; a resumed run first drops the lines it is about to write again.
+
+    `seconds` is since the line before, so that they add up to the time that went into what came of it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._logged = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -30,6 +35,7 @@ class JsonLines(TrainerCallback):
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step(line) <= state.global_step]
             write_text(self._path, "".join(f"{line}\n" for line in kept))
+        self._logged = time.monotonic()
 
     def on_log(
         self,
@@ -40,8 +46,11 @@ class JsonLines(TrainerCallback):
         **_: object,
     ) -> None:
         if state.is_world_process_zero and logs:
+            now = time.monotonic()
+            row = {"step": state.global_step, "seconds": round(now - self._logged, 2), **logs}
+            self._logged = now
             with self._path.open("a") as stream:
-                stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                stream.write(json.dumps(row) + "\n")
 
 
 class Bar(ProgressCallback):
@@ -64,6 +73,11 @@ def show_in_bar(trainer: Trainer) -> None:
     """Replace the trainer's progress bar, which prints every log, with ours."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar)
+
+
+def minutes(path: Path) -> float:
+    """How long a training took, from its log."""
+    return sum(json.loads(line)["seconds"] for line in path.read_text().splitlines()) / 60
 
 
 def _step(line: str) -> float:
