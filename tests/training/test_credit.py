@@ -164,6 +164,14 @@ def test_near_a_mean_of_zero_the_ratio_is_floored_and_clipped_and_said_so():
     assert token.mean_B[0].abs() < FLOOR / 100
 
 
+def test_a_floored_mean_keeps_its_sign():
+    reward = torch.tensor([[-1e-5, -3e-5], [0.9, 0.9]])
+    token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
+    found = paper_credit(token, token.mean_B, 2, slice(0, 2))
+    assert found.floored_share == 0.5
+    assert found.advantage_BT[0].lt(0).all(), "the poorer rollout, all of whose tokens cost, is not rewarded"
+
+
 def test_paper_credit_may_reward_a_bad_token_of_a_poor_rollout():
     """The third hazard, kept because it is the paper's: A_i < 0 < m_i turns a negative reward into an advantage."""
     reward = torch.tensor([[0.5, -0.1], [0.9, 0.9]])
