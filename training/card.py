@@ -15,10 +15,15 @@ def write(
     family: Family,
     recipe: Recipe,
     recipe_path: Path,
+    *,
     gate: dict[str, Any] | None,
     profile_report: dict[str, dict[str, float]],
+    minutes: dict[str, float],
 ) -> str:
-    """The card as Markdown with YAML front matter; `gate` is None for a base that was not trained here."""
+    """The card as Markdown with YAML front matter.
+
+    `gate` is None for a base that was not trained here; `minutes` is how long the training of each checkpoint took.
+    """
     stage = recipe.evaluate
     by_difficulty = "\n\n".join(f"**{d}**\n\n{_table(family, d)}" for d in family.checkpoints[0].frontier.by_difficulty)
     if isinstance(recipe.base, BaseStage):
@@ -45,6 +50,8 @@ pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.p
 
 {_table(family, "overall")}
 
+{_recommended(family)}
+
 {by_difficulty}
 
 ![accuracy against reasoning tokens](report/frontier.png)
@@ -63,7 +70,7 @@ Cross-validated over prompts; *constant* is the best guess that does not look at
 
     laconic-train run {recipe_path}
 
-and measure a checkpoint again on fresh prompts with the command that stands beside its figures in `family.json`, e.g.
+The trainings took {_time(minutes)}, by their logs. Measure a checkpoint again on fresh prompts with the command that stands beside its figures in `family.json`, e.g.
 
     {family.checkpoints[-1].frontier.command}
 """
@@ -135,6 +142,25 @@ def _table(family: Family, part: str) -> str:
             f"| {measured.quantiles['p50']:.0f} | {measured.quantiles['p95']:.0f} |"
         )
     return "\n".join(rows)
+
+
+def _recommended(family: Family) -> str:
+    """The shortest that is right at least as often as the base."""
+    base, *trained = family.checkpoints
+    good = [c for c in trained if c.frontier.overall.accuracy.mean >= base.frontier.overall.accuracy.mean]
+    if not good:
+        return "No checkpoint is right as often as the base."
+    best = min(good, key=lambda checkpoint: checkpoint.frontier.overall.reasoning_tokens.mean)
+    share = best.frontier.overall.reasoning_tokens.mean / base.frontier.overall.reasoning_tokens.mean
+    return (
+        f"Recommended where one checkpoint is to serve everything: **{best.name}**, the shortest that is right at least as"
+        f" often as the base; it thinks {share:.0%} as long."
+    )
+
+
+def _time(minutes: dict[str, float]) -> str:
+    parts = [f"{spent:.0f} minutes for {name}" for name, spent in minutes.items()]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def _slice(checkpoint: Checkpoint, part: str) -> Slice:

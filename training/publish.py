@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models import family
 from models.family import Checkpoint, Family, Frontier, Reasoning
-from training import card, evaluate, plots
+from training import card, evaluate, metrics, plots
 from training.config import BaseStage, DenseReward, Recipe, checkpoint_name
 from training.evaluate import Judged
 from training.tokenizer import ANSWER_PREFIX
@@ -65,7 +65,11 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
     )
     family.save(made, target)
     profile_report = json.loads((target / "profile.json").read_text())["report"]
-    (target / "README.md").write_text(card.write(made, recipe, recipe_path, gate, profile_report))
+    logs = {"base": run / "base" / "metrics.jsonl"} if isinstance(recipe.base, BaseStage) else {}
+    logs |= {name: run / "family" / name / "metrics.jsonl" for name in alphas}
+    minutes = {name: metrics.minutes(log) for name, log in logs.items()}
+    text = card.write(made, recipe, recipe_path, gate=gate, profile_report=profile_report, minutes=minutes)
+    (target / "README.md").write_text(text)
 
 
 def frontier(rows: list[Judged], recipe: Recipe, recipe_path: Path, name: str) -> Frontier:

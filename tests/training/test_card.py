@@ -62,7 +62,14 @@ def written():
             0.5,
         )
     }
-    return lambda failures: card.write(family, recipe, Path("recipe.yaml"), {**gate, "failures": failures}, profile)
+    return lambda failures: card.write(
+        family,
+        recipe,
+        Path("recipe.yaml"),
+        gate={**gate, "failures": failures},
+        profile_report=profile,
+        minutes={"base": 57.2, "alpha-0.4": 9.6},
+    )
 
 
 def test_the_card_opens_with_hugging_face_s_front_matter(written):
@@ -74,6 +81,16 @@ def test_the_card_holds_every_checkpoint_s_figures_with_intervals(written):
     text = written([])
     assert "| base |  | 90.0 % (89.0 to 91.0) | 90.5 (88.5 to 92.5) | 40 | 70 |" in text
     assert "| alpha-0.4 | 0.4 | 90.0 % (89.0 to 91.0) | 20.2 (18.2 to 22.2) | 40 | 70 |" in text
+
+
+def test_the_card_recommends_the_shortest_that_is_right_as_often_as_the_base(written):
+    assert "**alpha-0.4**, the shortest that is right at least as often as the base; it thinks 22% as long" in written(
+        []
+    )
+
+
+def test_the_card_says_how_long_the_trainings_took(written):
+    assert "The trainings took 57 minutes for base and 10 minutes for alpha-0.4" in written([])
 
 
 def test_the_card_says_whether_the_base_passed_the_gate(written):
