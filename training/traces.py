@@ -27,9 +27,9 @@ OVERTHINKING = (13, 17, 27, 25, 18)
 """Relative frequency of 0, 1, ... 4 checks: what the finished base does."""
 LEARNING = (45, 55)
 """Fewer checks, so that more problems fit into a batch while arithmetic is being learned."""
-VERSION = 2
+VERSION = 3
 """Raised when the same seed writes other traces, so that a base made from older ones is not taken for a new one."""
-CAREFUL = 0.2
+CAREFUL = 0.35
 """Share of traces whose first pass takes two numbers at a time."""
 _SLIP: dict[Difficulty, float] = {"easy": 0.03, "medium": 0.08, "hard": 0.16}
 """Chance that a pass carries a slip."""

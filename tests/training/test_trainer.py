@@ -68,6 +68,18 @@ def test_with_a_dense_reward_not_every_token_is_alike(spanned, credit):
     assert any(len(set(advantages)) > 1 for advantages in spanned[1][credit].values())
 
 
+def test_stopping_is_credited_to_the_decision_to_stop(spanned, spoken):
+    """The fourth rollout thinks one episode of seven digits."""
+    thought = len(spoken.encode("7" * 7))
+    whole = len(
+        spoken.encode("7" * 7 + "</think>\n\nThe answer is {}.<|im_end|>".format(prompts("train", 0, 1)[0].answer))
+    )
+    to_go, episode = (spanned[0][credit][str(whole)] for credit in ("to_go", "episode"))
+    assert len(set(to_go[:thought])) == len(set(to_go[thought:])) == 1
+    assert to_go[0] != to_go[-1]
+    assert len(set(episode)) == 1, "this credit knows no such decision"
+
+
 @pytest.fixture
 def rollouts(monkeypatch):
     """Random rollouts of which about half are right, so that there is something to learn; sampled from no model."""
