@@ -108,9 +108,10 @@ class DenseReward(_Section):
     progress_weight: float = Field(default=0.8, ge=0)
     """Price of the episodes' rewards beside the outcome's; the paper's alpha."""
     compression_weight: float = Field(default=0.6, ge=0)
-    """Price of what an average rollout is charged for, in success; the paper's beta. 0: progress alone."""
+    """Price of an average rollout's information, in success; the paper's beta. 0: progress alone."""
     charge: Literal["information", "tokens"] = "information"
-    """What an episode pays for: what it says about the parameters, as in the paper, or its tokens."""
+    """What an episode pays for: what it says about the parameters, as in the paper, or its tokens, of which max_tokens
+    cost compression_weight."""
     credit: Literal["episode", "to_go", "paper"] = "episode"
     """Per episode, per episode and what followed, or the paper's advantages to the letter (`training/credit.py`)."""
     split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"

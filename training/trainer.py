@@ -118,7 +118,7 @@ class FamilyTrainer(GRPOTrainer):
         )
         index_BT, settings = values.episodes.index_BT, self._dense
         gain_BK, cost_BK, count_B = (gather(v) for v in (values.gain_BK, values.cost_BK, values.episodes.count_B))
-        cost_BK = scaled(cost_BK)
+        cost_BK = cost_BK / self.max_completion_length if settings.charge == "tokens" else scaled(cost_BK)
         dense_BK = gain_BK - settings.compression_weight * cost_BK
         arguments = self._rewards, dense_BK, count_B, self.num_generations, settings.progress_weight
         if settings.credit == "episode":
