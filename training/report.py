@@ -154,16 +154,16 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
         "",
         "![accuracy against reasoning tokens](frontier.png)",
         "",
-        "| reward, alpha | tokens | of the base's | accuracy | greedy accuracy | greedy tokens |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| reward, alpha | tokens | accuracy | greedy tokens | greedy accuracy |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for arm in arms:
-        f, share = found[arm.name], ratio(arm, arms[0], "tokens, overall")
+        f = found[arm.name]
         lines.append(
-            f"| {arm.name} | {_count(f['tokens, overall'])} | {_share(share)} "
-            f"| {_share(f['accuracy, overall'])} | {_share(f['greedy accuracy, overall'])} "
-            f"| {_count(f['greedy tokens, overall'])} |"
+            f"| {arm.name} | {_count(f['tokens, overall'])} | {_share(f['accuracy, overall'])} "
+            f"| {_count(f['greedy tokens, overall'])} | {_share(f['greedy accuracy, overall'])} |"
         )
+    lines += ["", "**Beside the base**, seed by seed", "", *_beside(arms), "", _recommended(arms)]
     for part in some.difficulties:
         lines += [
             "",
@@ -188,6 +188,41 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
     return "\n".join(lines) + "\n"
 
 
+def _beside(arms: Sequence[Arm]) -> list[str]:
+    """Every arm's tokens as a share of the base's, and its accuracy less the base's, sampled and greedy."""
+    base, *trained = arms
+    rows = [
+        "| reward, alpha | share of its tokens | points of accuracy | share, greedy | points, greedy |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for arm in trained:
+        cells = [
+            _share(ratio(arm, base, f"{kind}tokens, overall"))
+            + " | "
+            + _points(difference(arm, base, f"{kind}accuracy, overall"))
+            for kind in ("", "greedy ")
+        ]
+        rows.append(f"| {arm.name} | {' | '.join(cells)} |")
+    return rows
+
+
+def _recommended(arms: Sequence[Arm]) -> str:
+    """The shortest arm that is right at least as often as the base, on average over the seeds, sampled and greedy."""
+    base, *trained = arms
+    good = [
+        arm
+        for arm in trained
+        if all(difference(arm, base, f"{kind}accuracy, overall").mean >= 0 for kind in ("", "greedy "))
+    ]
+    if not good:
+        return "No checkpoint is right as often as the base both sampled and greedily."
+    best = min(good, key=lambda arm: ratio(arm, base, "tokens, overall").mean)
+    return (
+        f"The shortest that is right at least as often as the base, sampled and greedily: **{best.name}**,"
+        f" with {_share(ratio(best, base, 'tokens, overall'))} of its tokens."
+    )
+
+
 def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     """Each dense reward beside the reward without it at the same alpha."""
     plain = {arm.alpha: arm for arm in arms if arm.reward in {"outcome", "alpha"}}
@@ -209,6 +244,10 @@ def _compared(arm: Arm, other: Arm, hardest: str) -> str:
 
 def _verdict(value: Estimate) -> str:
     return "no difference shown" if value.low <= 0 <= value.high else "a difference"
+
+
+def _points(value: Estimate) -> str:
+    return f"{100 * value.mean:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
 
 
 def _count(value: Estimate | None) -> str:

@@ -91,7 +91,16 @@ def test_figures_and_words_say_what_the_results_say(results, tmp_path):
     assert "3 seeds, 600 held-out prompts each" in text
     assert "**dense 0.2** against alpha 0.2: +20.0 tokens (+20.0 to +20.0; a difference)" in text
     assert "+25.0 points of accuracy (+25.0 to +25.0; a difference)" in text
-    assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 40.6 % (" in text
+    assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 50.0 % (50.0 to 50.0) | 36.0 (" in text
+
+
+def test_every_arm_stands_beside_the_base_and_the_shortest_that_is_as_right_is_recommended(results, tmp_path):
+    report.write(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    shares = [tokens / base for tokens, base in ((40, 100), (41, 101), (42, 102))]
+    assert f"| alpha 0.2 | {100 * np.mean(shares):.1f} % (" in text
+    assert " | -25.0 (-25.0 to -25.0) | " in text
+    assert "sampled and greedily: **dense 0.2**, with 60.4 %" in text, "alpha is shorter, but not as right as the base"
 
 
 def test_every_picture_that_the_page_shows_is_there(results, tmp_path):
