@@ -78,17 +78,18 @@ def run(recipe: Recipe, results: Path) -> None:
         samples = recipe.evaluate.samples
         outcomes.measure(recipe, name, asked, sampled, samples=samples, temperature=1.0, first_episode=dense)
         outcomes.measure(recipe, name, asked, greedy, samples=1, temperature=0.0)
-        measured[name] = measures(measuring.load(sampled), measuring.load(greedy))
+        rows = measuring.load(sampled)
+        measured[name] = measures(rows, measuring.load(greedy))
     result = Result(
         recipe=recipe.name,
         reward=recipe.family.reward,
         seed=recipe.seed,
         made_from=made_from,
-        difficulties=tuple(measuring.difficulties(measuring.load(greedy))),
+        difficulties=tuple(measuring.difficulties(rows)),
         checkpoints=measured,
         alphas={checkpoint_name(alpha): alpha for alpha in recipe.family.alphas},
         episodes=noted(
-            [recipe.run_dir / "family" / name for name in checkpoints.names(recipe)[1:]]
+            [checkpoints.trained_path(recipe, name).parent for name in checkpoints.names(recipe)[1:]]
             if recipe.family.dense_reward
             else []
         ),

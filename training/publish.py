@@ -48,9 +48,8 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
         (target / "report" / "gate.json").write_text(json.dumps(gate, indent=1) + "\n")
     plots.frontier(checkpoints, target / "report" / "frontier.png")
     plots.by_difficulty(checkpoints, target / "report" / "tokens-by-difficulty.png")
-    plots.training(
-        {name: run / "family" / name / "metrics.jsonl" for name in alphas}, target / "report" / "training.png"
-    )
+    logs = {name: run / "family" / name / "metrics.jsonl" for name in alphas}
+    plots.training(logs, target / "report" / "training.png")
     made = Family(
         name=recipe.name,
         description=recipe.description,
@@ -65,8 +64,8 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
     )
     family.save(made, target)
     profile_report = json.loads((target / "profile.json").read_text())["report"]
-    logs = {"base": run / "base" / "metrics.jsonl"} if isinstance(recipe.base, BaseStage) else {}
-    logs |= {name: run / "family" / name / "metrics.jsonl" for name in alphas}
+    if isinstance(recipe.base, BaseStage):
+        logs = {"base": run / "base" / "metrics.jsonl", **logs}
     minutes = {name: metrics.minutes(log) for name, log in logs.items()}
     text = card.write(made, recipe, recipe_path, gate=gate, profile_report=profile_report, minutes=minutes)
     (target / "README.md").write_text(text)

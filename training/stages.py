@@ -76,15 +76,15 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     """Train one checkpoint per alpha from the same base; only those of `alphas` where given."""
     _require_fit(recipe)
     check(recipe)
-    kind, made_from = checkpoints.artefact(recipe), family_record(recipe)
+    made_from = family_record(recipe)
     for alpha in alphas or recipe.family.alphas:
-        directory = recipe.run_dir / "family" / checkpoint_name(alpha)
+        target = checkpoints.trained_path(recipe, checkpoint_name(alpha))
         with processes().main_process_first():
-            done = stands(directory / kind, made_from, remove=directory)
+            done = stands(target, made_from, remove=target.parent)
         if done:
-            _console.print(f"family: {directory / kind} stands already")
+            _console.print(f"family: {target} stands already")
             continue
-        _train(recipe, alpha, directory / kind)
+        _train(recipe, alpha, target)
 
 
 def family_record(recipe: Recipe) -> dict[str, Any]:
@@ -132,22 +132,23 @@ def fit_profile(recipe: Recipe) -> None:
     """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
-    for name in checkpoints.names(recipe):
-        path = outcomes.path_in(directory, name)
+    paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
+    for name, path in paths.items():
         outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
-    made_from = {name: fingerprint(directory / f"{name}.jsonl") for name in checkpoints.names(recipe)}
-    if stands(directory / "profile.json", made_from):
+    if stands(directory / "profile.json", {name: fingerprint(path) for name, path in paths.items()}):
         return
-    measured = {name: measuring.load(directory / f"{name}.jsonl") for name in checkpoints.names(recipe)}
+    measured = {name: measuring.load(path) for name, path in paths.items()}
     profile.save(profile.fit(measured, recipe.seed), directory / "profile.json")
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     """Assemble the family's directory: checkpoints, manifest, profile, model card and plots."""
-    run, adapters = recipe.run_dir, [recipe.run_dir / "family" / name for name in checkpoints.names(recipe)[1:]]
+    run, names = recipe.run_dir, checkpoints.names(recipe)
     needed = [checkpoints.base_directory(recipe), run / "profile" / "profile.json"]
-    needed += [directory / part for directory in adapters for part in (checkpoints.artefact(recipe), "metrics.jsonl")]
-    needed += [run / "evaluate" / f"{name}.jsonl" for name in checkpoints.names(recipe)]
+    for name in names[1:]:
+        trained = checkpoints.trained_path(recipe, name)
+        needed += [trained, trained.with_name("metrics.jsonl")]
+    needed += [outcomes.path_in(run / "evaluate", name) for name in names]
     if missing := [path for path in needed if not path.exists()]:
         raise StageError(f"{missing[0]} is missing; run the earlier stages first: laconic-train run {recipe_path}")
     target = check_target(recipe)
