@@ -105,7 +105,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def _make_block(self, block: int) -> list[dict[str, torch.Tensor]]:
         rng = random.Random(f"base/{self.seed}/{block}")
         progress = block * _BLOCK / self.stage.steps
-        streams = {d: stream("train", self.seed * 1_000_003 + block, difficulty=d) for d in DIFFICULTIES}
+        streams = {d: stream("train", self.seed * 1_000_003 + block, difficulty=d, practice=True) for d in DIFFICULTIES}
         examples: list[Example] = []
         tokens = 0
         checks = traces.LEARNING if progress < self.stage.few_checks_first else traces.OVERTHINKING

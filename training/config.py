@@ -111,9 +111,10 @@ class DenseReward(_Section):
     """Price of an average rollout's information, in success; the paper's beta. 0: progress alone."""
     charge: Literal["information", "tokens"] = "information"
     """What an episode pays for: what it says about the parameters, as in the paper, or its tokens, of which max_tokens
-    cost compression_weight."""
-    credit: Literal["episode", "to_go", "paper"] = "episode"
-    """Per episode, per episode and what followed, or the paper's advantages to the letter (`training/credit.py`)."""
+    cost alpha compression_weight. Tokens are then paid for there and not in the outcome, which is 1{correct}."""
+    credit: Literal["episode", "counterfactual", "paper"] = "episode"
+    """An episode against the group's mean one, against stopping before it, or the paper's advantages to the letter
+    (`training/credit.py`)."""
     split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"
     tokens_per_episode: int = Field(default=256, gt=0)
     """Where episodes are counted in tokens."""

@@ -61,19 +61,31 @@ def episode_credit(
     return leave_one_out(outcome_B, group_size)[:, None] * there_BK + progress_weight * dense_BK
 
 
-def to_go_credit(
-    outcome_B: Tensor, episode_BK: Tensor, count_B: Tensor, group_size: int, progress_weight: float
+def counterfactual_credit(
+    outcome_B: Tensor,
+    worth_BK1: Tensor,
+    episode_BK: Tensor,
+    count_B: Tensor,
+    *,
+    group_size: int,
+    progress_weight: float,
 ) -> Tensor:
-    """A_ik = [r_out_i - mean of the others'] + progress_weight [G_ik - mean of the others' G_jk], (B, K + 1).
+    """What an episode brings beyond what could have stood in its place, (B, K + 1).
 
-    G_ik = r_ik + ... + r_iK is what thinking brings from episode k on, 0 where it was stopped before k; the others are
-    those of the group that came to the end of episode k - 1, stopped there or not. So at the end of an episode "go on"
-    and "stop" are compared with each other: a check that finds a slip earns what it gained, one that finds nothing pays
-    for itself, and stopping earns what going on would have cost. Column k is for episode k's tokens, the column after a
-    rollout's last episode for its stop and its answer.
+    A_i0 = [r_out_i - mean of the others'] + progress_weight [r_i1 - mean of the others' r_j1],
+    A_ik = [r_out_i - worth_ik] + progress_weight r_i,k+1    for k = 1 .. K_i, with r_i,K+1 = 0.
+
+    Column 0 is for the first episode's tokens: all of the group stood before the prompt, so they are compared with each
+    other. Column k is for the tokens of the episode after the k-th, and after the last for the stop and the answer.
+    What could have been done there instead is to stop, and the probes have measured what that is worth. So a check that
+    finds a slip earns what it gained, one that finds nothing pays for itself, and a stop earns nothing, as what it is
+    compared with is itself. This baseline depends on nothing but what was said before, so it leaves the gradient's
+    expectation alone; unlike a group's mean it knows whether the episode before went right. It is a difference reward
+    with stopping as the default action (Wolpert and Tumer 2001; Foerster et al., arXiv 1705.08926, sec. 4).
 
     Args:
         outcome_B: outcome rewards.
+        worth_BK1: expected outcome reward if thinking stopped after 0 .. K episodes; read up to each row's count.
         episode_BK: dense rewards r_ik; read up to each row's count.
         count_B: episodes of each rollout, at least 1.
         group_size: G >= 2; divides B.
@@ -82,14 +94,11 @@ def to_go_credit(
     Raises:
         ValueError: a group that is not whole or has one member.
     """
-    column_K1 = torch.arange(episode_BK.size(1) + 1, device=episode_BK.device)
-    reached_BK1 = column_K1 <= count_B[:, None]
-    dense_BK = episode_BK * reached_BK1[:, 1:]
-    to_go_BK1 = torch.nn.functional.pad(dense_BK.flip(1).cumsum(1).flip(1), (0, 1))
-    values, there = _groups(to_go_BK1, group_size), _groups(reached_BK1.to(to_go_BK1.dtype), group_size)
-    others = (values.sum(1, keepdim=True) - values) / (there.sum(1, keepdim=True) - there).clamp(min=1)
-    advantage_BK1 = leave_one_out(outcome_B, group_size)[:, None] + progress_weight * (to_go_BK1 - others.flatten(0, 1))
-    return advantage_BK1 * reached_BK1
+    reached_BK1 = torch.arange(worth_BK1.size(1), device=worth_BK1.device) <= count_B[:, None]
+    next_BK1 = torch.nn.functional.pad(episode_BK * reached_BK1[:, 1:], (0, 1))
+    brought_BK1 = outcome_B[:, None] + progress_weight * next_BK1
+    first_B1 = leave_one_out(brought_BK1[:, 0], group_size)[:, None]
+    return torch.cat([first_B1, (brought_BK1 - worth_BK1)[:, 1:]], 1) * reached_BK1
 
 
 class TokenRewards(NamedTuple):

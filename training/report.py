@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -72,6 +73,29 @@ def ratio(arm: Arm, other: Arm, figure: str) -> Estimate:
     """`arm` as a share of `other`, seed by seed."""
     pairs = zip(arm.by_seed, other.by_seed, strict=True)
     return over_seeds([own[figure] / theirs[figure] for own, theirs in pairs])  # pyright: ignore[reportOperatorIssue]
+
+
+def beyond_the_line(arm: Arm, plain: Sequence[Arm]) -> Estimate | None:
+    """Accuracy of `arm` less that of the plain checkpoints at equal tokens, seed by seed.
+
+    The plain ones are joined by straight lines over their tokens; None where a seed's arm lies beside all of them.
+    """
+    found: list[float] = []
+    for seed, own in enumerate(arm.by_seed):
+        points = sorted((_figure(p, seed, "tokens"), _figure(p, seed, "accuracy")) for p in plain)
+        tokens, accuracy = own["tokens, overall"], own["accuracy, overall"]
+        assert tokens is not None
+        assert accuracy is not None
+        if not points or not points[0][0] <= tokens <= points[-1][0]:
+            return None
+        found.append(accuracy - float(np.interp(tokens, *zip(*points, strict=True))))
+    return over_seeds(found)
+
+
+def _figure(arm: Arm, seed: int, name: str) -> float:
+    value = arm.by_seed[seed][f"{name}, overall"]
+    assert value is not None
+    return value
 
 
 def write(results: Path, out: Path) -> None:
@@ -164,6 +188,7 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
             f"| {_count(f['greedy tokens, overall'])} | {_share(f['greedy accuracy, overall'])} |"
         )
     lines += ["", "**Beside the base**, seed by seed", "", *_beside(arms), "", _recommended(arms)]
+    lines += ["", "**As alpha rises**", "", *_falls(arms)]
     for part in some.difficulties:
         lines += [
             "",
@@ -181,6 +206,7 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
             )
     lines += ["", "![share of rollouts that go on after their first episode](checks.png)", "", "## Side by side", ""]
     lines += [_compared(arm, other, some.difficulties[-1]) for arm, other in _pairs(arms)]
+    lines += ["", *_at_equal_tokens(arms)]
     if pictures:
         lines += ["", "## What the dense reward saw"]
     for picture in pictures:
@@ -221,6 +247,43 @@ def _recommended(arms: Sequence[Arm]) -> str:
         f"The shortest that is right at least as often as the base, sampled and greedily: **{best.name}**,"
         f" with {_share(ratio(best, base, 'tokens, overall'))} of its tokens."
     )
+
+
+def _falls(arms: Sequence[Arm]) -> list[str]:
+    """How tokens change from each alpha of a recipe to its next."""
+    lines: list[str] = []
+    for recipe in dict.fromkeys(arm.recipe for arm in arms):
+        own = sorted((arm for arm in arms if arm.recipe == recipe and arm.alpha is not None), key=lambda arm: arm.alpha)
+        steps = [(a, b, difference(b, a, "tokens, overall")) for a, b in pairwise(own)]
+        if not steps:
+            continue
+        falls = "fall at every step" if all(change.mean < 0 for *_, change in steps) else "do not fall at every step"
+        words = [
+            f"{a.alpha:g} to {b.alpha:g}: {change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+            for a, b, change in steps
+        ]
+        lines.append(f"- {recipe}: tokens {falls}, {', '.join(words)}")
+    return lines
+
+
+def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
+    """Each dense reward against the line through the checkpoints without one, the base included."""
+    plain = [arm for arm in arms if arm.reward in {None, "outcome", "alpha"}]
+    lines: list[str] = []
+    for arm in (arm for arm in arms if arm not in plain):
+        if found := beyond_the_line(arm, plain):
+            lines.append(f"| {arm.name} | {_points(found)} | {_verdict(found)} |")
+        else:
+            lines.append(f"| {arm.name} | spends more, or less, than any of them | |")
+    if not lines:
+        return []
+    return [
+        "**At equal tokens**: points of accuracy beyond the line through base, outcome and alpha, seed by seed",
+        "",
+        "| reward, alpha | points | |",
+        "| --- | --- | --- |",
+        *lines,
+    ]
 
 
 def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:

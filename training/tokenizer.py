@@ -41,7 +41,7 @@ def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokeni
 
     def corpus() -> list[str]:
         texts: list[str] = ["You are a helpful assistant.", ANSWER_PREFIX]
-        for prompt in islice(stream("train", seed), prompts):
+        for prompt in islice(stream("train", seed, practice=True), prompts):
             trace = traces.write(prompt.chain, rng)
             texts += [prompt.prompt, traces.EPISODE_BREAK.join("".join(p.text for p in e) for e in trace.episodes)]
         return texts

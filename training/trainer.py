@@ -35,7 +35,7 @@ with warnings.catch_warnings():
 
 from training.batch import Rollouts
 from training.config import DenseReward, FamilyStage, checkpoint_name
-from training.credit import episode_credit, leave_one_out, paper_credit, to_go_credit, token_rewards
+from training.credit import counterfactual_credit, episode_credit, leave_one_out, paper_credit, token_rewards
 from training.errors import StageError
 from training.judge import Judge
 from training.metrics import JsonLines, show_in_bar
@@ -62,6 +62,7 @@ class FamilyTrainer(GRPOTrainer):
     def __init__(self, *, alpha: float, dense: DenseReward | None, notes: Path, **kwargs: Any) -> None:
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
         self._alpha, self._dense, self._notes = alpha, dense, notes
+        self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be paid for twice
         self._judge = Judge(self.processing_class)
         self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
@@ -90,7 +91,7 @@ class FamilyTrainer(GRPOTrainer):
         local = [[o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished] for o in outcomes]
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
         correct, tokens, reasoning, episodes, finished = table.unbind(1)
-        self._rewards = length_reward(correct, tokens, self.num_generations, self._alpha)
+        self._rewards = length_reward(correct, tokens, self.num_generations, self._outcome_alpha)
         measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episodes, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         return self._rewards[:, None]
@@ -117,15 +118,21 @@ class FamilyTrainer(GRPOTrainer):
             self.accelerator.unwrap_model(self.model), rollouts, golds, lambda own: reduce(own, "sum")
         )
         index_BT, settings = values.episodes.index_BT, self._dense
-        gain_BK, cost_BK, count_B = (gather(v) for v in (values.gain_BK, values.cost_BK, values.episodes.count_B))
-        cost_BK = cost_BK / self.max_completion_length if settings.charge == "tokens" else scaled(cost_BK)
+        success_BK1, gain_BK, cost_BK, count_B = (
+            gather(v) for v in (values.success_BK1, values.gain_BK, values.cost_BK, values.episodes.count_B)
+        )
+        if settings.charge == "tokens":
+            cost_BK = cost_BK * (self._alpha / self.max_completion_length)
+        else:
+            cost_BK = scaled(cost_BK)
         dense_BK = gain_BK - settings.compression_weight * cost_BK
-        arguments = self._rewards, dense_BK, count_B, self.num_generations, settings.progress_weight
+        weights = {"group_size": self.num_generations, "progress_weight": settings.progress_weight}
         if settings.credit == "episode":
-            credit_BK = episode_credit(*arguments)[own]
+            credit_BK = episode_credit(self._rewards, dense_BK, count_B, **weights)[own]
             advantages_BT = credit_BK.gather(1, index_BT.clamp(min=0)) * output["completion_mask"]
-        elif settings.credit == "to_go":
-            credit_BK1 = to_go_credit(*arguments)[own]
+        elif settings.credit == "counterfactual":
+            worth_BK1 = success_BK1 * (1 - self._outcome_alpha / 2)  # what a rollout of its group's mean length gets
+            credit_BK1 = counterfactual_credit(self._rewards, worth_BK1, dense_BK, count_B, **weights)[own]
             at_BT = index_BT + values.episodes.stopped_BT
             advantages_BT = credit_BK1.gather(1, at_BT.clamp(min=0)) * output["completion_mask"]
         else:

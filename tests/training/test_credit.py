@@ -7,10 +7,10 @@ from training.credit import (
     FLOOR,
     RATIO,
     TokenRewards,
+    counterfactual_credit,
     episode_credit,
     leave_one_out,
     paper_credit,
-    to_go_credit,
     token_rewards,
     truncated_mean,
 )
@@ -45,44 +45,46 @@ def test_broken_groups_are_refused(count, size):
         leave_one_out(torch.zeros(count), size)
 
 
-def to_go(outcome, dense, size, weight=0.8):
+def counterfactual(outcome, worth, dense, size, weight=0.8):
     most = max(map(len, dense))
     rows = torch.tensor([row + [9.0] * (most - len(row)) for row in dense])
-    return to_go_credit(torch.tensor(outcome), rows, torch.tensor([len(row) for row in dense]), size, weight)
+    worths = torch.tensor([row + [9.0] * (most + 1 - len(row)) for row in worth])
+    counts = torch.tensor([len(row) for row in dense])
+    return counterfactual_credit(torch.tensor(outcome), worths, rows, counts, group_size=size, progress_weight=weight)
 
 
 @given(st.data())
-def test_credit_to_go_compares_with_those_who_came_to_the_same_decision(data):
+def test_counterfactual_credit_compares_first_episodes_and_later_ones_with_stopping(data):
     size, most = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 4))
     value = st.floats(-1, 1)
     outcome = data.draw(st.lists(value, min_size=2 * size, max_size=2 * size))
     dense = [data.draw(st.lists(value, min_size=1, max_size=most)) for _ in outcome]
-    found = to_go(outcome, dense, size)
+    worth = [data.draw(st.lists(value, min_size=len(row) + 1, max_size=len(row) + 1)) for row in dense]
+    found = counterfactual(outcome, worth, dense, size)
+    brought = [outcome[i] + 0.8 * row[0] for i, row in enumerate(dense)]
     for i, row in enumerate(dense):
-        others = [j for j in range(i // size * size, i // size * size + size) if j != i]
-        of_outcome = outcome[i] - sum(outcome[j] for j in others) / len(others)
-        for k in range(found.size(1)):
-            came = [sum(dense[j][k:]) for j in others if len(dense[j]) >= k]
-            baseline = sum(came) / len(came) if came else 0.0
-            expected = of_outcome + 0.8 * (sum(row[k:]) - baseline) if k <= len(row) else 0.0
-            assert found[i, k].item() == pytest.approx(expected, abs=1e-5)
+        others = [brought[j] for j in range(i // size * size, i // size * size + size) if j != i]
+        expected = [brought[i] - sum(others) / len(others)]
+        expected += [outcome[i] + 0.8 * r - w for r, w in zip([*row[1:], 0], worth[i][1:], strict=True)]
+        assert found[i].tolist() == pytest.approx(expected + [0.0] * (found.size(1) - len(expected)), abs=1e-5)
 
 
-def test_a_check_that_finds_a_slip_is_rewarded_and_stopping_before_it_is_not():
-    found = to_go([0.0, 0.0], [[0.0, 1.0], [0.0]], 2)
-    assert found[0, 1] == pytest.approx(0.8)
-    assert found[1, 1] == pytest.approx(-0.8)
+def test_a_check_that_finds_a_slip_is_rewarded_and_a_stop_elsewhere_is_not_blamed_for_it():
+    found = counterfactual([1.0, 1.0], [[0.0, 0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0]], 2)
+    assert found[0, 1] == pytest.approx(1.8)
+    assert found[1, 1] == 0, "a group's mean would have held the other's slip against it"
 
 
-def test_a_check_that_costs_and_finds_nothing_pays_for_itself_and_stopping_is_rewarded():
-    found = to_go([1.0, 1.0], [[1.0, -0.1], [1.0]], 2)
-    assert found[0, 1] < 0 < found[1, 1]
-    assert found[0, 0] == pytest.approx(-0.08), "the first episodes are alike but for what followed"
+def test_a_check_that_finds_nothing_pays_for_itself_and_not_the_episode_before_it():
+    found = counterfactual([1.0, 1.0], [[0.0, 1.0, 1.0], [0.0, 1.0]], [[1.0, -0.1], [1.0]], 2)
+    assert found[0, 1] == pytest.approx(-0.08)
+    assert found[0, 0] == found[1, 0] == found[1, 1] == 0
 
 
-def test_a_slip_is_not_charged_to_the_check_that_finds_it():
-    found = to_go([1.0, 1.0], [[-0.5, 1.0], [0.5]], 2)
-    assert found[0, 1] > 0
+def test_a_first_episode_that_is_right_by_itself_earns_more_than_one_that_a_check_has_to_mend():
+    found = counterfactual([1.0, 1.0], [[0.0, 0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0]], 2)
+    assert found[1, 0] == pytest.approx(0.8)
+    assert found[0, 0] == pytest.approx(-0.8)
 
 
 @given(st.data())

@@ -103,6 +103,29 @@ def test_every_arm_stands_beside_the_base_and_the_shortest_that_is_as_right_is_r
     assert "sampled and greedily: **dense 0.2**, with 60.4 %" in text, "alpha is shorter, but not as right as the base"
 
 
+def test_at_equal_tokens_an_arm_is_compared_with_the_line_through_those_without_a_dense_reward(results, tmp_path):
+    report.write(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    line = 0.5 + 0.25 * 20 / 60  # from alpha's 40 tokens to the base's 100, in every seed
+    assert f"| dense 0.2 | +{100 * (0.75 - line):.1f} (" in text
+    written(results, *(result("dense", seed, tokens=30, accuracy=0.75, episodes=((1, 0.5, 0.1),)) for seed in range(3)))
+    report.write(results, tmp_path / "out")
+    assert "| dense 0.2 | spends more, or less, than any of them" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("more", "words"), [(30, "fall at every step"), (50, "do not fall at every step")])
+def test_how_tokens_change_with_alpha_is_said(results, tmp_path, more, words):
+    for path in results.glob("alpha*"):
+        found = Result.model_validate_json(path.read_text())
+        checkpoints = {**found.checkpoints, "alpha-0.4": measures(more + found.seed, 0.5, 0.1)}
+        alphas = {"alpha-0.4": 0.4, "alpha-0.2": 0.2}
+        path.write_text(found.model_copy(update={"checkpoints": checkpoints, "alphas": alphas}).model_dump_json())
+    report.write(results, tmp_path / "out")
+    change = f"{more - 40:+.1f}"
+    expected = f"- alpha: tokens {words}, 0.2 to 0.4: {change} ({change} to {change})"
+    assert expected in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_every_picture_that_the_page_shows_is_there(results, tmp_path):
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()

@@ -21,7 +21,7 @@ STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora
 
 
 def launched(processes: int, out: Path) -> dict[str, dict[str, list[float]]]:
-    """Advantages by credit and by the rollout's length."""
+    """Advantages by arm and by the rollout's length."""
     launcher = ["torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost", "-m"]
     subprocess.run(
@@ -32,11 +32,11 @@ def launched(processes: int, out: Path) -> dict[str, dict[str, list[float]]]:
     )
     parts = sorted(out.glob("advantages-*.json"))
     assert len(parts) == processes
-    found: dict[str, dict[str, list[float]]] = {credit: {} for credit in two_processes.CREDITS}
+    found: dict[str, dict[str, list[float]]] = {arm: {} for arm in two_processes.ARMS}
     for part in parts:
-        for credit, rows in json.loads(part.read_text()).items():
+        for arm, rows in json.loads(part.read_text()).items():
             assert len(rows) == two_processes.STAGE.rollouts // processes
-            found[credit] |= rows
+            found[arm] |= rows
     return found
 
 
@@ -46,9 +46,9 @@ def spanned(tmp_path_factory):
     return launched(1, tmp_path_factory.mktemp("one")), launched(2, tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.parametrize("credit", two_processes.CREDITS)
-def test_a_group_that_spans_two_processes_has_the_advantages_of_one(spanned, credit):
-    one, two = (found[credit] for found in spanned)
+@pytest.mark.parametrize("arm", two_processes.ARMS)
+def test_a_group_that_spans_two_processes_has_the_advantages_of_one(spanned, arm):
+    one, two = (found[arm] for found in spanned)
     assert one.keys() == two.keys()
     for length, advantages in one.items():
         assert two[length] == pytest.approx(advantages, abs=1e-4)
@@ -63,9 +63,32 @@ def test_without_a_dense_reward_a_rollout_s_tokens_share_its_leave_one_out_advan
         assert advantages[str(length)] == pytest.approx([value] * length, abs=1e-5)
 
 
-@pytest.mark.parametrize("credit", two_processes.CREDITS[1:])
-def test_with_a_dense_reward_not_every_token_is_alike(spanned, credit):
-    assert any(len(set(advantages)) > 1 for advantages in spanned[1][credit].values())
+@pytest.mark.parametrize("arm", [arm for arm, settings in two_processes.ARMS.items() if settings])
+def test_with_a_dense_reward_not_every_token_is_alike(spanned, arm):
+    assert any(len(set(advantages)) > 1 for advantages in spanned[1][arm].values())
+
+
+def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not_discounted(spanned, spoken):
+    """Beside an arm whose tokens are free, else the same. Rollout i thinks i % 3 + 1 episodes of 2 i + 1 digits."""
+    charged, free = spanned[0]["tokens"], spanned[0]["free"]
+    price = 0.8 * two_processes.ALPHA * 3 / two_processes.STAGE.max_tokens
+    thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
+    episodes = [[len(spoken.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
+    gold = prompts("train", 0, 1)[0].answer
+    answers = [f"</think>\n\nThe answer is {0 if i == 1 else gold}.<|im_end|>" for i in range(4)]
+    whole = [str(len(spoken.encode("\n\n".join(t) + answer))) for t, answer in zip(thought, answers, strict=True)]
+    for i, counts in enumerate(episodes):
+        difference = [c - f for c, f in zip(charged[whole[i]], free[whole[i]], strict=True)]
+        others = [episodes[j][0] for j in range(4) if j != i]
+        assert difference[0] == pytest.approx(-price * (counts[0] - sum(others) / 3), abs=1e-4)
+        at = counts[0]
+        for k in range(1, len(counts)):
+            assert difference[at] == pytest.approx(-price * counts[k], abs=1e-4)
+            at += counts[k]
+        assert difference[-1] == 0, "nothing is left to pay for once it has stopped"
+    stops = [free[length][-1] for length in whole]
+    assert stops[1] < 0.1
+    assert min(stops[0], *stops[2:]) > 0.9, "right is worth 1 whatever its length; this model expects about 0"
 
 
 def test_stopping_is_credited_to_the_decision_to_stop(spanned, spoken):
@@ -74,9 +97,9 @@ def test_stopping_is_credited_to_the_decision_to_stop(spanned, spoken):
     whole = len(
         spoken.encode("7" * 7 + "</think>\n\nThe answer is {}.<|im_end|>".format(prompts("train", 0, 1)[0].answer))
     )
-    to_go, episode = (spanned[0][credit][str(whole)] for credit in ("to_go", "episode"))
-    assert len(set(to_go[:thought])) == len(set(to_go[thought:])) == 1
-    assert to_go[0] != to_go[-1]
+    own, episode = (spanned[0][arm][str(whole)] for arm in ("counterfactual", "episode"))
+    assert len(set(own[:thought])) == len(set(own[thought:])) == 1
+    assert own[0] != own[-1]
     assert len(set(episode)) == 1, "this credit knows no such decision"
 
 

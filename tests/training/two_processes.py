@@ -19,8 +19,15 @@ from training.tasks.prompts import prompts
 
 STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora_rank=2)
 ALPHA = 0.4
-CREDITS = ("none", "episode", "to_go", "paper")
-"""Of the dense reward; none: without it."""
+ARMS: dict[str, dict[str, object] | None] = {
+    "none": None,
+    "episode": {"credit": "episode"},
+    "counterfactual": {"credit": "counterfactual"},
+    "paper": {"credit": "paper"},
+    "tokens": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 3},
+    "free": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 0},
+}
+"""Settings of the dense reward; None: without it."""
 
 
 def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
@@ -39,21 +46,19 @@ def main(out: Path) -> None:
     loss = trainer.FamilyTrainer._compute_loss
     spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
     asked = prompts("train", 0, 1)
-    seen: dict[str, dict[str, list[float]]] = {credit: {} for credit in CREDITS}
-    for credit in CREDITS:
+    seen: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
+    for arm, settings in ARMS.items():
 
-        def watched(
-            self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict, credit: str = credit
-        ) -> torch.Tensor:
+        def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict, arm: str = arm) -> torch.Tensor:
             for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
-                seen[credit][str(int(mask.sum()))] = [round(value, 5) for value in row[mask.bool()].tolist()]
+                seen[arm][str(int(mask.sum()))] = [round(value, 5) for value in row[mask.bool()].tolist()]
             return loss(self, model, inputs)
 
         trainer.FamilyTrainer._compute_loss = watched
         torch.manual_seed(0)
-        update = {"reward": "l2t", "dense": DenseReward(credit=credit, max_episodes=4)} if credit != "none" else {}
-        stage = STAGE.model_copy(update=update)
-        work = out / credit / "work"
+        dense = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
+        stage = STAGE.model_copy(update={"reward": "l2t", "dense": dense} if dense else {})
+        work = out / arm / "work"
         trainer.train(base.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=work)
     state = PartialState()
     (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))

@@ -22,12 +22,18 @@ _MEMORY_GIB = (1 / 32, 1.0)
 
 @dataclass(frozen=True)
 class EpisodeValues:
-    """Per rollout and episode, (B, K); 0 after a rollout's last episode."""
+    """Per rollout and episode, (B, K)."""
 
     episodes: Episodes
-    gain_BK: Tensor
+    success_BK1: Tensor
+    """J_0 .. J_K, the probability of the gold answer if thinking stopped there; constant after the last episode."""
     cost_BK: Tensor
-    """What it is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; all 0 where that is free."""
+    """What it is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; 0 where that is free."""
+
+    @property
+    def gain_BK(self) -> Tensor:
+        """J_k - J_{k-1} (Def. 4.1); 0 after the last episode."""
+        return gains(self.success_BK1)
 
 
 class EpisodeJudge:
@@ -75,10 +81,10 @@ class EpisodeJudge:
 
         with _evaluating(model):
             if not settings.compression_weight:
-                gain_BK = gains(measured())
-                cost_BK = torch.zeros_like(gain_BK)
+                success_BK1 = measured()
+                cost_BK = torch.zeros_like(success_BK1[:, 1:])
             elif settings.charge == "tokens":
-                gain_BK, cost_BK = gains(measured()), episodes.tokens_BK.float()
+                success_BK1, cost_BK = measured(), episodes.tokens_BK.float()
             else:
                 shape = *rollouts.completion_ids_BT.shape, settings.proxy_rank
                 output_BTr, input_BTr = torch.zeros(2, *shape, device=episodes.index_BT.device)
@@ -88,13 +94,13 @@ class EpisodeJudge:
                         found, width = proxy.gradients(chunk), chunk.completion_ids_BT.size(1)
                         output_BTr[rows, :width], input_BTr[rows, :width] = found.output_BTr, found.input_BTr
 
-                    gain_BK = gains(measured(keep))
+                    success_BK1 = measured(keep)
                 cost_BK = scores(
                     output_BTr, input_BTr, episodes.index_BT, settings.max_episodes, over_processes=over_processes
                 ).square()
-        gain_BK = _wide(gain_BK, settings.max_episodes)
-        there_BK = torch.arange(settings.max_episodes, device=gain_BK.device) < episodes.count_B[:, None]
-        return EpisodeValues(episodes, gain_BK * there_BK, _wide(cost_BK, settings.max_episodes))
+        missing = settings.max_episodes - cost_BK.size(1)
+        at_BK1 = torch.arange(settings.max_episodes + 1, device=success_BK1.device).minimum(episodes.count_B[:, None])
+        return EpisodeValues(episodes, success_BK1.gather(1, at_BK1), torch.nn.functional.pad(cost_BK, (0, missing)))
 
 
 @contextmanager
@@ -105,7 +111,3 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _wide(values_BK: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(values_BK, (0, width - values_BK.size(1)))

@@ -25,7 +25,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _PRACTICE = (4, 1, 2, 3, 2)
-"""How often each kind is trained on: products are learned from few examples, sums, also as stories, from many."""
+"""How often each kind is met in a trace: products are learned from few examples, sums, also as stories, from many."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,20 @@ def draw(rng: random.Random, kind: Kind, difficulty: Difficulty) -> Chain:
 
 
 def chains(
-    split: Split, seed: int, *, kind: Kind | None = None, difficulty: Difficulty | None = None
+    split: Split,
+    seed: int,
+    *,
+    kind: Kind | None = None,
+    difficulty: Difficulty | None = None,
+    practice: bool = False,
 ) -> Iterator[Chain]:
     """An endless, reproducible stream of a split's chains, difficulties in equal parts unless given.
 
-    So are kinds, but for the training split, where `_PRACTICE` weighs them.
+    So are kinds, unless they are for `practice`: then `_PRACTICE` weighs them.
     """
     for index in count():
         rng = random.Random(f"{split}/{seed}/{index}")
-        wanted_kind = kind or rng.choices(KINDS, weights=_PRACTICE if split == "train" else None)[0]
+        wanted_kind = kind or rng.choices(KINDS, weights=_PRACTICE if practice else None)[0]
         wanted_difficulty = difficulty or DIFFICULTIES[index % len(DIFFICULTIES)]
         while (chain := draw(rng, wanted_kind, wanted_difficulty)).split != split or (
             chain.answer < 0 and rng.random() < 0.8

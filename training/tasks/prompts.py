@@ -45,9 +45,14 @@ def prompts(
 
 
 def stream(
-    split: Split, seed: int, *, task: Kind | None = None, difficulty: Difficulty | None = None
+    split: Split,
+    seed: int,
+    *,
+    task: Kind | None = None,
+    difficulty: Difficulty | None = None,
+    practice: bool = False,
 ) -> Iterator[Prompt]:
-    """An endless, reproducible stream of prompts, with repeats."""
+    """An endless, reproducible stream of prompts, with repeats; for `practice` with kinds as traces have them."""
     rng = random.Random(f"phrase/{split}/{seed}")
-    for chain in problems.chains(split, seed, kind=task, difficulty=difficulty):
+    for chain in problems.chains(split, seed, kind=task, difficulty=difficulty, practice=practice):
         yield Prompt(phrase(chain, rng), str(chain.answer), chain.kind, chain.difficulty, chain)

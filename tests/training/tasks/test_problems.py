@@ -51,10 +51,11 @@ def test_the_split_ignores_the_order_of_factors():
         assert one.split == other.split
 
 
+@pytest.mark.parametrize("practice", [True, False])
 @pytest.mark.parametrize("split", SPLITS)
-def test_kinds_are_weighted_by_practice_in_training_and_alike_elsewhere(split):
-    drawn = [chain.kind for chain in islice(problems.chains(split, 0), 1500)]
-    weights = dict(zip(KINDS, problems._PRACTICE, strict=True)) if split == "train" else dict.fromkeys(KINDS, 1)
+def test_kinds_are_weighted_for_practice_and_alike_elsewhere(split, practice):
+    drawn = [chain.kind for chain in islice(problems.chains(split, 0, practice=practice), 1500)]
+    weights = dict(zip(KINDS, problems._PRACTICE, strict=True)) if practice else dict.fromkeys(KINDS, 1)
     for kind, weight in weights.items():
         assert drawn.count(kind) / 1500 == pytest.approx(weight / sum(weights.values()), abs=0.04)
 
