@@ -28,16 +28,18 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from training import trainer
+from training import config, trainer
 from training.allocator import keep_freed_memory
 from training.batch import Rollouts
-from training.config import FamilyStage
+from training.config import DenseReward, FamilyStage
 from training.judge import Judge
 from training.rewards.compression import scores, token_gradients
 from training.rewards.information_gain import Probe, success
 from training.tasks.prompts import prompts
 
-BASE = Path(__file__).parents[1] / "models" / "abacus" / "base"
+ROOT = Path(__file__).parents[1]
+BASE = ROOT / "models" / "abacus" / "base"
+RECIPE = ROOT / "training" / "recipes" / "abacus.yaml"
 EPISODES = (4, 8, 16, 30)
 LENGTHS = (120, 240, 480, 960)
 PROMPT, STOP, ANSWER = 24, 7, 4
@@ -137,7 +139,7 @@ def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, floa
     """What our trainer logs of each step but the first, at the shipped family's size."""
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     asked = prompts("train", 1, steps * stage.prompts_per_step)
-    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, asked, alpha=0.1, seed=0, work=out / "work")
+    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, asked, alpha=0.2, seed=0, work=out / "work")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "step_time" in row][1:]
 
@@ -155,7 +157,7 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
     stock = trl.GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
         reward_funcs=right,
-        args=trainer.arguments(stage, 0.1, 0, out / "stock"),
+        args=trainer.arguments(stage, 0.2, 0, out / "stock"),
         train_dataset=Dataset.from_list(rows),
         processing_class=spoken,
         peft_config=trainer.adapter(stage),
@@ -165,24 +167,30 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
 
 
 def step(steps: int) -> dict[str, Any]:
-    """A training step with the dense reward against the same step without it, and against TRL's own."""
-    plain = FamilyStage(steps=steps, save_every=steps, temperature=1.75)
-    with tempfile.TemporaryDirectory() as work:
-        dense = step_times(steps, Path(work) / "dense", plain.model_copy(update={"reward": "l2t"}))
-        without = step_times(steps, Path(work) / "plain", plain)
-        stock = stock_times(steps, Path(work), plain)
-    seconds = statistics.median(row["step_time"] for row in dense)
-    shares = [row["reward/seconds"] / row["step_time"] for row in dense]
-    return {
-        "steps": len(dense),
-        "share": statistics.median(shares),
-        "lowest_share": min(shares),
-        "highest_share": max(shares),
-        "seconds": seconds,
-        "seconds_without": statistics.median(row["step_time"] for row in without),
-        "seconds_of_trl": statistics.median(stock),
-        "of_trl": seconds / statistics.median(stock),
+    """A training step of the shipped family, with either charge, against one without the dense reward and TRL's own."""
+    shipped = config.load(RECIPE).family.model_copy(update={"steps": steps, "save_every": steps})
+    assert shipped.dense
+    plain = shipped.model_copy(update={"reward": "alpha", "dense": None})
+    stages = {
+        "charged for tokens": shipped,
+        "charged for information": shipped.model_copy(update={"dense": DenseReward(credit=shipped.dense.credit)}),
+        "without": plain,
     }
+    with tempfile.TemporaryDirectory() as work:
+        rows = {name: step_times(steps, Path(work) / name, stage) for name, stage in stages.items()}
+        of_trl = statistics.median(stock_times(steps, Path(work), plain))
+    found: dict[str, Any] = {"steps": steps - 1, "seconds_of_trl": of_trl}
+    for name, own in rows.items():
+        seconds = statistics.median(row["step_time"] for row in own)
+        shares = [row.get("reward/seconds", 0.0) / row["step_time"] for row in own]
+        found[name] = {
+            "seconds": seconds,
+            "share": statistics.median(shares),
+            "lowest_share": min(shares),
+            "highest_share": max(shares),
+            "of_trl": seconds / of_trl,
+        }
+    return found
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -221,8 +229,9 @@ def main() -> None:
     for row in results["probing"] + results["compression"]:
         print(f"T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {row['ratio']:.1f} times")
     found = results["step"]
-    print(f"the dense reward takes {found['share']:.1%} of a training step")
-    print(f"a step with it takes {found['of_trl']:.2f} of the time of TRL's own GRPO step without it")
+    for name in ("charged for tokens", "charged for information"):
+        print(f"dense reward {name}: {found[name]['share']:.1%} of a step, which takes {found[name]['of_trl']:.2f} of")
+        print("the time of TRL's own GRPO step without it")
 
 
 if __name__ == "__main__":

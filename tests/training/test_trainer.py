@@ -91,6 +91,17 @@ def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not
     assert min(stops[0], *stops[2:]) > 0.9, "right is worth 1 whatever its length; this model expects about 0"
 
 
+def test_a_stop_is_worth_what_a_rollout_of_mean_length_would_get_there(spanned):
+    """Right is half likely wherever thinking stops, so whatever follows the first episode is compared with that."""
+    even = spanned[0]["even"]
+    lengths = sorted(map(int, even))
+    correct = [1.0 if even[str(length)][-1] > 0 else 0.0 for length in lengths]
+    assert sorted(correct) == [0, 1, 1, 1]
+    reward = length_reward(torch.tensor(correct), torch.tensor(lengths), 4, two_processes.ALPHA)
+    for length, value in zip(lengths, reward.tolist(), strict=True):
+        assert even[str(length)][-1] == pytest.approx(value - 0.5 * (1 - two_processes.ALPHA / 2), abs=1e-4)
+
+
 def test_stopping_is_credited_to_the_decision_to_stop(spanned, spoken):
     """The fourth rollout thinks one episode of seven digits."""
     thought = len(spoken.encode("7" * 7))

@@ -15,6 +15,8 @@ from accelerate import PartialState
 from tests.training.conftest import TINY
 from training import base, tokenizer, trainer
 from training.config import DenseReward, FamilyStage
+from training.rewards import dense
+from training.rewards.information_gain import success
 from training.tasks.prompts import prompts
 
 STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora_rank=2)
@@ -26,8 +28,9 @@ ARMS: dict[str, dict[str, object] | None] = {
     "paper": {"credit": "paper"},
     "tokens": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 3},
     "free": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 0},
+    "even": {"credit": "counterfactual", "compression_weight": 0},
 }
-"""Settings of the dense reward; None: without it."""
+"""Settings of the dense reward; None: without it. In `even` every probe finds the right answer half likely."""
 
 
 def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
@@ -39,6 +42,10 @@ def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: objec
         thought = "\n\n".join(["7" * (2 * i + 1)] * (i % 3 + 1))
         completions.append(self.processing_class.encode(f"{thought}</think>\n\nThe answer is {answer}.<|im_end|>"))
     return completions, None
+
+
+def half(_model: object, _rollouts: object, ends_BK: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return torch.full((len(ends_BK), ends_BK.size(1) + 1), 0.5)
 
 
 def main(out: Path) -> None:
@@ -55,9 +62,10 @@ def main(out: Path) -> None:
             return loss(self, model, inputs)
 
         trainer.FamilyTrainer._compute_loss = watched
+        dense.success = half if arm == "even" else success
         torch.manual_seed(0)
-        dense = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
-        stage = STAGE.model_copy(update={"reward": "l2t", "dense": dense} if dense else {})
+        paid = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
+        stage = STAGE.model_copy(update={"reward": "l2t", "dense": paid} if paid else {})
         work = out / arm / "work"
         trainer.train(base.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=work)
     state = PartialState()
