@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -31,17 +32,24 @@ def sample(
     eos: int,
     batch: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
+    keep: list[Tensor] | None = None,
 ) -> list[list[int]]:
     """One completion per prompt, its eos included; one that came to `max_tokens` without eos was cut off.
 
     At most `batch` at a time; default: 256, or fewer where a GPU has no room for as many caches. `temperature` 0 is
-    greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done.
+    greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done. To `keep` is added, for
+    each prompt in turn, what attention saw of it and its completion, perhaps without the eos: keys and values,
+    (layers, 2, key heads, tokens, D).
     """
     completions: list[list[int]] = []
     batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + max_tokens)
     with _sampling(model):
         for start in range(0, len(prompts), batch):
-            completions += _sample_batch(model, prompts[start : start + batch], max_tokens, temperature, eos)
+            kept: list[Tensor] | None = None if keep is None else []
+            some = prompts[start : start + batch]
+            completions += _sample_batch(model, some, max_tokens, temperature, eos, kept=kept)
+            if keep is not None and kept is not None:
+                keep += kept
             on_batch(len(completions))
     return completions
 
@@ -91,19 +99,71 @@ AttentionInterface.register(_GROUPED, _grouped_attention)
 AttentionMaskInterface.register(_GROUPED, sdpa_mask)
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room for more: Hugging Face's layer copies all of them at every token."""
+
+    _ROOM = 64
+    _buffer: Tensor | None = None
+    """Keys and values, (2, B, heads, length and room, D); `keys` and `values` are views of it."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.get_seq_length()
+        wanted = length + key_states.size(2)
+        if self._buffer is None or self._buffer.size(3) < wanted:
+            rows, heads, _, size = key_states.shape
+            buffer = key_states.new_empty(2, rows, heads, wanted + self._ROOM, size)
+            if self._buffer is not None:
+                buffer[:, :, :, :length] = self._buffer[:, :, :, :length]
+            self._buffer = buffer
+        self._buffer[0, :, :, length:wanted] = key_states
+        self._buffer[1, :, :, length:wanted] = value_states
+        self.keys, self.values = self._buffer[:, :, :, :wanted]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        assert self._buffer is not None
+        length = self.get_seq_length()
+        self._buffer = self._buffer[:, indices]
+        self.keys, self.values = self._buffer[:, :, :, :length]
+
+
+def _cache(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 def _sample_batch(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int, temperature: float, eos: int
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    temperature: float,
+    eos: int,
+    *,
+    kept: list[Tensor] | None,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     device = model.device
     ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     position = mask.sum(1, keepdim=True)
-    cache = DynamicCache(config=model.config)
+    cache = _cache(model)
     logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
     completions: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    found: dict[int, Tensor] = {}
+
+    def put_by(leaving: Tensor) -> None:
+        if kept is None:
+            return
+        seen = torch.stack([torch.stack([layer.keys[leaving], layer.values[leaving]]) for layer in cache.layers])
+        for at, row in enumerate(rows[leaving].tolist()):
+            start = width - len(prompts[row])
+            found[row] = seen[:, :, at, :, start : width + len(completions[row])].clone()
+
     for _ in range(max_tokens):
         token = _draw(logits, temperature)
         for row, value, is_running in zip(rows.tolist(), token.tolist(), running.tolist(), strict=True):
@@ -114,11 +174,15 @@ def _sample_batch(
             break
         if running.float().mean() <= _SHRINK_AT:
             keep = running.nonzero().squeeze(1)
+            put_by((~running).nonzero().squeeze(1))
             cache.batch_select_indices(keep)
             rows, token, mask, position, running = rows[keep], token[keep], mask[keep], position[keep], running[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = _forward(model, token[:, None], mask, position, cache)
         position = position + 1
+    put_by(torch.arange(len(rows), device=device))
+    if kept is not None:
+        kept += [found[row] for row in range(len(prompts))]
     return completions
 
 

@@ -66,6 +66,7 @@ class FamilyTrainer(GRPOTrainer):
         self._judge = Judge(self.processing_class)
         self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
+        self._seen: list[Tensor] | None = None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
@@ -73,6 +74,7 @@ class FamilyTrainer(GRPOTrainer):
         if self.use_vllm:
             with _unchanged(model):  # TRL merges the adapter to hand the weights over, and takes it off by subtraction
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        self._seen = [] if self._dense and model.device.type == "cpu" else None  # on a GPU room is dearer than time
         with _merged(model):
             completion_ids = sample(
                 model,
@@ -80,6 +82,7 @@ class FamilyTrainer(GRPOTrainer):
                 max_tokens=self.args.max_completion_length,
                 temperature=self.args.temperature,
                 eos=self.processing_class.eos_token_id,
+                keep=self._seen,
             )
         return completion_ids, None
 
@@ -115,7 +118,7 @@ class FamilyTrainer(GRPOTrainer):
             output["prompt_ids"], output["prompt_mask"], output["completion_ids"], output["completion_mask"]
         )
         values = self._episode_judge(
-            self.accelerator.unwrap_model(self.model), rollouts, golds, lambda own: reduce(own, "sum")
+            self.accelerator.unwrap_model(self.model), rollouts, golds, lambda own: reduce(own, "sum"), self._seen
         )
         index_BT, settings = values.episodes.index_BT, self._dense
         success_BK1, gain_BK, cost_BK, count_B = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,12 +64,17 @@ class EpisodeJudge:
         rollouts: Rollouts,
         golds: Sequence[str],
         over_processes: Callable[[Tensor], Tensor] = lambda own: own,
+        seen: Sequence[Tensor] | None = None,
     ) -> EpisodeValues:
-        """Judge this process's rollouts, prompts padded on the left; `over_processes` sums over all processes."""
+        """Judge this process's rollouts, prompts padded on the left; `over_processes` sums over all processes.
+
+        `seen` is what attention kept of them when they were sampled, which spares a pass over them, unless that pass is
+        needed for the score.
+        """
         settings = self._settings
         episodes = self.split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
 
-        def measured(watch: Callable[[Tensor, Rollouts], None] = lambda _rows, _chunk: None) -> Tensor:
+        def measured(**how: Any) -> Tensor:
             return success(
                 model,
                 rollouts,
@@ -76,15 +82,15 @@ class EpisodeJudge:
                 [self.probe(gold) for gold in golds],
                 reading=settings.reading,
                 memory_bytes=self.memory_bytes(model),
-                after_pass=watch,
+                **how,
             )
 
         with _evaluating(model):
             if not settings.compression_weight:
-                success_BK1 = measured()
+                success_BK1 = measured(seen=seen)
                 cost_BK = torch.zeros_like(success_BK1[:, 1:])
             elif settings.charge == "tokens":
-                success_BK1, cost_BK = measured(), episodes.tokens_BK.float()
+                success_BK1, cost_BK = measured(seen=seen), episodes.tokens_BK.float()
             else:
                 shape = *rollouts.completion_ids_BT.shape, settings.proxy_rank
                 output_BTr, input_BTr = torch.zeros(2, *shape, device=episodes.index_BT.device)
@@ -94,7 +100,7 @@ class EpisodeJudge:
                         found, width = proxy.gradients(chunk), chunk.completion_ids_BT.size(1)
                         output_BTr[rows, :width], input_BTr[rows, :width] = found.output_BTr, found.input_BTr
 
-                    success_BK1 = measured(keep)
+                    success_BK1 = measured(after_pass=keep)
                 cost_BK = scores(
                     output_BTr, input_BTr, episodes.index_BT, settings.max_episodes, over_processes=over_processes
                 ).square()

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from training.batch import Rollouts
 
@@ -54,6 +54,7 @@ def success(
     reading: Reading = "joint",
     memory_bytes: int = MEMORY_BYTES,
     after_pass: Callable[[Tensor, Rollouts], None] = lambda _rows, _chunk: None,
+    seen: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """J_0 .. J_K of each rollout in [0, 1], float32, (B, K + 1).
 
@@ -65,33 +66,44 @@ def success(
         reading: `joint` is the product over the answer's tokens, `per_token` its geometric mean, for long answers.
         memory_bytes: rows are taken in chunks that need about this much at once; a single row may need more.
         after_pass: told, after each chunk's forward pass, which rows it had, and those rollouts; the pass began with
-            them, so what the model holds then serves other measurements too.
+            them, so what the model holds then serves other measurements too. Not with `seen`.
+        seen: per row, what attention keeps of prompt and completion, (layers, 2, key heads, tokens, D), as
+            `training.rollout.sample` gives it. Then only the probes are computed.
     """
     ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
     needed_B = (ends_BK1 < ends_BK1[:, -1:]).sum(1) + 1
     found = torch.empty(ends_BK1.shape, dtype=torch.float32, device=ends_BK1.device)
-    for rows in _chunks(model, rollouts, needed_B, probes, memory_bytes):
+    for rows in _chunks(model, rollouts, needed_B, probes, memory_bytes, only_probes=seen is not None):
         chunk, needed = rollouts[rows], int(needed_B[rows].max())
         own = [probes[row] for row in rows.tolist()]
-        some = _log_success(model, chunk, ends_BK1[rows, :needed], own, reading).exp()
+        before = None if seen is None else [seen[row] for row in rows.tolist()]
+        some = _log_success(model, chunk, ends_BK1[rows, :needed], own, reading=reading, before=before).exp()
         found[rows] = torch.cat([some, some[:, -1:].expand(-1, ends_BK1.size(1) - needed)], 1)
-        after_pass(rows, chunk)
+        if seen is None:
+            after_pass(rows, chunk)
     return found
 
 
 def _chunks(
-    model: PreTrainedModel, rollouts: Rollouts, needed_B: Tensor, probes: Sequence[Probe], memory_bytes: int
+    model: PreTrainedModel,
+    rollouts: Rollouts,
+    needed_B: Tensor,
+    probes: Sequence[Probe],
+    memory_bytes: int,
+    *,
+    only_probes: bool,
 ) -> Iterator[Tensor]:
     """Row numbers, rollouts of like length together, as many as fit."""
     config = model.config.get_text_config()
     stop, answer = (
         max(len(part) for part in parts) for parts in zip(*((p.stop, p.answer) for p in probes), strict=True)
     )
-    width_B = rollouts.mask_BS.sum(1) + needed_B * (stop + answer)
+    asking_B = needed_B * (stop + answer)
+    width_B = rollouts.mask_BS.sum(1) + asking_B
     order = width_B.argsort(descending=True)
     while len(order):
         width, needed = int(width_B[order[0]]), int(needed_B[order].max())
-        scores = 4 * width * width * (1 + config.num_attention_heads)
+        scores = 4 * width * (int(asking_B.max()) if only_probes else width) * (1 + config.num_attention_heads)
         logits = 4 * 2 * needed * answer * config.vocab_size
         rows = max(1, memory_bytes // (scores + logits))
         yield order[:rows]
@@ -99,7 +111,13 @@ def _chunks(
 
 
 def _log_success(
-    model: PreTrainedModel, rollouts: Rollouts, ends_BK1: Tensor, probes: Sequence[Probe], reading: Reading
+    model: PreTrainedModel,
+    rollouts: Rollouts,
+    ends_BK1: Tensor,
+    probes: Sequence[Probe],
+    *,
+    reading: Reading,
+    before: Sequence[Tensor] | None,
 ) -> Tensor:
     completion_ids_BT = rollouts.completion_ids_BT
     prompt_mask_BP = rollouts.prompt_mask_BP.bool()
@@ -117,23 +135,32 @@ def _log_success(
     said_BL = torch.tensor([aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device).bool()
     length = stop + answer
 
-    ids_BS = torch.cat([rollouts.prompt_ids_BP, completion_ids_BT, probe_BL.repeat(1, prefixes)], 1)
     prompt_length_B1 = prompt_mask_BP.sum(1, keepdim=True)
-    positions_BS = torch.cat(
-        [
-            prompt_mask_BP.cumsum(1) - 1,
-            prompt_length_B1 + torch.arange(thought, device=device),
-            ((prompt_length_B1 + ends_BK1)[:, :, None] + (said_BL.cumsum(1) - 1)[:, None, :]).view(
-                rows, prefixes * length
-            ),
-        ],
-        1,
-    ).clamp(min=0)
-
-    seen_BSS = _seen(prompt_mask_BP, thought, ends_BK1, said_BL)
+    ids_BS = probe_BL.repeat(1, prefixes)
+    positions_BS = (
+        ((prompt_length_B1 + ends_BK1)[:, :, None] + (said_BL.cumsum(1) - 1)[:, None, :]).clamp(min=0).flatten(1)
+    )
+    first = stop - 1  # the position that predicts the answer's first token
+    if before is None:
+        cache = None
+        seen_BSS = _seen(prompt_mask_BP, thought, ends_BK1, said_BL)
+        ids_BS = torch.cat([rollouts.prompt_ids_BP, completion_ids_BT, ids_BS], 1)
+        positions_BS = torch.cat(
+            [
+                (prompt_mask_BP.cumsum(1) - 1).clamp(min=0),
+                prompt_length_B1 + torch.arange(thought, device=device),
+                positions_BS,
+            ],
+            1,
+        )
+        first += prompt + thought
+    else:
+        cache = _cache(model, before)
+        kept = torch.ones(rows, max(part.size(3) for part in before), dtype=torch.bool, device=device)
+        # Without padding before them, prompt and thinking are one stretch, of which probe k sees a beginning.
+        seen_BSS = _seen(kept[:, :0], kept.size(1), prompt_length_B1 + ends_BK1, said_BL)[:, kept.size(1) :]
     dtype = model.dtype
     mask_B1SS = torch.zeros(seen_BSS.shape, dtype=dtype, device=device).masked_fill_(~seen_BSS, torch.finfo(dtype).min)
-    first = prompt + thought + stop - 1  # the position that predicts the answer's first token
     predicting = (
         first + torch.arange(prefixes, device=device)[:, None] * length + torch.arange(answer, device=device)
     ).flatten()
@@ -141,7 +168,8 @@ def _log_success(
         input_ids=ids_BS,
         attention_mask=mask_B1SS[:, None],
         position_ids=positions_BS,
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=cache is not None,
         logits_to_keep=predicting,
     ).logits
     logp_BKA = (
@@ -153,6 +181,19 @@ def _log_success(
     said_B1A = said_BL[:, None, stop:]
     total_BK1 = (logp_BKA * said_B1A).sum(2)
     return total_BK1 if reading == "joint" else total_BK1 / said_B1A.sum(2)
+
+
+def _cache(model: PreTrainedModel, before: Sequence[Tensor]) -> DynamicCache:
+    """What was kept of some rollouts in one cache, padded on the right."""
+    layers, two, heads, _, size = before[0].shape
+    tokens = max(part.size(3) for part in before)
+    kept = before[0].new_zeros(layers, two, len(before), heads, tokens, size)
+    for row, part in enumerate(before):
+        kept[:, :, row, :, : part.size(3)] = part
+    cache = DynamicCache(config=model.config)
+    for layer, (keys, values) in enumerate(kept):
+        cache.update(keys, values, layer)
+    return cache
 
 
 def _seen(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from training.batch import Rollouts
 from training.episodes import Splitter
 from training.rewards.information_gain import Probe, gains, success
+from training.rollout import sample
 
 BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
 STOP = "\n</think>\n\nThe answer is "
@@ -75,6 +76,34 @@ def one_by_one(network, reading):
 def test_packed_probes_equal_a_pass_per_prefix(side, reading):
     found = success(model(), *inputs(side)[0], reading=reading)
     torch.testing.assert_close(found, one_by_one(model(), reading), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 1 << 18])
+def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed(memory):
+    """Rows of different lengths, some cut off, judged together and in chunks."""
+    prompts = [row[row != 0].tolist() for row in inputs("left")[0][0].prompt_ids_BP]
+    torch.manual_seed(0)
+    kept: list[torch.Tensor] = []
+    eos = spoken().eos_token_id
+    completions = sample(model(), prompts, max_tokens=70, temperature=1.0, eos=eos, batch=3, keep=kept)
+    assert any(row[-1] != eos for row in completions)
+    assert any(row[-1] == eos for row in completions)
+    for prompt, completion, own in zip(prompts, completions, kept, strict=True):
+        assert own.size(3) >= len(prompt) + len(completion) - (completion[-1] == eos)
+    rollouts = Rollouts.padded(prompts, completions)
+    ends = Splitter(spoken())(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK
+    probes = [Probe(tuple(spoken().encode(STOP)), tuple(spoken().encode(a))) for _, _, a in CASES]
+    calls: list[int] = []
+    with torch.inference_mode():
+        hook = model().register_forward_pre_hook(
+            lambda _m, _a, how: calls.append(how["input_ids"].size(1)), with_kwargs=True
+        )
+        found = success(model(), rollouts, ends, probes, memory_bytes=memory, seen=kept)
+        hook.remove()
+        expected = success(model(), rollouts, ends, probes)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert max(calls) <= (ends.size(1) + 1) * max(len(p.stop) + len(p.answer) for p in probes)
+    assert (len(calls) > 1) == (memory < 1 << 30)
 
 
 def test_with_an_adapter_too():
