@@ -184,7 +184,10 @@ class FamilyStage(_Section):
     """Coefficient of the KL divergence from the base, as TRL estimates it (k3)."""
     max_tokens: int = Field(default=320, gt=0)
     temperature: float = Field(default=1.0, gt=0)
-    """Of the rollouts. A base that is served cold learns more from hotter ones."""
+    """Of the rollouts in the first step. A base that is served cold learns more from hotter ones."""
+    last_temperature: float | None = Field(default=None, gt=0)
+    """Of those in the last step, to which they cool evenly: what is served is then what was trained. Default: they do
+    not."""
     dense: DenseReward | None = None
     """Settings of the dense reward; default: its defaults where `reward` is `progress` or `l2t`."""
     save_every: int = Field(default=4, gt=0)

@@ -59,8 +59,12 @@ class FamilyTrainer(GRPOTrainer):
     With `dense`, every episode of thinking has an advantage of its own besides (arXiv 2505.10425).
     """
 
-    def __init__(self, *, alpha: float, dense: DenseReward | None, notes: Path, **kwargs: Any) -> None:
+    def __init__(
+        self, *, alpha: float, dense: DenseReward | None, last_temperature: float | None, notes: Path, **kwargs: Any
+    ) -> None:
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
+        self._first_temperature = self.args.temperature
+        self._last_temperature = last_temperature or self._first_temperature
         self._alpha, self._dense, self._notes = alpha, dense, notes
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be paid for twice
         self._judge = Judge(self.processing_class)
@@ -80,7 +84,7 @@ class FamilyTrainer(GRPOTrainer):
                 model,
                 prompt_ids,
                 max_tokens=self.args.max_completion_length,
-                temperature=self.args.temperature,
+                temperature=self.temperature,
                 eos=self.processing_class.eos_token_id,
                 keep=self._seen,
             )
@@ -99,7 +103,16 @@ class FamilyTrainer(GRPOTrainer):
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         return self._rewards[:, None]
 
+    def _cool(self) -> None:
+        """Set the temperature of this step's rollouts, and of the probabilities that their update is about."""
+        done = self.state.global_step / max(1, self.state.max_steps - 1)
+        self.temperature = self._first_temperature + done * (self._last_temperature - self._first_temperature)
+        if self.use_vllm:
+            self.vllm_generation.temperature = self.temperature
+        self._log({"rollout/temperature": self.temperature})
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._cool()
         output = super()._generate_and_score_completions(inputs)
         own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         if self._episode_judge is None:
@@ -285,6 +298,7 @@ def train(
     trainer = FamilyTrainer(
         alpha=alpha,
         dense=stage.dense_reward,
+        last_temperature=stage.last_temperature,
         notes=work.parent / "episodes.jsonl",
         model=model,
         args=settings,

@@ -155,6 +155,33 @@ def test_training_changes_the_adapter_alone_and_logs_every_step(model, spoken, r
     assert list(work.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("cooling", [(None, [1.5, 1.5, 1.5]), (0.5, [1.5, 1.0, 0.5])])
+def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
+    model, spoken, tmp_path, monkeypatch, cooling
+):
+    last, expected = cooling
+    sampled, updated = [], []
+
+    def generate(_model: object, prompts: list, *, temperature: float, **_: object) -> list[list[int]]:
+        sampled.append(temperature)
+        return [spoken.encode(f"{'7' * (i + 1)}</think>The answer is 7.<|im_end|>") for i in range(len(prompts))]
+
+    loss = trainer.FamilyTrainer._compute_loss
+
+    def watched(self: trainer.FamilyTrainer, *args: object) -> torch.Tensor:
+        updated.append(self.temperature)
+        return loss(self, *args)
+
+    monkeypatch.setattr(trainer, "sample", generate)
+    monkeypatch.setattr(trainer.FamilyTrainer, "_compute_loss", watched)
+    stage = STAGE.model_copy(update={"steps": 3, "temperature": 1.5, "last_temperature": last})
+    trainer.train(model, spoken, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
+    assert sampled == pytest.approx(expected)
+    assert updated == pytest.approx(expected)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
+
+
 def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollouts, tmp_path, monkeypatch):
     stage = STAGE.model_copy(update={"steps": 4})
 
