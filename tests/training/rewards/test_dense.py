@@ -5,6 +5,7 @@ from training.batch import Rollouts
 from training.config import DenseReward
 from training.rewards.compression import scores, token_gradients
 from training.rewards.dense import EpisodeJudge
+from training.rollout import sample
 
 
 def rollouts(spoken, prompts, completions):
@@ -55,6 +56,18 @@ def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batc
     both = judged(model, batch, ["4", "39"]).gain_BK
     alone = rollouts(spoken, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
     torch.testing.assert_close(judged(model, alone, ["4"]).gain_BK[0], both[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{"charge": "tokens"}, {"compression_weight": 0}, {"proxy_rank": 4}])
+def test_what_attention_kept_from_the_sampling_changes_no_value(model, spoken, settings):
+    torch.manual_seed(0)
+    prompts, seen = [spoken.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
+    completions = sample(model, prompts, max_tokens=30, temperature=1.0, eos=spoken.eos_token_id, keep=seen)
+    rollouts = Rollouts.padded(prompts, completions)
+    judged = EpisodeJudge(spoken, DenseReward(max_episodes=3, **settings))
+    found, expected = (judged(model, rollouts, ["4", "19"], seen=kept) for kept in (seen, None))
+    torch.testing.assert_close(found.success_BK1, expected.success_BK1, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.cost_BK, expected.cost_BK)
 
 
 def test_a_probe_is_the_answer_as_the_model_would_write_it(spoken):
