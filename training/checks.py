@@ -43,7 +43,7 @@ def check(recipe: Recipe) -> None:
 
 def _require_rank(recipe: Recipe) -> None:
     dense = recipe.family.dense_reward
-    if not dense or not dense.compression_weight or dense.charge == "tokens":
+    if not dense or not dense.charges_information:
         return
     sizes = checkpoints.architecture(recipe)
     most = min(sizes.hidden_size, sizes.intermediate_size)

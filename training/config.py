@@ -127,6 +127,11 @@ class DenseReward(_Section):
     memory_gib: float | None = Field(default=None, gt=0)
     """What one packed forward pass may take for masks, scores and logits; default 1, on a CPU 1/32, for its caches."""
 
+    @property
+    def charges_information(self) -> bool:
+        """Whether the compression score is needed, which takes a pass over the rollouts."""
+        return self.compression_weight > 0 and self.charge == "information"
+
     @field_validator("answer")
     @classmethod
     def _one_place(cls, answer: str) -> str:

@@ -113,7 +113,10 @@ def gain_by_episode(found: Mapping[str, Sequence[tuple[int, float, float]]], pat
 
 
 def gain_against_compression(found: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
-    """One point per episode: what it gained, and what it said about the parameters (an average rollout says 1)."""
+    """One point per episode: what it gained and what it was charged for.
+
+    Information of which an average rollout has 1, or tokens at their price.
+    """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(found), figsize=(4.6 * len(found), 4.2), layout="constrained", squeeze=False)
         for axis, (name, rows) in zip(axes[0], found.items(), strict=True):
@@ -122,7 +125,7 @@ def gain_against_compression(found: Mapping[str, Sequence[tuple[int, float, floa
             gain, cost = (np.array([row[i] for row in some]) for i in (1, 2))
             for chosen, colour, label in ((first, "tab:gray", "first episode"), (~first, "tab:red", "later")):
                 axis.scatter(gain[chosen], cost[chosen] + 1e-4, s=4, alpha=0.4, color=colour, label=label)
-            axis.set(title=name, xlabel="information gain", ylabel="compression", yscale="log")
+            axis.set(title=name, xlabel="information gain", ylabel="charge", yscale="log")
         axes[0][0].legend(frameon=False)
         _save(figure, path)
 

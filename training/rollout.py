@@ -39,7 +39,7 @@ def sample(
     At most `batch` at a time; default: 256, or fewer where a GPU has no room for as many caches. `temperature` 0 is
     greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done. To `keep` is added, for
     each prompt in turn, what attention saw of it and its completion, perhaps without the eos: keys and values,
-    (layers, 2, key heads, tokens, D).
+    (layers, 2, key heads, tokens, D); only for a model that `keeps_everything`.
     """
     completions: list[list[int]] = []
     batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + max_tokens)
@@ -127,6 +127,11 @@ class _RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         self._buffer = self._buffer[:, indices]
         self.keys, self.values = self._buffer[:, :, :, :length]
+
+
+def keeps_everything(model: PreTrainedModel) -> bool:
+    """Whether the model's attention keeps all that it has seen, in every layer."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
 def _cache(model: PreTrainedModel) -> DynamicCache:

@@ -44,7 +44,7 @@ from training.resume import MarkComplete, last_checkpoint, processes
 from training.rewards.compression import scaled
 from training.rewards.dense import EpisodeJudge
 from training.rewards.length import length_reward
-from training.rollout import sample
+from training.rollout import keeps_everything, sample
 from training.tasks.question import Question
 
 LONGEST_PROMPT = 2048
@@ -78,7 +78,7 @@ class FamilyTrainer(GRPOTrainer):
         if self.use_vllm:
             with _unchanged(model):  # TRL merges the adapter to hand the weights over, and takes it off by subtraction
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self._seen = [] if self._dense and model.device.type == "cpu" else None  # on a GPU room is dearer than time
+        self._seen = [] if self._spares_a_pass(model) else None
         with _merged(model):
             completion_ids = sample(
                 model,
@@ -89,6 +89,11 @@ class FamilyTrainer(GRPOTrainer):
                 keep=self._seen,
             )
         return completion_ids, None
+
+    def _spares_a_pass(self, model: Any) -> bool:
+        """Whether what attention keeps of the rollouts is put by; on a GPU room is dearer than time."""
+        wanted = self._dense is not None and not self._dense.charges_information
+        return wanted and model.device.type == "cpu" and keeps_everything(model)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]

@@ -86,12 +86,7 @@ class EpisodeJudge:
             )
 
         with _evaluating(model):
-            if not settings.compression_weight:
-                success_BK1 = measured(seen=seen)
-                cost_BK = torch.zeros_like(success_BK1[:, 1:])
-            elif settings.charge == "tokens":
-                success_BK1, cost_BK = measured(seen=seen), episodes.tokens_BK.float()
-            else:
+            if settings.charges_information:
                 shape = *rollouts.completion_ids_BT.shape, settings.proxy_rank
                 output_BTr, input_BTr = torch.zeros(2, *shape, device=episodes.index_BT.device)
                 with Proxy(model, settings.proxy_rank) as proxy:
@@ -104,6 +99,9 @@ class EpisodeJudge:
                 cost_BK = scores(
                     output_BTr, input_BTr, episodes.index_BT, settings.max_episodes, over_processes=over_processes
                 ).square()
+            else:
+                success_BK1 = measured(seen=seen)
+                cost_BK = episodes.tokens_BK * float(settings.charge == "tokens")
         missing = settings.max_episodes - cost_BK.size(1)
         at_BK1 = torch.arange(settings.max_episodes + 1, device=success_BK1.device).minimum(episodes.count_B[:, None])
         return EpisodeValues(episodes, success_BK1.gather(1, at_BK1), torch.nn.functional.pad(cost_BK, (0, missing)))
