@@ -40,6 +40,7 @@ from training.tasks.prompts import prompts
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "models" / "abacus" / "base"
 RECIPE = ROOT / "training" / "recipes" / "abacus.yaml"
+ALPHA = 0.2
 EPISODES = (4, 8, 16, 30)
 LENGTHS = (120, 240, 480, 960)
 PROMPT, STOP, ANSWER = 24, 7, 4
@@ -139,7 +140,7 @@ def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, floa
     """What our trainer logs of each step but the first, at the shipped family's size."""
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     asked = prompts("train", 1, steps * stage.prompts_per_step)
-    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, asked, alpha=0.2, seed=0, work=out / "work")
+    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, asked, alpha=ALPHA, seed=0, work=out / "work")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "step_time" in row][1:]
 
@@ -157,7 +158,7 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
     stock = trl.GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
         reward_funcs=right,
-        args=trainer.arguments(stage, 0.2, 0, out / "stock"),
+        args=trainer.arguments(stage, ALPHA, 0, out / "stock"),
         train_dataset=Dataset.from_list(rows),
         processing_class=spoken,
         peft_config=trainer.adapter(stage),
@@ -230,8 +231,8 @@ def main() -> None:
         print(f"T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {row['ratio']:.1f} times")
     found = results["step"]
     for name in ("charged for tokens", "charged for information"):
-        print(f"dense reward {name}: {found[name]['share']:.1%} of a step, which takes {found[name]['of_trl']:.2f} of")
-        print("the time of TRL's own GRPO step without it")
+        print(f"dense reward {name}: {found[name]['share']:.1%} of a step")
+        print(f"    which takes {found[name]['of_trl']:.2f} of the time of TRL's own GRPO step without it")
 
 
 if __name__ == "__main__":

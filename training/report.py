@@ -82,20 +82,19 @@ def beyond_the_line(arm: Arm, plain: Sequence[Arm]) -> Estimate | None:
     """
     found: list[float] = []
     for seed, own in enumerate(arm.by_seed):
-        points = sorted((_figure(p, seed, "tokens"), _figure(p, seed, "accuracy")) for p in plain)
-        tokens, accuracy = own["tokens, overall"], own["accuracy, overall"]
-        assert tokens is not None
-        assert accuracy is not None
+        tokens, accuracy = _tokens_and_accuracy(own)
+        points = sorted(_tokens_and_accuracy(other.by_seed[seed]) for other in plain)
         if not points or not points[0][0] <= tokens <= points[-1][0]:
             return None
         found.append(accuracy - float(np.interp(tokens, *zip(*points, strict=True))))
     return over_seeds(found)
 
 
-def _figure(arm: Arm, seed: int, name: str) -> float:
-    value = arm.by_seed[seed][f"{name}, overall"]
-    assert value is not None
-    return value
+def _tokens_and_accuracy(measures: Measures) -> tuple[float, float]:
+    tokens, accuracy = measures["tokens, overall"], measures["accuracy, overall"]
+    assert tokens is not None
+    assert accuracy is not None
+    return tokens, accuracy
 
 
 def write(results: Path, out: Path) -> None:
@@ -258,10 +257,7 @@ def _falls(arms: Sequence[Arm]) -> list[str]:
         if not steps:
             continue
         falls = "fall at every step" if all(change.mean < 0 for *_, change in steps) else "do not fall at every step"
-        words = [
-            f"{a.alpha:g} to {b.alpha:g}: {change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
-            for a, b, change in steps
-        ]
+        words = [f"{a.alpha:g} to {b.alpha:g}: {_change(change)}" for a, b, change in steps]
         lines.append(f"- {recipe}: tokens {falls}, {', '.join(words)}")
     return lines
 
@@ -310,7 +306,11 @@ def _verdict(value: Estimate) -> str:
 
 
 def _points(value: Estimate) -> str:
-    return f"{100 * value.mean:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
+    return _change(Estimate(mean=100 * value.mean, low=100 * value.low, high=100 * value.high))
+
+
+def _change(value: Estimate) -> str:
+    return f"{value.mean:+.1f} ({value.low:+.1f} to {value.high:+.1f})"
 
 
 def _count(value: Estimate | None) -> str:

@@ -45,11 +45,8 @@ def sample(
     batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + max_tokens)
     with _sampling(model):
         for start in range(0, len(prompts), batch):
-            kept: list[Tensor] | None = None if keep is None else []
             some = prompts[start : start + batch]
-            completions += _sample_batch(model, some, max_tokens, temperature, eos, kept=kept)
-            if keep is not None and kept is not None:
-                keep += kept
+            completions += _sample_batch(model, some, max_tokens, temperature, eos, keep=keep)
             on_batch(len(completions))
     return completions
 
@@ -134,7 +131,7 @@ def keeps_everything(model: PreTrainedModel) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-def _cache(model: PreTrainedModel) -> DynamicCache:
+def _roomy_cache(model: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -147,27 +144,27 @@ def _sample_batch(
     temperature: float,
     eos: int,
     *,
-    kept: list[Tensor] | None,
+    keep: list[Tensor] | None,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     device = model.device
     ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     position = mask.sum(1, keepdim=True)
-    cache = _cache(model)
+    cache = _roomy_cache(model)
     logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
     completions: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    found: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}
 
     def put_by(leaving: Tensor) -> None:
-        if kept is None:
+        if keep is None:
             return
         seen = torch.stack([torch.stack([layer.keys[leaving], layer.values[leaving]]) for layer in cache.layers])
         for at, row in enumerate(rows[leaving].tolist()):
             start = width - len(prompts[row])
-            found[row] = seen[:, :, at, :, start : width + len(completions[row])].clone()
+            kept[row] = seen[:, :, at, :, start : width + len(completions[row])].clone()
 
     for _ in range(max_tokens):
         token = _draw(logits, temperature)
@@ -178,16 +175,17 @@ def _sample_batch(
         if not running.any():
             break
         if running.float().mean() <= _SHRINK_AT:
-            keep = running.nonzero().squeeze(1)
+            going = running.nonzero().squeeze(1)
             put_by((~running).nonzero().squeeze(1))
-            cache.batch_select_indices(keep)
-            rows, token, mask, position, running = rows[keep], token[keep], mask[keep], position[keep], running[keep]
+            cache.batch_select_indices(going)
+            rows, token, mask, position = rows[going], token[going], mask[going], position[going]
+            running = running[going]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = _forward(model, token[:, None], mask, position, cache)
         position = position + 1
     put_by(torch.arange(len(rows), device=device))
-    if kept is not None:
-        kept += [found[row] for row in range(len(prompts))]
+    if keep is not None:
+        keep += [kept[row] for row in range(len(prompts))]
     return completions
 
 

@@ -43,6 +43,7 @@ from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint, processes
 from training.rewards.compression import scaled
 from training.rewards.dense import EpisodeJudge
+from training.rewards.information_gain import gains
 from training.rewards.length import length_reward
 from training.rollout import keeps_everything, sample
 from training.tasks.question import Question
@@ -139,9 +140,10 @@ class FamilyTrainer(GRPOTrainer):
             self.accelerator.unwrap_model(self.model), rollouts, golds, lambda own: reduce(own, "sum"), self._seen
         )
         index_BT, settings = values.episodes.index_BT, self._dense
-        success_BK1, gain_BK, cost_BK, count_B = (
-            gather(v) for v in (values.success_BK1, values.gain_BK, values.cost_BK, values.episodes.count_B)
+        success_BK1, cost_BK, count_B = (
+            gather(v) for v in (values.success_BK1, values.cost_BK, values.episodes.count_B)
         )
+        gain_BK = gains(success_BK1)
         if settings.charge == "tokens":
             cost_BK = cost_BK * (self._alpha / self.max_completion_length)
         else:

@@ -15,7 +15,7 @@ from training.batch import Rollouts
 from training.config import DenseReward
 from training.episodes import Episodes, Splitter
 from training.rewards.compression import Proxy, scores
-from training.rewards.information_gain import Probe, gains, success
+from training.rewards.information_gain import Probe, success
 
 _MEMORY_GIB = (1 / 32, 1.0)
 """On a CPU and elsewhere."""
@@ -30,11 +30,6 @@ class EpisodeValues:
     """J_0 .. J_K, the probability of the gold answer if thinking stopped there; constant after the last episode."""
     cost_BK: Tensor
     """What it is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; 0 where that is free."""
-
-    @property
-    def gain_BK(self) -> Tensor:
-        """J_k - J_{k-1} (Def. 4.1); 0 after the last episode."""
-        return gains(self.success_BK1)
 
 
 class EpisodeJudge:

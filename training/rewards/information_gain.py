@@ -53,7 +53,7 @@ def success(
     *,
     reading: Reading = "joint",
     memory_bytes: int = MEMORY_BYTES,
-    after_pass: Callable[[Tensor, Rollouts], None] = lambda _rows, _chunk: None,
+    after_pass: Callable[[Tensor, Rollouts], None] | None = None,
     seen: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """J_0 .. J_K of each rollout in [0, 1], float32, (B, K + 1).
@@ -66,10 +66,15 @@ def success(
         reading: `joint` is the product over the answer's tokens, `per_token` its geometric mean, for long answers.
         memory_bytes: rows are taken in chunks that need about this much at once; a single row may need more.
         after_pass: told, after each chunk's forward pass, which rows it had, and those rollouts; the pass began with
-            them, so what the model holds then serves other measurements too. Not with `seen`.
+            them, so what the model holds then serves other measurements too.
         seen: per row, what attention keeps of prompt and completion, (layers, 2, key heads, tokens, D), as
             `training.rollout.sample` gives it. Then only the probes are computed.
+
+    Raises:
+        ValueError: both `after_pass` and `seen`, with which no pass has the rollouts.
     """
+    if after_pass and seen is not None:
+        raise ValueError("after_pass needs a pass over the rollouts, which seen spares")
     ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
     needed_B = (ends_BK1 < ends_BK1[:, -1:]).sum(1) + 1
     found = torch.empty(ends_BK1.shape, dtype=torch.float32, device=ends_BK1.device)
@@ -79,7 +84,7 @@ def success(
         before = None if seen is None else [seen[row] for row in rows.tolist()]
         some = _log_success(model, chunk, ends_BK1[rows, :needed], own, reading=reading, before=before).exp()
         found[rows] = torch.cat([some, some[:, -1:].expand(-1, ends_BK1.size(1) - needed)], 1)
-        if seen is None:
+        if after_pass:
             after_pass(rows, chunk)
     return found
 
@@ -155,7 +160,7 @@ def _log_success(
         )
         first += prompt + thought
     else:
-        cache = _cache(model, before)
+        cache = _cache_of(model, before)
         kept = torch.ones(rows, max(part.size(3) for part in before), dtype=torch.bool, device=device)
         # Without padding before them, prompt and thinking are one stretch, of which probe k sees a beginning.
         seen_BSS = _seen(kept[:, :0], kept.size(1), prompt_length_B1 + ends_BK1, said_BL)[:, kept.size(1) :]
@@ -183,7 +188,7 @@ def _log_success(
     return total_BK1 if reading == "joint" else total_BK1 / said_B1A.sum(2)
 
 
-def _cache(model: PreTrainedModel, before: Sequence[Tensor]) -> DynamicCache:
+def _cache_of(model: PreTrainedModel, before: Sequence[Tensor]) -> DynamicCache:
     """What was kept of some rollouts in one cache, padded on the right."""
     layers, two, heads, _, size = before[0].shape
     tokens = max(part.size(3) for part in before)

@@ -5,6 +5,7 @@ from training.batch import Rollouts
 from training.config import DenseReward
 from training.rewards.compression import scores, token_gradients
 from training.rewards.dense import EpisodeJudge
+from training.rewards.information_gain import gains
 from training.rollout import sample
 
 
@@ -23,9 +24,9 @@ def batch(spoken):
 
 def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, spoken, batch):
     found = EpisodeJudge(spoken, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
-    assert found.gain_BK.shape == found.cost_BK.shape == (2, 5)
+    assert gains(found.success_BK1).shape == found.cost_BK.shape == (2, 5)
     assert found.episodes.count_B.tolist() == [2, 1]
-    for values in (found.gain_BK, found.cost_BK):
+    for values in (gains(found.success_BK1), found.cost_BK):
         assert values[0, :2].ne(0).all()
         assert values[0, 2:].eq(0).all()
         assert values[1, 1:].eq(0).all()
@@ -35,7 +36,7 @@ def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model,
 def test_without_a_price_compression_is_not_measured(model, spoken, batch):
     found = EpisodeJudge(spoken, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
     assert found.cost_BK.eq(0).all()
-    assert found.gain_BK.ne(0).any()
+    assert gains(found.success_BK1).ne(0).any()
 
 
 def test_the_paper_charges_the_square_of_the_score(model, spoken, batch):
@@ -53,9 +54,9 @@ def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, spoken, bat
 
 def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batch):
     judged = EpisodeJudge(spoken, DenseReward(compression_weight=0))
-    both = judged(model, batch, ["4", "39"]).gain_BK
+    both = gains(judged(model, batch, ["4", "39"]).success_BK1)
     alone = rollouts(spoken, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
-    torch.testing.assert_close(judged(model, alone, ["4"]).gain_BK[0], both[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(gains(judged(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [{"charge": "tokens"}, {"compression_weight": 0}, {"proxy_rank": 4}])

@@ -106,6 +106,12 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
     assert (len(calls) > 1) == (memory < 1 << 30)
 
 
+def test_a_pass_over_the_rollouts_cannot_be_watched_where_none_is_made():
+    batch, ends, probes = inputs("left")[0]
+    with pytest.raises(ValueError, match="after_pass needs a pass"):
+        success(model(), batch, ends, probes, after_pass=lambda *_: None, seen=[])
+
+
 def test_with_an_adapter_too():
     torch.manual_seed(0)
     network = get_peft_model(
