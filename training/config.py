@@ -108,10 +108,10 @@ class DenseReward(_Section):
     progress_weight: float = Field(default=0.8, ge=0)
     """Price of the episodes' rewards beside the outcome's; the paper's alpha."""
     compression_weight: float = Field(default=0.6, ge=0)
-    """Price of an average rollout's information, in success; the paper's beta. 0: progress alone."""
+    """Price of what an average rollout is charged for, in success; the paper's beta. 0: progress alone."""
     charge: Literal["information", "tokens"] = "information"
-    """What an episode pays for: what it says about the parameters, as in the paper, or its tokens, of which max_tokens
-    cost alpha compression_weight. Tokens are then paid for there and not in the outcome, which is 1{correct}."""
+    """What an episode pays for: what it says about the parameters, as in the paper, or its tokens, of which an average
+    rollout of its prompt costs alpha compression_weight. The outcome, then 1{correct}, does not pay for them again."""
     credit: Literal["episode", "counterfactual", "paper"] = "episode"
     """An episode against the group's mean one, against stopping before it, or the paper's advantages to the letter
     (`training/credit.py`)."""

@@ -44,7 +44,7 @@ from training.resume import MarkComplete, last_checkpoint, processes
 from training.rewards.compression import scaled
 from training.rewards.dense import EpisodeJudge
 from training.rewards.information_gain import gains
-from training.rewards.length import length_reward
+from training.rewards.length import length_reward, token_shares
 from training.rollout import keeps_everything, sample
 from training.tasks.question import Question
 
@@ -145,7 +145,7 @@ class FamilyTrainer(GRPOTrainer):
         )
         gain_BK = gains(success_BK1)
         if settings.charge == "tokens":
-            cost_BK = cost_BK * (self._alpha / self.max_completion_length)
+            cost_BK = self._alpha * token_shares(cost_BK, self.num_generations)
         else:
             cost_BK = scaled(cost_BK)
         dense_BK = gain_BK - settings.compression_weight * cost_BK

@@ -71,9 +71,9 @@ def test_with_a_dense_reward_not_every_token_is_alike(spanned, arm):
 def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not_discounted(spanned, spoken):
     """Beside an arm whose tokens are free, else the same. Rollout i thinks i % 3 + 1 episodes of 2 i + 1 digits."""
     charged, free = spanned[0]["tokens"], spanned[0]["free"]
-    price = 0.8 * two_processes.ALPHA * 3 / two_processes.STAGE.max_tokens
     thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
     episodes = [[len(spoken.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
+    price = 0.8 * two_processes.ALPHA * 3 / (sum(map(sum, episodes)) / 4)
     gold = prompts("train", 0, 1)[0].answer
     answers = [f"</think>\n\nThe answer is {0 if i == 1 else gold}.<|im_end|>" for i in range(4)]
     whole = [str(len(spoken.encode("\n\n".join(t) + answer))) for t, answer in zip(thought, answers, strict=True)]
