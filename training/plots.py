@@ -46,11 +46,15 @@ def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
 
 
 def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
-    """Accuracy against reasoning tokens of every reward and alpha, sampled (o) and greedy (x), intervals over seeds."""
+    """Accuracy against reasoning tokens of every reward and alpha, sampled (o) and greedy (x), intervals over seeds.
+
+    A reward has a colour; beside each point sampled stands its alpha.
+    """
     colours = _reward_colours(found)
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(parts), figsize=(4.4 * len(parts), 4.6), layout="constrained")
         for axis, part in zip(axes, parts, strict=True):
+            named: set[str] = set()
             for name, (reward, figures) in found.items():
                 for prefix, marker in (("", "o"), ("greedy ", "x")):
                     x, y = figures[f"{prefix}tokens, {part}"], figures[f"{prefix}accuracy, {part}"]
@@ -64,8 +68,14 @@ def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: P
                             color=colours[reward],
                             alpha=0.85,
                             capsize=2,
-                            label=None if prefix else name,
+                            label=None if reward in named else reward,
                         )
+                        named.add(reward)
+                        if not prefix:
+                            level = name.removeprefix(reward)
+                            axis.annotate(
+                                level, (x.mean, y.mean), xytext=(3, 3), textcoords="offset points", fontsize=8
+                            )
             axis.set(title=part, xlabel="reasoning tokens", xlim=(0, None))
         axes[0].set_ylabel("accuracy (o at temperature 1, x greedy)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
@@ -94,7 +104,7 @@ def checks(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path:
             axis.set_xticks(place, list(found), rotation=60, ha="right")
             axis.set(title=part, ylim=(0, 1.05))
         axes[0].set_ylabel("share that goes on")
-        axes[0].legend(frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
         _save(figure, path)
 
 
