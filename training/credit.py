@@ -35,6 +35,24 @@ def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
     return ((groups - groups.mean(1, keepdim=True)) * (group_size / (group_size - 1))).view(-1)
 
 
+def scaled(cost_BK: Tensor, group_size: int) -> Tensor:
+    """Costs such that those of an average rollout of its group add up to 1, (B, K); all 0 where every cost is.
+
+    With a prompt's rollouts as the group the scale is the prompt's own, as the length reward's is: a check as long as
+    the rest of the thinking costs the same on an easy prompt and on a hard one. With all of the batch it is one scale.
+
+    Args:
+        cost_BK: what each episode is charged for, 0 where there is none.
+        group_size: G >= 2; divides B.
+
+    Raises:
+        ValueError: a group that is not whole or has one member.
+    """
+    groups = _groups(cost_BK, group_size)
+    mean = groups.sum(2).mean(1).clamp(min=torch.finfo(groups.dtype).tiny)
+    return (groups / mean[:, None, None]).view(cost_BK.shape)
+
+
 def episode_credit(
     outcome_B: Tensor, episode_BK: Tensor, count_B: Tensor, group_size: int, progress_weight: float
 ) -> Tensor:
@@ -189,5 +207,5 @@ def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: 
 
 def _groups(values_B: Tensor, group_size: int) -> Tensor:
     if group_size < 2 or len(values_B) % group_size:
-        raise ValueError(f"{len(values_B)} rewards are not whole groups of {group_size} >= 2")
+        raise ValueError(f"{len(values_B)} rollouts are not whole groups of {group_size} >= 2")
     return values_B.view(-1, group_size, *values_B.shape[1:])

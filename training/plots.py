@@ -54,7 +54,6 @@ def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: P
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(parts), figsize=(4.4 * len(parts), 4.6), layout="constrained")
         for axis, part in zip(axes, parts, strict=True):
-            named: set[str] = set()
             for name, (reward, figures) in found.items():
                 for prefix, marker in (("", "o"), ("greedy ", "x")):
                     x, y = figures[f"{prefix}tokens, {part}"], figures[f"{prefix}accuracy, {part}"]
@@ -68,9 +67,8 @@ def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: P
                             color=colours[reward],
                             alpha=0.85,
                             capsize=2,
-                            label=None if reward in named else reward,
+                            label=None if prefix else reward,
                         )
-                        named.add(reward)
                         if not prefix:
                             level = name.removeprefix(reward)
                             axis.annotate(
@@ -78,7 +76,9 @@ def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: P
                             )
             axis.set(title=part, xlabel="reasoning tokens", xlim=(0, None))
         axes[0].set_ylabel("accuracy (o at temperature 1, x greedy)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=6, frameon=False)
         _save(figure, path)
 
 

@@ -204,10 +204,12 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
                 f"| {_share(f[f'second episodes after a wrong first, {part}'])} |"
             )
     lines += ["", "![share of rollouts that go on after their first episode](checks.png)"]
-    side_by_side = [_compared(arm, other, some.difficulties[-1]) for arm, other in _pairs(arms)]
-    side_by_side += _at_equal_tokens(arms)
+    at_equal_alpha = [_compared(arm, other, some.difficulties[-1]) for arm, other in _pairs(arms)]
+    side_by_side = [part for part in (at_equal_alpha, _at_equal_tokens(arms)) if part]
     if side_by_side:
-        lines += ["", "## Side by side", "", *side_by_side]
+        lines += ["", "## Side by side"]
+    for part in side_by_side:
+        lines += ["", *part]
     if pictures:
         lines += ["", "## What the dense reward saw"]
     for picture in pictures:
@@ -276,7 +278,6 @@ def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
     if not lines:
         return []
     return [
-        "",
         "**At equal tokens**: points of accuracy beyond the line through base, outcome and alpha, seed by seed",
         "",
         "| reward, alpha | points | |",

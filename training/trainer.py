@@ -35,16 +35,15 @@ with warnings.catch_warnings():
 
 from training.batch import Rollouts
 from training.config import DenseReward, FamilyStage, checkpoint_name
-from training.credit import counterfactual_credit, episode_credit, leave_one_out, paper_credit, token_rewards
+from training.credit import counterfactual_credit, episode_credit, leave_one_out, paper_credit, scaled, token_rewards
 from training.errors import StageError
 from training.judge import Judge
 from training.metrics import JsonLines, show_in_bar
 from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint, processes
-from training.rewards.compression import scaled
 from training.rewards.dense import EpisodeJudge
 from training.rewards.information_gain import gains
-from training.rewards.length import length_reward, token_shares
+from training.rewards.length import length_reward
 from training.rollout import keeps_everything, sample
 from training.tasks.question import Question
 
@@ -145,9 +144,9 @@ class FamilyTrainer(GRPOTrainer):
         )
         gain_BK = gains(success_BK1)
         if settings.charge == "tokens":
-            cost_BK = self._alpha * token_shares(cost_BK, self.num_generations)
+            cost_BK = self._alpha * scaled(cost_BK, self.num_generations)
         else:
-            cost_BK = scaled(cost_BK)
+            cost_BK = scaled(cost_BK, len(cost_BK))
         dense_BK = gain_BK - settings.compression_weight * cost_BK
         weights = {"group_size": self.num_generations, "progress_weight": settings.progress_weight}
         if settings.credit == "episode":

@@ -11,12 +11,21 @@ from training.credit import (
     episode_credit,
     leave_one_out,
     paper_credit,
+    scaled,
     token_rewards,
     truncated_mean,
 )
 
 rewards = st.integers(2, 8).flatmap(
     lambda size: st.lists(st.lists(st.floats(-5, 5), min_size=size, max_size=size), min_size=1, max_size=4)
+)
+
+costs = st.integers(2, 8).flatmap(
+    lambda size: st.lists(
+        st.lists(st.tuples(st.integers(1, 4000), st.integers(0, 4000)), min_size=size, max_size=size),
+        min_size=1,
+        max_size=4,
+    )
 )
 
 
@@ -189,3 +198,33 @@ def test_a_process_gets_its_own_rows_compared_with_everyone_s():
     ).advantage_BT
     half = paper_credit(TokenRewards(reward[2:], means[2:], torch.full((2,), 100)), means, 4, slice(2, 4)).advantage_BT
     assert torch.equal(whole[2:], half)
+
+
+def test_of_one_group_an_average_rollout_s_costs_add_up_to_one_and_keep_their_proportions():
+    torch.manual_seed(0)
+    cost = torch.rand(5, 3)
+    assert scaled(cost, 5).sum(1).mean().item() == pytest.approx(1)
+    torch.testing.assert_close(scaled(cost, 5), scaled(7 * cost, 5))
+    torch.testing.assert_close(scaled(cost, 5) * cost[0, 0] / scaled(cost, 5)[0, 0], cost)
+    assert scaled(torch.zeros(2, 2), 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_an_episode_s_cost_is_scaled_by_what_its_own_group_s_rollouts_cost_on_average():
+    easy, hard = [[10.0, 10], [20, 0]], [[60.0, 20], [40, 0]]
+    found = scaled(torch.tensor(easy + hard), 2)
+    assert found.tolist() == [pytest.approx(row) for row in ([0.5, 0.5], [1, 0], [1, 1 / 3], [2 / 3, 0])]
+
+
+@given(costs)
+def test_whatever_the_group_an_average_rollout_s_costs_add_up_to_one(rows):
+    shares = scaled(torch.tensor([cost for row in rows for cost in row], dtype=torch.float32), len(rows[0]))
+    assert shares.view(len(rows), -1).sum(1).tolist() == pytest.approx([len(rows[0])] * len(rows), rel=1e-4)
+
+
+def test_a_group_without_costs_has_none():
+    assert scaled(torch.zeros(2, 3), 2).tolist() == [[0, 0, 0]] * 2
+
+
+def test_costs_of_a_broken_group_are_refused():
+    with pytest.raises(ValueError, match="not whole groups of 2"):
+        scaled(torch.ones(3, 2), 2)

@@ -178,11 +178,3 @@ def scores(
     fisher_PP.diagonal().add_(damping * fisher_PP.diagonal().mean() + torch.finfo(fisher_PP.dtype).tiny)
     shift_QP = torch.linalg.solve(fisher_PP, episode_QP.T).T
     return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes).to(output_BTr.dtype)
-
-
-def scaled(cost_BK: Tensor) -> Tensor:
-    """Costs such that an average rollout's add up to 1, (B, K); all 0 where every cost is.
-
-    `cost_BK` holds the rollouts of all processes, so that each sees the same scale.
-    """
-    return cost_BK / cost_BK.sum(1).mean().clamp(min=torch.finfo(cost_BK.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What does length cost? The alpha-weighted reward of Arora and Zanette (arXiv 2502.04463), and an episode's share."""
+"""The alpha-weighted length reward of Arora and Zanette (arXiv 2502.04463, eq. 4 and 5)."""
 
 from __future__ import annotations
 
@@ -39,23 +39,3 @@ def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: f
     variance = ((tokens - mean) ** 2 * correct).sum(1, keepdim=True) / count
     penalty = torch.sigmoid((tokens - mean) / (variance.sqrt() + 1e-7))
     return (correct * (1 - alpha * penalty)).view(-1).float()
-
-
-def token_shares(tokens_BK: Tensor, group_size: int) -> Tensor:
-    """An episode's tokens as a share of what the prompt's rollouts think on average, (B, K).
-
-    Like the length reward's, the scale is the prompt's own: a check that is as long as the rest of an easy prompt's
-    thinking is dear, the same check of a hard prompt's is cheap. 0 where none of the group thinks.
-
-    Args:
-        tokens_BK: tokens of each episode, 0 where there is none; groups lie next to each other.
-        group_size: responses to one prompt, G; divides B.
-
-    Raises:
-        ValueError: a group that is not whole.
-    """
-    if group_size < 1 or len(tokens_BK) % group_size:
-        raise ValueError(f"{len(tokens_BK)} responses are not whole groups of {group_size}")
-    groups = tokens_BK.float().view(-1, group_size, tokens_BK.size(1))
-    mean = groups.sum(2).mean(1).clamp(min=torch.finfo(groups.dtype).tiny)
-    return (groups / mean[:, None, None]).view(tokens_BK.shape)

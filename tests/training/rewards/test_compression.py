@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training.batch import Rollouts
 from training.episodes import Splitter
-from training.rewards.compression import effective_weight, scaled, scores, token_gradients
+from training.rewards.compression import effective_weight, scores, token_gradients
 
 BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
 RANK = 4
@@ -119,15 +119,6 @@ def test_padding_has_no_say():
     other[1, 4:] = 1e3
     torch.testing.assert_close(scores(output, inputs, index, 2), scores(other, inputs, index, 2))
     assert scores(output, inputs, index, 2)[1, 1] == 0
-
-
-def test_an_average_rollout_s_costs_add_up_to_one():
-    torch.manual_seed(0)
-    cost = torch.rand(5, 3)
-    assert scaled(cost).sum(1).mean().item() == pytest.approx(1)
-    torch.testing.assert_close(scaled(cost), scaled(7 * cost))
-    torch.testing.assert_close(scaled(cost) * cost[0, 0] / scaled(cost)[0, 0], cost)
-    assert scaled(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_rank_that_the_layer_does_not_have_is_refused(model, batch):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.rewards.length import length_reward, token_shares
+from training.rewards.length import length_reward
 
 
 def written_out(correct: list[int], lengths: list[int], alpha: float) -> list[float]:
@@ -81,24 +81,3 @@ def test_broken_groups_are_refused():
         length_reward(torch.ones(5), torch.ones(5), 2, 0.1)
     with pytest.raises(ValueError, match="must both be"):
         length_reward(torch.ones(4), torch.ones(5), 2, 0.1)
-
-
-def test_an_episode_s_share_is_of_what_its_own_prompt_s_rollouts_think_on_average():
-    easy, hard = [[10.0, 10], [20, 0]], [[60.0, 20], [40, 0]]
-    found = token_shares(torch.tensor(easy + hard), 2)
-    assert found.tolist() == [pytest.approx(row) for row in ([0.5, 0.5], [1, 0], [1, 1 / 3], [2 / 3, 0])]
-
-
-@given(groups)
-def test_an_average_rollout_s_shares_add_up_to_one(rows):
-    shares = token_shares(torch.tensor([[n, c * n] for row in rows for c, n in row]), len(rows[0]))
-    assert shares.view(len(rows), -1).sum(1).tolist() == pytest.approx([len(rows[0])] * len(rows), rel=1e-4)
-
-
-def test_where_nobody_thinks_nothing_is_shared():
-    assert token_shares(torch.zeros(2, 3), 2).tolist() == [[0, 0, 0]] * 2
-
-
-def test_shares_of_a_broken_group_are_refused():
-    with pytest.raises(ValueError, match="not whole groups of 2"):
-        token_shares(torch.ones(3, 2), 2)
