@@ -166,13 +166,17 @@ def training(metrics: Mapping[str, Path], path: Path) -> None:
     }
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(shown), figsize=(14, 4), layout="constrained")
+        temperatures: list[float] = []
         for name, file in metrics.items():
             lines = [json.loads(line) for line in file.read_text().splitlines()]
+            temperatures += [line["rollout/temperature"] for line in lines if "rollout/temperature" in line]
             for axis, (key, label) in zip(axes, shown.items(), strict=True):
                 points = [(line["step"], line[key]) for line in lines if key in line]
                 axis.plot(*zip(*points, strict=True), label=name)
                 axis.set(xlabel="step", ylabel=label)
         axes[0].legend(frameon=False)
+        if temperatures:
+            figure.suptitle(f"rollouts, temperature {max(temperatures):.1f} to {min(temperatures):.1f}")
         _save(figure, path)
 
 

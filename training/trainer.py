@@ -169,7 +169,9 @@ class FamilyTrainer(GRPOTrainer):
             token = token_rewards(self._rewards[own], dense_BK[own], logp_BT, index_BT, settings.progress_weight)
             found = paper_credit(token, gather(token.mean_B), self.num_generations, own)
             advantages_BT = found.advantage_BT
-            self._log({"credit/floored": found.floored_share, "credit/clipped": found.clipped_share})
+            shares = torch.tensor([found.floored_share, found.clipped_share], device=self.accelerator.device)
+            floored, clipped = reduce(shares, "mean").tolist()
+            self._log({"credit/floored": floored, "credit/clipped": clipped})
         self._log(described(gain_BK, cost_BK, count_B))
         if self.accelerator.is_main_process:
             note_episodes(self._notes, self.state.global_step + 1, gain_BK, cost_BK, count_B)
