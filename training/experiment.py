@@ -26,7 +26,7 @@ from training.tasks.source import questions
 Measures = dict[str, float | None]
 """By "tokens, hard", "greedy accuracy, overall" and so on; None where there was nothing to measure."""
 Episode = tuple[int, float, float]
-"""Which one of its rollout from 1, what it gained, what it said about the parameters."""
+"""Which one of its rollout from 1, what it gained, what it was charged."""
 NOTED = 600
 """Most episodes in a results file."""
 _console = Console(stderr=True)
