@@ -100,7 +100,23 @@ def test_every_arm_stands_beside_the_base_and_the_shortest_that_is_as_right_is_r
     shares = [tokens / base for tokens, base in ((40, 100), (41, 101), (42, 102))]
     assert f"| alpha 0.2 | {100 * np.mean(shares):.1f} % (" in text
     assert " | -25.0 (-25.0 to -25.0) | " in text
-    assert "sampled and greedily: **dense 0.2**, with 60.4 %" in text, "alpha is shorter, but not as right as the base"
+    assert "on average, sampled and greedily: **dense 0.2**, with 60.4 %" in text, "alpha is shorter, but not as right"
+    assert "(its intervals reach 0), sampled and greedily: **dense 0.2**, with 60.4 %" in text
+
+
+def test_a_shorter_arm_whose_loss_may_be_chance_is_named_as_that(results, tmp_path):
+    for seed, accuracy in enumerate((0.7, 0.76, 0.73)):
+        written(results, result("short", seed, tokens=20, accuracy=accuracy))
+    report.write(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "on average, sampled and greedily: **dense 0.2**" in text
+    assert "(its intervals reach 0), sampled and greedily: **short 0.2**, with 20.8 %" in text
+
+
+def test_where_no_arm_is_as_right_none_is_named(tmp_path):
+    rows = (result("alpha", seed, tokens=40, accuracy=0.5) for seed in range(3))
+    report.write(written(tmp_path / "results", *rows), tmp_path / "out")
+    assert (tmp_path / "out" / "report.md").read_text().count("sampled and greedily: none.") == 2
 
 
 def test_at_equal_tokens_an_arm_is_compared_with_the_line_through_those_without_a_dense_reward(results, tmp_path):
