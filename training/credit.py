@@ -93,13 +93,14 @@ def counterfactual_credit(
     A_i0 = [r_out_i - mean of the others'] + progress_weight [r_i1 - mean of the others' r_j1],
     A_ik = [r_out_i - worth_ik] + progress_weight r_i,k+1    for k = 1 .. K_i, with r_i,K+1 = 0.
 
-    Column 0 is for the first episode's tokens: all of the group stood before the prompt, so they are compared with each
-    other. Column k is for the tokens of the episode after the k-th, and after the last for the stop and the answer.
-    What could have been done there instead is to stop, and the probes have measured what that is worth. So a check that
-    finds a slip earns what it gained, one that finds nothing pays for itself, and a stop earns nothing, as what it is
-    compared with is itself. This baseline depends on nothing but what was said before, so it leaves the gradient's
-    expectation alone; unlike a group's mean it knows whether the episode before went right. It is a difference reward
-    with stopping as the default action (Wolpert and Tumer 2001; Foerster et al., arXiv 1705.08926, sec. 4).
+    Column 0 is for the first episode's tokens, and for all of a rollout that says nothing before it stops: all of the
+    group stood before the prompt, so they are compared with each other. Column k is for the tokens of the episode after
+    the k-th, and after the last for the stop and the answer. What could have been done there instead is to stop, and
+    the probes have measured what that is worth. So a check that finds a slip earns what it gained, one that finds
+    nothing pays for itself, and a stop earns nothing, as what it is compared with is itself. This baseline depends on
+    nothing but what was said before, so it leaves the gradient's expectation alone; unlike a group's mean it knows
+    whether the episode before went right. It is a difference reward with stopping as the default action (Wolpert and
+    Tumer 2001; Foerster et al., arXiv 1705.08926, sec. 4).
 
     Args:
         outcome_B: outcome rewards.

@@ -6,6 +6,7 @@ the run that made them is gone. An experiment whose file is there is not run aga
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,8 +116,10 @@ def load(path: Path) -> Result:
 
 
 def base_outcomes(recipe: Recipe) -> Path:
-    """Where the experiments of a seed keep the outcomes of their base."""
-    return recipe.run_dir.parents[1] / "base" / recipe.run_dir.name
+    """Where the experiments of a seed that split thinking alike keep the outcomes of their base."""
+    dense = recipe.family.dense_reward or DenseReward()
+    alike = hashlib.sha256(json.dumps(outcomes.splitting(dense)).encode()).hexdigest()[:8]
+    return recipe.run_dir.parents[1] / "base" / f"{recipe.run_dir.name}-{alike}"
 
 
 def measures(sampled: Sequence[Judged], greedy: Sequence[Judged]) -> Measures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from tqdm.auto import tqdm
@@ -42,7 +43,7 @@ def measure(
         "max_tokens": recipe.family.max_tokens,
         "data": data_record(recipe.data),
         "dtype": checkpoints.dtype(recipe),
-        "first_episode": first_episode and first_episode.model_dump(include={"answer", "split_by", "max_episodes"}),
+        "first_episode": first_episode and splitting(first_episode),
         "base": fingerprint(checkpoints.base_directory(recipe)),
         **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
     }
@@ -63,6 +64,11 @@ def measure(
             first_episode=first_episode,
         )
     evaluate.save(rows, path)
+
+
+def splitting(dense: DenseReward) -> dict[str, Any]:
+    """What the worth of a first episode depends on."""
+    return dense.model_dump(include={"answer", "split_by", "max_episodes", "tokens_per_episode"})
 
 
 def path_in(directory: Path, name: str, *, greedy: bool = False) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.family import hash_files
+from models.family import hash_files, sha256
 from training.errors import StageError
 
 
@@ -51,14 +51,15 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash over a file, or over all files of a directory and their names.
+    """A hash over a file, or over all files of a directory and their names in it; wherever it lies.
 
     Raises:
         StageError: there is nothing at `path`.
     """
     if not path.exists():
         raise StageError(f"{path} is missing; run the earlier stages first: laconic-train run goes through all")
-    return hashlib.sha256(json.dumps(hash_files(path.parent, path.name)).encode()).hexdigest()[:16]
+    found = sha256(path) if path.is_file() else json.dumps(hash_files(path, "."))
+    return hashlib.sha256(found.encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: object) -> None:

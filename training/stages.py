@@ -91,6 +91,7 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
     """What a trained checkpoint depends on besides its alpha."""
     stage, dense = recipe.family, recipe.family.dense_reward
     return {
+        "training": trainer.VERSION,
         "seed": recipe.seed,
         "data": data_record(recipe.data),
         **stage.model_dump(exclude={"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}),

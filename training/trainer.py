@@ -51,6 +51,8 @@ LONGEST_PROMPT = 2048
 """Tokens of a prompt that vLLM keeps room for."""
 NOTED = 300
 """Most episodes of a step that are kept for the report."""
+VERSION = 2
+"""Of what a training does; another number is another training, of which nothing is taken over."""
 
 
 class FamilyTrainer(GRPOTrainer):
@@ -71,6 +73,8 @@ class FamilyTrainer(GRPOTrainer):
         self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
         self._seen: list[Tensor] | None = None
+        cools = self._last_temperature != self._first_temperature
+        self._scored_at = [_temperature_of(self.accelerator.unwrap_model(m)) for m in self._scoring()] if cools else []
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
@@ -112,6 +116,8 @@ class FamilyTrainer(GRPOTrainer):
         """Set the temperature of this step's rollouts, and of the probabilities that their update is about."""
         done = self.state.global_step / max(1, self.state.max_steps - 1)
         self.temperature = self._first_temperature + done * (self._last_temperature - self._first_temperature)
+        for cell in self._scored_at:
+            cell.cell_contents = self.temperature
         if self.use_vllm:
             self.vllm_generation.temperature = self.temperature
         self._log({"rollout/temperature": self.temperature})
@@ -155,7 +161,7 @@ class FamilyTrainer(GRPOTrainer):
         elif settings.credit == "counterfactual":
             worth_BK1 = success_BK1 * (1 - self._outcome_alpha / 2)  # what a rollout of its group's mean length gets
             credit_BK1 = counterfactual_credit(self._rewards, worth_BK1, dense_BK, count_B, **weights)[own]
-            at_BT = index_BT + values.episodes.stopped_BT
+            at_BT = index_BT + values.episodes.stopped_BT * values.episodes.said_BT.any(1, keepdim=True)
             advantages_BT = credit_BK1.gather(1, at_BT.clamp(min=0)) * output["completion_mask"]
         else:
             with torch.no_grad():
@@ -178,6 +184,11 @@ class FamilyTrainer(GRPOTrainer):
         self._log({"reward/seconds": time.perf_counter() - began})  # of TRL's `step_time`
         return advantages_BT
 
+    def _scoring(self) -> list[Any]:
+        """The models whose probabilities the update is about: the trained one, and one it is not to leave."""
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return [model] if self.ref_model is None else [model, self.ref_model]
+
     def _log(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self._metrics["train"][name].append(value)
@@ -190,6 +201,12 @@ class FamilyTrainer(GRPOTrainer):
             return inputs
         self._buffered_inputs = sorted_by_length(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+
+def _temperature_of(model: Any) -> Any:
+    """The cell with the temperature at which TRL scores tokens: it binds it into the forward when it is built."""
+    forward = getattr(model, "_original_forward", model.forward).__func__
+    return forward.__closure__[forward.__code__.co_freevars.index("temperature")]
 
 
 @contextmanager

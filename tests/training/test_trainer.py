@@ -160,7 +160,8 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     model, spoken, tmp_path, monkeypatch, cooling
 ):
     last, expected = cooling
-    sampled, updated = [], []
+    sampled: list[float] = []
+    scored: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def generate(_model: object, prompts: list, *, temperature: float, **_: object) -> list[list[int]]:
         sampled.append(temperature)
@@ -168,16 +169,26 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
 
     loss = trainer.FamilyTrainer._compute_loss
 
-    def watched(self: trainer.FamilyTrainer, *args: object) -> torch.Tensor:
-        updated.append(self.temperature)
-        return loss(self, *args)
+    def watched(self: trainer.FamilyTrainer, at_work: torch.nn.Module, inputs: dict) -> torch.Tensor:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        length = inputs["completion_ids"].size(1)
+        with torch.no_grad():
+            own, *_ = self._get_per_token_logps_and_entropies(at_work, ids, mask, length)
+            logits = at_work(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
+        by_hand = torch.log_softmax(logits / expected[len(sampled) - 1], -1).gather(2, ids[:, -length:, None])[..., 0]
+        said = inputs["completion_mask"].bool()
+        scored.append((own[said], by_hand[said]))
+        return loss(self, at_work, inputs)
 
     monkeypatch.setattr(trainer, "sample", generate)
     monkeypatch.setattr(trainer.FamilyTrainer, "_compute_loss", watched)
     stage = STAGE.model_copy(update={"steps": 3, "temperature": 1.5, "last_temperature": last})
     trainer.train(model, spoken, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
     assert sampled == pytest.approx(expected)
-    assert updated == pytest.approx(expected)
+    assert len(scored) == len(expected)
+    for own, by_hand in scored:
+        torch.testing.assert_close(own, by_hand, atol=1e-4, rtol=1e-4)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
 
