@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.family import Checkpoint, Estimate, Family, Slice
-from training.config import BaseStage, Recipe
+from training.config import BaseStage, FamilyStage, Recipe
 from training.planning import architecture, parameters
 from training.tasks.problems import DIFFICULTIES, KINDS
 
@@ -40,7 +40,7 @@ def write(
 
 {family.description} {about}
 
-{_HOW[recipe.family.reward]}
+{_how(recipe.family)}
 The larger alpha, the shorter the thinking.
 {_USES if gate else ""}
 ## Figures
@@ -106,6 +106,15 @@ _HOW = {
     "progress": f"{_LENGTH} and paid for what each episode of thinking gains.",
     "l2t": f"{_LENGTH} and the dense reward of *Learning to Think* (arXiv 2505.10425).",
 }
+
+
+def _how(stage: FamilyStage) -> str:
+    if stage.dense_reward and stage.dense_reward.charge == "tokens":
+        return (
+            "The checkpoints were trained with a dense reward in the manner of *Learning to Think* (arXiv 2505.10425): an"
+            " episode of thinking is paid for what it gains and charged for its tokens, at the price alpha."
+        )
+    return _HOW[stage.reward]
 
 
 def _about_abacus(base: BaseStage, family: Family) -> str:

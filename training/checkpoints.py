@@ -108,11 +108,13 @@ def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     return _with_adapter(model, path), spoken
 
 
-def load_published(directory: Path, checkpoint: manifest.Checkpoint, base_path: Path) -> PreTrainedModel:
+def load_published(
+    directory: Path, checkpoint: manifest.Checkpoint, base_path: Path, dtype: str = "float32"
+) -> PreTrainedModel:
     """A published checkpoint, ready to sample from; adapters are merged into the base."""
     if checkpoint.kind == "lora":
-        return _with_adapter(load_model(base_path), directory / checkpoint.path)
-    return load_model(directory / checkpoint.path)
+        return _with_adapter(load_model(base_path, dtype), directory / checkpoint.path)
+    return load_model(directory / checkpoint.path, dtype)
 
 
 def require_markers(directory: Path, spoken: PreTrainedTokenizerBase) -> None:

@@ -28,7 +28,7 @@ app = typer.Typer(
 A recipe (YAML) goes through five stages, each resumable after a kill at any moment and each a command of its own:
 
 **base** train an overthinking base and let the gate judge it; **family** one checkpoint per alpha, by reinforcement
-fine-tuning with the alpha-weighted length reward; **evaluate** accuracy and reasoning tokens on held-out prompts;
+fine-tuning with a length reward or a dense one; **evaluate** accuracy and reasoning tokens on held-out prompts;
 **profile** the difficulty profile the gateway routes by; **publish** the directory the gateway serves.
 
     laconic-train run training/recipes/abacus.yaml
@@ -113,7 +113,7 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 @app.command()
 def experiment(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One per reward to compare.")],
-    seed: Annotated[list[int], typer.Option(help="Repeatable; each has a run directory of its own.")] = [0, 1, 2],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(min=0, help="Repeatable; each has its own run directory.")] = [0, 1, 2],  # noqa: B006
     results: Annotated[Path, typer.Option(help="Directory for one small file per recipe and seed.")] = RESULTS,
 ) -> None:
     """Train and measure the families of several rewards from one base; `report` compares them.
@@ -145,13 +145,14 @@ def measure(
     family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")],
     checkpoint: Annotated[str, typer.Option(help="Which checkpoint.")],
     split: Annotated[Split, typer.Option(help="Which prompts; nothing was ever tuned on heldout.")] = "heldout",
-    seed: Annotated[int, typer.Option(help="Another seed, other prompts.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other prompts.")] = 1,
     prompts: Annotated[int, typer.Option(min=1, help="How many; of arithmetic, a third of each difficulty.")] = 900,
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are cut off, and so incorrect.")] = 320,
     recipe: Annotated[
-        Path | None, typer.Option(help="Take the questions this recipe takes; default: arithmetic.")
+        Path | None,
+        typer.Option(help="Take this recipe's questions, and its weights' dtype; default: arithmetic, float32."),
     ] = None,
 ) -> None:
     """Measure a published checkpoint again: accuracy and reasoning tokens with 95 % intervals, as JSON."""
@@ -171,8 +172,10 @@ def measure(
     except KeyError:
         _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
     base_path = family_dir / loaded.checkpoint(loaded.base).path
-    model = checkpoints.load_published(family_dir, chosen, base_path)
-    asked = questions(_load(recipe).data if recipe else Data(), split, seed, prompts)
+    taken = _load(recipe) if recipe else None
+    dtype = checkpoints.dtype(taken) if taken else "float32"
+    model = checkpoints.load_published(family_dir, chosen, base_path, dtype)
+    asked = questions(taken.data if taken else Data(), split, seed, prompts)
     with outcomes.bar(len(asked) * samples, checkpoint) as progress:
         rows = measuring.judge(
             model,
@@ -222,7 +225,7 @@ def prompts(
     split: Annotated[
         Split, typer.Option(help="train, test (gate and profile) or heldout (evaluation only).")
     ] = "heldout",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same prompts.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="How many different prompts.")] = 100,
     task: Annotated[
         Kind | None, typer.Option(help="One kind of problem only; default: the shipped family's mix.")

@@ -106,12 +106,13 @@ class DenseReward(_Section):
     """What an episode of thinking earns besides the outcome (Learning to Think, arXiv 2505.10425)."""
 
     progress_weight: float = Field(default=0.8, ge=0)
-    """Price of the episodes' rewards beside the outcome's; the paper's alpha."""
+    """Price of the episodes' rewards, gain and charge, beside the outcome's; the paper's alpha."""
     compression_weight: float = Field(default=0.6, ge=0)
     """Price of what an average rollout is charged for, in success; the paper's beta. 0: progress alone."""
     charge: Literal["information", "tokens"] = "information"
     """What an episode pays for: what it says about the parameters, as in the paper, or its tokens, of which an average
-    rollout of its prompt costs alpha compression_weight. The outcome, then 1{correct}, does not pay for them again."""
+    rollout of its prompt costs alpha compression_weight; only with reward: l2t. The outcome, then 1{correct}, does not
+    pay for them again."""
     credit: Literal["episode", "counterfactual", "paper"] = "episode"
     """An episode against the group's mean one, against stopping before it, or the paper's advantages to the letter
     (`training/credit.py`)."""
@@ -206,6 +207,14 @@ class FamilyStage(_Section):
             raise ValueError("alphas: the outcome reward has alpha 0 only; reward: alpha has the others")
         if self.dense and self.reward not in ("progress", "l2t"):
             raise ValueError(f"dense: means nothing with reward: {self.reward}")
+        if (
+            self.dense
+            and self.dense.charge == "tokens"
+            and not (self.reward == "l2t" and self.dense.compression_weight)
+        ):
+            raise ValueError(
+                "dense.charge: tokens needs reward: l2t and a compression_weight, or alpha would do nothing"
+            )
         return self
 
     @property
@@ -244,9 +253,9 @@ def _has_model(raw: object) -> bool:
 class Recipe(_Section):
     """A whole training run. Unknown fields are refused."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
     description: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     run_dir: Path
     publish_to: Path | None = None
     """None: an experiment, which ends with its evaluation."""

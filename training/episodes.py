@@ -49,10 +49,13 @@ class Episodes:
 
     @property
     def stopped_BT(self) -> Tensor:
-        """True after the last word of the thinking: what stops it, white space included, and the answer."""
+        """True after the last word of the thinking: what stops it, white space included, and the answer.
+
+        Nowhere in a completion that says nothing before it stops: it chose that where others chose their first word.
+        """
         position_T = torch.arange(1, self.index_BT.size(1) + 1, device=self.index_BT.device)
         last_B1 = (self.said_BT * position_T).amax(1, keepdim=True)
-        return (position_T > last_B1) & (self.index_BT >= 0)
+        return (position_T > last_B1) & (last_B1 > 0) & (self.index_BT >= 0)
 
     @property
     def ends_BK(self) -> Tensor:

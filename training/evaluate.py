@@ -77,7 +77,7 @@ def judge(
         on_batch=on_batch,
     )
     golds = [prompts[i].answer for i in repeated]
-    judged = map(Judge(tokenizer), completions, golds)
+    judged = map(Judge(tokenizer, first_episode), completions, golds)
     if first_episode:
         asked = [encoded[i] for i in repeated]
         worth = _after_first(model, EpisodeJudge(tokenizer, first_episode), asked, completions, golds)

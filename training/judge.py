@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from training.config import DenseReward
 from training.episodes import THINK_END, Splitter
 from training.tasks.verify import is_correct
 
@@ -30,11 +31,13 @@ class Outcome:
 class Judge:
     """Judges completions of one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, dense: DenseReward | None = None) -> None:
+        """Episodes are split as `dense` says, without its limit; default: at blank lines."""
+        dense = dense or DenseReward()
         self._tokenizer = tokenizer
         self._end = tokenizer.convert_tokens_to_ids(THINK_END)
         self._eos = tokenizer.eos_token_id
-        self._split = Splitter(tokenizer, max_episodes=_NO_LIMIT)
+        self._split = Splitter(tokenizer, dense.split_by, max_episodes=_NO_LIMIT, every=dense.tokens_per_episode)
         self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
 
     def __call__(self, completion: Sequence[int], gold: str) -> Outcome:

@@ -9,7 +9,8 @@ from pathlib import Path
 from models import family
 from models.family import Checkpoint, Family, Frontier, Reasoning
 from training import card, evaluate, metrics, plots
-from training.config import BaseStage, DenseReward, Recipe, checkpoint_name
+from training.checkpoints import dtype
+from training.config import BaseStage, Data, DenseReward, Recipe, checkpoint_name
 from training.evaluate import Judged
 from training.tokenizer import ANSWER_PREFIX
 
@@ -79,7 +80,7 @@ def frontier(rows: list[Judged], recipe: Recipe, recipe_path: Path, name: str) -
         f"--prompts {stage.prompts} --samples {stage.samples} --temperature {stage.temperature:g} "
         f"--max-tokens {recipe.family.max_tokens}"
     )
-    if recipe.data.path:
+    if recipe.data != Data() or dtype(recipe) != "float32":
         command += f" --recipe {recipe_path}"
     return Frontier(
         overall=evaluate.summarise(rows, seed),

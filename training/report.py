@@ -6,7 +6,7 @@ measured on prompts of its own, and arms of one seed share both prompts, so diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -149,12 +149,19 @@ def _read(directory: Path) -> dict[str, list[Result]]:
             raise StageError(f"{directory}: {first} was run with the seeds {seeds[first]}, {name} with {own}")
     if len(seeds[first]) < 2:
         raise StageError(f"{directory}: intervals over seeds need at least two seeds, there is {seeds[first]}")
-    for result in results:
-        shared = ("base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts")
-        one, other = ({key: each.made_from[key] for key in shared} for each in (results[0], result))
-        if changed := differing(one, other):
-            raise StageError(f"{directory}: {results[0].recipe} and {result.recipe} were made with {changed}")
+    for own in by_recipe.values():
+        for other in own[1:]:
+            _require_alike(directory, own[0], other, own[0].made_from.keys() | other.made_from.keys())
+        shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts"}
+        _require_alike(directory, results[0], own[0], shared)
     return by_recipe
+
+
+def _require_alike(directory: Path, one: Result, other: Result, keys: Set[str]) -> None:
+    before, now = ({key: each.made_from.get(key) for key in keys if key != "seed"} for each in (one, other))
+    if changed := differing(before, now):
+        names = [f"{each.recipe}, seed {each.seed}" for each in (one, other)]
+        raise StageError(f"{directory}: {names[0]}, and {names[1]}, were made with {changed}")
 
 
 def _arms(by_recipe: Mapping[str, Sequence[Result]]) -> list[Arm]:

@@ -69,7 +69,7 @@ class FamilyTrainer(GRPOTrainer):
         self._last_temperature = last_temperature or self._first_temperature
         self._alpha, self._dense, self._notes = alpha, dense, notes
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be paid for twice
-        self._judge = Judge(self.processing_class)
+        self._judge = Judge(self.processing_class, dense)
         self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
         self._seen: list[Tensor] | None = None
@@ -161,7 +161,7 @@ class FamilyTrainer(GRPOTrainer):
         elif settings.credit == "counterfactual":
             worth_BK1 = success_BK1 * (1 - self._outcome_alpha / 2)  # what a rollout of its group's mean length gets
             credit_BK1 = counterfactual_credit(self._rewards, worth_BK1, dense_BK, count_B, **weights)[own]
-            at_BT = index_BT + values.episodes.stopped_BT * values.episodes.said_BT.any(1, keepdim=True)
+            at_BT = index_BT + values.episodes.stopped_BT
             advantages_BT = credit_BK1.gather(1, at_BT.clamp(min=0)) * output["completion_mask"]
         else:
             with torch.no_grad():

@@ -83,6 +83,11 @@ def test_the_card_holds_every_checkpoint_s_figures_with_intervals(written):
     assert "| alpha-0.4 | 0.4 | 90.0 % (89.0 to 91.0) | 20.2 (18.2 to 22.2) | 40 | 70 |" in text
 
 
+def test_the_card_says_what_was_rewarded(written):
+    assert "an episode of thinking is paid for what it gains and charged for its tokens" in written([])
+    assert "length reward" not in written([]), "which the shipped family is not trained with"
+
+
 def test_the_card_recommends_the_shortest_that_is_right_as_often_as_the_base(written):
     assert "**alpha-0.4**, the shortest that is right at least as often as the base; it thinks 22% as long" in written(
         []

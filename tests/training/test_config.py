@@ -14,8 +14,8 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_every_shipped_recipe_is_valid():
-    recipes = list(Path("training/recipes").glob("*.yaml"))
-    assert recipes
+    recipes = [path for path in Path("training/recipes").rglob("*.yaml") if path.parent.name != "accelerate"]
+    assert {path.parent.name for path in recipes} == {"recipes", "experiments"}
     for path in recipes:
         config.load(path)
 
@@ -36,11 +36,19 @@ def test_every_shipped_recipe_is_valid():
         ("family: {max_tokens: 2000}", "recipe"),
         ("profile: {prompts: 3}", "profile.prompts"),
         ("sneed: 1", "sneed"),
+        ("seed: -1", "seed"),
+        ("family: {reward: progress, dense: {charge: tokens}}", "family"),
+        ("family: {reward: l2t, dense: {charge: tokens, compression_weight: 0}}", "family"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, addition, field):
     with pytest.raises(config.RecipeError, match=rf"recipe.yaml: {field}: "):
         config.load(written(tmp_path, GOOD + addition))
+
+
+def test_a_name_that_no_family_may_have_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(config.RecipeError, match=r"recipe.yaml: name: "):
+        config.load(written(tmp_path, GOOD.replace("name: ", "name: " + "a" * 64)))
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "name: [unclosed"])

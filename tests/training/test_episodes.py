@@ -105,6 +105,13 @@ def test_what_stops_the_thinking_begins_after_its_last_word(spoken):
     assert not found.stopped_BT[1].any(), "it never stopped"
 
 
+def test_a_completion_that_says_nothing_has_nothing_to_stop(spoken):
+    """It chose not to think where the group's others chose to, so it is to be compared with them there."""
+    found = Splitter(spoken)(*batch(spoken, ["\n</think>\n\nThe answer is 4.", "2+2=4</think>4"]))
+    assert not found.stopped_BT[0].any()
+    assert found.stopped_BT[1].any()
+
+
 def test_ids_that_the_tokenizer_does_not_know_are_words(spoken):
     ids = torch.tensor([[*spoken.encode("2+2\n\n"), len(spoken) + 5, *spoken.encode("</think>")]])
     for by in ("blank_line", "tags", "tokens"):

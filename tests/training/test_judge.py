@@ -1,5 +1,6 @@
 import pytest
 
+from training.config import DenseReward
 from training.judge import Judge
 
 
@@ -24,6 +25,13 @@ def test_reasoning_tokens_are_those_before_the_end_marker(judged, spoken):
 
 def test_episodes_are_separated_by_blank_lines_of_the_thinking(judged):
     assert judged(RIGHT).episodes == 2
+
+
+def test_episodes_are_split_as_the_dense_reward_splits_them(spoken):
+    text = "<episode_1>2+2=4<episode_2>matches 4</think>The answer is 4.<|im_end|>"
+    assert Judge(spoken, DenseReward(split_by="tags"))(spoken.encode(text), "4").episodes == 2
+    assert Judge(spoken, DenseReward(split_by="tokens", tokens_per_episode=3))(spoken.encode(text), "4").episodes > 2
+    assert Judge(spoken)(spoken.encode(text), "4").episodes == 1
 
 
 def test_an_answer_that_was_cut_off_is_incorrect(judged):

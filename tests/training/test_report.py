@@ -167,6 +167,14 @@ def test_results_that_cannot_be_compared_are_refused(results, tmp_path):
         report.write(results, tmp_path / "out")
 
 
+def test_seeds_that_were_trained_differently_are_not_one_arm(results, tmp_path):
+    written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), lr=0.5))
+    with pytest.raises(
+        StageError, match=r"dense, seed 0, and dense, seed 2, were made with another lr \(null, now 0.5\)"
+    ):
+        report.write(results, tmp_path / "out")
+
+
 def test_a_dense_reward_stands_beside_the_plain_one_of_its_alpha_whatever_they_are_called(results, tmp_path):
     for path in results.glob("alpha*"):
         path.write_text(path.read_text().replace('"recipe":"alpha"', '"recipe":"short"'))

@@ -148,7 +148,7 @@ def _log_success(
     first = stop - 1  # the position that predicts the answer's first token
     if before is None:
         cache = None
-        seen_BSS = _seen(prompt_mask_BP, thought, ends_BK1, said_BL)
+        seen_BQS = _seen(prompt_mask_BP, thought, ends_BK1, said_BL)
         ids_BS = torch.cat([rollouts.prompt_ids_BP, completion_ids_BT, ids_BS], 1)
         positions_BS = torch.cat(
             [
@@ -163,15 +163,15 @@ def _log_success(
         cache = _cache_of(model, before)
         kept = torch.ones(rows, max(part.size(3) for part in before), dtype=torch.bool, device=device)
         # Without padding before them, prompt and thinking are one stretch, of which probe k sees a beginning.
-        seen_BSS = _seen(kept[:, :0], kept.size(1), prompt_length_B1 + ends_BK1, said_BL)[:, kept.size(1) :]
+        seen_BQS = _seen_by_probes(kept[:, :0], kept.size(1), prompt_length_B1 + ends_BK1, said_BL)
     dtype = model.dtype
-    mask_B1SS = torch.zeros(seen_BSS.shape, dtype=dtype, device=device).masked_fill_(~seen_BSS, torch.finfo(dtype).min)
+    mask_BQS = torch.zeros(seen_BQS.shape, dtype=dtype, device=device).masked_fill_(~seen_BQS, torch.finfo(dtype).min)
     predicting = (
         first + torch.arange(prefixes, device=device)[:, None] * length + torch.arange(answer, device=device)
     ).flatten()
     logits = model(
         input_ids=ids_BS,
-        attention_mask=mask_B1SS[:, None],
+        attention_mask=mask_BQS[:, None],
         position_ids=positions_BS,
         past_key_values=cache,
         use_cache=cache is not None,
@@ -204,23 +204,24 @@ def _cache_of(model: PreTrainedModel, before: Sequence[Tensor]) -> DynamicCache:
 def _seen(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:
     """Who attends to whom, (B, S, S): query, key. Every token sees itself, so that no row of padding is empty."""
     device = prompt_mask_BP.device
-    rows, prompt = prompt_mask_BP.shape
-    prefixes, length = ends_BK1.size(1), said_BL.size(1)
-    context = prompt + thought
-    total = context + prefixes * length
-    seen = torch.zeros(rows, total, total, dtype=torch.bool, device=device)
-
+    probes_BQS = _seen_by_probes(prompt_mask_BP, thought, ends_BK1, said_BL)
+    rows, asking, total = probes_BQS.shape
+    context = total - asking
     real_BC = torch.cat([prompt_mask_BP, torch.ones(rows, thought, dtype=torch.bool, device=device)], 1)
     causal = torch.ones(context, context, dtype=torch.bool, device=device).tril()
-    seen[:, :context, :context] = causal & real_BC[:, None, :]
+    itself = torch.eye(context, dtype=torch.bool, device=device)
+    seen_BCS = torch.nn.functional.pad(causal & real_BC[:, None, :] | itself, (0, asking))
+    return torch.cat([seen_BCS, probes_BQS], 1)
 
+
+def _seen_by_probes(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:
+    """The probes' rows of it, (B, Q, S): each sees the prompt, its own prefix of the thinking, and itself."""
+    device = prompt_mask_BP.device
+    prefixes, length = ends_BK1.size(1), said_BL.size(1)
     within_BKT = torch.arange(thought, device=device) < ends_BK1[:, :, None]
     before_BKC = torch.cat([prompt_mask_BP[:, None, :].expand(-1, prefixes, -1), within_BKT], 2)
-    seen[:, context:, :context] = before_BKC.repeat_interleave(length, 1)
-
+    own_BQQ = torch.eye(prefixes * length, dtype=torch.bool, device=device).repeat(len(said_BL), 1, 1)
     own_BLL = torch.ones(length, length, dtype=torch.bool, device=device).tril() & said_BL[:, None, :]
-    for k in range(prefixes):
-        at = slice(context + k * length, context + (k + 1) * length)
-        seen[:, at, at] = own_BLL
-    seen |= torch.eye(total, dtype=torch.bool, device=device)
-    return seen
+    for start in range(0, prefixes * length, length):
+        own_BQQ[:, start : start + length, start : start + length] |= own_BLL
+    return torch.cat([before_BKC.repeat_interleave(length, 1), own_BQQ], 2)
