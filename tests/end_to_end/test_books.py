@@ -91,7 +91,7 @@ async def test_a_caller_who_leaves_before_the_first_byte_ends_the_engines_work(s
         request = chat("What is 12 + 35 - 8?", **ENDLESS)
         asking = asyncio.create_task(client.post(f"{gateway.url}/v1/chat/completions", json=request))
         while engine_count(stack.engine_url, "vllm:num_requests_running") == 0:
-            assert not asking.done(), "it was answered before it was seen running"
+            assert not asking.done(), f"answered before it was seen running: {asking.result().text}"
             await asyncio.sleep(0.01)
         asking.cancel()
     until(lambda: engine_count(stack.engine_url, "vllm:num_requests_running") == 0, "the engine is still at work")
