@@ -149,10 +149,10 @@ def _read(directory: Path) -> dict[str, list[Result]]:
             raise StageError(f"{directory}: {first} was run with the seeds {seeds[first]}, {name} with {own}")
     if len(seeds[first]) < 2:
         raise StageError(f"{directory}: intervals over seeds need at least two seeds, there is {seeds[first]}")
+    shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts"}
     for own in by_recipe.values():
         for other in own[1:]:
             _require_alike(directory, own[0], other, own[0].made_from.keys() | other.made_from.keys())
-        shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts"}
         _require_alike(directory, results[0], own[0], shared)
     return by_recipe
 

@@ -74,7 +74,7 @@ class FamilyTrainer(GRPOTrainer):
         self._rewards = torch.empty(0)
         self._seen: list[Tensor] | None = None
         cools = self._last_temperature != self._first_temperature
-        self._scored_at = [_temperature_of(self.accelerator.unwrap_model(m)) for m in self._scoring()] if cools else []
+        self._scored_at = self._bound_temperatures() if cools else []
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
@@ -184,10 +184,18 @@ class FamilyTrainer(GRPOTrainer):
         self._log({"reward/seconds": time.perf_counter() - began})  # of TRL's `step_time`
         return advantages_BT
 
-    def _scoring(self) -> list[Any]:
-        """The models whose probabilities the update is about: the trained one, and one it is not to leave."""
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return [model] if self.ref_model is None else [model, self.ref_model]
+    def _bound_temperatures(self) -> list[Any]:
+        """The cells with the temperature at which TRL scores tokens, of the trained model and of a reference to it.
+
+        TRL binds it into what it puts in the place of their forward when the trainer is built.
+        """
+        trained = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        cells: list[Any] = []
+        for model in [trained] if self.ref_model is None else [trained, self.ref_model]:
+            bare = self.accelerator.unwrap_model(model)
+            forward = getattr(bare, "_original_forward", bare.forward).__func__  # where accelerate has wrapped it
+            cells.append(forward.__closure__[forward.__code__.co_freevars.index("temperature")])
+        return cells
 
     def _log(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
@@ -201,12 +209,6 @@ class FamilyTrainer(GRPOTrainer):
             return inputs
         self._buffered_inputs = sorted_by_length(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-
-def _temperature_of(model: Any) -> Any:
-    """The cell with the temperature at which TRL scores tokens: it binds it into the forward when it is built."""
-    forward = getattr(model, "_original_forward", model.forward).__func__
-    return forward.__closure__[forward.__code__.co_freevars.index("temperature")]
 
 
 @contextmanager
