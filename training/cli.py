@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -154,13 +155,21 @@ def measure(
         Path | None,
         typer.Option(help="Take this recipe's questions, and its weights' dtype; default: arithmetic, float32."),
     ] = None,
+    served: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask the family where it is served, e.g. http://127.0.0.1:8080/v1."),
+    ] = None,
 ) -> None:
-    """Measure a published checkpoint again: accuracy and reasoning tokens with 95 % intervals, as JSON."""
+    """Measure a published checkpoint again: accuracy and reasoning tokens with 95 % intervals, as JSON.
+
+    With --served no model is loaded: the running gateway is asked for the checkpoint, and its usage is counted.
+    """
     from transformers import AutoTokenizer
 
     from models import family as manifest
     from training import checkpoints, outcomes
     from training import evaluate as measuring
+    from training import served as over_api
     from training.config import Data
     from training.tasks.source import questions
 
@@ -171,22 +180,19 @@ def measure(
         _fail(str(error))
     except KeyError:
         _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
-    base_path = family_dir / loaded.checkpoint(loaded.base).path
     taken = _load(recipe) if recipe else None
-    dtype = checkpoints.dtype(taken) if taken else "float32"
-    model = checkpoints.load_published(family_dir, chosen, base_path, dtype)
     asked = questions(taken.data if taken else Data(), split, seed, prompts)
+    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     with outcomes.bar(len(asked) * samples, checkpoint) as progress:
-        rows = measuring.judge(
-            model,
-            AutoTokenizer.from_pretrained(base_path),
-            asked,
-            samples=samples,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=seed,
-            on_batch=progress,
-        )
+        if served:
+            rows = asyncio.run(over_api.judge(served, loaded.served_name(checkpoint), asked, **how, on_batch=progress))
+        else:
+            base_path = family_dir / loaded.checkpoint(loaded.base).path
+            model = checkpoints.load_published(
+                family_dir, chosen, base_path, checkpoints.dtype(taken) if taken else "float32"
+            )
+            spoken = AutoTokenizer.from_pretrained(base_path)
+            rows = measuring.judge(model, spoken, asked, **how, on_batch=progress)
     parts = {
         "overall": rows,
         **{d: [row for row in rows if row.difficulty == d] for d in measuring.difficulties(rows)},
