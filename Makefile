@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Everything lives in .venv, which the first target that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format train lock clean
+.PHONY: help serve test lint format train bench lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -31,6 +31,10 @@ format: ## put the code in shape
 train: ## train the shipped family anew (hours; resumes where it was stopped)
 	@scripts/install.sh all
 	laconic-train run training/recipes/abacus.yaml
+
+bench: ## measure what the dense reward costs, as ratios, into benchmarks/results
+	@scripts/install.sh all
+	python -m benchmarks.dense_reward --out benchmarks/results
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@scripts/install.sh all
