@@ -41,7 +41,7 @@ def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
                 )
             axis.set(title=part, xlabel="reasoning tokens", xlim=(0, None))
         axes[0].set_ylabel("accuracy (pass@1)")
-        axes[0].legend(frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
         _save(figure, path)
 
 

@@ -24,7 +24,7 @@ QUESTIONS = {
     "What must be added to 14 to get 30?": 16,
 }
 EASY = source.prompts("heldout", 7, 24, difficulty="easy")
-CHECKPOINTS = ["base", "alpha-0", "alpha-0.1", "alpha-0.2", "alpha-0.4"]
+CHECKPOINTS = ["base", "alpha-0", "alpha-0.05", "alpha-0.1", "alpha-0.2", "alpha-0.4"]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 400}
 
 
@@ -173,7 +173,7 @@ def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> No
 def test_hard_questions_go_to_checkpoints_that_think_longer(stack: Stack) -> None:
     def share(difficulty: Difficulty) -> float:
         rows = source.prompts("heldout", 11, 24, difficulty=difficulty)
-        return sum(served_by(stack, row.prompt) in {"base", "alpha-0", "alpha-0.1"} for row in rows) / len(rows)
+        return sum(served_by(stack, row.prompt) != "alpha-0.4" for row in rows) / len(rows)
 
     assert share("hard") > share("easy") + 0.2
 
