@@ -155,7 +155,9 @@ class Engines:
     async def _ask(self, replica: Replica, body: bytes, request_id: str, stream: bool) -> Upstream:
         try:
             return await self._post(replica, body, request_id, stream)
-        except aiohttp.ServerDisconnectedError:
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # A pooled connection may have been closed in the moment it was taken: once more, on a new one.
             return await self._post(replica, body, request_id, stream)
 

@@ -6,6 +6,7 @@ measured on prompts of its own, and arms of one seed share both prompts, so diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,7 +47,7 @@ class Arm:
         for name in self.by_seed[0]:
             values = [measures[name] for measures in self.by_seed]
             there = [value for value in values if value is not None]
-            found[name] = over_seeds(there) if len(there) == len(values) else None
+            found[name] = _possible(name, over_seeds(there)) if len(there) == len(values) else None
         return found
 
 
@@ -61,6 +62,12 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
     half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return Estimate(mean=mean, low=mean - half, high=mean + half)
+
+
+def _possible(figure: str, found: Estimate) -> Estimate:
+    """The interval within what the figure can be: tokens are not negative, all others are shares."""
+    highest = math.inf if "tokens" in figure else 1.0
+    return Estimate(mean=found.mean, low=max(0.0, found.low), high=min(highest, found.high))
 
 
 def difference(arm: Arm, other: Arm, figure: str) -> Estimate:

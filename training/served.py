@@ -18,6 +18,8 @@ from training.tasks.verify import is_correct
 
 AT_ONCE = 32
 """Requests under way; an engine makes a batch of them."""
+RETRIES = 6
+"""Of a request that finds no engine ready; a quarter of a minute in all."""
 
 
 async def judge(
@@ -64,10 +66,7 @@ async def judge(
 
     repeated = [question for question in prompts for _ in range(samples)]
     try:
-        async with (
-            openai.AsyncOpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none")) as client,
-            asyncio.TaskGroup() as group,
-        ):
+        async with _client(url) as client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(ask(client, number, question)) for number, question in enumerate(repeated)]
     except ExceptionGroup as failed:
         known, others = failed.split((openai.APIError, ValueError))
@@ -79,6 +78,10 @@ async def judge(
         Judged(p.prompt, p.task, p.difficulty, tuple(found[i * samples : (i + 1) * samples]))
         for i, p in enumerate(prompts)
     ]
+
+
+def _client(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=RETRIES)
 
 
 def outcome(completion: Any, gold: str) -> Outcome:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,27 @@ async def test_every_engine_down_is_a_503_at_once(family_dir: Path, redis_server
             assert int(response.headers["retry-after"]) > 0
             assert response.json()["error"]["code"] == "engine_unavailable"
         assert [e.status for e in await gateway.entries(2)] == [503, 503]
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_a_connection_that_dies_as_it_is_taken_is_replaced_by_a_new_one(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, how: str
+) -> None:
+    """As when the engine's server closes an idle one: `ServerDisconnectedError` or a `ClientOSError`."""
+
+    async def die_once(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        engine.script = stream(*EVENTS)
+        assert request.transport is not None
+        if how == "reset":
+            linger = struct.pack("ii", 1, 0)  # closing then sends RST
+            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        request.transport.abort()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        engine.script = die_once
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
 
 
 async def test_an_engine_that_comes_back_is_used_again(

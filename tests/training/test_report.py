@@ -80,6 +80,15 @@ def test_one_seed_has_no_interval(tmp_path):
         report.write(one, tmp_path / "out")
 
 
+def test_no_interval_reaches_beyond_what_a_figure_can_be():
+    far_apart = (measures(0, 0.0, 1.0), measures(10, 1.0, 0.0))
+    figures = report.Arm("l2t", "l2t", 0.2, far_apart).figures
+    for name, bounds in {"accuracy, hard": (0, 1), "second episodes after a right first, hard": (0, 1)}.items():
+        assert (figures[name].low, figures[name].high) == bounds
+    assert figures["tokens, hard"].low == 0
+    assert figures["tokens, hard"].high > 10
+
+
 def test_figures_and_words_say_what_the_results_say(results, tmp_path):
     report.write(results, tmp_path / "out")
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
