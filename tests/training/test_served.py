@@ -42,7 +42,8 @@ def test_usage_that_does_not_tell_reasoning_apart_is_refused_by_the_models_name(
         served.outcome(completion(details=False), "42")
 
 
-async def test_where_nobody_listens_the_address_is_named():
+async def test_where_nobody_listens_the_address_is_named(monkeypatch):
+    monkeypatch.setattr(served, "RETRIES", 0)
     asked = [Question("What is 6 times 7?", "42", "product", "easy")]
     with pytest.raises(StageError, match=re.escape("http://127.0.0.1:9/v1: Connection error")):
         await served.judge(
