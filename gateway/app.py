@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from redis.exceptions import RedisError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import budget, counting, errors
+from gateway import budget, counting, duration, errors
 from gateway.admission import request_id
 from gateway.chat import Chat
 from gateway.config import ConfigError, Settings
 from gateway.engines import Engines
 from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import Ledger
+from gateway.savings import By, summarise
 from gateway.telemetry import Telemetry
 from models.family import MANIFEST, Checkpoint, Family
 from models.profile import Profile
@@ -39,7 +43,6 @@ def create_app(settings: Settings, family: Family, profile: Profile, engines: En
     telemetry = Telemetry(ledger)
     counter = counting.load(settings.family / family.tokenizer)
     chat = Chat(settings, family, profile, engines=engines, ledger=ledger, telemetry=telemetry, counter=counter)
-    models = _models(family, created=int((settings.family / MANIFEST).stat().st_mtime))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -53,10 +56,23 @@ def create_app(settings: Settings, family: Family, profile: Profile, engines: En
     _answer_errors(app)
     app.add_middleware(_RequestId)
 
+    _serve_chats(app, chat)
+    _serve_models(app, _models(family, created=int((settings.family / MANIFEST).stat().st_mtime)))
+    _serve_operators(app, engines, ledger, telemetry)
+    return app
+
+
+def _serve_chats(app: FastAPI, chat: Chat) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         return await chat.answer(request)
 
+    @app.post("/v1/route")
+    async def route(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return JSONResponse(await chat.explain(request))
+
+
+def _serve_models(app: FastAPI, models: dict[str, dict[str, Any]]) -> None:
     @app.get("/v1/models")
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
         return JSONResponse({"object": "list", "data": list(models.values())})
@@ -66,6 +82,12 @@ def create_app(settings: Settings, family: Family, profile: Profile, engines: En
         if model not in models:
             raise errors.unknown_model(model)
         return JSONResponse(models[model])
+
+
+def _serve_operators(app: FastAPI, engines: Engines, ledger: Ledger, telemetry: Telemetry) -> None:
+    @app.get("/v1/savings")
+    async def savings(window: Annotated[_Window, Query()]) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return JSONResponse(await _savings(ledger, window))
 
     @app.get("/health/live")
     async def live() -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -82,7 +104,24 @@ def create_app(settings: Settings, family: Family, profile: Profile, engines: En
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return app
+
+class _Window(BaseModel):
+    """What `GET /v1/savings` may be asked."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    since: Annotated[float | None, BeforeValidator(lambda text: duration.seconds(str(text)))] = None
+    by: By = "checkpoint"
+    price: float | None = Field(default=None, ge=0)
+
+
+async def _savings(ledger: Ledger, window: _Window) -> dict[str, object]:
+    since = 0.0 if window.since is None else time.time() - window.since
+    try:
+        books = await ledger.books(since)
+    except (RedisError, OSError):
+        raise errors.unavailable("The ledger's Redis does not answer now.") from None
+    savings = summarise(books.cells, books.holdouts, window.by, books.since_hour)
+    return {"since": books.since_hour * 3600, **savings.as_json(window.price)}
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -105,7 +144,9 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation(_: Request, error: RequestValidationError) -> Response:  # pyright: ignore[reportUnusedFunction]
         first = error.errors()[0]
-        return _error_response(BadRequestError(str(first["msg"]), ".".join(map(str, first["loc"][1:])) or None))
+        field = ".".join(map(str, first["loc"][1:]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        return _error_response(BadRequestError(f"{field}: {message}" if field else message, field or None))
 
     @app.exception_handler(Exception)
     async def uncaught(request: Request, _: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import aiohttp
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +22,7 @@ from gateway.config import Settings
 from gateway.counting import Counter
 from gateway.engines import Engines, NoEngineError, Upstream
 from gateway.errors import ApiError, BadRequestError
+from gateway.explain import explain
 from gateway.ledger import Ledger
 from gateway.question import Question
 from gateway.relay import Relay, RelayedStream
@@ -29,7 +30,7 @@ from gateway.routing import Decision
 from gateway.settlement import CALLER_LEFT, Account
 from gateway.telemetry import Telemetry
 from models.family import Family
-from models.profile import Prediction, Profile
+from models.profile import Prediction, Profile, Reading
 
 T = TypeVar("T")
 
@@ -54,7 +55,8 @@ class Chat:
 
     async def answer(self, request: Request) -> Response:
         """One request from its first byte to its entry in the ledger; a stream goes on after this returns."""
-        account = Account(request.state.request_id, self._family, self._ledger, self._telemetry)
+        fraction = self._settings.holdout_fraction
+        account = Account(request.state.request_id, self._family, self._ledger, self._telemetry, fraction)
         with ExitStack() as closing:
             try:
                 self._admission.enter()
@@ -80,11 +82,31 @@ class Chat:
                 account.settle(500, error=type(error).__name__)
                 raise
 
+    async def explain(self, request: Request) -> dict[str, Any]:
+        """The decision about a chat request, without running it."""
+        question = questions.parse(await read_body(request, self._settings.max_body_bytes))
+        budget = budgets.parse(request.headers, question.body, self._settings.default_budget, self._family)
+        try:
+            return explain(
+                self._family,
+                self._reading(question),
+                budget,
+                limit=_limit(question, budget),
+                pinned=self._pinned(question.model),
+                tolerance=self._settings.quality_tolerance,
+                available=self._engines.available,
+            )
+        except routing.NoCheckpointError as error:
+            raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
+
+    def _reading(self, question: Question) -> Reading | None:
+        return None if question.prompt is None else self._profile.read(question.prompt)
+
     async def _open(
         self, question: Question, budget: Budget, pinned: str | None, account: Account
     ) -> tuple[Upstream, Decision]:
         """Decide, and get the answer begun; where engines do not answer, by a neighbouring checkpoint."""
-        reading = None if question.prompt is None else self._profile.read(question.prompt)
+        reading = self._reading(question)
         if budget.policy == "reject" and reading is not None and reading.familiar:
             _refuse_infeasible({n: p for n, p in reading.predictions.items() if pinned in (None, n)}, budget)
         holdout = random.random() < self._settings.holdout_fraction
@@ -94,8 +116,7 @@ class Chat:
                 account.decision = decision = routing.decide(
                     self._family,
                     reading,
-                    # No checkpoint can think longer than the whole completion may be.
-                    min((n for n in (budget.tokens, question.max_tokens) if n is not None), default=None),
+                    _limit(question, budget),
                     pinned=pinned,
                     tolerance=self._settings.quality_tolerance,
                     holdout=holdout,
@@ -137,19 +158,22 @@ class Chat:
     ) -> Response:
         relay = Relay(question.wants_usage, lambda said, text: self._complete(question, said, text))
 
+        def settle(why: str) -> None:
+            spent = usage.spent(self._complete(question, relay.usage, relay.transcript))
+            if relay.failure is not None:
+                account.settle(relay.failure.status, spent, relay.finish_reason, "engine failed mid-stream")
+            elif relay.done or not why:
+                account.settle(200, spent, relay.finish_reason)
+            else:
+                account.settle(503 if why == "gateway stopped" else CALLER_LEFT, spent, relay.finish_reason, why)
+
         def ended(why: str) -> None:
             closing.close()
-            completed = self._complete(question, relay.usage, relay.transcript)
-            spent, reason = usage.spent(completed), relay.finish_reason
-            if relay.failure is not None:
-                account.settle(relay.failure.status, spent, reason, "engine failed mid-stream")
-            elif relay.done or not why:
-                account.settle(200, spent, reason)
-            else:
-                account.settle(503 if why == "gateway stopped" else CALLER_LEFT, spent, reason, why)
+            if not relay.done:
+                settle(why)
 
         return RelayedStream(
-            _relayed(relay, upstream),
+            _relayed(relay, upstream, settle),
             headers,
             self._settings.send_timeout_seconds,
             self._settings.drain_seconds,
@@ -181,7 +205,7 @@ class Chat:
         if decision.difficulty is not None:
             headers["x-laconic-difficulty"] = f"{decision.difficulty:.3f}"
         if request.headers.get("x-laconic-debug", "").lower() == "true":
-            headers |= _debug(decision, budget)
+            headers |= _debug(decision)
         return headers
 
 
@@ -199,19 +223,26 @@ def upstream_body(question: Question, model: str, budget: Budget) -> questions.B
     return body
 
 
-async def _relayed(relay: Relay, upstream: Upstream) -> AsyncIterator[bytes]:
-    if events := relay.feed(upstream.first):
+async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], None]) -> AsyncIterator[bytes]:
+    """The stream for the caller. It is in the books before its last bytes leave: who has its end has been settled."""
+
+    def settled(events: bytes) -> bytes:
+        if relay.done:
+            settle("")
+        return events
+
+    if events := settled(relay.feed(upstream.first)):
         yield events
     try:
         async for chunk in upstream.rest():
-            if events := relay.feed(chunk):
+            if events := settled(relay.feed(chunk)):
                 yield events
             if relay.done:
                 return
     except (aiohttp.ClientError, TimeoutError, OSError):
-        yield relay.fail(errors.interrupted())
+        yield settled(relay.fail(errors.interrupted()))
     else:
-        if events := relay.end():
+        if events := settled(relay.end()):
             yield events
 
 
@@ -239,6 +270,11 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def _limit(question: Question, budget: Budget) -> int | None:
+    """No checkpoint can think longer than the whole completion may be."""
+    return min((n for n in (budget.tokens, question.max_tokens) if n is not None), default=None)
+
+
 def _refuse_infeasible(predictions: dict[str, Prediction], budget: Budget) -> None:
     if not predictions or budget.tokens is None:
         return
@@ -251,13 +287,6 @@ def _refuse_infeasible(predictions: dict[str, Prediction], budget: Budget) -> No
         )
 
 
-def _debug(decision: Decision, budget: Budget) -> dict[str, str]:
-    predictions = {
-        name: {
-            "success": round(prediction.success(budget.tokens), 4),
-            "correct": round(prediction.p_correct, 4),
-            "tokens": round(prediction.expected_tokens(budget.tokens), 1),
-        }
-        for name, prediction in decision.predictions.items()
-    }
-    return {"x-laconic-reason": decision.reason, "x-laconic-predictions": json.dumps(predictions)}
+def _debug(decision: Decision) -> dict[str, str]:
+    forecasts = {name: {"success": f.success, "tokens": f.tokens} for name, f in decision.forecasts.items()}
+    return {"x-laconic-reason": decision.reason, "x-laconic-predictions": json.dumps(forecasts)}

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     holdout_fraction: float = Field(
         default=0.02, ge=0, le=1, description="share of requests sent to the reference checkpoint to measure savings"
     )
+    ledger_max_entries: int = Field(
+        default=1_000_000, gt=0, description="requests kept one by one; sums by hour are kept for 400 days"
+    )
     max_body_bytes: int = Field(default=1_048_576, gt=0, description="largest request body")
     max_concurrency: int = Field(default=256, gt=0, description="requests in flight; more are told to come back")
     connect_timeout_seconds: float = Field(default=2.0, gt=0, description="for a connection to an engine")

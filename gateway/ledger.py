@@ -1,8 +1,10 @@
 """What did each request cost? One entry per request in a Redis Stream, written behind the request's back, exactly once.
 
-`put` only queues. A single writer task sends what has gathered as one Lua call, which adds an entry to the stream only
-if its id is new. While Redis is away entries go to a local append-only spool, and are replayed from there when it is
-back; an entry whose first attempt had an unknown outcome is sent again and recognised by its id.
+`put` only appends to a local spool. A single writer task sends what has gathered there as one Lua call, which takes an
+entry only if its id is new: into the stream, which is of bounded length; if it is a holdout into a stream of their own,
+since they are few and make the savings' interval; and into sums by hour, which outlive both. While Redis is away the
+spool grows, and whatever ends this process, the next one begins with it; an entry whose first attempt had an unknown
+outcome is sent again and recognised by its id.
 """
 
 from __future__ import annotations
@@ -11,187 +13,215 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import islice
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from gateway import entry as entries
+from gateway.entry import Entry
+from gateway.savings import Cell, Totals, cell_of, totals_of
+
 log = logging.getLogger(__name__)
 
-STREAM = "laconic:ledger"
-IDS = "{laconic:ledger}:ids"  # the braces put it on the stream's shard of a cluster
+# The braces put every key on one shard of a cluster.
+STREAM = "{laconic:ledger}:entries"
+HOLDOUTS = "{laconic:ledger}:holdouts"
+HOURS = "{laconic:ledger}:hours"
+_IDS = "{{laconic:ledger}}:ids:{day}"
+_SUMS = "{{laconic:ledger}}:sums:{hour}"
 SPOOL = "ledger.spool.jsonl"
 BATCH = 256
-CAPACITY = 10_000
+READ_BYTES = 1_048_576
+MAX_UNSPOOLED = 10_000
+MAX_HOLDOUTS = 100_000
 RETRY_SECONDS = 1.0
 CLOCK_SKEW_SECONDS = 60.0
+ID_DAYS = 8
+"""How long an entry's id is remembered: one that stays in a spool for longer might be counted twice."""
+SUM_DAYS = 400
 
 Page = list[tuple[str, dict[str, str]]]
 """Of a stream, as redis-py decodes it: id, then names and values."""
 
 _ADD = """
+local stream, holdouts, hours, ids, sums = unpack(KEYS)
+local longest, most_holdouts, hour, id_seconds, sum_seconds = unpack(ARGV, 1, 5)
 local added = 0
-for _, line in ipairs(ARGV) do
-  local entry = cjson.decode(line)
-  if redis.call('SADD', KEYS[2], entry[2]) == 1 then
-    redis.call('XADD', KEYS[1], '*', unpack(entry))
+for i = 6, #ARGV do
+  local given = cjson.decode(ARGV[i])
+  if redis.call('SADD', ids, given.id) == 1 then
+    redis.call('XADD', stream, 'MAXLEN', '~', longest, '*', 'entry', given.line)
+    if given.holdout then
+      redis.call('XADD', holdouts, 'MAXLEN', '~', most_holdouts, '*', 'entry', given.line)
+    end
+    for _, sum in ipairs(given.sums) do
+      redis.call('HINCRBYFLOAT', sums, sum[1], sum[2])
+    end
     added = added + 1
   end
 end
+redis.call('ZADD', hours, hour, hour)
+redis.call('EXPIRE', ids, id_seconds)
+redis.call('EXPIRE', sums, sum_seconds)
 return added
 """
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One request, settled. No prompt and no answer."""
+class Books:
+    """What `savings` sums up: from an hour on, the sums by cell and the entries of the holdouts."""
 
-    id: str
-    time: float
-    """Unix seconds at which the request came in."""
-    key: str
-    """The caller's key, empty where there is none."""
-    checkpoint: str
-    alpha: float | None
-    decision: str
-    difficulty: float | None
-    budget: int | None
-    """Reasoning tokens it might spend; None is unlimited."""
-    prompt_tokens: int
-    reasoning_tokens: int
-    answer_tokens: int
-    predicted_tokens: float | None
-    """Reasoning tokens expected of the chosen checkpoint under the budget."""
-    reference_tokens: float | None
-    """Reasoning tokens expected of the reference checkpoint under the same budget."""
-    finish_reason: str
-    status: int
-    """HTTP status; 499 means that the caller left."""
-    error: str
-    first_token_seconds: float | None
-    total_seconds: float
-
-
-_ENTRY = TypeAdapter(Entry)
-_TEXT = {"id", "key", "checkpoint", "decision", "finish_reason", "error"}
+    since_hour: int
+    cells: list[tuple[Cell, Totals]]
+    holdouts: list[Entry]
 
 
 class Ledger:
-    """The writer. Nothing here fails a request: with Redis dead it spools, and with the disk full it logs."""
+    """The writer. Nothing here fails a request: with Redis dead it spools, and with the disk full it keeps what it can.
 
-    def __init__(self, redis_url: str, state_dir: Path) -> None:
+    An entry is in the spool, a file, from the moment it is put until Redis has it: a kill of this process loses none.
+    """
+
+    def __init__(self, redis_url: str, state_dir: Path, max_entries: int = 1_000_000) -> None:
         self._redis = connect(redis_url)
         self._add = self._redis.register_script(_ADD)
-        self._spool = state_dir / SPOOL
-        self._queue: asyncio.Queue[Entry | None] = asyncio.Queue()
+        self._max_entries = max_entries
+        self._path = state_dir / SPOOL
+        self._spool: int | None = None
+        self._sent = 0
+        """Bytes of the spool that Redis has."""
+        self._unspooled: list[Entry] = []
+        self._news = asyncio.Event()
+        self._closing = False
         self._writer: asyncio.Task[None] | None = None
-        self._retry_at = 0.0
         self.healthy = False
         """Redis took what it was last given."""
-        self.spooled = 0
-        """Entries waiting in the spool."""
+        self.waiting = 0
+        """Entries that Redis does not have yet."""
 
     async def start(self) -> None:
         """Take up what an earlier process left in the spool and begin to write; Redis need not be there."""
-        self._spool.parent.mkdir(parents=True, exist_ok=True)
-        if self._spool.exists():
-            left = self._spool.read_bytes()
-            if not left.endswith(b"\n"):  # torn by a kill: end the line, so that the next entry gets one of its own
-                self._append(b"\n")
-            self.spooled = left.count(b"\n")
-        await self._replay()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._spool = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            left = self._path.read_bytes()
+            if left and not left.endswith(b"\n"):  # torn by a kill: end the line, so that the next entry gets its own
+                os.write(self._spool, b"\n")
+            self.waiting = left.count(b"\n")
+        except OSError as error:
+            log.error("the ledger's spool cannot be used: %s", error)
+        if await self._drain() and self.waiting:
+            log.info("the ledger has what an earlier process had spooled")
         self._writer = asyncio.create_task(self._write(), name="ledger")
 
     def put(self, entry: Entry) -> None:
         """Note an entry. Returns at once, whatever the state of Redis."""
-        if self._queue.qsize() < CAPACITY:
-            self._queue.put_nowait(entry)
+        if self._append(entries.dump(entry).encode() + b"\n"):
+            self.waiting += 1
+        elif len(self._unspooled) < MAX_UNSPOOLED:
+            self._unspooled.append(entry)
         else:
-            self._to_spool([entry])
+            log.error("a ledger entry is lost: %s", entry.id)
+        self._news.set()
+
+    async def books(self, since: float) -> Books:
+        """What Redis has from the hour of `since` (Unix seconds) on.
+
+        Raises:
+            RedisError, OSError: Redis is away.
+        """
+        return await read_books(self._redis, since)
 
     async def aclose(self) -> None:
-        """Write what is queued, to Redis or else to the spool, and stop."""
+        """Give Redis what is waiting, or else leave it in the spool, and stop."""
         if self._writer is not None:
-            self._queue.put_nowait(None)
+            self._closing = True
+            self._news.set()
             await self._writer
             self._writer = None
+        if self._spool is not None:
+            os.close(self._spool)
+            self._spool = None
+            if not self.waiting:
+                self._path.unlink()
         await self._redis.aclose()
 
     async def _write(self) -> None:
-        open_ = True
-        while open_:
-            batch = await self._gather()
-            open_ = None not in batch
-            entries = [entry for entry in batch if entry is not None]
-            if not self.healthy or not await self._deliver(entries):
-                self._to_spool(entries)
-            waiting = not self.healthy or self.spooled > 0
-            if waiting and (not open_ or asyncio.get_running_loop().time() >= self._retry_at):
-                await self._replay()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), None if self.healthy else RETRY_SECONDS)
+            self._news.clear()
+            drained = await self._drain()
+            if self._closing:
+                return
+            if not drained:
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _gather(self) -> list[Entry | None]:
-        """What is queued; waits for a first entry, but no longer than until the spool is to be tried again."""
-        batch: list[Entry | None] = []
-        waiting = not self.healthy or self.spooled > 0
-        with contextlib.suppress(TimeoutError):
-            batch.append(await asyncio.wait_for(self._queue.get(), RETRY_SECONDS if waiting else None))
-        while len(batch) < BATCH and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
-        return batch
+    async def _drain(self) -> bool:
+        """Send what is waiting. A kill at any point only means that known ids are sent again."""
+        while lines := self._next_lines():
+            if not await self._deliver([entry for line in lines if (entry := _parse(line)) is not None]):
+                return False
+            self._sent += sum(map(len, lines))
+            self.waiting -= len(lines)
+        given, self._unspooled = self._unspooled, []
+        if not await self._deliver(given):
+            self._unspooled = given + self._unspooled
+            return False
+        # Nothing is put between the look at the size and the cut: there is no await.
+        if self._spool is not None and 0 < os.fstat(self._spool).st_size == self._sent:
+            os.ftruncate(self._spool, 0)
+            self._sent = 0
+        return True
 
-    async def _deliver(self, entries: Sequence[Entry]) -> bool:
-        """Send entries to Redis; those it has already are left alone. False when Redis did not take them."""
+    def _next_lines(self) -> list[bytes]:
+        if self._spool is None:
+            return []
+        block = os.pread(self._spool, READ_BYTES, self._sent)
+        return block[: block.rfind(b"\n") + 1].splitlines(keepends=True)[:BATCH]
+
+    def _append(self, line: bytes) -> bool:
+        if self._spool is None:
+            return False
         try:
-            if entries:
-                await self._add(keys=[STREAM, IDS], args=[json.dumps(_flat(entry)) for entry in entries])
-            else:
-                await self._redis.ping()  # pyright: ignore[reportUnknownMemberType]
-        except (RedisError, OSError) as error:
-            if self.healthy:
-                log.warning("the ledger's Redis is away (%s); entries are spooled to %s", error, self._spool)
-            self.healthy = False
-        else:
-            self.healthy = True
-        return self.healthy
-
-    def _to_spool(self, entries: Sequence[Entry]) -> None:
-        if not entries:
-            return
-        if self._append(b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)):
-            self.spooled += len(entries)
-        else:
-            log.error("up to %d ledger entries are lost", len(entries))
-
-    def _append(self, lines: bytes) -> bool:
-        try:
-            with self._spool.open("ab") as spool:
-                spool.write(lines)
+            size = os.fstat(self._spool).st_size
+            if os.write(self._spool, line) < len(line):
+                os.ftruncate(self._spool, size)
+                raise OSError("the disk is full")
         except OSError as error:
             log.error("the ledger's spool cannot be written: %s", error)
             return False
         return True
 
-    async def _replay(self) -> None:
-        """Send the spool and remove it. A kill at any point only means that known ids are sent again."""
-        self._retry_at = asyncio.get_running_loop().time() + RETRY_SECONDS
-        if not self._spool.exists():
-            await self._deliver([])
-            self.spooled = 0
-            return
-        with self._spool.open("rb") as spool:
-            while lines := list(islice(spool, BATCH)):
-                if not await self._deliver([entry for line in lines if (entry := _parse(line)) is not None]):
-                    return
-            self._spool.unlink()  # nothing was awaited since the end was read: no entry can have come after it
-        log.info("replayed the ledger's spool: %d", self.spooled)
-        self.spooled = 0
+    async def _deliver(self, batch: Sequence[Entry]) -> bool:
+        """Send entries to Redis; those it has already are left alone. False when Redis did not take them."""
+        try:
+            hours: defaultdict[int, list[str]] = defaultdict(list)
+            for entry in batch:
+                hours[cell_of(entry).hour].append(_addition(entry))
+            for hour, additions in hours.items():
+                keys = [STREAM, HOLDOUTS, HOURS, _IDS.format(day=hour // 24), _SUMS.format(hour=hour)]
+                await self._add(
+                    keys=keys,
+                    args=[self._max_entries, MAX_HOLDOUTS, hour, ID_DAYS * 86_400, SUM_DAYS * 86_400, *additions],
+                )
+            if not batch and not self.healthy:
+                await self._redis.ping()  # pyright: ignore[reportUnknownMemberType]
+        except (RedisError, OSError) as error:
+            if self.healthy:
+                log.warning("the ledger's Redis is away (%s); entries are spooled to %s", error, self._path)
+            self.healthy = False
+        else:
+            self.healthy = True
+        return self.healthy
 
 
 def connect(url: str) -> Redis:
@@ -201,31 +231,55 @@ def connect(url: str) -> Redis:
     )
 
 
-async def read(redis: Redis, since: float) -> list[Entry]:
+async def read(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:
     """Every entry of requests that came in at `since` (Unix seconds) or later, in the order they were written."""
-    entries: list[Entry] = []
     # An entry is written after its request came in, so the stream's own ids bound the search from below.
     start = str(max(0, int((since - CLOCK_SKEW_SECONDS) * 1000)))
-    while page := cast("Page", await redis.xrange(STREAM, min=start, count=1000)):
+    while page := cast("Page", await redis.xrange(stream, min=start, count=1000)):
         for _, values in page:
-            entry = _parse({name: value if value or name in _TEXT else None for name, value in values.items()})
+            entry = _parse(values["entry"])
             if entry is not None and entry.time >= since:
-                entries.append(entry)
+                yield entry
         start = f"({page[-1][0]}"
-    return entries
 
 
-def _flat(entry: Entry) -> list[str]:
-    """The entry as a stream keeps it: name, value, name, value, ..., with None as the empty string; id comes first."""
-    pairs = ((field.name, getattr(entry, field.name)) for field in fields(entry))
-    return [text for name, value in pairs for text in (name, "" if value is None else str(value))]
+async def read_books(redis: Redis, since: float) -> Books:
+    """The books from the hour of `since` (Unix seconds) on."""
+    since_hour = int(since // 3600)
+    known = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
+    hours = [int(hour) for hour in cast("list[str]", known)]
+    cells: list[tuple[Cell, Totals]] = []
+    for some in (hours[i : i + 500] for i in range(0, len(hours), 500)):
+        pipeline = redis.pipeline(transaction=False)
+        for hour in some:
+            pipeline.hgetall(_SUMS.format(hour=hour))
+        for hour, sums in zip(some, await pipeline.execute(), strict=True):
+            cells += [_cell(hour, field, amount) for field, amount in sums.items()]
+    holdouts = [entry async for entry in read(redis, since_hour * 3600.0, HOLDOUTS)]
+    return Books(since_hour, cells, holdouts)
 
 
-def _parse(stored: bytes | dict[str, str | None]) -> Entry | None:
+def _addition(entry: Entry) -> str:
+    """An entry as the script takes it."""
+    cell = cell_of(entry)
+    amounts = ((name, amount) for name, amount in asdict(totals_of(entry)).items() if amount)
+    sums = [[json.dumps([cell.key, cell.checkpoint, cell.difficulty, name]), repr(amount)] for name, amount in amounts]
+    line = entries.dump(entry)
+    return json.dumps({"id": entry.id, "line": line, "holdout": entry.decision == "holdout", "sums": sums})
+
+
+def _cell(hour: int, field: str, amount: str) -> tuple[Cell, Totals]:
+    key, checkpoint, difficulty, name = json.loads(field)
+    number = float(amount)
+    whole: dict[str, Any] = {name: int(number) if number.is_integer() else number}
+    return Cell(hour, key, checkpoint, difficulty), Totals(**whole)
+
+
+def _parse(line: str | bytes) -> Entry | None:
     """An entry as stored, or None for one that cannot be read: a torn line must not stop the lines after it."""
     try:
-        return _ENTRY.validate_json(stored) if isinstance(stored, bytes) else _ENTRY.validate_python(stored)
-    except ValidationError as error:
-        if stored != b"\n":
-            log.warning("an unreadable ledger entry is left out: %s", error.errors()[0]["msg"])
+        return entries.parse(line)
+    except ValueError as error:
+        if line != b"\n":
+            log.warning("an unreadable ledger entry is left out: %s", error)
         return None

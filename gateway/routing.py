@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from gateway.entry import Forecast
 from models.family import Family
 from models.profile import LEVELS, Prediction, Reading
 
@@ -33,14 +34,18 @@ class Decision:
     """The checkpoint that serves and what it was chosen on. Without a familiar prompt there are no predictions."""
 
     checkpoint: str
+    choice: str
+    """What was decided on; a holdout and a fallback are served by another."""
     kind: Kind
     reason: str
+    routed: bool
+    """The rule chose, and the reference checkpoint was there: a request that is or might have been a holdout."""
     difficulty: float | None
     predicted_tokens: float | None
     """Reasoning tokens expected of this checkpoint under the budget."""
     reference_tokens: float | None
     """The same of the reference checkpoint."""
-    predictions: Mapping[str, Prediction]
+    forecasts: Mapping[str, Forecast]
 
 
 def decide(
@@ -65,19 +70,21 @@ def decide(
     Raises:
         NoCheckpointError: the pinned one is not available, or none is.
     """
-    familiar = reading is not None and reading.familiar
-    predictions = reading.predictions if reading is not None and familiar else {}
+    known = reading if reading is not None and reading.familiar else None
+    forecasts = forecasts_of(known.predictions, budget) if known else {}
+    routed = pinned is None and bool(forecasts)
     kind: Kind
     if pinned is not None:
-        wanted, kind, reason = pinned, "pinned", "the caller named this checkpoint"
-    elif not predictions:
+        choice, kind, reason = pinned, "pinned", "the caller named this checkpoint"
+    elif not forecasts:
         why = "the prompt is unlike what the profile was fitted on" if reading else "the prompt cannot be read"
-        wanted, kind, reason = family.reference, "abstained", f"{why}, so the reference checkpoint serves"
-    elif holdout:
-        wanted, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
+        choice, kind, reason = family.reference, "abstained", f"{why}, so the reference checkpoint serves"
     else:
-        wanted, reason = _cheapest_good_enough(predictions, budget, tolerance)
-        kind = "routed"
+        choice, kind = cheapest_good_enough(forecasts, tolerance), "routed"
+        reason = _why(forecasts, choice, tolerance)
+    wanted = choice
+    if routed and holdout and family.reference in available:
+        wanted, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
     if wanted not in available:
         if pinned is not None or not available:
             raise NoCheckpointError(wanted)
@@ -85,13 +92,35 @@ def decide(
         wanted = _neighbour(family, wanted, available)
     return Decision(
         checkpoint=wanted,
+        choice=choice,
         kind=kind,
         reason=reason,
-        difficulty=reading.difficulty if reading is not None and familiar else None,
-        predicted_tokens=_expected(predictions, wanted, budget),
-        reference_tokens=_expected(predictions, family.reference, budget),
-        predictions=predictions,
+        routed=routed and family.reference in available,
+        difficulty=known.difficulty if known else None,
+        predicted_tokens=forecasts[wanted].tokens if wanted in forecasts else None,
+        reference_tokens=forecasts[family.reference].tokens if family.reference in forecasts else None,
+        forecasts=forecasts,
     )
+
+
+def forecasts_of(predictions: Mapping[str, Prediction], budget: int | None) -> dict[str, Forecast]:
+    """The predictions under a budget, as they are decided on and recorded: rounded, so that a replay decides alike."""
+    return {
+        name: Forecast(
+            round(prediction.success(budget), 4),
+            round(prediction.expected_tokens(budget), 2),
+            round(prediction.expected_tokens(), 2),
+        )
+        for name, prediction in predictions.items()
+    }
+
+
+def cheapest_good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> str:
+    """The rule: of the checkpoints whose success is within `tolerance` of the best one's, the one that spends least."""
+    threshold = max(forecast.success for forecast in forecasts.values()) - tolerance
+    good = {name: forecast for name, forecast in forecasts.items() if forecast.success >= threshold}
+    # Under a cap that stops everyone the capped costs are equal: then the one that wants to think least.
+    return min(good, key=lambda name: (good[name].tokens, good[name].unlimited_tokens))
 
 
 def smallest_feasible(predictions: Mapping[str, Prediction], budget: int) -> int | None:
@@ -114,19 +143,11 @@ def smallest_feasible(predictions: Mapping[str, Prediction], budget: int) -> int
     return smallest
 
 
-def _cheapest_good_enough(
-    predictions: Mapping[str, Prediction], budget: int | None, tolerance: float
-) -> tuple[str, str]:
-    best = max(predictions, key=lambda name: predictions[name].success(budget))
-    threshold = predictions[best].success(budget) - tolerance
-    good = [name for name, prediction in predictions.items() if prediction.success(budget) >= threshold]
-    # Under a cap that stops everyone the capped costs are equal: then the one that wants to think least.
-    costs = {name: (predictions[name].expected_tokens(budget), predictions[name].expected_tokens()) for name in good}
-    chosen = min(good, key=costs.__getitem__)
-    success, tokens = predictions[chosen].success(budget), costs[chosen][0]
-    return chosen, (
-        f"cheapest within {tolerance:g} of the best success: {success:.3f} for {tokens:.0f} tokens,"
-        f" best {predictions[best].success(budget):.3f} ({best})"
+def _why(forecasts: Mapping[str, Forecast], choice: str, tolerance: float) -> str:
+    best = max(forecasts, key=lambda name: forecasts[name].success)
+    return (
+        f"cheapest within {tolerance:g} of the best success: {forecasts[choice].success:.3f} for"
+        f" {forecasts[choice].tokens:.0f} tokens, best {forecasts[best].success:.3f} ({best})"
     )
 
 
@@ -135,8 +156,3 @@ def _neighbour(family: Family, wanted: str, available: frozenset[str]) -> str:
     rungs = {checkpoint.name: rung for rung, checkpoint in enumerate(ladder)}
     # Of two neighbours the one that thinks more: an answer that costs more is better than one that is worse.
     return min(available, key=lambda name: (abs(rungs[name] - rungs[wanted]), rungs[name]))
-
-
-def _expected(predictions: Mapping[str, Prediction], checkpoint: str, budget: int | None) -> float | None:
-    prediction = predictions.get(checkpoint)
-    return None if prediction is None else prediction.expected_tokens(budget)

@@ -69,7 +69,7 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
 
     profile = profiles.load(settings.family / family.profile)
     engines = Engines(engine_urls, family, settings)
-    ledger = Ledger(redis_url, settings.state_dir)
+    ledger = Ledger(redis_url, settings.state_dir, settings.ledger_max_entries)
     server = _Server(_uvicorn(create_app(settings, family, profile, engines, ledger), settings))
     for stop in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from gateway.budget import Budget
-from gateway.ledger import Entry, Ledger
+from gateway.entry import Entry
+from gateway.ledger import Ledger
 from gateway.routing import Decision
 from gateway.telemetry import Telemetry
 from gateway.usage import Spent
@@ -17,8 +18,11 @@ CALLER_LEFT = 499
 class Account:
     """One request from its arrival to its end. What is not known when it ends stays as it is here."""
 
-    def __init__(self, request_id: str, family: Family, ledger: Ledger, telemetry: Telemetry) -> None:
+    def __init__(
+        self, request_id: str, family: Family, ledger: Ledger, telemetry: Telemetry, holdout_fraction: float
+    ) -> None:
         self.id = request_id
+        self._holdout_fraction = holdout_fraction
         self._family, self._ledger, self._telemetry = family, ledger, telemetry
         self._time, self._arrived = time.time(), time.perf_counter()
         self._sent: float | None = None
@@ -54,13 +58,17 @@ class Account:
             checkpoint=checkpoint,
             alpha=self._family.checkpoint(checkpoint).alpha if decision else None,
             decision=decision.kind if decision else "none",
+            choice=decision.choice if decision else "none",
+            holdout_fraction=self._holdout_fraction if decision and decision.routed else None,
             difficulty=decision.difficulty if decision else None,
             budget=self.budget.tokens,
+            choices=self.choices,
             prompt_tokens=spent.prompt,
             reasoning_tokens=spent.reasoning,
             answer_tokens=spent.answer,
             predicted_tokens=self._for_all_choices(decision.predicted_tokens if decision else None),
             reference_tokens=self._for_all_choices(decision.reference_tokens if decision else None),
+            forecasts=dict(decision.forecasts) if decision else {},
             finish_reason=finish_reason,
             status=status,
             error=error,

@@ -9,7 +9,9 @@ import logging
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from gateway.ledger import Entry, Ledger
+from gateway.entry import Entry
+from gateway.ledger import Ledger
+from gateway.savings import totals_of
 
 log = logging.getLogger("laconic.requests")
 
@@ -50,7 +52,7 @@ class Telemetry:
             registry=registry,
         )
         spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", registry=registry)
-        spool.set_function(lambda: ledger.spooled)
+        spool.set_function(lambda: ledger.waiting)
 
     def refused(self, status: int) -> None:
         """A request that was answered before there was a decision."""
@@ -61,9 +63,8 @@ class Telemetry:
         labels = (entry.checkpoint, entry.decision)
         self._requests.labels(*labels, str(entry.status)).inc()
         self._reasoning.labels(*labels).inc(entry.reasoning_tokens)
-        # The same entries that `savings` estimates: a holdout's difference would only be the profile's error.
-        if entry.reference_tokens is not None and entry.status == 200 and entry.decision != "holdout":
-            self._saved.labels(*labels).inc(entry.reference_tokens - entry.reasoning_tokens)
+        if (totals := totals_of(entry)).estimated:
+            self._saved.labels(*labels).inc(totals.saved_tokens)
         if entry.first_token_seconds is not None:
             self._first_token.labels(*labels).observe(entry.first_token_seconds)
         self._overhead.labels(*labels).observe(overhead_seconds)

@@ -53,8 +53,8 @@ async def test_fifty_mixed_requests_are_fifty_entries(gateway: Stack) -> None:
     booked = savings(gateway)
     assert booked["total"]["requests"] == 50
     assert booked["total"]["failed"] == 0
-    assert sum(totals["requests"] for totals in booked["checkpoints"].values()) == 50
-    assert set(booked["checkpoints"]) == {checkpoint.name for checkpoint in gateway.family.checkpoints}
+    assert sum(totals["requests"] for totals in booked["groups"].values()) == 50
+    assert set(booked["groups"]) == {checkpoint.name for checkpoint in gateway.family.checkpoints}
 
 
 def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> None:

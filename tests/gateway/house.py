@@ -21,7 +21,8 @@ from gateway import ledger
 from gateway.app import create_app
 from gateway.config import Settings
 from gateway.engines import Engines
-from gateway.ledger import Entry, Ledger
+from gateway.entry import Entry
+from gateway.ledger import Ledger
 from models import family as families
 from models import profile as profiles
 from models.family import Checkpoint, Estimate, Family, Frontier, Slice
@@ -279,7 +280,7 @@ class Gateway:
         """The ledger's entries, once there are as many."""
         redis = ledger.connect(self.settings.redis or "")
         try:
-            while len(found := await ledger.read(redis, 0)) < count:
+            while len(found := [one async for one in ledger.read(redis, 0)]) < count:
                 await asyncio.sleep(0.01)
             return found
         finally:

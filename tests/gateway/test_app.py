@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -11,7 +13,7 @@ from gateway.config import ConfigError
 from models import family as families
 from models.family import FamilyError
 from tests.conftest import RedisServer
-from tests.gateway.house import EASY, STRANGE, FakeEngine, Gateway, running
+from tests.gateway.house import EASY, HARD, STRANGE, FakeEngine, Gateway, running
 from tests.gateway.test_chat import error
 
 
@@ -77,6 +79,84 @@ async def test_every_request_has_an_id_of_its_own_whatever_the_caller_sends(gate
     ids = {(await gateway.client.get("/health/live", headers=said)).headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
     assert "mine" not in ids
+
+
+async def test_a_decision_is_explained_without_running_it(gateway: Gateway, engine: FakeEngine) -> None:
+    async def explained(prompt: str, headers: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
+        chat = {"model": "abacus", "messages": [{"role": "user", "content": prompt}], **body}
+        response = await gateway.client.post("/v1/route", json=chat, headers=headers)
+        assert response.status_code == 200
+        return response.json()
+
+    easy = await explained(EASY, {"X-Reasoning-Budget": "50"})
+    assert (easy["checkpoint"], easy["alpha"], easy["decision"]) == ("alpha-0.4", 0.4, "routed")
+    assert easy["budget"] == {
+        "tokens": 50, "source": "X-Reasoning-Budget", "policy": "cap", "feasible": True, "smallest_feasible": None
+    }  # fmt: skip
+    assert list(easy["checkpoints"]) == ["base", "alpha-0.1", "alpha-0.4"]
+    base = easy["checkpoints"]["base"]
+    assert base["tokens"] == pytest.approx(50, abs=0.5)
+    assert base["success"] < base["correct"]
+    assert base["quantiles"]["p50"] == pytest.approx(100, abs=2)
+    assert easy["expected_saving"] == pytest.approx(
+        base["tokens"] - easy["checkpoints"]["alpha-0.4"]["tokens"], abs=0.1
+    )
+
+    tight = await explained(EASY, max_tokens=3, reasoning_effort="high")
+    assert tight["budget"]["source"] == "reasoning_effort"
+    assert tight["budget"]["feasible"] is False
+    assert 3 < tight["budget"]["smallest_feasible"] < 50
+    assert (await explained(HARD, model="abacus/alpha-0.1"))["decision"] == "pinned"
+    strange = await explained(STRANGE)
+    assert (strange["decision"], strange["expected_saving"], strange["budget"]["feasible"]) == ("abstained", None, None)
+    assert engine.bodies == []
+
+
+async def test_a_decision_about_nothing_is_refused(gateway: Gateway) -> None:
+    for body, param in (({}, "model"), ({"model": "abacus", "messages": [], "x": 1}, "messages")):
+        response = await gateway.client.post("/v1/route", json=body)
+        assert response.status_code == 400
+        assert error(response)["param"] == param
+
+
+async def test_savings_over_a_window(gateway: Gateway) -> None:
+    for prompt in (EASY, EASY, STRANGE):
+        await gateway.ask(prompt)
+    await gateway.entries(3)
+    while (all_ := (await gateway.client.get("/v1/savings")).json())["total"]["requests"] < 3:
+        await asyncio.sleep(0.01)
+    assert (all_["by"], all_["since"], all_["total"]["measured"]) == ("checkpoint", 0, None)
+    assert all_["groups"]["alpha-0.4"]["estimated"] == 2
+    assert all_["groups"]["base"]["estimated"] == 0
+    by_day = (await gateway.client.get("/v1/savings?since=24h&by=day&price=2")).json()
+    assert by_day["total"]["saved_money"] == pytest.approx(by_day["total"]["saved_tokens"] * 2 / 1e6)
+    assert by_day["since"] % 3600 == 0
+    assert by_day["since"] > all_["since"]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("since=24", "since"),
+        ("since=", "since"),
+        ("by=moon", "by"),
+        ("price=-1", "price"),
+        ("price=nan", "price"),
+        ("till=1h", "till"),
+    ],
+)
+async def test_a_window_that_is_none_is_refused_by_name(gateway: Gateway, query: str, param: str) -> None:
+    response = await gateway.client.get(f"/v1/savings?{query}")
+    assert response.status_code == 400
+    assert error(response)["param"] == param
+    assert param in error(response)["message"]
+
+
+async def test_savings_without_redis_say_so(family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine) -> None:
+    async with running(family_dir, mortal_redis.url, [engine.url], state_dir=mortal_redis.directory) as gateway:
+        response = await gateway.client.get("/v1/savings")
+    assert response.status_code == 503
+    assert "Redis" in error(response)["message"]
 
 
 async def test_metrics_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -9,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from gateway import cli
 from gateway.ledger import SPOOL, Ledger
 from tests.conftest import RedisServer
 from tests.gateway.entries import entry
+from tests.gateway.house import EASY, HARD
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +34,23 @@ async def recorded(server: RedisServer, tmp_path: Path) -> None:
     book = Ledger(server.url, tmp_path)
     await book.start()
     book.put(entry(time=now - 3600, checkpoint="alpha-0.4", reasoning_tokens=30, reference_tokens=100.0))
-    book.put(entry(time=now - 3600, checkpoint="base", reasoning_tokens=1500, decision="holdout"))
+    book.put(entry(time=now - 3600, checkpoint="base", choice="base", reasoning_tokens=1500, decision="holdout"))
     book.put(entry(time=now - 7 * 86_400, checkpoint="alpha-0.4", reasoning_tokens=50, reference_tokens=60.0))
+    await book.aclose()
+
+
+async def with_holdouts(server: RedisServer, tmp_path: Path) -> None:
+    """100 routed requests that spent 40 of 80 expected, and 50 holdouts that spent about 120."""
+    book = Ledger(server.url, tmp_path)
+    await book.start()
+    for number in range(150):
+        held = {
+            "decision": "holdout",
+            "checkpoint": "base",
+            "choice": "alpha-0.2",
+            "reasoning_tokens": 110 + number % 21,
+        }
+        book.put(entry(time=time.time(), **held if number % 3 == 0 else {}))
     await book.aclose()
 
 
@@ -39,11 +58,23 @@ async def test_savings_show_every_checkpoint_and_the_total(
     redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await recorded(redis_server, tmp_path)
+    run("savings", "--redis", redis_server.url, "--price", "500000")
+    printed = capsys.readouterr().out
+    lines = {cells[0]: cells[1:] for cells in map(cells_of, printed.splitlines()) if cells}
+    assert lines["alpha-0.4"] == ["2", "0", "0", "80", "160", "80", "50%", "40.00", "▇" * 12 + "░" * 12]
+    assert lines["base"] == ["1", "0", "1", "1,500", "-", "-", "-", "-", ""]
+    assert lines["total"] == ["3", "0", "1", "1,580", "160", "80", "50%", "40.00", ""]
+    assert "It is measured once 30 routed requests have gone to the reference" in " ".join(printed.split())
+
+
+async def test_savings_that_can_be_measured_are_and_drift_is_said(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await with_holdouts(redis_server, tmp_path)
     run("savings", "--redis", redis_server.url)
-    lines = {cells[0]: cells[1:] for cells in map(cells_of, capsys.readouterr().out.splitlines()) if cells}
-    assert lines["alpha-0.4"] == ["2", "0", "0", "80", "160", "80", "50%"]
-    assert lines["base"] == ["1", "0", "1", "1,500", "-", "-", "-"]
-    assert lines["total"] == ["3", "0", "1", "1,580", "160", "80", "50%"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"over 100 requests: [78],\d\d\d tokens saved \(95 % interval 7,\d\d\d to 8,\d\d\d\)", said)
+    assert "estimate for the same requests is 4,000: outside: the profile has drifted" in said
 
 
 async def test_savings_since_leave_earlier_requests_out_and_come_as_json(
@@ -53,7 +84,73 @@ async def test_savings_since_leave_earlier_requests_out_and_come_as_json(
     run("savings", "--redis", redis_server.url, "--since", "24h", "--json")
     printed = json.loads(capsys.readouterr().out)
     assert printed["total"]["requests"] == 2
-    assert printed["checkpoints"]["alpha-0.4"]["saved_tokens"] == 70.0
+    assert printed["by"] == "checkpoint"
+    assert printed["groups"]["alpha-0.4"]["saved_tokens"] == 70.0
+
+
+async def test_savings_come_as_rows_too(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await with_holdouts(redis_server, tmp_path)
+    run("savings", "--redis", redis_server.url, "--by", "difficulty", "--csv")
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["difficulty"] for row in rows] == ["0.2-0.4", "total"]
+    assert rows[0]["requests"] == "150"
+    assert float(rows[1]["measured_low"]) < float(rows[1]["measured_saved_tokens"]) < float(rows[1]["measured_high"])
+
+
+async def test_replay_decides_again(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await with_holdouts(redis_server, tmp_path)
+    run("replay", "--redis", redis_server.url, "--quality-tolerance", "0")
+    lines = {cells[0]: cells[1:] for cells in map(cells_of, capsys.readouterr().out.splitlines()) if cells}
+    assert lines["expected reasoning tokens"] == ["6,300", "12,000"]
+    assert lines["saved against the reference"] == ["5,700 (48%)", "0 (0%)"]
+    assert lines["expected success"] == ["0.940", "0.950"]
+    assert lines["sent to base"] == ["0", "150"]
+    assert lines["sent to alpha-0.2"] == ["150", "0"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+async def test_export_writes_every_entry(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    await recorded(redis_server, tmp_path)
+    file = tmp_path / f"requests.{form}"
+    run("export", str(file), "--redis", redis_server.url, "--since", "24h")
+    assert capsys.readouterr().out == f"2 entries are in {file}\n"
+    rows = (
+        parquet.read_table(file).to_pylist()
+        if form == "parquet"
+        else list(map(json.loads, file.read_text().splitlines()))
+    )
+    assert [row["reasoning_tokens"] for row in rows] == [30, 1500]
+    assert not file.with_name(f"{file.name}.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "named"), [("requests.xlsx", "ends neither in"), ("none/requests.jsonl", "there is no directory none")]
+)
+def test_export_to_what_cannot_be_written_is_refused(file: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("export", file) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_route_explains_without_anything_running(family_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["route", EASY, "--family", str(family_dir), "--budget", "50"])
+    printed = capsys.readouterr().out
+    lines = {cells[0]: cells[1:] for cells in map(cells_of, printed.splitlines()) if cells}
+    assert set(lines) == {"base", "alpha-0.1", "alpha-0.4 ◀"}
+    assert "alpha-0.4 (routed): cheapest within 0.02 of the best success" in printed
+    assert "budget 50 (--budget)" in printed
+
+
+def test_route_comes_as_json_and_obeys_the_settings(family_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["route", HARD, "--family", str(family_dir), "--quality-tolerance", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == "alpha-0.4"
+    cli.main(["route", HARD, "--family", str(family_dir), "--checkpoint", "alpha-0.1", "--json"])
+    assert json.loads(capsys.readouterr().out)["decision"] == "pinned"
 
 
 async def test_savings_tell_of_what_waits_in_the_spool(
@@ -78,18 +175,14 @@ def test_a_time_that_is_none_is_refused(since: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("7d", 604_800), ("2w", 1_209_600)]
-)
-def test_times_have_units(text: str, seconds: float) -> None:
-    assert cli._seconds(text) == seconds
-
-
-@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["serve", "--port", "http"], "laconic serve: port: "),
         (["serve", "--family", "/no/such/family"], "laconic serve: /no/such/family/family.json: "),
         (["savings", "--redis", "cache"], "laconic savings: redis: "),
+        (["replay", "--quality-tolerance", "2"], "laconic replay: quality_tolerance: "),
+        (["route", "1 + 1", "--budget", "lots"], "laconic route: --budget must be a whole number"),
+        (["route", "1 + 1", "--checkpoint", "alpha-9"], "laconic route: --checkpoint: 'alpha-9' is none of "),
     ],
 )
 def test_wrong_configuration_is_one_line_that_names_the_field(
@@ -101,7 +194,7 @@ def test_wrong_configuration_is_one_line_that_names_the_field(
     assert printed.count("\n") == 1
 
 
-def test_help_names_both_commands_and_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_commands_and_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     printed = capsys.readouterr().out
     assert "laconic serve --engine http://gpu1:8000" in printed

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from gateway import ledger
-from gateway.ledger import Entry, Ledger
+from gateway.entry import Entry, dump, parse
+from gateway.ledger import Books, Ledger
+from gateway.savings import Totals, cell_of, summarise, totals_of
 from tests.conftest import RedisServer
 from tests.gateway.entries import entries, entry
 
@@ -24,9 +27,23 @@ async def until(condition: Callable[[], bool]) -> None:
 async def stored(server: RedisServer, since: float = 0.0) -> list[Entry]:
     redis = ledger.connect(server.url)
     try:
-        return await ledger.read(redis, since)
+        return [one async for one in ledger.read(redis, since)]
     finally:
         await redis.aclose()
+
+
+async def books_of(server: RedisServer, since: float = 0.0) -> Books:
+    redis = ledger.connect(server.url)
+    try:
+        return await ledger.read_books(redis, since)
+    finally:
+        await redis.aclose()
+
+
+async def wiped(server: RedisServer) -> None:
+    redis = ledger.connect(server.url)
+    await redis.flushall()
+    await redis.aclose()
 
 
 async def test_an_entry_comes_back_as_it_was_put(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -42,16 +59,10 @@ async def test_an_entry_comes_back_as_it_was_put(redis_server: RedisServer, tmp_
 
 
 @given(entries())
-def test_the_stream_form_loses_nothing(any_entry: Entry) -> None:
-    flat = ledger._flat(any_entry)
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    assert flat[0] == "id"
-    assert ledger._parse({k: v if v or k in ledger._TEXT else None for k, v in fields.items()}) == any_entry
-
-
-@given(entries())
-def test_the_spool_form_loses_nothing(any_entry: Entry) -> None:
-    assert ledger._parse(json.dumps(asdict(any_entry)).encode()) == any_entry
+def test_a_line_loses_nothing(any_entry: Entry) -> None:
+    line = dump(any_entry)
+    assert "\n" not in line
+    assert parse(line) == parse(line.encode()) == any_entry
 
 
 async def test_the_same_id_is_written_once(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -94,13 +105,13 @@ async def test_without_redis_entries_wait_in_the_spool_of_the_next_process(
     for one in sample:
         first.put(one)
     await first.aclose()
-    assert first.spooled == 5
+    assert first.waiting == 5
 
     mortal_redis.start()
     second = Ledger(mortal_redis.url, tmp_path)
     await second.start()
     assert second.healthy
-    assert second.spooled == 0
+    assert second.waiting == 0
     await second.aclose()
     assert await stored(mortal_redis) == sample
     assert not (tmp_path / ledger.SPOOL).exists()
@@ -120,9 +131,9 @@ async def test_killing_redis_midway_loses_nothing_and_counts_nothing_twice(
             mortal_redis.kill()
     await until(lambda: not book.healthy)
     book.put(last := entry())
-    await until(lambda: book.spooled > 0)
+    await until(lambda: book.waiting > 0)
     mortal_redis.start()
-    await until(lambda: book.healthy and book.spooled == 0)
+    await until(lambda: book.healthy and book.waiting == 0)
     await book.aclose()
     ids = [one.id for one in await stored(mortal_redis)]
     assert sorted(ids) == sorted(one.id for one in [*sample, last])
@@ -138,7 +149,7 @@ async def test_an_entry_whose_acknowledgement_was_lost_is_not_counted_twice(
     await book.start()
     book.put(known)
     await book.aclose()
-    (tmp_path / ledger.SPOOL).write_text(json.dumps(asdict(known)) + "\n" + json.dumps(asdict(entry())) + "\n")
+    (tmp_path / ledger.SPOOL).write_text(dump(known) + "\n" + dump(entry()) + "\n")
     again = Ledger(mortal_redis.url, tmp_path)
     await again.start()
     await again.aclose()
@@ -147,7 +158,7 @@ async def test_an_entry_whose_acknowledgement_was_lost_is_not_counted_twice(
 
 async def test_a_torn_line_costs_no_other_entry(redis_server: RedisServer, tmp_path: Path) -> None:
     whole, later = entry(), entry()
-    (tmp_path / ledger.SPOOL).write_text(json.dumps(asdict(whole)) + "\n" + '{"id": "torn", "ti')
+    (tmp_path / ledger.SPOOL).write_text(dump(whole) + "\n" + '{"id": "torn", "ti')
     no_redis = Ledger("redis://127.0.0.1:1/0", tmp_path)
     await no_redis.start()
     no_redis.put(later)
@@ -158,21 +169,118 @@ async def test_a_torn_line_costs_no_other_entry(redis_server: RedisServer, tmp_p
     assert await stored(redis_server) == [whole, later]
 
 
-async def test_a_full_queue_spills_into_the_spool(redis_server: RedisServer, tmp_path: Path) -> None:
+async def test_what_was_put_survives_a_kill_before_anything_was_sent(redis_server: RedisServer, tmp_path: Path) -> None:
+    killed = Ledger(redis_server.url, tmp_path)
+    await killed.start()
+    sample = [entry() for _ in range(3)]
+    for one in sample:
+        killed.put(one)  # the writer gets no turn, and never will
+    if killed._writer is not None:
+        killed._writer.cancel()
+    await killed._redis.aclose()
     book = Ledger(redis_server.url, tmp_path)
     await book.start()
-    for _ in range(ledger.CAPACITY + 10):  # the writer gets no turn in between
-        book.put(entry())
-    assert book.spooled == 10
     await book.aclose()
-    assert len(await stored(redis_server)) == ledger.CAPACITY + 10
+    assert await stored(redis_server) == sample
 
 
-async def test_a_spool_that_cannot_be_written_fails_no_request_and_says_what_is_lost(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_without_a_spool_entries_go_to_redis_all_the_same(
+    redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / ledger.SPOOL).mkdir()
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    assert "spool cannot be used" in caplog.text
+    sample = [entry(), entry()]
+    for one in sample:
+        book.put(one)
+    await book.aclose()
+    assert await stored(redis_server) == sample
+
+
+async def test_without_spool_and_redis_what_is_lost_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_UNSPOOLED", 1)
+    (tmp_path / ledger.SPOOL).mkdir()
     book = Ledger("redis://127.0.0.1:1/0", tmp_path)
-    book._to_spool([entry(), entry()])
-    assert "up to 2 ledger entries are lost" in caplog.text
-    assert book.spooled == 0
+    await book.start()
+    book.put(entry())
+    book.put(lost := entry())
+    await book.aclose()
+    assert f"a ledger entry is lost: {lost.id}" in caplog.text
+
+
+async def test_a_full_disk_tears_no_line(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_redis = Ledger("redis://127.0.0.1:1/0", tmp_path)
+    await no_redis.start()
+    no_redis.put(first := entry())
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr("gateway.ledger.os.write", lambda file, line: write(file, line[:20]))
+        no_redis.put(entry())
+    no_redis.put(third := entry())
+    await no_redis.aclose()
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    await book.aclose()
+    assert await stored(redis_server) == [first, third]
+
+
+async def test_the_stream_is_bounded_and_the_sums_outlive_it(redis_server: RedisServer, tmp_path: Path) -> None:
+    book = Ledger(redis_server.url, tmp_path, max_entries=100)
+    await book.start()
+    sample = [entry(time=1_800_000_000.0 + 40 * number, reasoning_tokens=number) for number in range(1000)]
+    for one in sample:
+        book.put(one)
+    await book.aclose()
+    assert len(await stored(redis_server)) < 400  # Redis cuts whole nodes of its tree
+    books = await books_of(redis_server)
+    total = sum((totals for _, totals in books.cells), Totals())
+    assert (total.requests, total.spent_tokens) == (1000, sum(range(1000)))
+    assert {cell.hour for cell, _ in books.cells} == set(range(500_000, 500_012))
+
+
+async def test_holdouts_are_kept_apart(redis_server: RedisServer, tmp_path: Path) -> None:
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    held = [entry(decision="holdout", checkpoint="base") for _ in range(3)]
+    for one in held:
+        book.put(one)
+        book.put(entry())
+    await book.aclose()
+    assert (await books_of(redis_server)).holdouts == held
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=25,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(sample=st.lists(entries(), max_size=20, unique_by=lambda one: one.id))
+async def test_sums_are_those_of_the_entries(redis_server: RedisServer, tmp_path: Path, sample: list[Entry]) -> None:
+    await wiped(redis_server)
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    for one in sample:
+        book.put(one)
+    await book.aclose()
+    books = await books_of(redis_server)
+    booked = summarise(books.cells, books.holdouts, "key")
+    direct = summarise(((cell_of(one), totals_of(one)) for one in sample), books.holdouts, "key")
+    assert list(booked.groups) == list(direct.groups)
+    for name, group in direct.groups.items():
+        assert asdict(booked.groups[name].totals) == pytest.approx(asdict(group.totals))
+
+
+async def test_books_begin_with_the_hour(redis_server: RedisServer, tmp_path: Path) -> None:
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    for minute in (59, 61, 119, 121):
+        book.put(entry(time=minute * 60.0))
+    await book.aclose()
+    books = await books_of(redis_server, since=90 * 60.0)
+    assert sum(totals.requests for _, totals in books.cells) == 3
+    assert books.since_hour == 1

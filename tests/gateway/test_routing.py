@@ -74,7 +74,7 @@ def test_an_unfamiliar_or_unreadable_prompt_goes_to_the_reference(family: Family
 
 def test_a_holdout_goes_to_the_reference_with_its_predictions(family: Family) -> None:
     decision = decide(family, EASY, holdout=True)
-    assert (decision.checkpoint, decision.kind) == ("base", "holdout")
+    assert (decision.checkpoint, decision.choice, decision.kind) == ("base", "alpha-0.4", "holdout")
     assert decision.reference_tokens == decision.predicted_tokens == pytest.approx(100)
 
 
@@ -96,6 +96,16 @@ def test_what_is_away_is_replaced_by_its_neighbour_on_the_ladder(family: Family)
     assert decide(family, None, available=frozenset({"alpha-0.4"})).checkpoint == "alpha-0.4"
 
 
+def test_only_what_may_be_a_holdout_counts_as_routed(family: Family) -> None:
+    assert decide(family, EASY).routed
+    assert decide(family, EASY, holdout=True).routed
+    assert decide(family, EASY, available=ALL - {"alpha-0.4"}).routed, "a fallback spends what it spends"
+    assert not decide(family, EASY, pinned="base").routed
+    assert not decide(family, None).routed
+    away = decide(family, EASY, holdout=True, available=ALL - {"base"})
+    assert (away.checkpoint, away.kind, away.routed) == ("alpha-0.4", "routed", False)
+
+
 def test_with_nothing_available_there_is_no_decision(family: Family) -> None:
     with pytest.raises(NoCheckpointError):
         decide(family, EASY, available=frozenset())
@@ -111,12 +121,20 @@ def test_no_checkpoint_that_is_good_enough_is_cheaper(
     family: Family, predicted: dict[str, Prediction], budget: int | None, tolerance: float
 ) -> None:
     decision = decide(family, Reading(0.5, True, predicted), budget, tolerance=tolerance)
-    best = max(p.success(budget) for p in predicted.values())
-    chosen = predicted[decision.checkpoint]
-    assert chosen.success(budget) >= best - tolerance
-    for other in predicted.values():
-        if other.expected_tokens(budget) < chosen.expected_tokens(budget):
-            assert other.success(budget) < best - tolerance
+    best = max(forecast.success for forecast in decision.forecasts.values())
+    chosen = decision.forecasts[decision.checkpoint]
+    assert chosen.success >= best - tolerance
+    for other in decision.forecasts.values():
+        if other.tokens < chosen.tokens:
+            assert other.success < best - tolerance
+
+
+@given(readings, budgets)
+def test_forecasts_are_the_predictions_under_the_budget(predicted: dict[str, Prediction], budget: int | None) -> None:
+    for name, forecast in routing.forecasts_of(predicted, budget).items():
+        assert forecast.success == pytest.approx(predicted[name].success(budget), abs=1e-4)
+        assert forecast.tokens == pytest.approx(predicted[name].expected_tokens(budget), abs=1e-2)
+        assert forecast.unlimited_tokens == pytest.approx(predicted[name].expected_tokens(), abs=1e-2)
 
 
 @given(readings, st.integers(0, 600))

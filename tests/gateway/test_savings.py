@@ -2,60 +2,176 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ledger import Entry
-from gateway.savings import Totals, summarise
+from benchmarks.savings_interval import DEPLOYMENTS, simulate
+from gateway.entry import Entry
+from gateway.savings import (
+    MIN_HOLDOUTS,
+    By,
+    Others,
+    Sample,
+    Savings,
+    Totals,
+    cell_of,
+    measure,
+    summarise,
+    totals_of,
+)
 from tests.gateway.entries import entries, entry
 
 
+def books(sample: Sequence[Entry], by: By = "checkpoint", since_hour: int = 0) -> Savings:
+    cells = ((cell_of(one), totals_of(one)) for one in sample)
+    return summarise(cells, [one for one in sample if one.decision == "holdout"], by, since_hour)
+
+
 def test_saving_is_expected_reference_tokens_minus_tokens_spent() -> None:
-    savings = summarise(
+    savings = books(
         [
             entry(checkpoint="alpha-0.4", reasoning_tokens=30, reference_tokens=100.0),
             entry(checkpoint="alpha-0.4", reasoning_tokens=50, reference_tokens=60.0),
             entry(checkpoint="base", reasoning_tokens=200, reference_tokens=180.0),
         ]
     )
-    assert savings.checkpoints["alpha-0.4"].saved_tokens == 80.0
-    assert savings.checkpoints["base"].saved_tokens == -20.0, "thinking longer than expected is a loss and shown as one"
-    assert savings.total.saved_tokens == 60.0
-    assert savings.total.saved_share == pytest.approx(60 / 340)
+    assert savings.groups["alpha-0.4"].totals.saved_tokens == 80.0
+    assert savings.groups["base"].totals.saved_tokens == -20.0, "thinking longer than expected is a loss and shown so"
+    assert savings.total.totals.saved_tokens == 60.0
+    assert savings.total.totals.saved_share == pytest.approx(60 / 340)
 
 
-def test_checkpoints_stand_most_used_first() -> None:
-    savings = summarise([entry(checkpoint="base"), entry(checkpoint="alpha-0.1"), entry(checkpoint="alpha-0.1")])
-    assert list(savings.checkpoints) == ["alpha-0.1", "base"]
+def test_checkpoints_and_keys_stand_most_used_first_and_days_and_difficulties_in_order() -> None:
+    sample = [
+        entry(checkpoint="base", key="b", difficulty=0.1, time=1_800_000_000.0),
+        entry(checkpoint="alpha-0.1", key="", difficulty=0.95, time=1_800_100_000.0),
+        entry(checkpoint="alpha-0.1", key="", difficulty=1.0, time=1_800_100_000.0),
+        entry(checkpoint="alpha-0.1", key="", difficulty=None, time=1_800_100_000.0),
+    ]
+    assert list(books(sample).groups) == ["alpha-0.1", "base"]
+    assert list(books(sample, "key").groups) == ["none", "b"]
+    assert list(books(sample, "day").groups) == ["2027-01-15", "2027-01-16"]
+    assert list(books(sample, "difficulty").groups) == ["0.0-0.2", "0.8-1.0", "unknown"]
 
 
-def test_a_request_without_prediction_counts_but_is_not_estimated() -> None:
-    total = summarise([entry(reasoning_tokens=70, reference_tokens=None)]).total
-    assert (total.requests, total.spent_tokens, total.estimated, total.saved_tokens) == (1, 70, 0, 0.0)
-    assert total.saved_share is None
+def test_a_request_that_was_not_routed_counts_and_saved_nothing() -> None:
+    for one in (
+        entry(decision="pinned", holdout_fraction=None, reasoning_tokens=70, reference_tokens=100.0),
+        entry(decision="abstained", holdout_fraction=None, reasoning_tokens=70, reference_tokens=None),
+    ):
+        total = books([one]).total.totals
+        assert (total.requests, total.spent_tokens, total.estimated, total.saved_tokens) == (1, 70, 0, 0.0)
+        assert total.saved_share is None
 
 
-def test_a_caller_who_left_saved_nothing() -> None:
-    total = summarise([entry(status=499, reasoning_tokens=3, reference_tokens=100.0)]).total
+def test_a_caller_who_left_is_estimated_to_have_saved_nothing_but_is_measured() -> None:
+    total = books([entry(status=499, reasoning_tokens=3, reference_tokens=100.0)]).total.totals
     assert (total.requests, total.failed, total.spent_tokens, total.saved_tokens) == (1, 1, 3, 0.0)
+    assert (total.drawn, total.drawn_spent_tokens, total.drawn_reference_tokens) == (1, 3, 100.0)
+    assert total.drawn_estimate == 0.0
 
 
-def test_a_holdout_is_counted_and_is_no_saving() -> None:
-    total = summarise([entry(decision="holdout", checkpoint="base", reasoning_tokens=90, reference_tokens=100.0)]).total
-    assert (total.requests, total.holdout, total.saved_tokens) == (1, 1, 0.0)
+def test_a_holdout_is_counted_where_it_would_have_gone_and_is_no_saving() -> None:
+    held = entry(decision="holdout", checkpoint="base", choice="alpha-0.4", reasoning_tokens=90, reference_tokens=100.0)
+    savings = books([held])
+    total = savings.total.totals
+    assert (total.requests, total.holdout, total.saved_tokens, total.drawn) == (1, 1, 0.0, 0)
+    assert list(savings.groups) == ["alpha-0.4"]
+
+
+def test_without_a_draw_there_is_an_estimate_and_no_measurement() -> None:
+    savings = books([entry(holdout_fraction=0.0, reasoning_tokens=40, reference_tokens=80.0)] * 1000)
+    assert savings.total.totals.saved_tokens == 40_000
+    assert savings.total.totals.drawn == 0
+    assert savings.total.measured is savings.total.drift is None
+
+
+def test_the_measurement_does_not_believe_the_profile() -> None:
+    """The profile says 80 of the reference, which spends 120; the others spend 40."""
+    others = [entry(reasoning_tokens=40, reference_tokens=80.0)] * 900
+    held = [
+        entry(decision="holdout", checkpoint="base", choice="alpha-0.2", reasoning_tokens=120 + (-1) ** i)
+        for i in range(100)
+    ]
+    total = books([*others, *held]).total
+    assert total.totals.drawn_estimate == 900 * 40
+    assert total.measured is not None
+    assert total.measured.saved_tokens == pytest.approx(900 * 80)
+    assert total.measured.low < 900 * 80 < total.measured.high < 900 * 81
+    assert total.drift is True
+    honest = [dataclasses.replace(one, reference_tokens=120.0) for one in [*others, *held]]
+    assert books(honest).total.drift is False
+
+
+def test_few_holdouts_are_no_measurement() -> None:
+    held = [entry(decision="holdout", checkpoint="base", reasoning_tokens=i) for i in range(MIN_HOLDOUTS)]
+    assert books([entry(), *held]).total.measured is not None
+    assert books([entry(), *held[1:]]).total.measured is None
+    assert books(held).total.measured is None, "nobody else is there to have saved anything"
+
+
+def test_holdouts_that_all_spent_the_same_leave_no_doubt() -> None:
+    held = [entry(decision="holdout", checkpoint="base", reasoning_tokens=100)] * 50
+    measured = books([entry(reasoning_tokens=40), *held]).total.measured
+    assert measured is not None
+    assert (measured.low, measured.saved_tokens, measured.high) == (60, 60, 60)
+
+
+def test_a_changed_holdout_fraction_does_not_mislead() -> None:
+    """First hard questions at one half, then easy ones at a tenth: counted alike, holdouts would be too hard."""
+    rng = np.random.default_rng(3)
+    sample: list[Entry] = []
+    for fraction, tokens, count in ((0.5, 1000, 400), (0.1, 100, 4000)):
+        for held in rng.random(count) < fraction:
+            noisy = int(tokens + rng.normal(0, 10))
+            kind = {"decision": "holdout", "checkpoint": "base"} if held else {"reasoning_tokens": 0}
+            sample.append(entry(**{"reasoning_tokens": noisy} | kind, holdout_fraction=fraction))
+    measured = books(sample).total.measured
+    truth = 1000 * sum(e.holdout_fraction == 0.5 and e.decision == "routed" for e in sample)
+    truth += 100 * sum(e.holdout_fraction == 0.1 and e.decision == "routed" for e in sample)
+    assert measured is not None
+    assert measured.saved_tokens == pytest.approx(truth, rel=0.1), "unweighted it would be more than twice as much"
+
+
+def test_the_books_begin_with_their_hour() -> None:
+    sample = [entry(time=hour * 3600.0, decision="holdout", checkpoint="base") for hour in range(100)]
+    savings = books([*sample, entry(time=90 * 3600.0)], since_hour=50)
+    assert savings.total.totals.requests == 51
+    assert savings.total.measured is not None
 
 
 def test_nothing_recorded_is_nothing_saved() -> None:
-    assert summarise([]).total == Totals()
+    assert books([]).total.totals == Totals()
+    assert books([]).total.measured is None
 
 
-@given(st.lists(entries(), max_size=30), st.randoms(use_true_random=False))
-def test_total_is_the_sum_of_the_checkpoints_in_any_order(sample: list[Entry], shuffle: random.Random) -> None:
-    savings = summarise(sample)
+@given(st.lists(entries(), max_size=30), st.randoms(use_true_random=False), st.sampled_from(["key", "checkpoint"]))
+def test_total_is_the_sum_of_the_groups_in_any_order(sample: list[Entry], shuffle: random.Random, by: By) -> None:
+    savings = books(sample, by)
     shuffle.shuffle(sample)
-    assert summarise(sample).total.requests == savings.total.requests == len(sample)
+    assert books(sample, by).total.totals.requests == savings.total.totals.requests == len(sample)
     for field in dataclasses.fields(Totals):
-        parts = sum(getattr(totals, field.name) for totals in savings.checkpoints.values())
-        assert getattr(savings.total, field.name) == pytest.approx(parts)
+        parts = sum(getattr(group.totals, field.name) for group in savings.groups.values())
+        assert getattr(savings.total.totals, field.name) == pytest.approx(parts)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
+def test_the_measurement_has_the_units_of_tokens(seed: int, factor: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, y, weight = rng.lognormal(4, 0.5, 60), rng.lognormal(4, 0.7, 60), rng.uniform(1, 50, 60)
+    plain = measure(Sample(x, y, weight), Others(500, 500 * 50.0, 500 * 20.0))
+    scaled = measure(Sample(x, y * factor, weight * 7), Others(500, 500 * 50.0, 500 * 20.0 * factor))
+    assert plain is not None
+    assert scaled is not None
+    assert dataclasses.astuple(scaled) == pytest.approx([factor * part for part in dataclasses.astuple(plain)])
+
+
+@pytest.mark.parametrize("kind", ["the default holdout", "few requests"])
+def test_the_interval_covers_the_truth_as_often_as_it_says(kind: str) -> None:
+    covered, narrowed = simulate(DEPLOYMENTS[kind], deployments=1000, seed=0)
+    assert 0.93 <= covered <= 0.97
+    assert narrowed > 1.05, "the covariate is there to narrow it"

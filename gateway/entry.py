@@ -1,0 +1,80 @@
+"""What is known of one request when it is over? The ledger's entry, and the line of JSON as which it is kept. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+
+class Forecast(NamedTuple):
+    """What the profile expected of one checkpoint under the request's budget."""
+
+    success: float
+    """P(correct within the budget)."""
+    tokens: float
+    """Expected reasoning tokens of a choice."""
+    unlimited_tokens: float
+    """The same under no budget."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request, settled. No prompt and no answer."""
+
+    id: str
+    time: float
+    """Unix seconds at which the request came in."""
+    key: str
+    """The caller's key, empty where there is none."""
+    checkpoint: str
+    """The one that served."""
+    alpha: float | None
+    decision: str
+    choice: str
+    """The checkpoint that was decided on, before a holdout or a fallback moved the request elsewhere."""
+    holdout_fraction: float | None
+    """With which probability it was to be a holdout; None where nothing was drawn, because nothing was routed."""
+    difficulty: float | None
+    budget: int | None
+    """Reasoning tokens it might spend; None is unlimited."""
+    choices: int
+    """Answers asked for (`n`); all tokens here are those of all of them."""
+    prompt_tokens: int
+    reasoning_tokens: int
+    answer_tokens: int
+    predicted_tokens: float | None
+    """Reasoning tokens expected of the checkpoint that served, under the budget."""
+    reference_tokens: float | None
+    """Reasoning tokens expected of the reference checkpoint under the same budget."""
+    forecasts: dict[str, Forecast]
+    """By checkpoint, for one choice; empty where the profile did not know the prompt."""
+    finish_reason: str
+    status: int
+    """HTTP status; 499 means that the caller left."""
+    error: str
+    first_token_seconds: float | None
+    total_seconds: float
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+def dump(entry: Entry) -> str:
+    """The entry as one line of JSON."""
+    return json.dumps(asdict(entry), separators=(",", ":"))
+
+
+def parse(line: str | bytes) -> Entry:
+    """The entry that a line holds.
+
+    Raises:
+        ValueError: the line is torn, or of another version; the message is one line.
+    """
+    try:
+        return _ENTRY.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -1,0 +1,77 @@
+"""Why would this question go where it goes? One decision in full, for `POST /v1/route` and `laconic route`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gateway import routing
+from gateway.budget import Budget
+from models.family import Family
+from models.profile import LEVELS, Prediction, Reading
+
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+
+def explain(
+    family: Family,
+    reading: Reading | None,
+    budget: Budget,
+    *,
+    limit: int | None,
+    pinned: str | None,
+    tolerance: float,
+    available: frozenset[str],
+) -> dict[str, Any]:
+    """The decision as JSON, without a draw for the holdout.
+
+    Args:
+        limit: what thinking may take at most, the budget and the whole completion's limit considered.
+
+    Raises:
+        NoCheckpointError: the pinned one is not available, or none is.
+    """
+    decision = routing.decide(
+        family, reading, limit, pinned=pinned, tolerance=tolerance, holdout=False, available=available
+    )
+    known = reading if reading is not None and reading.familiar else None
+    predictions = known.predictions if known else {}
+    asked = {name: p for name, p in predictions.items() if pinned in (None, name)}
+    smallest = routing.smallest_feasible(asked, limit) if asked and limit is not None else None
+    saved = None
+    if decision.reference_tokens is not None and decision.predicted_tokens is not None:
+        saved = round(decision.reference_tokens - decision.predicted_tokens, 1)
+    return {
+        "checkpoint": decision.checkpoint,
+        "alpha": family.checkpoint(decision.checkpoint).alpha,
+        "decision": decision.kind,
+        "reason": decision.reason,
+        "difficulty": None if decision.difficulty is None else round(decision.difficulty, 3),
+        "budget": {
+            "tokens": budget.tokens,
+            "source": budget.source,
+            "policy": budget.policy,
+            "feasible": smallest is None if asked else None,
+            "smallest_feasible": smallest,
+        },
+        "expected_saving": saved,
+        "reference": family.reference,
+        "checkpoints": {
+            checkpoint.name: {"alpha": checkpoint.alpha, **_prediction(predictions.get(checkpoint.name), limit)}
+            for checkpoint in family.checkpoints
+        },
+    }
+
+
+def _prediction(prediction: Prediction | None, limit: int | None) -> dict[str, Any]:
+    if prediction is None:
+        return {"success": None, "correct": None, "tokens": None, "quantiles": None}
+    return {
+        "success": round(prediction.success(limit), 4),
+        "correct": round(prediction.p_correct, 4),
+        "tokens": round(prediction.expected_tokens(limit), 1),
+        "quantiles": {
+            name: round(float(np.interp(level, LEVELS, prediction.tokens))) for name, level in QUANTILES.items()
+        },
+    }
