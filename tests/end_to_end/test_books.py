@@ -68,7 +68,8 @@ def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> Non
         assert gateway.sdk.chat.completions.create(**chat(f"What is {number} + 1?")).choices
         if number % 2 == 1:
             until(lambda: [c for c in gateway.children if c.name() == "redis-server"], "Redis was not started again")
-    until(lambda: not (gateway.state_dir / "ledger.spool.jsonl").exists(), "the spool was not replayed")
+    spool = gateway.state_dir / "ledger.spool.jsonl"
+    until(lambda: spool.stat().st_size == 0, "the spool was not replayed")
     until(lambda: savings(gateway)["total"]["requests"] >= 7, "entries were lost")
     assert savings(gateway)["total"]["requests"] == 7
 
