@@ -1,20 +1,21 @@
 """How hard is this prompt, and what would each checkpoint make of it? The difficulty profile, read side.
 
-Per checkpoint two linear models on the same prompt features x (standardised):
+Three boosted forests over the same inputs x, the counts of the prompt and the checkpoint's place in the family:
 
-    P(correct | x)          = sigmoid(w . x + b)
-    log(1 + tokens) | x     = u . x + c + z,   z drawn from the checkpoint's residual quantiles
+    P(correct | x)          = sigmoid(f(x))
+    log(1 + tokens) | x     = g(x) + exp(h(x)) z,   z drawn from the checkpoint's residual quantiles
 
-so a prediction is a probability and a whole distribution of reasoning tokens. Features are counts that need no
-tokenizer (numbers, digits, operators, words, lines) and a bag of the words seen in fitting. Its limits: it knows
-words, not meaning, and it assumes that being correct and thinking briefly are independent given the prompt.
-`laconic-train profile` fits it; the file is JSON, so loading executes nothing.
+so a prediction is a probability and a whole distribution of reasoning tokens. Counts need no tokenizer: numbers,
+digits, operators, words, lines. Its limits: it counts words and does not know what they mean, and it takes being
+correct and thinking briefly as independent given the prompt (docs/profile says what that costs). `laconic-train
+profile` fits it; the file is JSON, so loading executes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.forest import Forest, Forests
+
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
@@ -103,24 +106,17 @@ class Reading:
     predictions: dict[str, Prediction]
 
 
-class _LinearModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    correct_weights: list[float]
-    correct_bias: float
-    tokens_weights: list[float]
-    tokens_bias: float
-    residuals: list[float]
-
-
 class _Stored(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     schema_version: int
     vocabulary: list[str]
-    mean: list[float]
-    scale: list[float]
     upper: list[float]
     difficulties: list[float]
-    checkpoints: dict[str, _LinearModel]
+    correct: Forest
+    tokens: Forest
+    spread: Forest
+    residuals: dict[str, list[float]]
+    """z at `LEVELS`, by checkpoint in the order of their places."""
     report: dict[str, dict[str, float]]
 
 
@@ -128,79 +124,71 @@ class Profile:
     """A fitted profile. `read` is pure and takes well under a millisecond."""
 
     def __init__(self, stored: _Stored) -> None:
-        width = len(COUNTS) + len(stored.vocabulary)
-        shapes = {"mean": (stored.mean, width), "scale": (stored.scale, width), "upper": (stored.upper, len(COUNTS))}
-        for name, model in stored.checkpoints.items():
-            shapes[f"{name}.correct_weights"] = (model.correct_weights, width)
-            shapes[f"{name}.tokens_weights"] = (model.tokens_weights, width)
-            shapes[f"{name}.residuals"] = (model.residuals, len(LEVELS))
-        for field, (values, length) in shapes.items():
-            if len(values) != length:
-                raise ProfileError(f"{field} has {len(values)} values, not {length}")
-        if not stored.checkpoints:
-            raise ProfileError("checkpoints is empty")
-        if min(stored.scale) <= 0:
-            raise ProfileError("scale must be positive")
+        if len(stored.upper) != len(COUNTS):
+            raise ProfileError(f"upper has {len(stored.upper)} values, not {len(COUNTS)}")
+        for name, values in stored.residuals.items():
+            if len(values) != len(LEVELS):
+                raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
+        if not stored.residuals:
+            raise ProfileError("residuals is empty")
+        try:
+            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS) + 1)
+        except ValueError as error:
+            raise ProfileError(str(error)) from None
         self.stored = stored
-        self.names = tuple(stored.checkpoints)
-        models = [stored.checkpoints[name] for name in self.names]
-        self._index = {word: i for i, word in enumerate(stored.vocabulary)}
-        self._mean, self._scale = np.array(stored.mean), np.array(stored.scale)
+        self.names = tuple(stored.residuals)
+        self._vocabulary = frozenset(stored.vocabulary)
         self._upper = np.array(stored.upper)
-        self._correct = np.array([m.correct_weights for m in models])
-        self._correct_bias = np.array([m.correct_bias for m in models])
-        self._tokens = np.array([m.tokens_weights for m in models])
-        self._tokens_bias = np.array([m.tokens_bias for m in models])
-        self._residuals = np.sort(np.array([m.residuals for m in models]), axis=1)
+        self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
+        self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
         self._difficulties = np.sort(np.array(stored.difficulties))
 
     def read(self, prompt: str) -> Reading:
-        """Predict for one prompt; any text, the empty one included."""
-        raw = features(prompt, self._index)
-        x = (raw - self._mean) / self._scale
-        p_correct = _sigmoid(self._correct @ x + self._correct_bias)
-        log_tokens = np.minimum((self._tokens @ x + self._tokens_bias)[:, None] + self._residuals, 20.0)
-        tokens = np.maximum(np.expm1(log_tokens), 0.0)
+        """Predict for one prompt; any text, the empty one included. Of a longer one than fitting saw only the start."""
+        counts = counts_of(prompt[: self._longest + 1], self._vocabulary)
+        correct, mean, spread = self._forests(inputs_of(counts, len(self.names))).T
+        p_correct = _sigmoid(correct)
+        log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
+        tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
         failure = float(1.0 - p_correct.mean())
         difficulty = float(np.searchsorted(self._difficulties, failure) / max(len(self._difficulties), 1))
         predictions = {n: Prediction(float(p_correct[i]), tokens[i]) for i, n in enumerate(self.names)}
-        return Reading(difficulty, self._is_familiar(raw), predictions)
+        return Reading(difficulty, self._is_familiar(counts), predictions)
 
-    def _is_familiar(self, raw: Vector) -> bool:
-        counts = dict(zip(COUNTS, raw, strict=False))
-        words, unknown = np.expm1(counts["words"]), np.expm1(counts["unknown_words"])
+    def _is_familiar(self, counts: Vector) -> bool:
+        by_name = dict(zip(COUNTS, counts, strict=True))
+        words, unknown = np.expm1(by_name["words"]), np.expm1(by_name["unknown_words"])
         known_enough = words - unknown >= MIN_FAMILIAR * words
-        return bool(counts["numbers"] > 0 and known_enough and np.all(raw[: len(COUNTS)] <= self._upper))
+        return bool(by_name["numbers"] > 0 and known_enough and np.all(counts <= self._upper))
 
 
-def features(prompt: str, index: dict[str, int]) -> Vector:
-    """Raw features of a prompt, (len(COUNTS) + len(index),): log(1 + count) of each count, then of each known word."""
+def inputs_of(counts: Vector, checkpoints: int) -> NDArray[np.float64]:
+    """The forests' inputs for every checkpoint, (checkpoints, len(COUNTS) + 1): the counts, then the place."""
+    places = np.arange(checkpoints, dtype=np.float64)[:, None]
+    return np.concatenate([np.tile(counts, (checkpoints, 1)), places], axis=1)
+
+
+def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:
+    """log(1 + count) of everything that is counted in a prompt, (len(COUNTS),)."""
     words = words_of(prompt)
     numbers = _NUMBER.findall(prompt)
-    x = np.zeros(len(COUNTS) + len(index))
-    unknown = 0
-    for word in words:
-        if (i := index.get(word)) is None:
-            unknown += 1
-        else:
-            x[len(COUNTS) + i] += 1
     signs = prompt.count("*") + prompt.count("×") + len(_LETTER_X.findall(prompt))  # noqa: RUF001
-    x[: len(COUNTS)] = (
+    counts = (
         len(prompt),
         len(words),
-        unknown,
+        sum(word not in vocabulary for word in words),
         len(numbers),
         sum(map(len, numbers)),
         max(map(len, numbers), default=0),
-        *(sum(1 for n in numbers if low <= len(n) <= high) for low, high in ((1, 1), (2, 2), (3, len(prompt)))),
+        *(sum(low <= len(n) <= high for n in numbers) for low, high in ((1, 1), (2, 2), (3, len(prompt)))),
         prompt.count("+"),
         prompt.count("-") + prompt.count("−"),  # noqa: RUF001
-        signs + sum(1 for word in words if word in _TIMES),
+        signs + sum(word in _TIMES for word in words),
         _digits_to_multiply(prompt),
         len(_STRANGE.findall(prompt)),
         prompt.count("\n") + 1,
     )
-    return np.log1p(x)
+    return np.log1p(np.array(counts, dtype=np.float64))
 
 
 def _digits_to_multiply(prompt: str) -> int:

@@ -1,40 +1,44 @@
-"""How is the difficulty profile fitted? Two regularised linear models per checkpoint, from outcomes on test prompts.
+"""How is the difficulty profile fitted? Boosted trees on the counts of a prompt, from outcomes on test prompts.
 
-The regularisation is chosen, and every figure of the report is measured, by cross-validation over *prompts*: samples
-of one prompt never stand on both sides of a fold. `models.profile` says what the file means and reads it.
+One forest serves all checkpoints: the checkpoint's place in the family is an input, so what makes a question hard is
+learned from all of them at once. How many trees is chosen, and every figure of the report is measured, by
+cross-validation over *prompts*: samples of one prompt never stand on both sides of a fold. `models.profile` says what
+the file means and reads it; `training.candidates` compares it with other ways.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold
 
-from models.profile import COUNTS, LEVELS, SCHEMA_VERSION, features, words_of
+from models.profile import LEVELS, SCHEMA_VERSION, counts_of, inputs_of, words_of
 from training.evaluate import Judged
 from training.record import write_text
 
 Array = NDArray[np.float64]
+Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 MIN_PROMPTS_PER_WORD = 3
 _FOLDS = 5
-_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""Inverse regularisation of the logistic model."""
-_RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)
+_TREES = {"n_estimators": 100, "learning_rate": 0.1, "max_leaf_nodes": 6, "max_depth": None, "min_samples_leaf": 40}
+"""The most trees; cross-validation says after which to stop."""
+_QUIETEST = 0.02
+"""Added to a residual's size before its logarithm: some checkpoints think equally long every time."""
 _MARGIN = float(np.log(1.25))
 """How far a count may lie above the largest seen in fitting before the prompt is unfamiliar."""
 
 
 def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
-    """Fit the profile on every checkpoint's outcomes over the same prompts.
+    """Fit the profile on every checkpoint's outcomes over the same prompts; their order is their place.
 
     Raises:
         ValueError: the checkpoints were not measured on the same prompts.
@@ -45,39 +49,66 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
         if [row.prompt for row in other] != texts:
             raise ValueError(f"{name} was measured on other prompts")
     seen = Counter(word for text in texts for word in set(words_of(text)))
-    vocabulary = sorted(word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD)
-    index = {word: i for i, word in enumerate(vocabulary)}
-    raw = np.stack([features(text, index) for text in texts])
-    mean, spread = raw.mean(0), raw.std(0)
-    scale = np.where(spread > 1e-6, spread, 1.0)
-    x = (raw - mean) / scale
-    folds = list(KFold(_FOLDS, shuffle=True, random_state=seed).split(x))
-    models: dict[str, Any] = {}
-    report: dict[str, dict[str, float]] = {}
-    failure = np.zeros(len(x))
-    for name, judged in outcomes.items():
-        correct, correct_report = _fit_correct(x, np.array([row.accuracy for row in judged]), folds)
-        tokens, tokens_report = _fit_tokens(
-            x, np.array([[o.reasoning_tokens for o in row.outcomes] for row in judged], dtype=float), folds
-        )
-        models[name] = {**correct, **tokens}
-        report[name] = {
-            **correct_report,
-            **tokens_report,
-            "prompts": float(len(x)),
-            "samples": float(len(judged[0].outcomes)),
-        }
-        failure += 1 - _sigmoid(x @ np.array(correct["correct_weights"]) + correct["correct_bias"])
+    vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
+    counts = np.stack([counts_of(text, vocabulary) for text in texts])
+    places = len(outcomes)
+    # Row p * places + c is prompt p at checkpoint c.
+    inputs = np.concatenate([inputs_of(one, places) for one in counts])
+    accuracy = np.array([[row.accuracy for row in judged] for judged in outcomes.values()]).T.ravel()
+    tokens = np.stack(
+        [[[o.reasoning_tokens for o in row.outcomes] for row in judged] for judged in outcomes.values()], axis=1
+    ).reshape(len(inputs), -1)
+    stored, unseen = forests(inputs, accuracy, tokens.astype(float), places, seed)
+    failure = 1 - unseen.correct.reshape(-1, places).mean(1)
     return {
         "schema_version": SCHEMA_VERSION,
-        "vocabulary": vocabulary,
-        "mean": mean.tolist(),
-        "scale": scale.tolist(),
-        "upper": (raw[:, : len(COUNTS)].max(0) + _MARGIN).tolist(),
-        "difficulties": np.quantile(failure / len(outcomes), np.linspace(0, 1, 101)).tolist(),
-        "checkpoints": models,
-        "report": report,
+        "vocabulary": sorted(vocabulary),
+        "upper": (counts.max(0) + _MARGIN).tolist(),
+        "difficulties": np.quantile(failure, np.linspace(0, 1, 101)).tolist(),
+        **stored,
+        "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
+        "report": {
+            name: {
+                **_correct_report(accuracy[c::places], unseen.correct[c::places]),
+                **_tokens_report(tokens[c::places], unseen.quantiles[c::places]),
+                "prompts": float(len(texts)),
+                "samples": float(tokens.shape[1]),
+            }
+            for c, name in enumerate(outcomes)
+        },
     }
+
+
+class Unseen(NamedTuple):
+    """What forests say of prompts that they were not fitted on."""
+
+    correct: Array
+    """P(correct), (rows,)."""
+    quantiles: Array
+    """Reasoning tokens at `LEVELS`, (rows, levels)."""
+
+
+def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: int) -> tuple[dict[str, Any], Unseen]:
+    """The three forests and the residuals by place, and what cross-validation saw of them.
+
+    Args:
+        inputs: (prompts * places, width), a prompt's places one after the other.
+        accuracy: share of correct samples, (prompts * places,).
+        tokens: reasoning tokens, (prompts * places, samples).
+    """
+    prompt = np.repeat(np.arange(len(inputs) // places), places)
+    splits = GroupKFold(min(_FOLDS, prompt[-1] + 1), shuffle=True, random_state=seed)
+    folds = list(splits.split(inputs, groups=prompt))
+    log_tokens = np.log1p(tokens)
+    correct, logits = _boost(_CORRECT, inputs, accuracy, folds, seed)
+    mean, centre = _boost(_VALUE, inputs, log_tokens.mean(1), folds, seed)
+    residual = log_tokens - centre[:, None]
+    spread, log_size = _boost(_VALUE, inputs, np.log(np.abs(residual).mean(1) + _QUIETEST), folds, seed)
+    size = np.exp(log_size)[:, None]
+    residuals = [np.quantile((residual / size)[place::places], LEVELS) for place in range(places)]
+    quantiles = np.expm1(centre[:, None] + size * np.tile(residuals, (prompt[-1] + 1, 1)))
+    stored = {"correct": correct, "tokens": mean, "spread": spread, "residuals": [z.tolist() for z in residuals]}
+    return stored, Unseen(_sigmoid(logits), quantiles)
 
 
 def save(profile: dict[str, Any], path: Path) -> None:
@@ -85,96 +116,136 @@ def save(profile: dict[str, Any], path: Path) -> None:
     write_text(path, json.dumps(_rounded(profile)) + "\n")
 
 
-def _fit_correct(
-    x: Array, accuracy: Array, folds: Sequence[tuple[Any, Any]]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """P(correct | x) from each prompt's share of correct samples, (prompts,)."""
-    predicted = {
-        c: _cross_predict(lambda train, c=c: _logistic(x[train], accuracy[train], c), x, folds) for c in _STRENGTHS
-    }
-    best = min(_STRENGTHS, key=lambda c: _log_loss(accuracy, predicted[c]))
-    weights, bias = _logistic(x, accuracy, best)
-    constant = np.full_like(accuracy, accuracy.mean())
-    report = {
-        "log_loss": _log_loss(accuracy, predicted[best]),
-        "log_loss_constant": _log_loss(accuracy, constant),
-        "brier": _brier(accuracy, predicted[best]),
-        "brier_constant": _brier(accuracy, constant),
-        "auc": _auc(accuracy, predicted[best]),
-        "calibration_error": _calibration_error(accuracy, predicted[best]),
-        "strength": best,
-    }
-    return {"correct_weights": weights.tolist(), "correct_bias": bias}, report
+Model = GradientBoostingClassifier | GradientBoostingRegressor | None
 
 
-def _logistic(x: Array, accuracy: Array, strength: float) -> tuple[Array, float]:
-    labels, weights = np.r_[np.ones(len(x)), np.zeros(len(x))], np.r_[accuracy, 1 - accuracy]
+class _Kind(NamedTuple):
+    """What a forest is to say."""
+
+    fit: Callable[[Array, Array, int, int], Model]
+    losses: Callable[[Array, Array], Array]
+    """Of predictions after each tree, (trees, rows), for their targets, (rows,): (trees,)."""
+
+
+def _boost(kind: _Kind, inputs: Array, target: Array, folds: Folds, seed: int) -> tuple[dict[str, Any], Array]:
+    """A forest with as many trees as suit unseen prompts best, and what such forests say of unseen prompts, (rows,)."""
+    most = _TREES["n_estimators"]
+    staged = np.zeros((most, len(inputs)))
+    for train, test in folds:
+        model = kind.fit(inputs[train], target[train], most, seed)
+        staged[:, test] = _staged(model, inputs[test], target[train])
+    best = int(kind.losses(target, staged).argmin())
+    return _forest(kind.fit(inputs, target, best + 1, seed), target), staged[best]
+
+
+def _fit_correct(inputs: Array, accuracy: Array, trees: int, seed: int) -> Model:
+    labels, weights = np.r_[np.ones(len(inputs)), np.zeros(len(inputs))], np.r_[accuracy, 1 - accuracy]
     used = weights > 0
     if len(set(labels[used])) == 1:  # everything right, or everything wrong
-        p = np.clip(accuracy[0], 1e-3, 1 - 1e-3)
-        return np.zeros(x.shape[1]), float(np.log(p / (1 - p)))
-    model = LogisticRegression(C=strength, max_iter=2000)
-    model.fit(np.r_[x, x][used], labels[used], sample_weight=weights[used])
-    return model.coef_[0], float(model.intercept_[0])
+        return None
+    model = GradientBoostingClassifier(**{**_TREES, "n_estimators": trees}, random_state=seed)
+    return model.fit(np.r_[inputs, inputs][used], labels[used], sample_weight=weights[used])
 
 
-def _cross_predict(fit_on: Any, x: Array, folds: Sequence[tuple[Any, Any]]) -> Array:
-    predicted = np.zeros(len(x))
-    for train, test in folds:
-        weights, bias = fit_on(train)
-        predicted[test] = _sigmoid(x[test] @ weights + bias)
-    return predicted
+def _fit_value(inputs: Array, target: Array, trees: int, seed: int) -> Model:
+    return GradientBoostingRegressor(**{**_TREES, "n_estimators": trees}, random_state=seed).fit(inputs, target)
 
 
-def _fit_tokens(x: Array, tokens: Array, folds: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """log(1 + tokens) | x from each prompt's samples, (prompts, samples)."""
-    target = np.log1p(tokens)
-    means = target.mean(1)
+def _staged(model: Model, inputs: Array, target: Array) -> Array:
+    """What the model says after every tree, (trees, rows); of probabilities their logits."""
+    if model is None:
+        return np.full((_TREES["n_estimators"], len(inputs)), _logit(target.mean()))
+    if isinstance(model, GradientBoostingClassifier):
+        return np.stack([stage[:, 0] for stage in model.staged_decision_function(inputs)])
+    return np.stack(list(model.staged_predict(inputs)))
 
-    def cross_predict(ridge: float) -> Array:
-        predicted = np.zeros(len(x))
-        for train, test in folds:
-            predicted[test] = Ridge(alpha=ridge).fit(x[train], means[train]).predict(x[test])
-        return predicted
 
-    predicted = {ridge: cross_predict(ridge) for ridge in _RIDGES}
-    best = min(_RIDGES, key=lambda ridge: float(((means - predicted[ridge]) ** 2).mean()))
-    residuals = target - predicted[best][:, None]
-    model = Ridge(alpha=best).fit(x, means)
-    constant = np.log1p(np.median(tokens))
-    report = {
-        "tokens_mean_error": float(np.abs(np.expm1(predicted[best])[:, None] - tokens).mean()),
-        "tokens_mean_error_constant": float(np.abs(np.expm1(constant) - tokens).mean()),
-        "log_tokens_r2": float(1 - ((means - predicted[best]) ** 2).mean() / max(means.var(), 1e-12)),
-        "ridge": best,
+def _forest(model: Model, target: Array) -> dict[str, Any]:
+    """The model as `models.forest` reads it."""
+    nodes: dict[str, list[Any]] = {"feature": [], "threshold": [], "left": [], "right": [], "value": []}
+    roots: list[int] = []
+    if model is None:
+        return {"intercept": _logit(target.mean()), "roots": roots, **nodes}
+    if isinstance(model, GradientBoostingClassifier):
+        intercept = _logit(float(model.init_.class_prior_[1]))
+    else:
+        intercept = float(model.init_.constant_.item())
+    for estimator in model.estimators_[:, 0]:
+        tree, offset = estimator.tree_, len(nodes["value"])
+        leaf = tree.children_left < 0
+        own = np.arange(tree.node_count)
+        roots.append(offset)
+        nodes["feature"] += np.where(leaf, 0, tree.feature).tolist()
+        nodes["threshold"] += np.where(leaf, 0.0, tree.threshold).tolist()
+        nodes["left"] += (offset + np.where(leaf, own, tree.children_left)).tolist()
+        nodes["right"] += (offset + np.where(leaf, own, tree.children_right)).tolist()
+        nodes["value"] += (model.learning_rate * tree.value[:, 0, 0]).tolist()
+    return {"intercept": intercept, "roots": roots, **nodes}
+
+
+def _log_losses(accuracy: Array, logits: Array) -> Array:
+    return (np.logaddexp(0, -logits) * accuracy + np.logaddexp(0, logits) * (1 - accuracy)).mean(1)
+
+
+def _square_errors(target: Array, predicted: Array) -> Array:
+    return ((target - predicted) ** 2).mean(1)
+
+
+_CORRECT, _VALUE = _Kind(_fit_correct, _log_losses), _Kind(_fit_value, _square_errors)
+
+
+def _correct_report(accuracy: Array, predicted: Array) -> dict[str, float]:
+    constant = np.full_like(accuracy, accuracy.mean())
+    return {
+        "log_loss": log_loss(accuracy, predicted),
+        "log_loss_constant": log_loss(accuracy, constant),
+        "brier": brier(accuracy, predicted),
+        "brier_constant": brier(accuracy, constant),
+        "auc": auc(accuracy, predicted),
+        "calibration_error": calibration_error(accuracy, predicted),
     }
-    fitted = {
-        "tokens_weights": model.coef_.tolist(),
-        "tokens_bias": float(model.intercept_),
-        "residuals": np.quantile(residuals, LEVELS).tolist(),
+
+
+def _tokens_report(tokens: Array, quantiles: Array) -> dict[str, float]:
+    constant = np.tile(np.quantile(tokens, LEVELS), (len(tokens), 1))
+    return {
+        "pinball": pinball(tokens, quantiles),
+        "pinball_constant": pinball(tokens, constant),
+        "tokens_mean_error": float(np.abs(_median(quantiles)[:, None] - tokens).mean()),
+        "tokens_mean_error_constant": float(np.abs(np.median(tokens) - tokens).mean()),
     }
-    return fitted, report
 
 
-def _log_loss(accuracy: Array, predicted: Array) -> float:
+def _median(quantiles: Array) -> Array:
+    return np.array([np.interp(0.5, LEVELS, row) for row in quantiles])
+
+
+def pinball(tokens: Array, quantiles: Array) -> float:
+    """Mean loss of quantiles at `LEVELS`, (prompts, levels), over samples, (prompts, samples); in tokens."""
+    off = tokens[:, :, None] - quantiles[:, None, :]
+    return float(np.maximum(LEVELS * off, (LEVELS - 1) * off).mean())
+
+
+def log_loss(accuracy: Array, predicted: Array) -> float:
+    """Mean over single samples, in nats; `accuracy` is a prompt's share of correct samples."""
     p = np.clip(predicted, 1e-6, 1 - 1e-6)
     return float(-(accuracy * np.log(p) + (1 - accuracy) * np.log(1 - p)).mean())
 
 
-def _auc(accuracy: Array, predicted: Array) -> float:
-    """Over single samples; 0.5 where all of them are right or all are wrong."""
+def auc(accuracy: Array, predicted: Array) -> float:
+    """Area under the ROC curve over single samples; 0.5 where all of them are right or all are wrong."""
     if accuracy.min() == accuracy.max() and accuracy[0] in (0, 1):
         return 0.5
     labels, weights = np.r_[np.ones_like(accuracy), np.zeros_like(accuracy)], np.r_[accuracy, 1 - accuracy]
     return float(roc_auc_score(labels, np.tile(predicted, 2), sample_weight=weights))
 
 
-def _brier(accuracy: Array, predicted: Array) -> float:
+def brier(accuracy: Array, predicted: Array) -> float:
     """Mean over single samples, whose label is 1 with frequency `accuracy`."""
     return float((accuracy * (1 - predicted) ** 2 + (1 - accuracy) * predicted**2).mean())
 
 
-def _calibration_error(accuracy: Array, predicted: Array, bins: int = 10) -> float:
+def calibration_error(accuracy: Array, predicted: Array, bins: int = 10) -> float:
     """Expected calibration error over `bins` equally filled bins."""
     parts = np.array_split(np.argsort(predicted), bins)
     return float(
@@ -185,6 +256,11 @@ def _calibration_error(accuracy: Array, predicted: Array, bins: int = 10) -> flo
 
 def _sigmoid(z: Array) -> Array:
     return 1 / (1 + np.exp(-z))
+
+
+def _logit(p: float) -> float:
+    p = float(np.clip(p, 1e-3, 1 - 1e-3))
+    return float(np.log(p / (1 - p)))
 
 
 def _rounded(value: Any) -> Any:

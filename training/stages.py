@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 
 from models import family as manifest
+from models.profile import SCHEMA_VERSION
 from training import base as base_training
 from training import checkpoints, gate, outcomes, profile, publish, tokenizer, traces, trainer
 from training import evaluate as measuring
@@ -136,7 +137,8 @@ def fit_profile(recipe: Recipe) -> None:
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     for name, path in paths.items():
         outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
-    if stands(directory / "profile.json", {name: fingerprint(path) for name, path in paths.items()}):
+    made_from = {"version": SCHEMA_VERSION, **{name: fingerprint(path) for name, path in paths.items()}}
+    if stands(directory / "profile.json", made_from):
         return
     measured = {name: measuring.load(path) for name, path in paths.items()}
     profile.save(profile.fit(measured, recipe.seed), directory / "profile.json")

@@ -85,30 +85,35 @@ def tokenizer() -> Tokenizer:
 
 
 def _profile() -> dict[str, Any]:
-    words = ["what", "is", "easy", "hard"]
-    width = len(profiles.COUNTS) + len(words)
-    residuals = np.linspace(-0.5, 0.5, len(profiles.LEVELS)).tolist()
+    """`hard` is a word of the vocabulary that `easy` is not: what is unknown makes it easy, so to say."""
+    unknown = profiles.COUNTS.index("unknown_words")
+    place = len(profiles.COUNTS)
 
-    def fit(tokens: float, loss_when_hard: float) -> dict[str, Any]:
-        weights = [0.0] * width
-        weights[-1] = -loss_when_hard
+    def chosen(easy: tuple[float, ...], hard: tuple[float, ...]) -> dict[str, Any]:
+        """A tree that asks for the checkpoint's place, then whether a word is unknown."""
+        leaves = [value for pair in zip(hard, easy, strict=True) for value in pair]
         return {
-            "correct_weights": weights,
-            "correct_bias": 4.0,
-            "tokens_weights": [0.0] * width,
-            "tokens_bias": float(np.log1p(tokens)),
-            "residuals": residuals,
-        }
+            "intercept": 0.0, "roots": [0],
+            "feature": [place, unknown, place, 0, 0, unknown, unknown, 0, 0, 0, 0],
+            "threshold": [0.5, 0.1, 1.5, 0.0, 0.0, 0.1, 0.1, 0.0, 0.0, 0.0, 0.0],
+            "left": [1, 3, 5, 3, 4, 7, 9, 7, 8, 9, 10],
+            "right": [2, 4, 6, 3, 4, 8, 10, 7, 8, 9, 10],
+            "value": [0.0, 0.0, 0.0, leaves[0], leaves[1], 0.0, 0.0, *leaves[2:]],
+        }  # fmt: skip
 
+    tokens = tuple(float(np.log1p(count)) for count in (100, 60, 20))
+    nothing = {"intercept": 0.0, "roots": [], "feature": [], "threshold": [], "left": [], "right": [], "value": []}
+    residuals = np.linspace(-0.5, 0.5, len(profiles.LEVELS)).tolist()
     return {
         "schema_version": profiles.SCHEMA_VERSION,
-        "vocabulary": words,
-        "mean": [0.0] * width,
-        "scale": [1.0] * width,
+        "vocabulary": ["what", "is", "hard"],
         "upper": [20.0] * len(profiles.COUNTS),
         "difficulties": [0.01, 0.05, 0.5],
+        "correct": chosen((4.0, 4.0, 4.0), (4.0, -2.0, -5.0)),
+        "tokens": chosen(tokens, tokens),
+        "spread": nothing,
+        "residuals": dict.fromkeys(NAMES, residuals),
         "report": {},
-        "checkpoints": {"base": fit(100, 0.0), "alpha-0.1": fit(60, 6.0), "alpha-0.4": fit(20, 9.0)},
     }
 
 

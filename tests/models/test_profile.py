@@ -9,29 +9,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import models
 from models import profile as profiles
 from models.profile import COUNTS, LEVELS, Prediction, Profile, ProfileError
 
 WORDS = ["what", "is", "plus", "times"]
-WIDTH = len(COUNTS) + len(WORDS)
+DIGITS, PLACE = COUNTS.index("digits"), len(COUNTS)
+
+
+def steps(feature: int, at: list[float], height: float, intercept: float = 0.0) -> dict[str, Any]:
+    """A forest that rises by `height` at each of these values of one input."""
+    trees = len(at)
+    return {
+        "intercept": intercept,
+        "roots": [3 * tree for tree in range(trees)],
+        "feature": [feature, 0, 0] * trees,
+        "threshold": [value for threshold in at for value in (threshold, 0.0, 0.0)],
+        "left": [3 * tree + node for tree in range(trees) for node in (1, 1, 2)],
+        "right": [3 * tree + node for tree in range(trees) for node in (2, 1, 2)],
+        "value": [0.0, 0.0, height] * trees,
+    }
 
 
 def stored(**changes: Any) -> dict[str, Any]:
-    """A profile in which more digits mean harder and longer, and the adapter suffers from it more than the base."""
-
-    def model(slope: float, length: float) -> dict[str, Any]:
-        weights = [slope if name == "digits" else 0.0 for name in COUNTS] + [0.0] * len(WORDS)
-        return {
-            "correct_weights": [-weight for weight in weights], "correct_bias": 4.0,
-            "tokens_weights": weights, "tokens_bias": length,
-            "residuals": list(np.linspace(-0.5, 0.5, len(LEVELS))),
-        }  # fmt: skip
-
+    """A profile of two checkpoints in which more digits mean harder and longer."""
+    thresholds = list(np.log1p([2.5, 5.5, 11.5]))
     return {
-        "schema_version": profiles.SCHEMA_VERSION, "vocabulary": WORDS, "mean": [0.0] * WIDTH, "scale": [1.0] * WIDTH,
-        "upper": [10.0] * len(COUNTS), "difficulties": [0.02, 0.1, 0.3, 0.6], "report": {},
-        "checkpoints": {"base": model(0.5, 3.0), "alpha-0.4": model(1.5, 1.0)},
-    } | changes  # fmt: skip
+        "schema_version": profiles.SCHEMA_VERSION,
+        "vocabulary": WORDS,
+        "upper": [10.0] * len(COUNTS),
+        "difficulties": [0.02, 0.1, 0.3, 0.6],
+        "correct": steps(DIGITS, thresholds, -1.5, 4.0),
+        "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
+        "spread": steps(PLACE, [0.5], -1.0),
+        "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
+        "report": {},
+    } | changes
 
 
 def loaded(directory: Path, content: object) -> Profile:
@@ -72,9 +85,9 @@ def test_factors_are_found_however_a_product_is_written() -> None:
         "the product of 12 and 34",
         "Multiply 12 by 34.",
     ):
-        assert np.expm1(profiles.features(text, {}))[at] == pytest.approx(4), text
+        assert np.expm1(profiles.counts_of(text, ()))[at] == pytest.approx(4), text
     for text in ("12 + 34", "Find x: x + 12 = 34", "12 and 34", "12 by 34"):
-        assert profiles.features(text, {})[at] == 0, text
+        assert profiles.counts_of(text, ())[at] == 0, text
 
 
 def test_more_digits_read_as_harder_and_longer(profile: Profile) -> None:
@@ -83,6 +96,13 @@ def test_more_digits_read_as_harder_and_longer(profile: Profile) -> None:
     for name in easy.predictions:
         assert easy.predictions[name].p_correct > hard.predictions[name].p_correct
         assert easy.predictions[name].expected_tokens() < hard.predictions[name].expected_tokens()
+
+
+def test_a_spread_of_its_own_for_every_checkpoint(profile: Profile) -> None:
+    predictions = profile.read("What is 1 plus 2?").predictions
+    base, brief = (np.log1p(predictions[name].tokens) for name in ("base", "alpha-0.4"))
+    assert base.mean() == pytest.approx(brief.mean())
+    assert brief[-1] - brief[0] == pytest.approx((base[-1] - base[0]) * np.exp(-1))
 
 
 def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) -> None:
@@ -117,11 +137,13 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
         ("{", "not JSON"),
         ([], "version"),
         (stored(schema_version=1), "version"),
-        (stored(mean=[0.0]), "mean"),
-        (stored(scale=[0.0] * WIDTH), "scale"),
         (stored(upper=[]), "upper"),
-        (stored(checkpoints={}), "checkpoints"),
-        (stored(vocabulary=[*WORDS, "more"]), "values"),
+        (stored(residuals={}), "residuals"),
+        (stored(residuals={"base": [0.0]}), "residuals.base"),
+        (stored(correct=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
+        (stored(tokens=steps(0, [0.5], 1.0) | {"left": [0, 1, 2]}), "node 0"),
+        (stored(tokens=steps(0, [0.5], 1.0) | {"roots": [3]}), "roots"),
+        (stored(spread=steps(0, [0.5], 1.0) | {"value": [0.0]}), "feature has 3 values"),
         (stored(difficulties="hard"), "difficulties"),
         (stored(surprise=1), "surprise"),
     ],
@@ -136,3 +158,32 @@ def test_a_profile_that_cannot_be_used_is_refused_in_one_line(content: object, n
 def test_a_missing_profile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be read"):
         profiles.load(tmp_path / "none.json")
+
+
+SHIPPED = Path(models.__file__).parent / "abacus" / "profile.json"
+OFF_TOPIC = {
+    "empty": "",
+    "prose": "Write a poem about the sea.",
+    "a story with a sum in it": "Explain 12 + 35 in detail and write a story about it.",
+    "code": "def add(a, b):\n    return a + b  # add(2, 2) is 4",
+    "SQL": "SELECT name FROM people WHERE age = 12",
+    "German": "Was ist 12 + 35 - 8?",
+    "French": "Combien font 12 + 35 - 8 ?",
+    "Russian": "Сколько будет 12 + 35?",
+    "Chinese": "12加35减8等于多少?",
+    "emoji": "🙂🙂 12 + 35 🙂",
+    "algebra": "Solve x^2 + 3x = 10 for x.",
+    "a word problem": "Natalia sold 48 clips to her friends in April and half as many in May. How many in all?",
+    "20,000 characters of its own kind": "What is 12 + 35 - 8? " * 953,
+    "20,000 characters of nothing": "x" * 20_000,
+}
+
+
+@pytest.mark.parametrize("kind", OFF_TOPIC)
+def test_the_shipped_profile_abstains_from_what_it_was_not_fitted_on(kind: str) -> None:
+    assert not profiles.load(SHIPPED).read(OFF_TOPIC[kind]).familiar
+
+
+@pytest.mark.parametrize("prompt", ["What is 12 + 35 - 8?", "What is 47 * 86?", "Work out 8 + 5 × 5."])  # noqa: RUF001
+def test_the_shipped_profile_knows_its_own_kind(prompt: str) -> None:
+    assert profiles.load(SHIPPED).read(prompt).familiar

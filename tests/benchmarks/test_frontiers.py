@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.frontiers import at, chosen, hull, share_closed, singles, swept
+
+points = st.lists(st.tuples(st.floats(1, 100), st.floats(0.1, 1)), min_size=1, max_size=8)
+
+
+@given(points)
+def test_a_frontier_rises_is_concave_and_lies_above_every_point(given_points: list[tuple[float, float]]) -> None:
+    frontier = hull(given_points)
+    assert set(frontier) <= set(given_points)
+    tokens, accuracy = np.array(frontier).T
+    assert np.all(np.diff(tokens) > 0)
+    assert np.all(np.diff(accuracy) > 0)
+    slopes = np.diff(accuracy) / np.diff(tokens)
+    assert np.all(np.diff(slopes) <= 1e-9)
+    for x, y in given_points:
+        assert at(frontier, np.array([x]))[0] >= y - 1e-9
+
+
+def test_the_rule_takes_the_cheapest_that_is_good_enough() -> None:
+    success, cost = np.array([[0.9, 0.88, 0.5]] * 2), np.array([[100.0, 40.0, 10.0], [30.0, 40.0, 10.0]])
+    assert chosen(success, cost, 0.05).tolist() == [1, 0]
+    assert chosen(success, cost, 0.0).tolist() == [0, 0]
+    assert chosen(success, cost, 0.4).tolist() == [2, 2]
+
+
+EASY_AND_HARD = np.array([[1.0, 1.0], [1.0, 0.0]] * 50)
+"""The dear checkpoint is always right, the cheap one on every other prompt."""
+TOKENS = np.array([[100.0, 10.0]] * 100)
+
+
+def test_who_knows_the_outcomes_closes_all_and_who_knows_nothing_closes_nothing() -> None:
+    single = singles(EASY_AND_HARD, TOKENS)
+    oracle = swept(EASY_AND_HARD, TOKENS, EASY_AND_HARD, TOKENS)
+    assert (55.0, 1.0) in oracle
+    assert share_closed(oracle, oracle, single) == pytest.approx(1)
+    same = np.tile(EASY_AND_HARD.mean(0), (100, 1))
+    blind = swept(same, TOKENS, EASY_AND_HARD, TOKENS)
+    assert set(blind) == set(single)
+    assert share_closed(blind, oracle, single) == pytest.approx(0)
+
+
+def test_who_is_right_half_of_the_time_closes_part() -> None:
+    guess = EASY_AND_HARD.copy()
+    guess[:50, 1] = 1.0
+    single = singles(EASY_AND_HARD, TOKENS)
+    oracle = swept(EASY_AND_HARD, TOKENS, EASY_AND_HARD, TOKENS)
+    assert 0.2 < share_closed(swept(guess, TOKENS, EASY_AND_HARD, TOKENS), oracle, single) < 0.8
+
+
+def test_where_nothing_can_be_gained_nothing_is_closed() -> None:
+    alike = np.ones((10, 2))
+    single = singles(alike, TOKENS[:10])
+    assert share_closed(single, single, single) == 0
