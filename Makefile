@@ -1,12 +1,12 @@
 # `make` alone lists what there is. Everything lives in .venv, which the first target that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format train bench lock clean
+.PHONY: help serve test lint format train bench routing-report lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: ## start the whole stack on the shipped family: vLLM, Redis and the gateway on http://127.0.0.1:8080
 	@scripts/install.sh engine
@@ -32,9 +32,15 @@ train: ## train the shipped family anew (hours; resumes where it was stopped)
 	@scripts/install.sh all
 	laconic-train run training/recipes/abacus.yaml
 
-bench: ## measure what the dense reward costs, as ratios, into benchmarks/results
+bench: ## measure what the dense reward and a decision cost, and if savings' intervals hold, into benchmarks/results
 	@scripts/install.sh all
 	python -m benchmarks.dense_reward --out benchmarks/results
+	python -m benchmarks.decision --out benchmarks/results
+	python -m benchmarks.savings_interval --out benchmarks/results
+
+routing-report: ## ask the running stack for every checkpoint and for auto, into docs/routing (an hour; resumes)
+	@scripts/install.sh all
+	python -m benchmarks.routing
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@scripts/install.sh all

@@ -31,6 +31,7 @@ async def judge(
     temperature: float,
     max_tokens: int,
     seed: int,
+    budget: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[Judged]:
     """Ask every prompt `samples` times and judge the answers; tokens are those of the response's usage.
@@ -43,6 +44,7 @@ async def judge(
         temperature: of the sampling.
         max_tokens: longer completions are cut off, and so incorrect.
         seed: of the first request; each has its own.
+        budget: what each request may think, in tokens; sent as the header X-Reasoning-Budget.
         on_batch: takes how many are done.
 
     Raises:
@@ -59,6 +61,7 @@ async def judge(
                 temperature=temperature,
                 max_tokens=max_tokens,
                 seed=seed + number,
+                extra_headers={} if budget is None else {"X-Reasoning-Budget": str(budget)},
             )
         done += 1
         on_batch(done)

@@ -1,0 +1,310 @@
+"""Is choosing better than any one checkpoint? The running stack, asked for `auto` and for every checkpoint in turn.
+
+    make routing-report
+
+starts `laconic serve` on the shipped family and asks fresh held-out questions, which neither training nor the profile
+has seen: without a budget, `--samples` times each, and under budgets of 8 to 128 tokens, once each. Then a gateway with
+a holdout of a tenth answers `--live` other questions, and the reference checkpoint answers all of them, too: what was
+really saved, beside what `GET /v1/savings` says. Answers are kept under `--work`, so it goes on where it was stopped.
+Intervals are from resampling questions.
+
+Two oracles bound what can be had. One knows the outcomes of the very samples it is judged on, luck included. The other
+knows how often each checkpoint is right from half of the samples, and is judged on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import matplotlib as mpl
+import numpy as np
+import openai
+import psutil
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks.frontiers import Point, hull, share_closed, singles, swept
+from benchmarks.stack import serving
+from gateway.config import shipped_family
+from gateway.routing import forecasts_of
+from models import family as families
+from models import profile as profiles
+from models.family import Family
+from training import evaluate, outcomes, served
+from training.evaluate import Judged
+from training.record import stands, write_text
+from training.tasks.prompts import prompts
+from training.tasks.question import Question
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+Array = NDArray[np.float64]
+BUDGETS = (8, 16, 32, 64, 128)
+AUTO = "auto"
+MAX_TOKENS = 320
+RESAMPLES = 2000
+
+
+def main() -> None:
+    """Ask, and write `routing.json` and the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/routing"), help="directory for the results")
+    parser.add_argument("--work", type=Path, default=Path("runs/routing"), help="directory for the answers")
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--samples", type=int, default=8, help="of each without a budget; an even number")
+    parser.add_argument("--live", type=int, default=2000, help="questions for the live savings")
+    parser.add_argument("--seed", type=int, default=3001, help="of the held-out questions")
+    parsed = parser.parse_args()
+    family = families.load(shipped_family())
+    asked = prompts("heldout", parsed.seed, parsed.prompts)
+    live = prompts("heldout", parsed.seed + 1, parsed.live)
+    with serving(parsed.work / "stack", "--holdout-fraction", "0") as url:
+        asker = Asker(parsed.work, f"{url}/v1", family)
+        free = {name: asker.ask(name, asked, samples=parsed.samples) for name in names(family)}
+        capped = {
+            budget: {name: asker.ask(name, asked, samples=1, budget=budget) for name in names(family)}
+            for budget in BUDGETS
+        }
+        truth = asker.ask(family.reference, live, samples=1, label="live")
+        with serving(parsed.work / "live", "--holdout-fraction", "0.1", "--engine", _engine(url)) as drawing:
+            saved = _live(parsed.work, drawing, family, live, truth)
+
+    said = {
+        "prompts": parsed.prompts,
+        "samples": parsed.samples,
+        "seed": parsed.seed,
+        "unlimited": unlimited(free, family),
+        "budgets": {str(budget): under_budget(rows) for budget, rows in capped.items()},
+        "live": saved,
+    }
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    (parsed.out / "routing.json").write_text(json.dumps(said, indent=1) + "\n")
+    _plot_cost(free, family, parsed.out / "cost.png")
+    _plot_budgets(said["budgets"], parsed.out / "budgets.png")
+    print(json.dumps(said, indent=1))
+
+
+def names(family: Family) -> list[str]:
+    """Every checkpoint, then `auto`."""
+    return [*(checkpoint.name for checkpoint in family.checkpoints), AUTO]
+
+
+def unlimited(free: dict[str, list[Judged]], family: Family) -> dict[str, Any]:
+    """Accuracy and tokens of every checkpoint and of `auto`, and `auto` beside the most accurate one."""
+    accuracy = {name: np.array([row.accuracy for row in rows]) for name, rows in free.items()}
+    tokens = {name: np.array([row.reasoning_tokens for row in rows]) for name, rows in free.items()}
+    best = max((name for name in free if name != AUTO), key=lambda name: float(accuracy[name].mean()))
+    draws = _draws(len(accuracy[AUTO]))
+    table = _stacked(free, family)
+    point = (float(tokens[AUTO].mean()), float(accuracy[AUTO].mean()))
+    fair, lucky = _fair_oracle(free, family), swept(*table, *table)
+    rule = _rule(free, family)
+    return {
+        "checkpoints": {
+            name: {
+                "accuracy": _interval(lambda rows, a=accuracy[name]: float(a[rows].mean()), draws),
+                "tokens": _interval(lambda rows, t=tokens[name]: float(t[rows].mean()), draws),
+            }
+            for name in free
+        },
+        "best": best,
+        "accuracy beyond the best": _interval(
+            lambda rows: float((accuracy[AUTO] - accuracy[best])[rows].mean()), draws
+        ),
+        "share of the best's tokens": _interval(
+            lambda rows: float(tokens[AUTO][rows].mean() / tokens[best][rows].mean()), draws
+        ),
+        "closed by auto, of the fair oracle's gap": share_closed([point], fair, singles(*table)),
+        "closed by auto, of the lucky oracle's gap": share_closed([point], lucky, singles(*table)),
+        "closed by the rule at any tolerance, of the fair oracle's gap": share_closed(rule, fair, singles(*table)),
+    }
+
+
+def under_budget(rows: dict[str, list[Judged]]) -> dict[str, Any]:
+    """Accuracy of every checkpoint and of `auto` under one budget, and `auto` beside the best of them."""
+    accuracy = {name: np.array([row.accuracy for row in judged]) for name, judged in rows.items()}
+    best = max((name for name in rows if name != AUTO), key=lambda name: float(accuracy[name].mean()))
+    draws = _draws(len(accuracy[AUTO]))
+    return {
+        "accuracy": {
+            name: _interval(lambda chosen, a=a: float(a[chosen].mean()), draws) for name, a in accuracy.items()
+        },
+        "best": best,
+        "auto beyond the best": _interval(
+            lambda chosen: float((accuracy[AUTO] - accuracy[best])[chosen].mean()), draws
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks the running stack, and keeps what it answered."""
+
+    work: Path
+    url: str
+    family: Family
+
+    def ask(
+        self, name: str, asked: Sequence[Question], *, samples: int, budget: int | None = None, label: str = "asked"
+    ) -> list[Judged]:
+        """One checkpoint, or `auto`, on these questions."""
+        what = f"{name}.{budget or 'unlimited'}"
+        path = self.work / label / f"{what}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made_from = {
+            "family": families.sha256(shipped_family() / families.MANIFEST),
+            "questions": hashlib.sha256("\n".join(question.prompt for question in asked).encode()).hexdigest(),
+            "samples": samples,
+        }
+        if not stands(path, made_from):
+            model = self.family.name if name == AUTO else self.family.served_name(name)
+            with outcomes.bar(len(asked) * samples, f"{label} {what}") as progress:
+                how: dict[str, Any] = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "seed": 0, "on_batch": progress}
+                rows = asyncio.run(served.judge(self.url, model, asked, samples=samples, budget=budget, **how))
+            evaluate.save(rows, path)
+        return evaluate.load(path)
+
+
+def _live(work: Path, url: str, family: Family, asked: Sequence[Question], truth: Sequence[Judged]) -> dict[str, Any]:
+    """What the gateway says it saved, and what it did; a question's reference tokens are those of the other run."""
+    path = work / "live.json"
+    if not path.exists():
+        spent = asyncio.run(_spend(url, family, asked))
+        said = httpx.get(f"{url}/v1/savings", timeout=60).json()["total"]
+        write_text(path, json.dumps({"spent": spent, "said": said}))
+    kept = json.loads(path.read_text())
+    routed = [
+        (judged.reasoning_tokens, tokens)
+        for judged, (decision, tokens) in zip(truth, kept["spent"], strict=True)
+        if decision == "routed"
+    ]
+    said = kept["said"]
+    return {
+        "requests": len(asked),
+        "holdouts": said["holdout"],
+        "routed": len(routed),
+        "true saving": sum(reference - tokens for reference, tokens in routed),
+        "measured": said["measured"],
+        "estimated": said["drawn_estimate"],
+        "drift": said["drift"],
+    }
+
+
+async def _spend(url: str, family: Family, asked: Sequence[Question]) -> list[tuple[str, int]]:
+    """How each question was decided, and the reasoning tokens it took."""
+    limit = asyncio.Semaphore(served.AT_ONCE)
+    done = tqdm(total=len(asked), desc="live auto")
+
+    async def ask(client: openai.AsyncOpenAI, number: int, question: Question) -> tuple[str, int]:
+        async with limit:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=family.name,
+                messages=[{"role": "user", "content": question.prompt}],
+                temperature=1.0,
+                max_tokens=MAX_TOKENS,
+                seed=1_000_000 + number,
+            )
+        done.update()
+        judged = served.outcome(raw.parse(), question.answer)
+        return raw.headers["x-laconic-decision"], judged.reasoning_tokens
+
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        return list(await asyncio.gather(*(ask(client, number, question) for number, question in enumerate(asked))))
+
+
+def _engine(url: str) -> str:
+    """Where the engine of the embedded stack at `url` listens, as its operator could read it off `ps`."""
+    port = httpx.URL(url).port
+    (serve,) = (p for p in psutil.Process().children() if f"--port {port}" in " ".join(p.cmdline()))
+    commands = [child.cmdline() for child in serve.children(recursive=True)]
+    command = next(c for c in commands if c[1:4] == ["-P", "-m", "gateway.launch_vllm"])
+    return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+
+
+def _stacked(free: dict[str, list[Judged]], family: Family) -> tuple[Array, Array]:
+    """Accuracy and tokens, (prompts, checkpoints)."""
+    rows = [free[checkpoint.name] for checkpoint in family.checkpoints]
+    accuracy = np.array([[row.accuracy for row in judged] for judged in rows]).T
+    return accuracy, np.array([[row.reasoning_tokens for row in judged] for judged in rows]).T
+
+
+def _rule(free: dict[str, list[Judged]], family: Family) -> list[Point]:
+    """The gateway's rule at every tolerance, on the shipped profile's predictions."""
+    profile = profiles.load(shipped_family() / family.profile)
+    order = [checkpoint.name for checkpoint in family.checkpoints]
+    forecasts = [forecasts_of(profile.read(row.prompt).predictions, None) for row in free[AUTO]]
+    success = np.array([[forecast[name].success for name in order] for forecast in forecasts])
+    cost = np.array([[forecast[name].tokens for name in order] for forecast in forecasts])
+    return swept(success, cost, *_stacked(free, family))
+
+
+def _fair_oracle(free: dict[str, list[Judged]], family: Family) -> list[Point]:
+    """Chosen by one half of each question's samples, judged by the other, both ways round."""
+    halves = [
+        _stacked({name: [_half(row, which) for row in rows] for name, rows in free.items()}, family) for which in (0, 1)
+    ]
+    there, back = (swept(*chosen, *judged) for chosen, judged in (halves, halves[::-1]))
+    return [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(there, back, strict=True)]
+
+
+def _half(row: Judged, which: int) -> Judged:
+    return Judged(row.prompt, row.task, row.difficulty, row.outcomes[which::2])
+
+
+def _draws(size: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, size, (RESAMPLES, size))
+
+
+def _interval(figure: Callable[[Any], float], draws: NDArray[np.int64]) -> dict[str, float]:
+    low, high = np.quantile([figure(rows) for rows in draws], [0.025, 0.975])
+    return {"mean": figure(slice(None)), "low": float(low), "high": float(high)}
+
+
+def _plot_cost(free: dict[str, list[Judged]], family: Family, path: Path) -> None:
+    table = _stacked(free, family)
+    single = singles(*table)
+    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    axis.plot(
+        *zip(*hull(swept(*table, *table)), strict=True), color="black", linestyle=":", label="oracle, luck included"
+    )
+    axis.plot(*zip(*hull(_fair_oracle(free, family)), strict=True), color="black", label="oracle of half the samples")
+    axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule at every tolerance")
+    axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")
+    axis.scatter(*zip(*single, strict=True), color="grey", zorder=3)
+    for checkpoint, point in zip(family.checkpoints, single, strict=True):
+        axis.annotate(checkpoint.name, point, textcoords="offset points", xytext=(4, -11), fontsize="small")
+    auto = free[AUTO]
+    point = (np.mean([row.reasoning_tokens for row in auto]), np.mean([row.accuracy for row in auto]))
+    axis.scatter(*point, marker="*", s=160, color="tab:red", zorder=4, label="auto, as served")
+    axis.set(xlabel="reasoning tokens", ylabel="accuracy", xlim=(0, None))
+    axis.legend(frameon=False, fontsize="small", loc="lower right")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _plot_budgets(budgets: dict[str, Any], path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    for name in next(iter(budgets.values()))["accuracy"]:
+        found = [budgets[budget]["accuracy"][name] for budget in budgets]
+        mean = [f["mean"] for f in found]
+        spread = [[f["mean"] - f["low"] for f in found], [f["high"] - f["mean"] for f in found]]
+        strong = {"color": "tab:red", "linewidth": 2.5, "zorder": 4} if name == AUTO else {"alpha": 0.7}
+        axis.errorbar([int(budget) for budget in budgets], mean, spread, label=name, capsize=2, **strong)
+    axis.set(xlabel="budget in reasoning tokens", ylabel="accuracy", xscale="log")
+    axis.set_xticks([int(budget) for budget in budgets], list(budgets))
+    axis.legend(frameon=False, fontsize="small")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""A whole `laconic serve` to measure, started as an operator would and ended with the measurement."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gateway.embedded import free_port
+
+READY = "Ctrl-C stops it"
+
+
+@contextmanager
+def serving(state_dir: Path, *arguments: str) -> Generator[str]:
+    """Where it listens, e.g. http://127.0.0.1:8123; what it prints is in `state_dir`.
+
+    Raises:
+        RuntimeError: it does not start; the message is what it printed.
+    """
+    port = free_port()
+    state_dir.mkdir(parents=True, exist_ok=True)
+    printed = state_dir / "printed"
+    command = [sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), "--state-dir", str(state_dir)]
+    with printed.open("wb") as output:
+        process = subprocess.Popen([*command, *arguments], stdout=output, stderr=output)
+    try:
+        while READY not in printed.read_text():
+            if process.poll() is not None:
+                raise RuntimeError(printed.read_text())
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
