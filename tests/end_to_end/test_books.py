@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 from openai import AsyncOpenAI
 
-from tests.end_to_end.conftest import Stack, engine_count, until
+from gateway import ledger
+from tests.conftest import RedisServer
+from tests.end_to_end.conftest import Stack, engine_count, launched, until
 
+OUTAGE_SECONDS = float(os.environ.get("LACONIC_TEST_OUTAGE_SECONDS", "3"))
 GENERATED = "vllm:generation_tokens_total"
 ENDLESS = {"ignore_eos": True, "max_tokens": 900, "n": 16, "temperature": 1}
 """vLLM goes on to the last token of every choice, for a caller who leaves long before."""
@@ -72,6 +79,63 @@ def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> Non
     until(lambda: spool.stat().st_size == 0, "the spool was not replayed")
     until(lambda: savings(gateway)["total"]["requests"] >= 7, "entries were lost")
     assert savings(gateway)["total"]["requests"] == 7
+
+
+async def test_whatever_is_killed_under_load_every_answer_is_in_the_books_once(
+    stack: Stack, mortal_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Redis is killed, some time later the gateway, then both come back."""
+    arguments = ("--engine", stack.engine_url, "--redis", mortal_redis.url)
+    answered: list[str] = []
+
+    async def ask(url: str, stop: asyncio.Event, stream: bool) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+            while not stop.is_set():
+                request = chat(f"What is {len(answered)} + 12?", stream=stream)
+                with contextlib.suppress(httpx.TransportError):  # the gateway was killed in the middle
+                    response = await client.post("/v1/chat/completions", json=request)
+                    if response.status_code == 200 and (not stream or "[DONE]" in response.text):
+                        answered.append(response.headers["x-request-id"])
+
+    async def load(url: str, then: Callable[[], Awaitable[None]]) -> None:
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as callers:
+            for number in range(8):
+                callers.create_task(ask(url, stop, stream=number % 2 == 0))
+            await then()
+            stop.set()
+
+    async def more(count: int) -> None:
+        while len(answered) < count:
+            await asyncio.sleep(0.05)
+
+    mortal_redis.start()
+    with launched(tmp_path, *arguments) as first:
+
+        async def kill_both() -> None:
+            await more(20)
+            mortal_redis.kill()
+            before = len(answered)
+            await asyncio.sleep(OUTAGE_SECONDS)
+            await more(before + 20)
+            first.process.kill()
+
+        await load(first.url, kill_both)
+    assert (tmp_path / "ledger.spool.jsonl").stat().st_size > 0
+    mortal_redis.start()
+    with launched(tmp_path, *arguments) as second:
+        at_restart = len(answered)
+        await load(second.url, lambda: more(at_restart + 20))
+        spool = tmp_path / "ledger.spool.jsonl"
+        until(lambda: spool.stat().st_size == 0, "the spool was not replayed")
+        redis = ledger.connect(mortal_redis.url)
+        ids = [entry.id async for entry in ledger.read(redis, 0)]
+        books = await ledger.read_books(redis, 0)
+        await redis.aclose()
+    assert len(ids) == len(set(ids))
+    assert set(answered) <= set(ids)
+    assert len(ids) - len(answered) <= 8, "only what was under way at the kill was not answered to its caller"
+    assert sum(totals.requests for _, totals in books.cells) == len(ids)
 
 
 def test_a_caller_who_leaves_mid_stream_ends_the_engines_work(stack: Stack, gateway: Stack) -> None:
