@@ -7,6 +7,8 @@ prompts), judges it on those of its evaluation (held-out prompts), and writes a 
 over the checkpoints. *Closed* is how much of the gap between mixing checkpoints at random and an oracle the gateway's
 rule closes with these predictions (`benchmarks.frontiers`); the oracle knows each prompt's outcomes, luck included, so
 nobody can close all of it. *Budget Brier* is the Brier score of P(correct within B) over B = 8, 16, 32, 64, 128.
+
+Which tolerance is a good default is asked of the test prompts alone, by cross-validation.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks import predictors
-from benchmarks.frontiers import Point, hull, share_closed, singles, swept
+from benchmarks.frontiers import Point, chosen, hull, share_closed, singles, swept
 from benchmarks.predictors import Outcomes, Predicted, Predictor, See
 from models import profile as profiles
 from models.family import load as load_family
@@ -37,6 +40,7 @@ from matplotlib import pyplot as plt
 
 Array = NDArray[np.float64]
 BUDGETS = (8, 16, 32, 64, 128)
+TOLERANCES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.05)
 DEFAULT = "counts, boosted"
 
 
@@ -97,6 +101,25 @@ def oracle(seen: Outcomes) -> list[Point]:
     return swept(seen.accuracy, tokens, seen.accuracy, tokens)
 
 
+def tolerances(fitted: Outcomes) -> dict[str, dict[str, float]]:
+    """What the gateway's rule would do at several tolerances; each fifth of the prompts predicted from the others."""
+    seen = predictors.counts(fitted.prompts)(fitted.prompts)
+    correct, cost = np.zeros_like(fitted.accuracy), np.zeros_like(fitted.accuracy)
+    for train, test in KFold(5, shuffle=True, random_state=0).split(seen):
+        part = Outcomes([fitted.prompts[i] for i in train], fitted.accuracy[train], fitted.tokens[train])
+        predicted = predictors.boosted(seen[train], part)(seen[test])
+        correct[test], cost[test] = predicted.correct, np.trapezoid(np.maximum(predicted.quantiles, 0), LEVELS, axis=2)
+    rows, tokens = np.arange(len(correct)), fitted.tokens.mean(2)
+    picks = {tolerance: chosen(correct, cost, tolerance) for tolerance in TOLERANCES}
+    return {
+        f"{tolerance:g}": {
+            "accuracy": float(fitted.accuracy[rows, pick].mean()),
+            "tokens": float(tokens[rows, pick].mean()),
+        }
+        for tolerance, pick in picks.items()
+    }
+
+
 def microseconds(decide: Callable[[str], object], prompts: Sequence[str]) -> float:
     """Median over single prompts."""
     times = []
@@ -137,11 +160,18 @@ def main() -> None:
     table[DEFAULT]["microseconds"] = microseconds(shipped.read, seen.prompts)
 
     parsed.out.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {"fitted on": len(fitted.prompts), "judged on": len(seen.prompts), "candidates": table}
+    said: dict[str, Any] = {
+        "fitted on": len(fitted.prompts),
+        "judged on": len(seen.prompts),
+        "candidates": table,
+        "tolerances, test prompts": tolerances(fitted),
+        "checkpoints, test prompts": dict(zip(names, singles(fitted.accuracy, fitted.tokens.mean(2)), strict=True)),
+    }
     (parsed.out / "difficulty.json").write_text(json.dumps(said, indent=1) + "\n")
     _plot_calibration(kept, seen, names, parsed.out / "calibration.png")
     _plot_cost(rules, seen, parsed.out / "cost.png")
     print(markdown(table))
+    print(json.dumps({name: said[name] for name in list(said)[3:]}, indent=1))
 
 
 def markdown(table: dict[str, dict[str, float]]) -> str:

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         description="budget of callers who name none: tokens, auto, none, minimal, low, medium, high, xhigh, max",
     )
     quality_tolerance: float = Field(
-        default=0.02, ge=0, le=1, description="how much predicted success a cheaper checkpoint may give away"
+        default=0.005, ge=0, le=1, description="how much predicted success a cheaper checkpoint may give away"
     )
     holdout_fraction: float = Field(
         default=0.02, ge=0, le=1, description="share of requests sent to the reference checkpoint to measure savings"

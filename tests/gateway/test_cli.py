@@ -142,7 +142,7 @@ def test_route_explains_without_anything_running(family_dir: Path, capsys: pytes
     printed = capsys.readouterr().out
     lines = {cells[0]: cells[1:] for cells in map(cells_of, printed.splitlines()) if cells}
     assert set(lines) == {"base", "alpha-0.1", "alpha-0.4 ◀"}
-    assert "alpha-0.4 (routed): cheapest within 0.02 of the best success" in printed
+    assert "alpha-0.4 (routed): cheapest within 0.005 of the best success" in printed
     assert "budget 50 (--budget)" in printed
 
 
