@@ -64,7 +64,7 @@ def timed(asked: Sequence[str]) -> dict[str, float]:
     for prompt in asked:
         began = time.perf_counter()
         reading = profile.read(prompt)
-        routing.decide(family, reading, 64, pinned=None, tolerance=0.02, holdout=False, available=available)
+        routing.decide(family, reading, 64, pinned=None, tolerance=0.005, holdout=False, available=available)
         seconds.append(time.perf_counter() - began)
         familiar += reading.familiar
     p50, p99 = np.quantile(seconds, [0.5, 0.99]) / LIMIT_SECONDS

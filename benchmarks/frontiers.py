@@ -1,8 +1,10 @@
 """How good is a way to choose? Cost against accuracy: of checkpoints, of mixing them, of a rule, of an oracle.
 
 A *frontier* is the upper concave hull of points (tokens, accuracy): what they reach when one may also toss a coin
-between two of them. `share_closed` is the area between a rule's frontier and that of random mixing, over the area
-between the oracle's and that of random mixing: 0 is no better than tossing a coin, 1 as good as knowing the outcomes.
+between two of them. `gap_closed` is how far a point lies above that of mixing checkpoints at random, over how far the
+oracle's lies at the same cost: 0 is no better than tossing a coin, 1 as good as knowing the outcomes, and less than 0
+worse than the coin. `share_closed` is the same of the areas under frontiers, where a rule may be mixed with checkpoints,
+too: it cannot fall below 0, and is a little above it by luck alone.
 """
 
 from __future__ import annotations
@@ -53,6 +55,13 @@ def at(frontier: Sequence[Point], tokens: Array) -> Array:
     """Accuracy at these costs: beyond the frontier's end that of its end, before its beginning none."""
     x, y = np.array(frontier).T
     return np.interp(tokens, x, y, left=0.0)
+
+
+def gap_closed(point: Point, oracle: Sequence[Point], single: Sequence[Point]) -> float:
+    """How much of the way from random mixing to the oracle a point has come, at its own cost."""
+    cost = np.array([point[0]])
+    mixed, known = at(hull(single), cost)[0], at(hull([*oracle, *single]), cost)[0]
+    return float((point[1] - mixed) / (known - mixed)) if known > mixed else 0.0
 
 
 def share_closed(rule: Sequence[Point], oracle: Sequence[Point], single: Sequence[Point]) -> float:

@@ -10,8 +10,9 @@ fitted on one half of the problems and judged on the other, both ways round; int
 - *APGR*: RouteLLM's average performance gap recovered (arXiv 2406.18665, eq. 8), the 6B with verifier being the weak
   model and the 175B with verifier the strong one, over the share of problems sent to the strong one, sent in the order
   of what it is predicted to gain. Sending at random has 0.5.
-- *closed*: of the gap between mixing the four at random and the oracle, as in `benchmarks.frontiers`. A solution costs
-  a model's billions of parameters times its words, with a verifier a hundred times that.
+- *closed*: of the gap between mixing the four at random and the oracle, as in `benchmarks.frontiers`, so never below 0,
+  and its interval says nothing about 0. A solution costs a model's billions of parameters times its words, with a
+  verifier a hundred times that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from benchmarks import predictors
 from benchmarks.frontiers import hull, share_closed, singles, swept
 from benchmarks.predictors import Outcomes, Predictor, See
+from models.profile import LEVELS
 from training.profile import auc
 
 mpl.use("Agg")
@@ -88,7 +90,7 @@ def crossed(candidate: str, seen: Outcomes, seed: int) -> tuple[Array, Array]:
         part = taken(seen, train)
         see = represent(part.prompts)
         predicted = learn(see(part.prompts), part)(see([seen.prompts[i] for i in test]))
-        correct[test], cost[test] = predicted.correct, predicted.quantiles.mean(2)
+        correct[test], cost[test] = predicted.correct, np.trapezoid(predicted.quantiles, LEVELS, axis=2)
     return correct, cost
 
 

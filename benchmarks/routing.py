@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ import psutil
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.frontiers import Point, hull, share_closed, singles, swept
+from benchmarks.frontiers import Point, gap_closed, hull, share_closed, singles, swept
 from benchmarks.stack import serving
-from gateway.config import shipped_family
+from gateway.config import Settings, shipped_family
 from gateway.routing import forecasts_of
 from models import family as families
 from models import profile as profiles
@@ -68,15 +69,14 @@ def main() -> None:
     asked = prompts("heldout", parsed.seed, parsed.prompts)
     live = prompts("heldout", parsed.seed + 1, parsed.live)
     with serving(parsed.work / "stack", "--holdout-fraction", "0") as url:
-        asker = Asker(parsed.work, f"{url}/v1", family)
+        asker = Asker(parsed.work, url, family)
         free = {name: asker.ask(name, asked, samples=parsed.samples) for name in names(family)}
         capped = {
             budget: {name: asker.ask(name, asked, samples=1, budget=budget) for name in names(family)}
             for budget in BUDGETS
         }
         truth = asker.ask(family.reference, live, samples=1, label="live")
-        with serving(parsed.work / "live", "--holdout-fraction", "0.1", "--engine", _engine(url)) as drawing:
-            saved = _live(parsed.work, drawing, family, live, truth)
+        saved = asker.live(live, truth)
 
     said = {
         "prompts": parsed.prompts,
@@ -123,8 +123,8 @@ def unlimited(free: dict[str, list[Judged]], family: Family) -> dict[str, Any]:
         "share of the best's tokens": _interval(
             lambda rows: float(tokens[AUTO][rows].mean() / tokens[best][rows].mean()), draws
         ),
-        "closed by auto, of the fair oracle's gap": share_closed([point], fair, singles(*table)),
-        "closed by auto, of the lucky oracle's gap": share_closed([point], lucky, singles(*table)),
+        "closed by auto, of the fair oracle's gap": gap_closed(point, fair, singles(*table)),
+        "closed by auto, of the lucky oracle's gap": gap_closed(point, lucky, singles(*table)),
         "closed by the rule at any tolerance, of the fair oracle's gap": share_closed(rule, fair, singles(*table)),
     }
 
@@ -160,43 +160,44 @@ class Asker:
         what = f"{name}.{budget or 'unlimited'}"
         path = self.work / label / f"{what}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        made_from = {
-            "family": families.sha256(shipped_family() / families.MANIFEST),
-            "questions": hashlib.sha256("\n".join(question.prompt for question in asked).encode()).hexdigest(),
-            "samples": samples,
-        }
-        if not stands(path, made_from):
+        if not stands(path, self._made_from(asked, samples)):
             model = self.family.name if name == AUTO else self.family.served_name(name)
             with outcomes.bar(len(asked) * samples, f"{label} {what}") as progress:
                 how: dict[str, Any] = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "seed": 0, "on_batch": progress}
-                rows = asyncio.run(served.judge(self.url, model, asked, samples=samples, budget=budget, **how))
+                url = f"{self.url}/v1"
+                rows = asyncio.run(served.judge(url, model, asked, samples=samples, budget=budget, **how))
             evaluate.save(rows, path)
         return evaluate.load(path)
 
+    def live(self, asked: Sequence[Question], truth: Sequence[Judged]) -> dict[str, Any]:
+        """What a gateway with a holdout says it saved, and what it did: `truth` is the reference on the same questions."""
+        path = self.work / "live.json"
+        if not stands(path, self._made_from(asked, 1)):
+            # Books of its own, so that an attempt that was cut short is not in them.
+            with (
+                tempfile.TemporaryDirectory() as books,
+                serving(Path(books), "--holdout-fraction", "0.1", "--engine", _engine(self.url)) as url,
+            ):
+                spent = asyncio.run(_spend(url, self.family, asked))
+                said = httpx.get(f"{url}/v1/savings", timeout=60).json()["total"]
+            write_text(path, json.dumps({"spent": spent, "said": said}))
+        kept = json.loads(path.read_text())
+        routed = [
+            judged.reasoning_tokens - tokens
+            for judged, (decision, tokens) in zip(truth, kept["spent"], strict=True)
+            if decision == "routed"
+        ]
+        said = {name: kept["said"][name] for name in ("requests", "holdout", "estimated", "saved_tokens", "measured")}
+        return {"asked": len(asked), "routed": len(routed), "truly saved": sum(routed), "savings": said}
 
-def _live(work: Path, url: str, family: Family, asked: Sequence[Question], truth: Sequence[Judged]) -> dict[str, Any]:
-    """What the gateway says it saved, and what it did; a question's reference tokens are those of the other run."""
-    path = work / "live.json"
-    if not path.exists():
-        spent = asyncio.run(_spend(url, family, asked))
-        said = httpx.get(f"{url}/v1/savings", timeout=60).json()["total"]
-        write_text(path, json.dumps({"spent": spent, "said": said}))
-    kept = json.loads(path.read_text())
-    routed = [
-        (judged.reasoning_tokens, tokens)
-        for judged, (decision, tokens) in zip(truth, kept["spent"], strict=True)
-        if decision == "routed"
-    ]
-    said = kept["said"]
-    return {
-        "requests": len(asked),
-        "holdouts": said["holdout"],
-        "routed": len(routed),
-        "true saving": sum(reference - tokens for reference, tokens in routed),
-        "measured": said["measured"],
-        "estimated": said["drawn_estimate"],
-        "drift": said["drift"],
-    }
+    def _made_from(self, asked: Sequence[Question], samples: int) -> dict[str, Any]:
+        return {
+            "family": families.sha256(shipped_family() / families.MANIFEST),
+            "questions": hashlib.sha256("\n".join(question.prompt for question in asked).encode()).hexdigest(),
+            "samples": samples,
+            "tolerance": Settings.model_fields["quality_tolerance"].default,
+            "max_tokens": MAX_TOKENS,
+        }
 
 
 async def _spend(url: str, family: Family, asked: Sequence[Question]) -> list[tuple[str, int]]:

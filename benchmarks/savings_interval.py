@@ -18,7 +18,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gateway.savings import Measured, Others, Sample, measure
+from gateway.savings import Others, Sample, measure
+
+Interval = tuple[float, float, float]
+"""The saving, and the ends of its interval."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,20 @@ def simulate(kind: Deployment, deployments: int, seed: int) -> tuple[float, floa
     covered, factors = 0, list[float]()
     for _ in range(deployments):
         truth, adjusted, plain = _one(kind, rng)
-        covered += adjusted.low <= truth <= adjusted.high
-        factors.append((plain.high - plain.low) / (adjusted.high - adjusted.low))
+        (_, low, high), (_, widest_low, widest_high) = adjusted, plain
+        covered += low <= truth <= high
+        factors.append((widest_high - widest_low) / (high - low))
     return covered / deployments, float(np.mean(factors))
 
 
-def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Measured, Measured]:
+def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Interval, Interval]:
     hard = rng.random(kind.requests) < 0.2 + kind.drift * np.linspace(0, 1, kind.requests)
     log_tokens = np.log(np.where(hard, 160.0, 60.0)) + 0.4 * rng.standard_normal(kind.requests)
     reference = np.exp(log_tokens + kind.skew * rng.standard_normal(kind.requests))
     chosen = np.exp(log_tokens - 0.9 + kind.skew * rng.standard_normal(kind.requests))
     expected = np.exp(kind.slope * log_tokens + 0.8 + kind.blur * rng.standard_normal(kind.requests))
     held = rng.random(kind.requests) < kind.holdout_fraction
-    sample = Sample(expected[held], reference[held], np.ones(int(held.sum())))
+    sample = Sample(expected[held], reference[held])
     others = Others(int((~held).sum()), float(expected[~held].sum()), float(chosen[~held].sum()))
     adjusted, plain = measure(sample, others), measure(sample, others, adjust=False)
     if adjusted is None or plain is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import Ledger
 from gateway.savings import By, summarise
 from gateway.telemetry import Telemetry
-from models.family import MANIFEST, Checkpoint, Family
+from models.family import MANIFEST, Checkpoint, Family, FamilyError
 from models.profile import Profile
 
 
@@ -34,12 +35,14 @@ def create_app(settings: Settings, family: Family, profile: Profile, engines: En
 
     Raises:
         ConfigError: the default budget is not one.
-        FamilyError: the family's tokenizer cannot be counted with.
+        FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
     """
     try:
         budget.from_text(settings.default_budget, "default_budget", family)
     except BadRequestError as error:
         raise ConfigError(error.message) from None
+    if unlike := sorted(set(profile.names) ^ {checkpoint.name for checkpoint in family.checkpoints}):
+        raise FamilyError(f"{settings.family / family.profile}: {unlike[0]} is either in the profile or in the family")
     telemetry = Telemetry(ledger)
     counter = counting.load(settings.family / family.tokenizer)
     chat = Chat(settings, family, profile, engines=engines, ledger=ledger, telemetry=telemetry, counter=counter)
@@ -69,7 +72,7 @@ def _serve_chats(app: FastAPI, chat: Chat) -> None:
 
     @app.post("/v1/route")
     async def route(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return JSONResponse(await chat.explain(request))
+        return await chat.explain(request)
 
 
 def _serve_models(app: FastAPI, models: dict[str, dict[str, Any]]) -> None:
@@ -111,7 +114,7 @@ class _Window(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     since: Annotated[float | None, BeforeValidator(lambda text: duration.seconds(str(text)))] = None
     by: By = "checkpoint"
-    price: float | None = Field(default=None, ge=0)
+    price: float | None = Field(default=None, ge=0, le=1e6)
 
 
 async def _savings(ledger: Ledger, window: _Window) -> dict[str, object]:
@@ -120,7 +123,8 @@ async def _savings(ledger: Ledger, window: _Window) -> dict[str, object]:
         books = await ledger.books(since)
     except (RedisError, OSError):
         raise errors.unavailable("The ledger's Redis does not answer now.") from None
-    savings = summarise(books.cells, books.holdouts, window.by, books.since_hour)
+    # The bootstrap takes its time, and streams must not wait for it.
+    savings = await asyncio.to_thread(summarise, books.cells, books.holdouts, window.by, books.since_hour)
     return {"since": books.since_hour * 3600, **savings.as_json(window.price)}
 
 

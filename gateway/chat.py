@@ -7,11 +7,11 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import aiohttp
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from gateway import budget as budgets
 from gateway import errors, routing, usage
@@ -22,7 +22,7 @@ from gateway.config import Settings
 from gateway.counting import Counter
 from gateway.engines import Engines, NoEngineError, Upstream
 from gateway.errors import ApiError, BadRequestError
-from gateway.explain import explain
+from gateway.explain import explain, smallest_feasible
 from gateway.ledger import Ledger
 from gateway.question import Question
 from gateway.relay import Relay, RelayedStream
@@ -30,7 +30,7 @@ from gateway.routing import Decision
 from gateway.settlement import CALLER_LEFT, Account
 from gateway.telemetry import Telemetry
 from models.family import Family
-from models.profile import Prediction, Profile, Reading
+from models.profile import Profile, Reading
 
 T = TypeVar("T")
 
@@ -55,8 +55,7 @@ class Chat:
 
     async def answer(self, request: Request) -> Response:
         """One request from its first byte to its entry in the ledger; a stream goes on after this returns."""
-        fraction = self._settings.holdout_fraction
-        account = Account(request.state.request_id, self._family, self._ledger, self._telemetry, fraction)
+        account = Account(request.state.request_id, self._family, self._ledger, self._telemetry)
         with ExitStack() as closing:
             try:
                 self._admission.enter()
@@ -82,12 +81,15 @@ class Chat:
                 account.settle(500, error=type(error).__name__)
                 raise
 
-    async def explain(self, request: Request) -> dict[str, Any]:
+    async def explain(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
-        question = questions.parse(await read_body(request, self._settings.max_body_bytes))
+        try:
+            question = questions.parse(await read_body(request, self._settings.max_body_bytes))
+        except ClientDisconnect:
+            return Response(status_code=CALLER_LEFT)
         budget = budgets.parse(request.headers, question.body, self._settings.default_budget, self._family)
         try:
-            return explain(
+            explained = explain(
                 self._family,
                 self._reading(question),
                 budget,
@@ -98,6 +100,7 @@ class Chat:
             )
         except routing.NoCheckpointError as error:
             raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
+        return JSONResponse(explained)
 
     def _reading(self, question: Question) -> Reading | None:
         return None if question.prompt is None else self._profile.read(question.prompt)
@@ -107,10 +110,18 @@ class Chat:
     ) -> tuple[Upstream, Decision]:
         """Decide, and get the answer begun; where engines do not answer, by a neighbouring checkpoint."""
         reading = self._reading(question)
-        if budget.policy == "reject" and reading is not None and reading.familiar:
-            _refuse_infeasible({n: p for n, p in reading.predictions.items() if pinned in (None, n)}, budget)
-        holdout = random.random() < self._settings.holdout_fraction
+        if budget.policy == "reject" and (smallest := smallest_feasible(reading, pinned, budget)) is not None:
+            raise BadRequestError(
+                f"No checkpoint is predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible"
+                f" budget is {smallest}.",
+                budget.source,
+                "budget_infeasible",
+            )
         available = self._engines.available
+        # Who is drawn is settled here, whatever fails later: a draw that depends on failures is none.
+        if self._family.reference in available:
+            account.holdout_fraction = self._settings.holdout_fraction
+            account.holdout = random.random() < account.holdout_fraction
         while True:
             try:
                 account.decision = decision = routing.decide(
@@ -119,7 +130,7 @@ class Chat:
                     _limit(question, budget),
                     pinned=pinned,
                     tolerance=self._settings.quality_tolerance,
-                    holdout=holdout,
+                    holdout=account.holdout,
                     available=available,
                 )
             except routing.NoCheckpointError as error:
@@ -273,18 +284,6 @@ async def _gone(request: Request) -> None:
 def _limit(question: Question, budget: Budget) -> int | None:
     """No checkpoint can think longer than the whole completion may be."""
     return min((n for n in (budget.tokens, question.max_tokens) if n is not None), default=None)
-
-
-def _refuse_infeasible(predictions: dict[str, Prediction], budget: Budget) -> None:
-    if not predictions or budget.tokens is None:
-        return
-    if (feasible := routing.smallest_feasible(predictions, budget.tokens)) is not None:
-        raise BadRequestError(
-            f"No checkpoint is predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible"
-            f" budget is {feasible}.",
-            budget.source,
-            "budget_infeasible",
-        )
 
 
 def _debug(decision: Decision) -> dict[str, str]:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import csv
 import json
+import os
 import re
 import sys
 import time
@@ -24,7 +25,7 @@ from gateway.config import ConfigError, Settings
 from gateway.errors import BadRequestError
 from gateway.explain import explain
 from gateway.ledger import Books
-from gateway.replay import Replay, replay
+from gateway.replay import Replay
 from gateway.savings import DIMENSIONS, summarise
 from models import family as families
 from models import profile as profiles
@@ -137,7 +138,7 @@ def _route(arguments: Sequence[str]) -> None:
     if parsed.json:
         print(json.dumps(explained, indent=2))
     else:
-        Console().print(reports.route_report(explained))
+        _console().print(reports.route_report(explained))
 
 
 def _savings(arguments: Sequence[str]) -> None:
@@ -163,10 +164,11 @@ def _savings(arguments: Sequence[str]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     else:
-        Console().print(reports.savings_report(savings, parsed.price))
+        console = _console()
+        console.print(reports.savings_report(savings, parsed.price, bars=console.width >= reports.WIDE))
         spool = settings.state_dir / ledger.SPOOL
         if waiting := _lines(spool):
-            print(f"{waiting} more requests wait in {spool}: Redis was away, and they follow when it is back.")
+            print(f"Up to {waiting} more requests are on their way to Redis; while it is away they wait in {spool}.")
 
 
 def _replay(arguments: Sequence[str]) -> None:
@@ -176,10 +178,12 @@ def _replay(arguments: Sequence[str]) -> None:
     settings = _settings(parsed, "redis", "state_dir", "config", "quality_tolerance")
 
     async def again(redis: Redis) -> Replay:
-        return replay([entry async for entry in ledger.read(redis, _since(parsed))], settings.quality_tolerance)
+        done = Replay(settings.quality_tolerance)
+        async for entry in ledger.read(redis, _since(parsed)):
+            done.add(entry)
+        return done
 
-    done = _with_redis("replay", settings, again)
-    Console().print(reports.replay_report(done, settings.quality_tolerance))
+    _console().print(reports.replay_report(_with_redis("replay", settings, again)))
 
 
 def _export(arguments: Sequence[str]) -> None:
@@ -218,6 +222,12 @@ def _settings(parsed: argparse.Namespace, *names: str) -> Settings:
     return config.load([text for flag, value in flags.items() for text in (flag, value)])
 
 
+def _console() -> Console:
+    """Into a file or a pipe a table is as wide as it has to be, unless COLUMNS says otherwise."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=reports.WIDE)
+
+
 def _since(parsed: argparse.Namespace) -> float:
     return 0.0 if parsed.since is None else time.time() - parsed.since
 
@@ -246,7 +256,7 @@ def _seconds(text: str) -> float:
 
 
 def _price(text: str) -> float:
-    if re.fullmatch(r"\d+(\.\d+)?", text) is None:
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no price like 0.60")
     return float(text)
 

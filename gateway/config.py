@@ -217,6 +217,10 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
 
 def _url(url: str, schemes: tuple[str, ...]) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in schemes or not (parts.netloc or parts.scheme == "unix"):
+    try:
+        usable = parts.scheme in schemes and bool(parts.netloc or parts.scheme == "unix") and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
         raise ValueError(f"{url!r} is not a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
     return url

@@ -36,7 +36,9 @@ class Entry:
     choice: str
     """The checkpoint that was decided on, before a holdout or a fallback moved the request elsewhere."""
     holdout_fraction: float | None
-    """With which probability it was to be a holdout; None where nothing was drawn, because nothing was routed."""
+    """With which probability it was to be a holdout; None where nothing was routed, 0 where there was no draw."""
+    holdout: bool
+    """Whether it was drawn; the reference checkpoint served it unless its engine failed."""
     difficulty: float | None
     budget: int | None
     """Reasoning tokens it might spend; None is unlimited."""

@@ -37,8 +37,7 @@ def explain(
     )
     known = reading if reading is not None and reading.familiar else None
     predictions = known.predictions if known else {}
-    asked = {name: p for name, p in predictions.items() if pinned in (None, name)}
-    smallest = routing.smallest_feasible(asked, limit) if asked and limit is not None else None
+    smallest = smallest_feasible(reading, pinned, budget)
     saved = None
     if decision.reference_tokens is not None and decision.predicted_tokens is not None:
         saved = round(decision.reference_tokens - decision.predicted_tokens, 1)
@@ -52,8 +51,9 @@ def explain(
             "tokens": budget.tokens,
             "source": budget.source,
             "policy": budget.policy,
-            "feasible": smallest is None if asked else None,
+            "feasible": smallest is None if known else None,
             "smallest_feasible": smallest,
+            "refused": smallest is not None and budget.policy == "reject",
         },
         "expected_saving": saved,
         "reference": family.reference,
@@ -62,6 +62,14 @@ def explain(
             for checkpoint in family.checkpoints
         },
     }
+
+
+def smallest_feasible(reading: Reading | None, pinned: str | None, budget: Budget) -> int | None:
+    """The smallest feasible budget where this one is not; None where it is, or nothing is known or capped."""
+    if reading is None or not reading.familiar or budget.tokens is None:
+        return None
+    asked = {name: p for name, p in reading.predictions.items() if pinned in (None, name)}
+    return routing.smallest_feasible(asked, budget.tokens) if asked else None
 
 
 def _prediction(prediction: Prediction | None, limit: int | None) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def writer(file: Path) -> Writer:
         try:
             count = await form(partial, source)
             partial.replace(file)
+        except OSError as error:
+            raise ConfigError(f"file: {file} cannot be written ({error.strerror})") from None
         finally:
             partial.unlink(missing_ok=True)
         return count
@@ -59,7 +61,7 @@ async def _parquet(file: Path, source: AsyncIterator[Entry]) -> int:
     pa: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
 
-    types: dict[str, Any] = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+    types: dict[str, Any] = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
     columns = {
         name: types.get(kind.removesuffix(" | None"), pa.string()) for name, kind in Entry.__annotations__.items()
     }

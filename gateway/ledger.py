@@ -16,7 +16,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ READ_BYTES = 1_048_576
 MAX_UNSPOOLED = 10_000
 MAX_HOLDOUTS = 100_000
 RETRY_SECONDS = 1.0
+HOURS_AT_ONCE = 24
 CLOCK_SKEW_SECONDS = 60.0
 ID_DAYS = 8
 """How long an entry's id is remembered: one that stays in a spool for longer might be counted twice."""
@@ -98,38 +99,45 @@ class Ledger:
         self._spool: int | None = None
         self._sent = 0
         """Bytes of the spool that Redis has."""
+        self._lines = 0
+        """Of the spool, that Redis does not have."""
+        self._torn = False
+        """The spool's last line was cut short by a kill; the next entry gets one of its own."""
         self._unspooled: list[Entry] = []
         self._news = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
         self.healthy = False
         """Redis took what it was last given."""
-        self.waiting = 0
+
+    @property
+    def waiting(self) -> int:
         """Entries that Redis does not have yet."""
+        return self._lines + len(self._unspooled)
 
     async def start(self) -> None:
-        """Take up what an earlier process left in the spool and begin to write; Redis need not be there."""
+        """Begin to write, what an earlier process left in the spool first; Redis need not be there."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._spool = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             left = self._path.read_bytes()
-            if left and not left.endswith(b"\n"):  # torn by a kill: end the line, so that the next entry gets its own
-                os.write(self._spool, b"\n")
-            self.waiting = left.count(b"\n")
+            self._lines = left.count(b"\n")
+            self._torn = bool(left) and not left.endswith(b"\n")
         except OSError as error:
             log.error("the ledger's spool cannot be used: %s", error)
-        if await self._drain() and self.waiting:
-            log.info("the ledger has what an earlier process had spooled")
+        if self._lines:
+            log.info("an earlier process left %d ledger entries in %s", self._lines, self._path)
+        await self._deliver([])
+        self._news.set()
         self._writer = asyncio.create_task(self._write(), name="ledger")
 
     def put(self, entry: Entry) -> None:
         """Note an entry. Returns at once, whatever the state of Redis."""
-        if self._append(entries.dump(entry).encode() + b"\n"):
-            self.waiting += 1
-        elif len(self._unspooled) < MAX_UNSPOOLED:
-            self._unspooled.append(entry)
-        else:
-            log.error("a ledger entry is lost: %s", entry.id)
+        if not self._to_spool(entry):
+            if len(self._unspooled) < MAX_UNSPOOLED:
+                self._unspooled.append(entry)
+            else:
+                log.error("a ledger entry is lost: %s", entry.id)
         self._news.set()
 
     async def books(self, since: float) -> Books:
@@ -147,11 +155,15 @@ class Ledger:
             self._news.set()
             await self._writer
             self._writer = None
+        for entry in self._unspooled:
+            if not self._to_spool(entry):
+                log.error("a ledger entry is lost: %s", entry.id)
         if self._spool is not None:
+            empty = os.fstat(self._spool).st_size == 0
             os.close(self._spool)
             self._spool = None
-            if not self.waiting:
-                self._path.unlink()
+            if empty:
+                self._path.unlink(missing_ok=True)
         await self._redis.aclose()
 
     async def _write(self) -> None:
@@ -159,7 +171,11 @@ class Ledger:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), None if self.healthy else RETRY_SECONDS)
             self._news.clear()
-            drained = await self._drain()
+            try:
+                drained = await self._drain()
+            except OSError as error:
+                log.error("the ledger's spool cannot be read: %s", error)
+                drained = self.healthy = False
             if self._closing:
                 return
             if not drained:
@@ -171,7 +187,7 @@ class Ledger:
             if not await self._deliver([entry for line in lines if (entry := _parse(line)) is not None]):
                 return False
             self._sent += sum(map(len, lines))
-            self.waiting -= len(lines)
+            self._lines -= len(lines)
         given, self._unspooled = self._unspooled, []
         if not await self._deliver(given):
             self._unspooled = given + self._unspooled
@@ -185,8 +201,21 @@ class Ledger:
     def _next_lines(self) -> list[bytes]:
         if self._spool is None:
             return []
-        block = os.pread(self._spool, READ_BYTES, self._sent)
-        return block[: block.rfind(b"\n") + 1].splitlines(keepends=True)[:BATCH]
+        size = READ_BYTES
+        while True:
+            block = os.pread(self._spool, size, self._sent)
+            whole, end, _ = block.rpartition(b"\n")
+            if end or len(block) < size:
+                return [line + b"\n" for line in whole.split(b"\n")][:BATCH] if end else []
+            size *= 2  # a line longer than that is none of ours, and must not stand in the way of those behind it
+
+    def _to_spool(self, entry: Entry) -> bool:
+        line = entries.dump(entry).encode() + b"\n"
+        if not self._append(b"\n" + line if self._torn else line):
+            return False
+        self._lines += 1 + self._torn
+        self._torn = False
+        return True
 
     def _append(self, line: bytes) -> bool:
         if self._spool is None:
@@ -249,30 +278,34 @@ async def read_books(redis: Redis, since: float) -> Books:
     known = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
     hours = [int(hour) for hour in cast("list[str]", known)]
     cells: list[tuple[Cell, Totals]] = []
-    for some in (hours[i : i + 500] for i in range(0, len(hours), 500)):
+    for some in (hours[i : i + HOURS_AT_ONCE] for i in range(0, len(hours), HOURS_AT_ONCE)):
         pipeline = redis.pipeline(transaction=False)
         for hour in some:
             pipeline.hgetall(_SUMS.format(hour=hour))
         for hour, sums in zip(some, await pipeline.execute(), strict=True):
-            cells += [_cell(hour, field, amount) for field, amount in sums.items()]
+            cells += _cells(hour, sums)
     holdouts = [entry async for entry in read(redis, since_hour * 3600.0, HOLDOUTS)]
     return Books(since_hour, cells, holdouts)
 
 
 def _addition(entry: Entry) -> str:
     """An entry as the script takes it."""
-    cell = cell_of(entry)
-    amounts = ((name, amount) for name, amount in asdict(totals_of(entry)).items() if amount)
-    sums = [[json.dumps([cell.key, cell.checkpoint, cell.difficulty, name]), repr(amount)] for name, amount in amounts]
-    line = entries.dump(entry)
-    return json.dumps({"id": entry.id, "line": line, "holdout": entry.decision == "holdout", "sums": sums})
+    _, *cell = cell_of(entry)
+    amounts = ((name, amount) for name, amount in totals_of(entry)._asdict().items() if amount)
+    sums = [[json.dumps([*cell, name]), repr(amount)] for name, amount in amounts]
+    return json.dumps({"id": entry.id, "line": entries.dump(entry), "holdout": entry.holdout, "sums": sums})
 
 
-def _cell(hour: int, field: str, amount: str) -> tuple[Cell, Totals]:
-    key, checkpoint, difficulty, name = json.loads(field)
-    number = float(amount)
-    whole: dict[str, Any] = {name: int(number) if number.is_integer() else number}
-    return Cell(hour, key, checkpoint, difficulty), Totals(**whole)
+def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:
+    """An hour's sums by cell."""
+    amounts: defaultdict[Cell, dict[str, Any]] = defaultdict(dict)
+    for field, amount in sums.items():
+        key, checkpoint, difficulty, fraction, name = json.loads(field)
+        number = float(amount)
+        amounts[Cell(hour, key, checkpoint, difficulty, fraction)][name] = (
+            int(number) if number.is_integer() else number
+        )
+    return [(cell, Totals(**found)) for cell, found in amounts.items()]
 
 
 def _parse(line: str | bytes) -> Entry | None:

@@ -7,7 +7,6 @@ was forecast of the checkpoint chosen then, and of the one chosen now. Nothing i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway.entry import Entry
@@ -34,20 +33,18 @@ class Side:
 class Replay:
     """Both settings over the same requests."""
 
+    tolerance: float
+    """The other `quality_tolerance`, in [0, 1]."""
     requests: int = 0
     reference_tokens: float = 0.0
     then: Side = field(default_factory=Side)
     now: Side = field(default_factory=Side)
 
-
-def replay(entries: Iterable[Entry], tolerance: float) -> Replay:
-    """Decide every routed request again with another `quality_tolerance`, in [0, 1]."""
-    done = Replay()
-    for entry in entries:
+    def add(self, entry: Entry) -> None:
+        """Decide one request again, if it was routed."""
         if entry.holdout_fraction is None or entry.reference_tokens is None:
-            continue
-        done.requests += 1
-        done.reference_tokens += entry.reference_tokens
-        done.then.add(entry, entry.choice)
-        done.now.add(entry, cheapest_good_enough(entry.forecasts, tolerance))
-    return done
+            return
+        self.requests += 1
+        self.reference_tokens += entry.reference_tokens
+        self.then.add(entry, entry.choice)
+        self.now.add(entry, cheapest_good_enough(entry.forecasts, self.tolerance))

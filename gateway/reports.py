@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, cast
 
 from rich.console import Group as Lines
@@ -11,30 +12,33 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.replay import Replay, Side
-from gateway.savings import MIN_HOLDOUTS, Group, Savings
+from gateway.savings import MIN_HOLDOUTS, Group, Measured, Savings
 
 BAR = 24
 """Characters of the longest bar."""
+WIDE = 120
+"""Columns from which on there is room for bars."""
 
 
-def savings_report(savings: Savings, price: float | None) -> RenderableType:
-    """The books as a table with a bar a row, and what was measured in words."""
+def savings_report(savings: Savings, price: float | None, *, bars: bool) -> RenderableType:
+    """The books as a table, with a bar a row where there is room, and what was measured in words."""
     table = _table("Reasoning tokens", savings.by)
     headers = ["requests", "failed", "holdout", "spent", "reference", "saved", "share"]
     for header in headers if price is None else [*headers, "money"]:
-        table.add_column(header, justify="right")
-    table.add_column("spent ▇ and saved ░", justify="left")
+        table.add_column(header, justify="right", overflow="fold")
+    if bars:
+        table.add_column("spent ▇ and saved ░", justify="left", no_wrap=True)
     longest = max((group.totals.expected_reference_tokens for group in savings.groups.values()), default=0.0)
     for name, group in savings.groups.items():
-        table.add_row(name, *_cells(group, price), _bar(group, longest))
+        table.add_row(name, *_cells(group, price), *([_bar(group, longest)] if bars else []))
     table.add_section()
-    table.add_row("total", *_cells(savings.total, price), "", style="bold")
+    table.add_row("total", *_cells(savings.total, price), style="bold")
     return Lines(table, Text(_measured(savings.total)))
 
 
-def replay_report(replay: Replay, tolerance: float) -> RenderableType:
+def replay_report(replay: Replay) -> RenderableType:
     """What was chosen, and what would be."""
-    table = _table(f"quality_tolerance {tolerance:g} on {replay.requests:,} routed requests", "")
+    table = _table(f"quality_tolerance {replay.tolerance:g} on {replay.requests:,} routed requests", "")
     for header in ("as it was", "replayed"):
         table.add_column(header, justify="right")
     if replay.requests:
@@ -88,13 +92,14 @@ def savings_rows(savings: Savings, price: float | None) -> Iterable[dict[str, ob
         yield {
             savings.by: name,
             **said,
-            **{f"measured_{part}": measured.get(part) for part in ("saved_tokens", "low", "high")},
+            **{f"measured_{f.name}": measured.get(f.name) for f in fields(Measured)},
+            "drift": measured.get("drift"),
         }
 
 
 def _table(title: str, first: str) -> Table:
     table = Table(title=title or None, title_justify="left")
-    table.add_column(first, justify="left")
+    table.add_column(first, justify="left", overflow="fold")
     return table
 
 
@@ -127,12 +132,12 @@ def _measured(total: Group) -> str:
             f"Saved is the profile's estimate. It is measured once {MIN_HOLDOUTS} routed requests have gone to the"
             " reference checkpoint (--holdout-fraction)."
         )
-    measured, drawn = total.measured, total.totals.drawn
-    verdict = "outside: the profile has drifted, fit it anew (laconic-train profile)" if total.drift else "within"
+    measured = total.measured
+    verdict = "outside: the profile has drifted, fit it anew (laconic-train profile)" if measured.drift else "within"
     return (
-        f"Measured against the holdout, over {drawn:,} requests: {measured.saved_tokens:,.0f} tokens saved"
+        f"Measured against the holdout, over {measured.requests:,} requests: {measured.saved_tokens:,.0f} tokens saved"
         f" (95 % interval {measured.low:,.0f} to {measured.high:,.0f}).\n"
-        f"The profile's estimate for the same requests is {total.totals.drawn_estimate:,.0f}: {verdict}."
+        f"The profile's estimate for the same requests is {measured.estimate:,.0f}: {verdict}."
     )
 
 

@@ -39,7 +39,7 @@ class Decision:
     kind: Kind
     reason: str
     routed: bool
-    """The rule chose, and the reference checkpoint was there: a request that is or might have been a holdout."""
+    """The rule chose; the caller did not, and the profile did not abstain."""
     difficulty: float | None
     predicted_tokens: float | None
     """Reasoning tokens expected of this checkpoint under the budget."""
@@ -83,7 +83,7 @@ def decide(
         choice, kind = cheapest_good_enough(forecasts, tolerance), "routed"
         reason = _why(forecasts, choice, tolerance)
     wanted = choice
-    if routed and holdout and family.reference in available:
+    if routed and holdout:
         wanted, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
     if wanted not in available:
         if pinned is not None or not available:
@@ -95,7 +95,7 @@ def decide(
         choice=choice,
         kind=kind,
         reason=reason,
-        routed=routed and family.reference in available,
+        routed=routed,
         difficulty=known.difficulty if known else None,
         predicted_tokens=forecasts[wanted].tokens if wanted in forecasts else None,
         reference_tokens=forecasts[family.reference].tokens if family.reference in forecasts else None,

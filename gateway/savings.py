@@ -1,14 +1,14 @@
 """What was saved? Two answers over the same requests, one that trusts the profile and one that does not. Pure.
 
     estimate = sum over answered requests of (expected reference tokens - reasoning tokens spent)
-    measured = n (mean of the holdout's tokens + theta (mean of x over the routed - mean of x over the holdout))
-               - reasoning tokens the routed spent
+    measured = n (mean of the holdout's tokens + theta (mean of x over the others - mean of x over the holdout))
+               - reasoning tokens the others spent
 
 Requests that are routed are drawn, each with probability p, into a *holdout* that the reference checkpoint serves. What
 the holdout spends is what the n others would have spent, whatever the profile says, and holds for requests that fail or
 whose callers leave, too. x, the profile's expectation, only narrows the interval: theta is the slope of tokens on x
-within the holdout (CUPED, Deng et al. 2013). A holdout counts (1 - p) / p times, so that p may change meanwhile.
-The interval is studentised by the bootstrap (Efron and Tibshirani 1993, ch. 12.5), because lengths are skewed.
+within the holdout (CUPED, Deng et al. 2013). The interval is studentised by the bootstrap (Efron and Tibshirani 1993,
+ch. 12.5), because lengths are skewed. Where p was changed, each p is measured by itself and the savings are added.
 
 Where the estimate leaves the interval, the profile has drifted. Requests that were not routed, because the caller named
 the checkpoint or the profile abstained, are counted and saved nothing.
@@ -16,9 +16,9 @@ the checkpoint or the profile abstained, are counted and saved nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, get_args
 
@@ -32,7 +32,7 @@ DIMENSIONS: tuple[By, ...] = get_args(By)
 MIN_HOLDOUTS = 30
 """With fewer the interval would be wide, and covers less often than it says."""
 _RESAMPLES, _BLOCK = 999, 111
-_ENOUGH = 5_000
+ENOUGH = 2_000
 """Holdouts from which on a mean is as good as normal, and resampling only costs time."""
 _HOUR = 3600
 
@@ -48,10 +48,10 @@ class Cell(NamedTuple):
     checkpoint: str
     """The one that was decided on."""
     difficulty: str
+    holdout_fraction: float | None
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(NamedTuple):
     """Sums over some entries. Tokens are reasoning tokens where nothing else is said."""
 
     requests: int = 0
@@ -65,15 +65,12 @@ class Totals:
     estimated_spent_tokens: int = 0
     expected_reference_tokens: float = 0.0
     drawn: int = 0
-    """Routed entries that were in the draw for the holdout and not drawn: those that the measurement is about."""
+    """Entries that might have been holdouts and are not, answered or not: those that the measurement is about."""
     drawn_spent_tokens: int = 0
     drawn_reference_tokens: float = 0.0
-    """Expected of the reference, answered or not."""
+    """Expected of the reference."""
     drawn_estimate: float = 0.0
     """The estimate over `drawn` alone."""
-
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Totals)})
 
     @property
     def saved_tokens(self) -> float:
@@ -86,13 +83,27 @@ class Totals:
         return self.saved_tokens / self.expected_reference_tokens if self.expected_reference_tokens > 0 else None
 
 
+def added(parts: Sequence[Totals]) -> Totals:
+    """The sum of some totals."""
+    return Totals(*map(sum, zip(*parts, strict=True))) if parts else Totals()
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Tokens saved on the drawn requests, by the holdout, with a 95 % interval."""
+    """Tokens saved by the holdout's word, with a 95 % interval."""
 
     saved_tokens: float
     low: float
     high: float
+    requests: int
+    """On which they were saved: as many of `drawn` as have holdouts enough to compare with."""
+    estimate: float
+    """What the profile says was saved on the same requests."""
+
+    @property
+    def drift(self) -> bool:
+        """Whether the estimate lies outside of the interval."""
+        return not self.low <= self.estimate <= self.high
 
 
 @dataclass(frozen=True)
@@ -103,21 +114,13 @@ class Group:
     measured: Measured | None
     """None with fewer than `MIN_HOLDOUTS` holdouts."""
 
-    @property
-    def drift(self) -> bool | None:
-        """Whether the estimate lies outside of the measurement's interval; None without a measurement."""
-        if self.measured is None:
-            return None
-        return not self.measured.low <= self.totals.drawn_estimate <= self.measured.high
-
     def as_json(self, price: float | None = None) -> dict[str, object]:
         """The figures by name."""
         said: dict[str, object] = {
-            **asdict(self.totals),
+            **self.totals._asdict(),
             "saved_tokens": self.totals.saved_tokens,
             "saved_share": self.totals.saved_share,
-            "measured": None if self.measured is None else asdict(self.measured),
-            "drift": self.drift,
+            "measured": None if self.measured is None else {**asdict(self.measured), "drift": self.measured.drift},
         }
         if price is not None:
             said["saved_money"] = self.totals.saved_tokens * price / 1e6
@@ -141,20 +144,20 @@ class Savings:
 
 def cell_of(entry: Entry) -> Cell:
     """Where an entry is summed."""
-    return Cell(int(entry.time // _HOUR), entry.key, entry.choice, _fifth(entry.difficulty))
+    difficulty = _fifth(entry.difficulty)
+    return Cell(int(entry.time // _HOUR), entry.key, entry.choice, difficulty, entry.holdout_fraction)
 
 
 def totals_of(entry: Entry) -> Totals:
     """What one entry adds."""
-    failed, holdout = entry.status != 200, entry.decision == "holdout"
-    routed = entry.holdout_fraction is not None and not holdout
-    drawn = routed and 0 < (entry.holdout_fraction or 0) < 1
+    failed = entry.status != 200
+    routed = entry.holdout_fraction is not None and not entry.holdout
+    drawn, estimated = routed and _was_drawn(entry.holdout_fraction), routed and not failed
     expected, spent = entry.reference_tokens or 0.0, entry.reasoning_tokens
-    estimated = routed and not failed
     return Totals(
         requests=1,
         failed=int(failed),
-        holdout=int(holdout),
+        holdout=int(entry.holdout),
         spent_tokens=spent,
         answer_tokens=entry.answer_tokens,
         estimated=int(estimated),
@@ -174,21 +177,70 @@ def summarise(
 
     Args:
         cells: sums, in any order; one cell may come in several parts.
-        holdouts: entries of holdouts.
+        holdouts: entries of holdouts. Of hours from which some are missing, for only the latest are kept, none is used.
     """
     label = _LABELS[by]
-    sums: defaultdict[str, Totals] = defaultdict(Totals)
-    for cell, totals in cells:
-        if cell.hour >= since_hour:
-            sums[label(cell)] += totals
-    observed: defaultdict[str, list[Entry]] = defaultdict(list)
+    booked = [(cell, totals) for cell, totals in cells if cell.hour >= since_hour]
+    seen = [(cell, entry) for entry in holdouts if (cell := cell_of(entry)).hour >= since_hour]
+    complete = _complete_from(booked, [cell for cell, _ in seen])
+    sums: defaultdict[str, list[tuple[Cell, Totals]]] = defaultdict(list)
+    held: defaultdict[str, list[Entry]] = defaultdict(list)
+    for cell, totals in booked:
+        sums[label(cell)].append((cell, totals))
+    for cell, entry in seen:
+        if cell.hour >= complete:
+            held[label(cell)].append(entry)
+    groups = {name: _group(parts, held[name], complete) for name, parts in sums.items()}
+    in_order = by in ("day", "difficulty")
+    ranked = sorted(groups, key=lambda name: name if in_order else (-groups[name].totals.requests, name))
+    total = _group(booked, [entry for cell, entry in seen if cell.hour >= complete], complete)
+    return Savings(by, {name: groups[name] for name in ranked}, total)
+
+
+def _complete_from(booked: Sequence[tuple[Cell, Totals]], seen: Sequence[Cell]) -> int:
+    """The first hour from which on every holdout that was counted is there."""
+    missing = Counter[int]()
+    for cell, totals in booked:
+        missing[cell.hour] += totals.holdout
+    missing.subtract(cell.hour for cell in seen)
+    return max((hour + 1 for hour, count in missing.items() if count > 0), default=0)
+
+
+def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], complete: int) -> Group:
+    others: defaultdict[float, list[Totals]] = defaultdict(list)
+    drawn: defaultdict[float, list[Entry]] = defaultdict(list)
+    for cell, totals in parts:
+        if cell.hour >= complete and cell.holdout_fraction is not None:
+            others[cell.holdout_fraction].append(totals)
     for entry in holdouts:
-        if (cell := cell_of(entry)).hour >= since_hour:
-            observed[label(cell)].append(entry)
-    ranked = sorted(sums, key=lambda name: name if by in ("day", "difficulty") else (-sums[name].requests, name))
-    groups = {name: Group(sums[name], _measured(sums[name], observed[name])) for name in ranked}
-    total = sum(sums.values(), Totals())
-    return Savings(by, groups, Group(total, _measured(total, [e for some in observed.values() for e in some])))
+        if entry.holdout_fraction is not None and _was_drawn(entry.holdout_fraction):
+            drawn[entry.holdout_fraction].append(entry)
+    measured = [found for p, some in drawn.items() if (found := _measured(added(others[p]), some)) is not None]
+    return Group(added([totals for _, totals in parts]), _together(measured))
+
+
+def _measured(others: Totals, holdouts: Sequence[Entry]) -> Measured | None:
+    x = np.array([entry.reference_tokens or 0.0 for entry in holdouts])
+    y = np.array([float(entry.reasoning_tokens) for entry in holdouts])
+    found = measure(Sample(x, y), Others(others.drawn, others.drawn_reference_tokens, others.drawn_spent_tokens))
+    if found is None:
+        return None
+    return Measured(*found, requests=others.drawn, estimate=others.drawn_estimate)
+
+
+def _together(parts: Sequence[Measured]) -> Measured | None:
+    """Savings add, and so do the squares of how far each interval reaches: the draws are independent."""
+    if not parts:
+        return None
+    saved = sum(part.saved_tokens for part in parts)
+    below = sum((part.saved_tokens - part.low) ** 2 for part in parts) ** 0.5
+    above = sum((part.high - part.saved_tokens) ** 2 for part in parts) ** 0.5
+    requests, estimate = sum(part.requests for part in parts), sum(part.estimate for part in parts)
+    return Measured(saved, saved - below, saved + above, requests, estimate)
+
+
+def _was_drawn(fraction: float | None) -> bool:
+    return fraction is not None and 0 < fraction < 1
 
 
 @dataclass(frozen=True)
@@ -199,8 +251,6 @@ class Sample:
     """Tokens expected of the reference checkpoint."""
     y: Vector
     """Tokens it spent."""
-    weight: Vector
-    """How many of the others each stands for, up to a common factor; positive."""
 
 
 @dataclass(frozen=True)
@@ -214,57 +264,45 @@ class Others:
     """Tokens spent, in all."""
 
 
-def measure(holdout: Sample, others: Others, *, adjust: bool = True) -> Measured | None:
-    """What the others saved; None with fewer than `MIN_HOLDOUTS`. Without `adjust` x is left out of it."""
+def measure(holdout: Sample, others: Others, *, adjust: bool = True) -> tuple[float, float, float] | None:
+    """Tokens that the others saved, with their 95 % interval; None with fewer than `MIN_HOLDOUTS`.
+
+    Without `adjust` x is left out of it.
+    """
     size = len(holdout.y)
     if size < MIN_HOLDOUTS or others.requests == 0:
         return None
     at = others.x / others.requests
-    (mean,), (error,), (spread,) = _reference(_rows(holdout, np.arange(size)[None]), at, adjust)
+    (mean,), (spread,) = _reference(_rows(holdout, np.arange(size)[None]), at, adjust)
     low, high = _quantiles(holdout, at, mean, adjust)
     # What the others would have spent is itself a draw about its mean, hence the second term.
-    width = others.requests * float(np.sqrt(error**2 + spread**2 / others.requests))
+    width = others.requests * float(spread * np.sqrt(1 / size + 1 / others.requests))
     saved = others.requests * float(mean) - others.y
-    return Measured(saved, saved - high * width, saved - low * width)
+    return saved, saved - high * width, saved - low * width
 
 
-def _measured(totals: Totals, holdouts: Sequence[Entry]) -> Measured | None:
-    seen = [e for e in holdouts if e.holdout_fraction is not None and 0 < e.holdout_fraction < 1]
-    x = np.array([entry.reference_tokens or 0.0 for entry in seen])
-    y = np.array([float(entry.reasoning_tokens) for entry in seen])
-    weight = np.array([1 / (entry.holdout_fraction or 1) - 1 for entry in seen])
-    others = Others(totals.drawn, totals.drawn_reference_tokens, totals.drawn_spent_tokens)
-    return measure(Sample(x, y, weight), others)
-
-
-def _reference(rows: Sample, at: float, adjust: bool) -> tuple[Vector, Vector, Vector]:
-    """Mean tokens of the reference where x is `at` on average, its standard error, and the spread of single requests.
-
-    All three for each row, (samples,).
-    """
-    share = rows.weight / rows.weight.sum(1, keepdims=True)
-    x_mean, y_mean = (share * rows.x).sum(1), (share * rows.y).sum(1)
+def _reference(rows: Sample, at: float, adjust: bool) -> tuple[Vector, Vector]:
+    """Mean tokens of the reference where x is `at` on average, and the spread of single requests; both (samples,)."""
+    x_mean, y_mean = rows.x.mean(1), rows.y.mean(1)
     x_off, y_off = rows.x - x_mean[:, None], rows.y - y_mean[:, None]
-    variance = (share * x_off**2).sum(1)
-    covariance = (share * x_off * y_off).sum(1)
+    variance, covariance = (x_off**2).mean(1), (x_off * y_off).mean(1)
     theta = np.divide(covariance, variance, out=np.zeros_like(variance), where=(variance > 1e-9) & adjust)
     residual = y_off - theta[:, None] * x_off
-    effective = 1 / (share**2).sum(1)
-    freedom = effective / np.maximum(effective - 1 - adjust, 1)
-    error = np.sqrt(freedom * (share**2 * residual**2).sum(1))
-    return y_mean + theta * (at - x_mean), error, np.sqrt(freedom * (share * residual**2).sum(1))
+    freedom = rows.y.shape[1] - 1 - adjust
+    return y_mean + theta * (at - x_mean), np.sqrt((residual**2).sum(1) / freedom)
 
 
 def _quantiles(holdout: Sample, at: float, mean: float, adjust: bool) -> tuple[float, float]:
     """2.5 and 97.5 % of (estimate - truth) / standard error, over resamples; seeded, so repeatable."""
     size = len(holdout.y)
-    if size >= _ENOUGH:
+    if size >= ENOUGH:
         return -1.96, 1.96
     rng = np.random.default_rng(0)
     ratios: list[Vector] = []
     for _ in range(0, _RESAMPLES, _BLOCK):
-        means, errors, _spread = _reference(_rows(holdout, rng.integers(0, size, (_BLOCK, size))), at, adjust)
-        ratios.append((means[errors > 0] - mean) / errors[errors > 0])
+        means, spreads = _reference(_rows(holdout, rng.integers(0, size, (_BLOCK, size))), at, adjust)
+        kept = spreads > 0
+        ratios.append((means[kept] - mean) / spreads[kept] * np.sqrt(size))
     pooled = np.concatenate(ratios)
     if not len(pooled):  # all holdouts spent the same
         return 0.0, 0.0
@@ -273,7 +311,7 @@ def _quantiles(holdout: Sample, at: float, mean: float, adjust: bool) -> tuple[f
 
 
 def _rows(holdout: Sample, index: NDArray[np.int64]) -> Sample:
-    return Sample(holdout.x[index], holdout.y[index], holdout.weight[index])
+    return Sample(holdout.x[index], holdout.y[index])
 
 
 def _fifth(difficulty: float | None) -> str:

@@ -18,11 +18,8 @@ CALLER_LEFT = 499
 class Account:
     """One request from its arrival to its end. What is not known when it ends stays as it is here."""
 
-    def __init__(
-        self, request_id: str, family: Family, ledger: Ledger, telemetry: Telemetry, holdout_fraction: float
-    ) -> None:
+    def __init__(self, request_id: str, family: Family, ledger: Ledger, telemetry: Telemetry) -> None:
         self.id = request_id
-        self._holdout_fraction = holdout_fraction
         self._family, self._ledger, self._telemetry = family, ledger, telemetry
         self._time, self._arrived = time.time(), time.perf_counter()
         self._sent: float | None = None
@@ -31,6 +28,7 @@ class Account:
         self.budget: Budget | None = None
         self.choices = 1
         self.decision: Decision | None = None
+        self.holdout_fraction, self.holdout = 0.0, False
 
     def sent(self) -> None:
         """The request goes to an engine now, for the first time or again."""
@@ -59,7 +57,8 @@ class Account:
             alpha=self._family.checkpoint(checkpoint).alpha if decision else None,
             decision=decision.kind if decision else "none",
             choice=decision.choice if decision else "none",
-            holdout_fraction=self._holdout_fraction if decision and decision.routed else None,
+            holdout_fraction=self.holdout_fraction if decision and decision.routed else None,
+            holdout=bool(decision and decision.routed and self.holdout),
             difficulty=decision.difficulty if decision else None,
             budget=self.budget.tokens,
             choices=self.choices,

@@ -3,7 +3,7 @@
 One forest serves all checkpoints: the checkpoint's place in the family is an input, so what makes a question hard is
 learned from all of them at once. How many trees is chosen, and every figure of the report is measured, by
 cross-validation over *prompts*: samples of one prompt never stand on both sides of a fold. `models.profile` says what
-the file means and reads it; `training.candidates` compares it with other ways.
+the file means and reads it; `benchmarks.difficulty` compares it with other ways.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _forest(model: Model, target: Array) -> dict[str, Any]:
     if model is None:
         return {"intercept": _logit(target.mean()), "roots": roots, **nodes}
     if isinstance(model, GradientBoostingClassifier):
-        intercept = _logit(float(model.init_.class_prior_[1]))
+        wrong, right = model.init_.class_prior_
+        intercept = float(np.log(right / wrong))
     else:
         intercept = float(model.init_.constant_.item())
     for estimator in model.estimators_[:, 0]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.frontiers import at, chosen, hull, share_closed, singles, swept
+from benchmarks.frontiers import at, chosen, gap_closed, hull, share_closed, singles, swept
 
 points = st.lists(st.tuples(st.floats(1, 100), st.floats(0.1, 1)), min_size=1, max_size=8)
 
@@ -52,6 +52,13 @@ def test_who_is_right_half_of_the_time_closes_part() -> None:
     single = singles(EASY_AND_HARD, TOKENS)
     oracle = swept(EASY_AND_HARD, TOKENS, EASY_AND_HARD, TOKENS)
     assert 0.2 < share_closed(swept(guess, TOKENS, EASY_AND_HARD, TOKENS), oracle, single) < 0.8
+
+
+def test_a_point_below_the_mix_has_lost() -> None:
+    single, oracle = [(10.0, 0.5), (100.0, 1.0)], [(10.0, 0.5), (55.0, 1.0)]
+    assert gap_closed((55.0, 0.75), oracle, single) == pytest.approx(0)
+    assert gap_closed((55.0, 1.0), oracle, single) == pytest.approx(1)
+    assert gap_closed((55.0, 0.625), oracle, single) == pytest.approx(-0.5)
 
 
 def test_where_nothing_can_be_gained_nothing_is_closed() -> None:

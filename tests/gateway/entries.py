@@ -15,6 +15,7 @@ def entry(**changes: Any) -> Entry:
     plain: dict[str, Any] = {
         "id": uuid.uuid4().hex, "time": 1_800_000_000.5, "key": "", "checkpoint": "alpha-0.2", "alpha": 0.2,
         "decision": "routed", "choice": changes.get("checkpoint", "alpha-0.2"), "holdout_fraction": 0.1,
+        "holdout": changes.get("decision") == "holdout",
         "difficulty": 0.25, "budget": None, "choices": 1, "prompt_tokens": 20, "reasoning_tokens": 40,
         "answer_tokens": 5, "predicted_tokens": 42.0, "reference_tokens": 80.0,
         "forecasts": {"base": Forecast(0.95, 80.0, 80.0), "alpha-0.2": Forecast(0.94, 42.0, 42.0)},
@@ -36,7 +37,8 @@ def entries() -> st.SearchStrategy[Entry]:
         alpha=st.none() | st.floats(0, 1, exclude_max=True),
         decision=st.sampled_from(["routed", "pinned", "holdout", "abstained", "fallback"]),
         choice=st.sampled_from(["base", "alpha-0", "alpha-0.4"]),
-        holdout_fraction=st.none() | st.floats(0, 1),
+        holdout_fraction=st.none() | st.sampled_from([0.0, 0.02, 1.0]),
+        holdout=st.booleans(),
         difficulty=st.none() | st.floats(0, 1),
         budget=st.none() | tokens,
         choices=st.integers(1, 128),

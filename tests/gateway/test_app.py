@@ -91,7 +91,8 @@ async def test_a_decision_is_explained_without_running_it(gateway: Gateway, engi
     easy = await explained(EASY, {"X-Reasoning-Budget": "50"})
     assert (easy["checkpoint"], easy["alpha"], easy["decision"]) == ("alpha-0.4", 0.4, "routed")
     assert easy["budget"] == {
-        "tokens": 50, "source": "X-Reasoning-Budget", "policy": "cap", "feasible": True, "smallest_feasible": None
+        "tokens": 50, "source": "X-Reasoning-Budget", "policy": "cap", "feasible": True, "smallest_feasible": None,
+        "refused": False,
     }  # fmt: skip
     assert list(easy["checkpoints"]) == ["base", "alpha-0.1", "alpha-0.4"]
     base = easy["checkpoints"]["base"]
@@ -102,10 +103,14 @@ async def test_a_decision_is_explained_without_running_it(gateway: Gateway, engi
         base["tokens"] - easy["checkpoints"]["alpha-0.4"]["tokens"], abs=0.1
     )
 
-    tight = await explained(EASY, max_tokens=3, reasoning_effort="high")
-    assert tight["budget"]["source"] == "reasoning_effort"
-    assert tight["budget"]["feasible"] is False
-    assert 3 < tight["budget"]["smallest_feasible"] < 50
+    tight = {"X-Reasoning-Budget": "3", "X-Reasoning-Budget-Policy": "reject"}
+    refused = (await explained(EASY, tight))["budget"]
+    assert (refused["feasible"], refused["refused"]) == (False, True)
+    chat = await gateway.ask(EASY, headers=tight)
+    assert str(refused["smallest_feasible"]) in error(chat)["message"]
+    capped = await explained(EASY, max_tokens=3, reasoning_effort="high")
+    assert (capped["budget"]["source"], capped["budget"]["feasible"]) == ("reasoning_effort", True)
+    assert capped["checkpoints"]["base"]["tokens"] == 3
     assert (await explained(HARD, model="abacus/alpha-0.1"))["decision"] == "pinned"
     strange = await explained(STRANGE)
     assert (strange["decision"], strange["expected_saving"], strange["budget"]["feasible"]) == ("abstained", None, None)
@@ -142,6 +147,7 @@ async def test_savings_over_a_window(gateway: Gateway) -> None:
         ("by=moon", "by"),
         ("price=-1", "price"),
         ("price=nan", "price"),
+        ("price=1e308", "price"),
         ("till=1h", "till"),
     ],
 )
@@ -192,6 +198,21 @@ async def test_serving_goes_on_without_redis(family_dir: Path, mortal_redis: Red
             assert (await gateway.ask()).status_code == 200
         mortal_redis.start()
         assert len(await gateway.entries(5)) == 5
+
+
+async def test_a_profile_of_other_checkpoints_is_refused(
+    family_dir: Path, redis_server: RedisServer, tmp_path: Path, engine: FakeEngine
+) -> None:
+    other = tmp_path / "abacus"
+    shutil.copytree(family_dir, other)
+    profile = other / "profile.json"
+    profile.write_text(profile.read_text().replace('"alpha-0.4"', '"alpha-0.3"'))
+    family = families.load(other, verify=False)
+    files = {**family.files, "profile.json": families.sha256(profile)}
+    families.save(family.model_copy(update={"files": files}), other)
+    with pytest.raises(FamilyError, match=r"alpha-0.3 is either in the profile or in the family"):
+        async with running(other, redis_server.url, [engine.url]):
+            pass
 
 
 async def test_what_cannot_work_is_refused_before_serving(

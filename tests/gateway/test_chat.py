@@ -25,6 +25,7 @@ from tests.gateway.house import (
     WITHOUT_USAGE,
     FakeEngine,
     Gateway,
+    answer,
     die,
     forever,
     refuse,
@@ -101,6 +102,25 @@ async def test_holdouts_go_to_the_reference(family_dir: Path, redis_server: Redi
         # What the profile could not route was never in the draw.
         assert (await gateway.ask(STRANGE)).headers["x-laconic-decision"] == "abstained"
         assert (await gateway.ask(EASY, model="abacus/alpha-0.1")).headers["x-laconic-decision"] == "pinned"
+
+
+async def test_who_is_drawn_does_not_depend_on_whose_engine_fails(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    """The reference answers nobody: its holdouts go elsewhere and remain holdouts."""
+    broken = refuse(500, {"error": {"message": "out of memory", "code": 500}})
+
+    async def only_the_reference(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (broken if body["model"] == "abacus/base" else answer)(request, body)
+
+    engine.script = only_the_reference
+    async with running(family_dir, redis_server.url, [engine.url], holdout_fraction=0.5) as gateway:
+        for _ in range(20):
+            assert (await gateway.ask(EASY)).status_code == 200
+        booked = await gateway.entries(20)
+    assert {entry.holdout_fraction for entry in booked} <= {0.5, 0.0}
+    held = [entry for entry in booked if entry.holdout]
+    assert {(entry.decision, entry.choice) for entry in held} <= {("fallback", "alpha-0.4")}
 
 
 async def test_parameters_pass_untouched_and_budgets_become_one_cap(gateway: Gateway, engine: FakeEngine) -> None:

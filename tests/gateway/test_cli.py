@@ -77,6 +77,28 @@ async def test_savings_that_can_be_measured_are_and_drift_is_said(
     assert "estimate for the same requests is 4,000: outside: the profile has drifted" in said
 
 
+@pytest.mark.parametrize("columns", ["80", "60"])
+async def test_a_narrow_terminal_loses_no_figure(
+    redis_server: RedisServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    book.put(entry(time=time.time(), reasoning_tokens=1_234_567, reference_tokens=98_765_432.0))
+    await book.aclose()
+    run("savings", "--redis", redis_server.url)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= int(columns)
+    columns_of = zip(*[line.strip("│").split("│") for line in printed.splitlines() if "│" in line], strict=True)
+    joined = ["".join(cell.strip() for cell in column) for column in columns_of]
+    assert any("98,765,432" in text for text in joined)
+
+
 async def test_savings_since_leave_earlier_requests_out_and_come_as_json(
     redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +151,16 @@ async def test_export_writes_every_entry(
     assert not file.with_name(f"{file.name}.part").exists()
 
 
+async def test_export_onto_a_directory_names_the_file(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await recorded(redis_server, tmp_path)
+    (tmp_path / "dir.jsonl").mkdir()
+    with pytest.raises(AssertionError, match="SystemExit"):
+        run("export", str(tmp_path / "dir.jsonl"), "--redis", redis_server.url)
+    assert "dir.jsonl cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("file", "named"), [("requests.xlsx", "ends neither in"), ("none/requests.jsonl", "there is no directory none")]
 )
@@ -160,7 +192,7 @@ async def test_savings_tell_of_what_waits_in_the_spool(
     state.mkdir()
     (state / SPOOL).write_text("{}\n{}\n")
     run("savings", "--redis", redis_server.url)
-    assert "2 more requests wait" in capsys.readouterr().out
+    assert "Up to 2 more requests are on their way" in capsys.readouterr().out
 
 
 def test_savings_without_a_ledger_say_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +212,7 @@ def test_a_time_that_is_none_is_refused(since: str, capsys: pytest.CaptureFixtur
         (["serve", "--port", "http"], "laconic serve: port: "),
         (["serve", "--family", "/no/such/family"], "laconic serve: /no/such/family/family.json: "),
         (["savings", "--redis", "cache"], "laconic savings: redis: "),
+        (["savings", "--redis", "redis://cache:abc/0"], "laconic savings: redis: "),
         (["replay", "--quality-tolerance", "2"], "laconic replay: quality_tolerance: "),
         (["route", "1 + 1", "--budget", "lots"], "laconic route: --budget must be a whole number"),
         (["route", "1 + 1", "--checkpoint", "alpha-9"], "laconic route: --checkpoint: 'alpha-9' is none of "),

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.entry import Entry, Forecast
-from gateway.replay import replay
+from gateway.replay import Replay
 from gateway.routing import cheapest_good_enough
 from tests.gateway.entries import entry
 
 forecasts = st.builds(Forecast, st.floats(0, 1), st.floats(0, 1000), st.floats(0, 1000))
+
+
+def replay(sample: Iterable[Entry], tolerance: float) -> Replay:
+    done = Replay(tolerance)
+    for one in sample:
+        done.add(one)
+    return done
 
 
 @st.composite

@@ -96,14 +96,14 @@ def test_what_is_away_is_replaced_by_its_neighbour_on_the_ladder(family: Family)
     assert decide(family, None, available=frozenset({"alpha-0.4"})).checkpoint == "alpha-0.4"
 
 
-def test_only_what_may_be_a_holdout_counts_as_routed(family: Family) -> None:
+def test_what_the_rule_chose_is_routed_whoever_serves(family: Family) -> None:
     assert decide(family, EASY).routed
     assert decide(family, EASY, holdout=True).routed
-    assert decide(family, EASY, available=ALL - {"alpha-0.4"}).routed, "a fallback spends what it spends"
+    assert decide(family, EASY, available=ALL - {"alpha-0.4"}).routed
     assert not decide(family, EASY, pinned="base").routed
     assert not decide(family, None).routed
     away = decide(family, EASY, holdout=True, available=ALL - {"base"})
-    assert (away.checkpoint, away.kind, away.routed) == ("alpha-0.4", "routed", False)
+    assert (away.checkpoint, away.choice, away.kind) == ("alpha-0.1", "alpha-0.4", "fallback")
 
 
 def test_with_nothing_available_there_is_no_decision(family: Family) -> None:

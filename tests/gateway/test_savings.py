@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gateway.savings import (
     Sample,
     Savings,
     Totals,
+    added,
     cell_of,
     measure,
     summarise,
@@ -28,7 +30,12 @@ from tests.gateway.entries import entries, entry
 
 def books(sample: Sequence[Entry], by: By = "checkpoint", since_hour: int = 0) -> Savings:
     cells = ((cell_of(one), totals_of(one)) for one in sample)
-    return summarise(cells, [one for one in sample if one.decision == "holdout"], by, since_hour)
+    return summarise(cells, [one for one in sample if one.holdout], by, since_hour)
+
+
+def holdout(**changes: Any) -> Entry:
+    """A routed request that the reference served instead."""
+    return entry(**({"decision": "holdout", "checkpoint": "base", "choice": "alpha-0.2"} | changes))
 
 
 def test_saving_is_expected_reference_tokens_minus_tokens_spent() -> None:
@@ -87,61 +94,90 @@ def test_without_a_draw_there_is_an_estimate_and_no_measurement() -> None:
     savings = books([entry(holdout_fraction=0.0, reasoning_tokens=40, reference_tokens=80.0)] * 1000)
     assert savings.total.totals.saved_tokens == 40_000
     assert savings.total.totals.drawn == 0
-    assert savings.total.measured is savings.total.drift is None
+    assert savings.total.measured is None
 
 
 def test_the_measurement_does_not_believe_the_profile() -> None:
     """The profile says 80 of the reference, which spends 120; the others spend 40."""
     others = [entry(reasoning_tokens=40, reference_tokens=80.0)] * 900
-    held = [
-        entry(decision="holdout", checkpoint="base", choice="alpha-0.2", reasoning_tokens=120 + (-1) ** i)
-        for i in range(100)
-    ]
-    total = books([*others, *held]).total
-    assert total.totals.drawn_estimate == 900 * 40
-    assert total.measured is not None
-    assert total.measured.saved_tokens == pytest.approx(900 * 80)
-    assert total.measured.low < 900 * 80 < total.measured.high < 900 * 81
-    assert total.drift is True
+    held = [holdout(reasoning_tokens=120 + (-1) ** i) for i in range(100)]
+    measured = books([*others, *held]).total.measured
+    assert measured is not None
+    assert (measured.requests, measured.estimate) == (900, 900 * 40)
+    assert measured.saved_tokens == pytest.approx(900 * 80)
+    assert measured.low < 900 * 80 < measured.high < 900 * 81
+    assert measured.drift
     honest = [dataclasses.replace(one, reference_tokens=120.0) for one in [*others, *held]]
-    assert books(honest).total.drift is False
+    found = books(honest).total.measured
+    assert found is not None
+    assert not found.drift
 
 
 def test_few_holdouts_are_no_measurement() -> None:
-    held = [entry(decision="holdout", checkpoint="base", reasoning_tokens=i) for i in range(MIN_HOLDOUTS)]
+    held = [holdout(reasoning_tokens=i) for i in range(MIN_HOLDOUTS)]
     assert books([entry(), *held]).total.measured is not None
     assert books([entry(), *held[1:]]).total.measured is None
     assert books(held).total.measured is None, "nobody else is there to have saved anything"
 
 
 def test_holdouts_that_all_spent_the_same_leave_no_doubt() -> None:
-    held = [entry(decision="holdout", checkpoint="base", reasoning_tokens=100)] * 50
-    measured = books([entry(reasoning_tokens=40), *held]).total.measured
+    measured = books([entry(reasoning_tokens=40), *[holdout(reasoning_tokens=100)] * 50]).total.measured
     assert measured is not None
     assert (measured.low, measured.saved_tokens, measured.high) == (60, 60, 60)
 
 
-def test_a_changed_holdout_fraction_does_not_mislead() -> None:
-    """First hard questions at one half, then easy ones at a tenth: counted alike, holdouts would be too hard."""
+def test_a_holdout_whose_engine_failed_is_one_all_the_same() -> None:
+    """Left out, or counted among the others, those whose fallback spent little would make the saving too large."""
+    held = [holdout(decision="fallback", holdout=True, checkpoint="alpha-0.2", reasoning_tokens=0)] * 10
+    held += [holdout(reasoning_tokens=100)] * 90
+    total = books([*[entry(reasoning_tokens=0)] * 900, *held]).total
+    assert (total.totals.holdout, total.totals.drawn) == (100, 900)
+    assert total.measured is not None
+    assert total.measured.saved_tokens == pytest.approx(900 * 90)
+
+
+def test_where_everything_was_drawn_nothing_can_be_compared() -> None:
+    everything = [holdout(holdout_fraction=1.0, reasoning_tokens=500 + i) for i in range(50)]
+    some = [holdout(reasoning_tokens=100)] * 50
+    measured = books([entry(reasoning_tokens=40), *some, *everything]).total.measured
+    assert measured is not None
+    assert measured.saved_tokens == 60
+
+
+def test_each_holdout_fraction_is_measured_by_itself() -> None:
+    """First hard questions at one half, then easy ones at a tenth: thrown together, holdouts would be too hard."""
     rng = np.random.default_rng(3)
     sample: list[Entry] = []
-    for fraction, tokens, count in ((0.5, 1000, 400), (0.1, 100, 4000)):
+    truth = others = 0
+    for fraction, tokens, count in ((0.5, 1000, 400), (0.1, 100, 4000), (0.01, 100_000, 200)):
         for held in rng.random(count) < fraction:
-            noisy = int(tokens + rng.normal(0, 10))
-            kind = {"decision": "holdout", "checkpoint": "base"} if held else {"reasoning_tokens": 0}
-            sample.append(entry(**{"reasoning_tokens": noisy} | kind, holdout_fraction=fraction))
+            kind = {"reasoning_tokens": int(tokens + rng.normal(0, 10)) if held else 0, "holdout_fraction": fraction}
+            sample.append((holdout if held else entry)(**kind))
+            if not held and fraction > 0.01:
+                truth, others = truth + tokens, others + 1
     measured = books(sample).total.measured
-    truth = 1000 * sum(e.holdout_fraction == 0.5 and e.decision == "routed" for e in sample)
-    truth += 100 * sum(e.holdout_fraction == 0.1 and e.decision == "routed" for e in sample)
     assert measured is not None
-    assert measured.saved_tokens == pytest.approx(truth, rel=0.1), "unweighted it would be more than twice as much"
+    assert measured.low < truth < measured.high < 1.01 * truth
+    assert measured.requests == others, "where holdouts are few nothing is said"
+
+
+def test_hours_of_which_holdouts_are_missing_are_not_measured() -> None:
+    """Only the latest holdouts are kept, and the questions may have been others before."""
+    others = [entry(time=3600.0 * hour, reasoning_tokens=0) for hour in range(20) for _ in range(20)]
+    held = [holdout(time=3600.0 * (i % 20), reasoning_tokens=1000 if i % 20 < 10 else 10) for i in range(200)]
+    cells = [(cell_of(one), totals_of(one)) for one in [*others, *held]]
+    kept = [one for one in held if one.time >= 3600.0 * 10][1:]  # one of hour 10 is missing
+    measured = summarise(cells, kept).total.measured
+    assert measured is not None
+    assert (measured.requests, measured.saved_tokens) == (180, pytest.approx(1800))
 
 
 def test_the_books_begin_with_their_hour() -> None:
-    sample = [entry(time=hour * 3600.0, decision="holdout", checkpoint="base") for hour in range(100)]
-    savings = books([*sample, entry(time=90 * 3600.0)], since_hour=50)
+    held = [holdout(time=hour * 3600.0, reasoning_tokens=10 if hour >= 50 else 10_000) for hour in range(100)]
+    savings = books([*held, entry(time=90 * 3600.0, reasoning_tokens=0)], since_hour=50)
     assert savings.total.totals.requests == 51
     assert savings.total.measured is not None
+    assert savings.total.measured.saved_tokens == 10
 
 
 def test_nothing_recorded_is_nothing_saved() -> None:
@@ -154,20 +190,34 @@ def test_total_is_the_sum_of_the_groups_in_any_order(sample: list[Entry], shuffl
     savings = books(sample, by)
     shuffle.shuffle(sample)
     assert books(sample, by).total.totals.requests == savings.total.totals.requests == len(sample)
-    for field in dataclasses.fields(Totals):
-        parts = sum(getattr(group.totals, field.name) for group in savings.groups.values())
-        assert getattr(savings.total.totals, field.name) == pytest.approx(parts)
+    assert added([group.totals for group in savings.groups.values()]) == pytest.approx(savings.total.totals)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
 def test_the_measurement_has_the_units_of_tokens(seed: int, factor: float) -> None:
     rng = np.random.default_rng(seed)
-    x, y, weight = rng.lognormal(4, 0.5, 60), rng.lognormal(4, 0.7, 60), rng.uniform(1, 50, 60)
-    plain = measure(Sample(x, y, weight), Others(500, 500 * 50.0, 500 * 20.0))
-    scaled = measure(Sample(x, y * factor, weight * 7), Others(500, 500 * 50.0, 500 * 20.0 * factor))
+    x, y = rng.lognormal(4, 0.5, 60), rng.lognormal(4, 0.7, 60)
+    plain = measure(Sample(x, y), Others(500, 500 * 50.0, 500 * 20.0))
+    scaled = measure(Sample(x, y * factor), Others(500, 500 * 50.0, 500 * 20.0 * factor))
     assert plain is not None
-    assert scaled is not None
-    assert dataclasses.astuple(scaled) == pytest.approx([factor * part for part in dataclasses.astuple(plain)])
+    assert scaled == pytest.approx([factor * part for part in plain])
+
+
+def test_many_holdouts_need_no_resampling_to_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sample = Sample(rng.lognormal(4, 0.5, 3000), rng.lognormal(4, 0.5, 3000))
+    others = Others(100_000, 100_000 * 60.0, 0.0)
+    normal = measure(sample, others)
+    monkeypatch.setattr("gateway.savings.ENOUGH", 10_000)
+    assert normal == pytest.approx(measure(sample, others), rel=0.01)
+
+
+def test_few_others_are_as_uncertain_as_single_requests() -> None:
+    """What ten requests would have spent is uncertain by themselves, however many holdouts there are."""
+    y = np.random.default_rng(0).normal(100, 20, 1000)
+    found = measure(Sample(np.full(1000, 100.0), y), Others(10, 1000.0, 0.0))
+    assert found is not None
+    assert (found[2] - found[1]) / 2 == pytest.approx(1.96 * 20 * 10**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["the default holdout", "few requests"])
