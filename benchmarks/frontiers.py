@@ -3,8 +3,8 @@
 A *frontier* is the upper concave hull of points (tokens, accuracy): what they reach when one may also toss a coin
 between two of them. `gap_closed` is how far a point lies above that of mixing checkpoints at random, over how far the
 oracle's lies at the same cost: 0 is no better than tossing a coin, 1 as good as knowing the outcomes, and less than 0
-worse than the coin. `share_closed` is the same of the areas under frontiers, where a rule may be mixed with checkpoints,
-too: it cannot fall below 0, and is a little above it by luck alone.
+worse than the coin. `share_closed` is the same of the areas under frontiers, where a rule may be mixed with
+checkpoints, too: it cannot fall below 0, and is a little above it by luck alone.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,7 @@ class Asker:
         return evaluate.load(path)
 
     def live(self, asked: Sequence[Question], truth: Sequence[Judged]) -> dict[str, Any]:
-        """What a gateway with a holdout says it saved, and what it did: `truth` is the reference on the same questions."""
+        """What a gateway with a holdout says it saved, and what it did; `truth` is what the reference spent."""
         path = self.work / "live.json"
         if not stands(path, self._made_from(asked, 1)):
             # Books of its own, so that an attempt that was cut short is not in them.
@@ -179,7 +180,8 @@ class Asker:
                 serving(Path(books), "--holdout-fraction", "0.1", "--engine", _engine(self.url)) as url,
             ):
                 spent = asyncio.run(_spend(url, self.family, asked))
-                said = httpx.get(f"{url}/v1/savings", timeout=60).json()["total"]
+                while (said := httpx.get(f"{url}/v1/savings", timeout=60).json()["total"])["requests"] < len(asked):
+                    time.sleep(0.1)
             write_text(path, json.dumps({"spent": spent, "said": said}))
         kept = json.loads(path.read_text())
         routed = [
