@@ -38,7 +38,7 @@ bench: ## measure what the dense reward and a decision cost, and if savings' int
 	python -m benchmarks.decision --out benchmarks/results
 	python -m benchmarks.savings_interval --out benchmarks/results
 
-routing-report: ## ask the running stack for every checkpoint and for auto, into docs/routing (an hour; resumes)
+routing-report: ## ask the running stack for every checkpoint and for auto, into docs/routing (long; resumes)
 	@scripts/install.sh all
 	python -m benchmarks.routing
 

@@ -27,7 +27,7 @@ from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks import predictors
-from benchmarks.frontiers import Point, chosen, hull, share_closed, singles, swept
+from benchmarks.frontiers import Point, chosen, hull, oracle, share_closed, singles, swept
 from benchmarks.predictors import Outcomes, Predicted, Predictor, See
 from models import profile as profiles
 from models.family import load as load_family
@@ -81,9 +81,8 @@ def judged(predicted: Predicted, seen: Outcomes, within: Array) -> dict[str, flo
         predicted.correct * np.apply_along_axis(lambda q, b=b: np.interp(b, q, LEVELS), 2, predicted.quantiles)
         for b in BUDGETS
     ]
-    cost = np.trapezoid(np.maximum(predicted.quantiles, 0), LEVELS, axis=2)
     tokens = seen.tokens.mean(2)
-    rule = swept(predicted.correct, cost, seen.accuracy, tokens)
+    rule = swept(predicted.correct, predicted.expected_tokens, seen.accuracy, tokens)
     return {
         "log loss": mean(log_loss),
         "Brier": mean(brier),
@@ -91,14 +90,8 @@ def judged(predicted: Predicted, seen: Outcomes, within: Array) -> dict[str, flo
         "calibration error": mean(calibration_error),
         "budget Brier": float(np.mean([brier(within[..., b], success[b]) for b in range(len(BUDGETS))])),
         "pinball": float(np.mean([pinball(seen.tokens[:, c], predicted.quantiles[:, c]) for c in checkpoints])),
-        "closed": share_closed(rule, oracle(seen), singles(seen.accuracy, tokens)),
+        "closed": share_closed(rule, oracle(seen.accuracy, tokens), singles(seen.accuracy, tokens)),
     }
-
-
-def oracle(seen: Outcomes) -> list[Point]:
-    """The rule with the outcomes themselves for predictions."""
-    tokens = seen.tokens.mean(2)
-    return swept(seen.accuracy, tokens, seen.accuracy, tokens)
 
 
 def tolerances(fitted: Outcomes) -> dict[str, dict[str, float]]:
@@ -106,9 +99,8 @@ def tolerances(fitted: Outcomes) -> dict[str, dict[str, float]]:
     seen = predictors.counts(fitted.prompts)(fitted.prompts)
     correct, cost = np.zeros_like(fitted.accuracy), np.zeros_like(fitted.accuracy)
     for train, test in KFold(5, shuffle=True, random_state=0).split(seen):
-        part = Outcomes([fitted.prompts[i] for i in train], fitted.accuracy[train], fitted.tokens[train])
-        predicted = predictors.boosted(seen[train], part)(seen[test])
-        correct[test], cost[test] = predicted.correct, np.trapezoid(np.maximum(predicted.quantiles, 0), LEVELS, axis=2)
+        predicted = predictors.boosted(seen[train], fitted.of(train))(seen[test])
+        correct[test], cost[test] = predicted.correct, predicted.expected_tokens
     rows, tokens = np.arange(len(correct)), fitted.tokens.mean(2)
     picks = {tolerance: chosen(correct, cost, tolerance) for tolerance in TOLERANCES}
     return {
@@ -153,8 +145,7 @@ def main() -> None:
         predicted = predict(see(seen.prompts))
         spent = microseconds(lambda prompt, see=see, predict=predict: predict(see([prompt])), seen.prompts[:200])
         table[name] = {**judged(predicted, seen, within), "microseconds": spent}
-        cost = np.trapezoid(predicted.quantiles, LEVELS, axis=2)
-        rules[name] = swept(predicted.correct, cost, seen.accuracy, seen.tokens.mean(2))
+        rules[name] = swept(predicted.correct, predicted.expected_tokens, seen.accuracy, seen.tokens.mean(2))
         kept = predicted if name == DEFAULT else kept
     shipped = profiles.load(parsed.family / family.profile)
     table[DEFAULT]["microseconds"] = microseconds(shipped.read, seen.prompts)
@@ -206,7 +197,7 @@ def _plot_calibration(predicted: Predicted | None, seen: Outcomes, names: Sequen
 def _plot_cost(rules: dict[str, list[Point]], seen: Outcomes, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
     single = singles(seen.accuracy, seen.tokens.mean(2))
-    axis.plot(*zip(*hull(oracle(seen)), strict=True), color="black", label="oracle")
+    axis.plot(*zip(*hull(oracle(seen.accuracy, seen.tokens.mean(2))), strict=True), color="black", label="oracle")
     for name, rule in rules.items():
         axis.plot(*zip(*hull([*rule, *single]), strict=True), label=name, linewidth=2.5 if name == DEFAULT else 1)
     axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")

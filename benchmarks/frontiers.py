@@ -39,6 +39,11 @@ def swept(success: Array, cost: Array, accuracy: Array, tokens: Array) -> list[P
     return [(float(tokens[rows, pick].mean()), float(accuracy[rows, pick].mean())) for pick in picks]
 
 
+def oracle(accuracy: Array, tokens: Array) -> list[Point]:
+    """The rule with the outcomes themselves for predictions."""
+    return swept(accuracy, tokens, accuracy, tokens)
+
+
 def hull(points: Sequence[Point]) -> list[Point]:
     """The frontier: rising, concave, from the cheapest point on."""
     kept: list[Point] = []

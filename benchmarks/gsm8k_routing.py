@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import predictors
-from benchmarks.frontiers import hull, share_closed, singles, swept
+from benchmarks.frontiers import hull, oracle, share_closed, singles, swept
 from benchmarks.predictors import Outcomes, Predictor, See
-from models.profile import LEVELS
 from training.profile import auc
 
 mpl.use("Agg")
@@ -72,11 +71,10 @@ def figures(correct: Array, cost: Array, seen: Outcomes) -> dict[str, float]:
     """One candidate's figures; predictions and outcomes of the same problems."""
     tokens = seen.tokens[..., 0]
     rule = swept(correct, cost, seen.accuracy, tokens)
-    oracle = swept(seen.accuracy, tokens, seen.accuracy, tokens)
     return {
         "AUC": auc(seen.accuracy[:, STRONG], correct[:, STRONG]),
         "APGR": apgr(correct[:, STRONG] - correct[:, WEAK], seen.accuracy),
-        "closed": share_closed(rule, oracle, singles(seen.accuracy, tokens)),
+        "closed": share_closed(rule, oracle(seen.accuracy, tokens), singles(seen.accuracy, tokens)),
     }
 
 
@@ -87,16 +85,11 @@ def crossed(candidate: str, seen: Outcomes, seed: int) -> tuple[Array, Array]:
     halves = np.array_split(order, 2)
     correct, cost = np.zeros_like(seen.accuracy), np.zeros_like(seen.accuracy)
     for train, test in (halves, halves[::-1]):
-        part = taken(seen, train)
+        part = seen.of(train)
         see = represent(part.prompts)
         predicted = learn(see(part.prompts), part)(see([seen.prompts[i] for i in test]))
-        correct[test], cost[test] = predicted.correct, np.trapezoid(predicted.quantiles, LEVELS, axis=2)
+        correct[test], cost[test] = predicted.correct, predicted.expected_tokens
     return correct, cost
-
-
-def taken(seen: Outcomes, rows: NDArray[np.int64]) -> Outcomes:
-    """Some of the problems."""
-    return Outcomes([seen.prompts[i] for i in rows], seen.accuracy[rows], seen.tokens[rows])
 
 
 def main() -> None:
@@ -114,7 +107,7 @@ def main() -> None:
     for name in tqdm(CANDIDATES):
         correct, cost = crossed(name, seen, parsed.seed)
         plotted[name] = swept(correct, cost, seen.accuracy, seen.tokens[..., 0])
-        spread = [figures(correct[rows], cost[rows], taken(seen, rows)) for rows in draws]
+        spread = [figures(correct[rows], cost[rows], seen.of(rows)) for rows in draws]
         table[name] = {
             key: {
                 "mean": value,
@@ -149,9 +142,7 @@ def _plot(rules: dict[str, list[tuple[float, float]]], seen: Outcomes, path: Pat
     tokens = seen.tokens[..., 0]
     single = singles(seen.accuracy, tokens)
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    axis.plot(
-        *zip(*hull(swept(seen.accuracy, tokens, seen.accuracy, tokens)), strict=True), color="black", label="oracle"
-    )
+    axis.plot(*zip(*hull(oracle(seen.accuracy, tokens)), strict=True), color="black", label="oracle")
     for name, rule in rules.items():
         axis.plot(
             *zip(*hull([*rule, *single]), strict=True), label=name, linewidth=2.5 if name == "counts, boosted" else 1

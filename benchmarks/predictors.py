@@ -39,6 +39,10 @@ class Outcomes:
     accuracy: Array
     tokens: Array
 
+    def of(self, rows: NDArray[np.int64]) -> Outcomes:
+        """Those of some prompts."""
+        return Outcomes([self.prompts[i] for i in rows], self.accuracy[rows], self.tokens[rows])
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -48,6 +52,11 @@ class Predicted:
     """P(correct), (prompts, checkpoints)."""
     quantiles: Array
     """Of reasoning tokens at `LEVELS`, (prompts, checkpoints, levels)."""
+
+    @property
+    def expected_tokens(self) -> Array:
+        """(prompts, checkpoints)."""
+        return np.trapezoid(np.maximum(self.quantiles, 0), LEVELS, axis=2)
 
 
 Predictor = Callable[[Array], Predicted]

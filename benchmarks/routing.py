@@ -33,7 +33,7 @@ import psutil
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.frontiers import Point, gap_closed, hull, share_closed, singles, swept
+from benchmarks.frontiers import Point, gap_closed, hull, oracle, share_closed, singles, swept
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
 from gateway.routing import forecasts_of
@@ -107,7 +107,7 @@ def unlimited(free: dict[str, list[Judged]], family: Family) -> dict[str, Any]:
     draws = _draws(len(accuracy[AUTO]))
     table = _stacked(free, family)
     point = (float(tokens[AUTO].mean()), float(accuracy[AUTO].mean()))
-    fair, lucky = _fair_oracle(free, family), swept(*table, *table)
+    fair, lucky = _fair_oracle(free, family), oracle(*table)
     rule = _rule(free, family)
     return {
         "checkpoints": {
@@ -276,9 +276,7 @@ def _plot_cost(free: dict[str, list[Judged]], family: Family, path: Path) -> Non
     table = _stacked(free, family)
     single = singles(*table)
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    axis.plot(
-        *zip(*hull(swept(*table, *table)), strict=True), color="black", linestyle=":", label="oracle, luck included"
-    )
+    axis.plot(*zip(*hull(oracle(*table)), strict=True), color="black", linestyle=":", label="oracle, luck included")
     axis.plot(*zip(*hull(_fair_oracle(free, family)), strict=True), color="black", label="oracle of half the samples")
     axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule at every tolerance")
     axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")

@@ -35,7 +35,7 @@ def explain(
     decision = routing.decide(
         family, reading, limit, pinned=pinned, tolerance=tolerance, holdout=False, available=available
     )
-    known = reading if reading is not None and reading.familiar else None
+    known = routing.known_of(reading)
     predictions = known.predictions if known else {}
     smallest = smallest_feasible(reading, pinned, budget)
     saved = None
@@ -66,9 +66,10 @@ def explain(
 
 def smallest_feasible(reading: Reading | None, pinned: str | None, budget: Budget) -> int | None:
     """The smallest feasible budget where this one is not; None where it is, or nothing is known or capped."""
-    if reading is None or not reading.familiar or budget.tokens is None:
+    known = routing.known_of(reading)
+    if known is None or budget.tokens is None:
         return None
-    asked = {name: p for name, p in reading.predictions.items() if pinned in (None, name)}
+    asked = {name: p for name, p in known.predictions.items() if pinned in (None, name)}
     return routing.smallest_feasible(asked, budget.tokens) if asked else None
 
 

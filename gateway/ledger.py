@@ -49,6 +49,8 @@ ID_DAYS = 8
 """How long an entry's id is remembered: one that stays in a spool for longer might be counted twice."""
 SUM_DAYS = 400
 
+Line = tuple[bytes, Entry]
+"""An entry as the spool has it, and what it says."""
 Page = list[tuple[str, dict[str, str]]]
 """Of a stream, as redis-py decodes it: id, then names and values."""
 
@@ -103,7 +105,7 @@ class Ledger:
         """Of the spool, that Redis does not have."""
         self._torn = False
         """The spool's last line was cut short by a kill; the next entry gets one of its own."""
-        self._unspooled: list[Entry] = []
+        self._unspooled: list[Line] = []
         self._news = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
@@ -133,9 +135,10 @@ class Ledger:
 
     def put(self, entry: Entry) -> None:
         """Note an entry. Returns at once, whatever the state of Redis."""
-        if not self._to_spool(entry):
+        line = entries.dump(entry).encode() + b"\n"
+        if not self._to_spool(line):
             if len(self._unspooled) < MAX_UNSPOOLED:
-                self._unspooled.append(entry)
+                self._unspooled.append((line, entry))
             else:
                 log.error("a ledger entry is lost: %s", entry.id)
         self._news.set()
@@ -155,8 +158,8 @@ class Ledger:
             self._news.set()
             await self._writer
             self._writer = None
-        for entry in self._unspooled:
-            if not self._to_spool(entry):
+        for line, entry in self._unspooled:
+            if not self._to_spool(line):
                 log.error("a ledger entry is lost: %s", entry.id)
         if self._spool is not None:
             empty = os.fstat(self._spool).st_size == 0
@@ -184,7 +187,7 @@ class Ledger:
     async def _drain(self) -> bool:
         """Send what is waiting. A kill at any point only means that known ids are sent again."""
         while lines := self._next_lines():
-            if not await self._deliver([entry for line in lines if (entry := _parse(line)) is not None]):
+            if not await self._deliver([(line, entry) for line in lines if (entry := _parse(line)) is not None]):
                 return False
             self._sent += sum(map(len, lines))
             self._lines -= len(lines)
@@ -209,8 +212,7 @@ class Ledger:
                 return [line + b"\n" for line in whole.split(b"\n")][:BATCH] if end else []
             size *= 2  # a line longer than that is none of ours, and must not stand in the way of those behind it
 
-    def _to_spool(self, entry: Entry) -> bool:
-        line = entries.dump(entry).encode() + b"\n"
+    def _to_spool(self, line: bytes) -> bool:
         if not self._append(b"\n" + line if self._torn else line):
             return False
         self._lines += 1 + self._torn
@@ -230,12 +232,12 @@ class Ledger:
             return False
         return True
 
-    async def _deliver(self, batch: Sequence[Entry]) -> bool:
+    async def _deliver(self, batch: Sequence[Line]) -> bool:
         """Send entries to Redis; those it has already are left alone. False when Redis did not take them."""
         try:
             hours: defaultdict[int, list[str]] = defaultdict(list)
-            for entry in batch:
-                hours[cell_of(entry).hour].append(_addition(entry))
+            for line, entry in batch:
+                hours[cell_of(entry).hour].append(_addition(line, entry))
             for hour, additions in hours.items():
                 keys = [STREAM, HOLDOUTS, HOURS, _IDS.format(day=hour // 24), _SUMS.format(hour=hour)]
                 await self._add(
@@ -288,12 +290,13 @@ async def read_books(redis: Redis, since: float) -> Books:
     return Books(since_hour, cells, holdouts)
 
 
-def _addition(entry: Entry) -> str:
+def _addition(line: bytes, entry: Entry) -> str:
     """An entry as the script takes it."""
     _, *cell = cell_of(entry)
     amounts = ((name, amount) for name, amount in totals_of(entry)._asdict().items() if amount)
     sums = [[json.dumps([*cell, name]), repr(amount)] for name, amount in amounts]
-    return json.dumps({"id": entry.id, "line": entries.dump(entry), "holdout": entry.holdout, "sums": sums})
+    kept = line.rstrip(b"\n").decode()
+    return json.dumps({"id": entry.id, "line": kept, "holdout": entry.holdout, "sums": sums})
 
 
 def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:

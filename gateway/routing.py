@@ -70,7 +70,7 @@ def decide(
     Raises:
         NoCheckpointError: the pinned one is not available, or none is.
     """
-    known = reading if reading is not None and reading.familiar else None
+    known = known_of(reading)
     forecasts = forecasts_of(known.predictions, budget) if known else {}
     routed = pinned is None and bool(forecasts)
     kind: Kind
@@ -101,6 +101,11 @@ def decide(
         reference_tokens=forecasts[family.reference].tokens if family.reference in forecasts else None,
         forecasts=forecasts,
     )
+
+
+def known_of(reading: Reading | None) -> Reading | None:
+    """The reading, where its predictions may be used."""
+    return reading if reading is not None and reading.familiar else None
 
 
 def forecasts_of(predictions: Mapping[str, Prediction], budget: int | None) -> dict[str, Forecast]:
