@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Everything lives in .venv, which the first target that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format train bench routing-report lock clean
+.PHONY: help serve test lint format train bench bench-gateway routing-report lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -38,6 +38,11 @@ bench: ## measure what the dense reward and a decision cost, and if savings' int
 	python -m benchmarks.decision --out benchmarks/results
 	python -m benchmarks.savings_interval --out benchmarks/results
 
+bench-gateway: ## measure what going through the gateway costs, beside vllm-router and LiteLLM, which it installs
+	@scripts/install.sh all
+	@scripts/peers.sh
+	python -m benchmarks.gateway --out benchmarks/results
+
 routing-report: ## ask the running stack for every checkpoint and for auto, into docs/routing (long; resumes)
 	@scripts/install.sh all
 	python -m benchmarks.routing
@@ -47,5 +52,5 @@ lock: ## resolve requirements/*.txt anew from pyproject.toml
 	scripts/lock.sh
 
 clean: ## remove .venv and what tools left behind; training runs stay
-	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

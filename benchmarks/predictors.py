@@ -125,12 +125,12 @@ def boosted(seen: Array, outcomes: Outcomes) -> Predictor:
     inputs, tokens = _with_place(seen, checkpoints), outcomes.tokens.reshape(-1, outcomes.tokens.shape[-1])
     stored, _ = forests(inputs, outcomes.accuracy.ravel(), tokens, checkpoints, seed=0)
     ready = Forests(
-        [Forest.model_validate(stored[name]) for name in ("correct", "tokens", "spread")], seen.shape[1] + 1
+        [Forest.model_validate(stored[name]) for name in ("correct", "tokens", "spread")], seen.shape[1], checkpoints
     )
     residuals = np.array(stored["residuals"])
 
     def predict(new: Array) -> Predicted:
-        correct, mean, spread = ready(_with_place(new, checkpoints)).T.reshape(3, len(new), checkpoints)
+        correct, mean, spread = np.moveaxis(np.stack([ready(row) for row in new]), -1, 0)
         quantiles = np.expm1(mean[..., None] + np.exp(spread)[..., None] * residuals)
         return Predicted(1 / (1 + np.exp(-correct)), quantiles)
 

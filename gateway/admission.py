@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 
 from starlette.requests import Request
 
@@ -15,6 +15,11 @@ class Admission:
     def __init__(self, max_concurrency: int) -> None:
         self._max = max_concurrency
         self.in_flight = 0
+
+    @property
+    def pressure(self) -> float:
+        """How near the bound is, in [0, 1]: 0 up to half of it."""
+        return max(0.0, 2 * self.in_flight / self._max - 1)
 
     def enter(self) -> None:
         """Let one request in; every `enter` is followed by one `leave`.
@@ -33,7 +38,7 @@ class Admission:
 
 def request_id() -> str:
     """A new id. Never the caller's own: the ledger counts each id once, and callers reuse theirs when they retry."""
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{secrets.token_hex(16)}"
 
 
 async def read_body(request: Request, limit: int) -> bytes:

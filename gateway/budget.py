@@ -90,6 +90,17 @@ def from_text(text: str, param: str, family: Family) -> int | None:
     return _tokens(int(word) if len(word) <= 10 else LARGEST + 1, param)
 
 
+def word(text: str) -> str:
+    """The same text, where it may be a budget.
+
+    Raises:
+        ValueError: it is neither a number of tokens nor a budget's name.
+    """
+    if not re.fullmatch(rf"auto|{'|'.join(EFFORTS)}|[0-9]+", text):
+        raise ValueError(f"{text!r} is neither a whole number of tokens nor one of auto, {_names()}")
+    return text
+
+
 def _from_header(headers: Headers, family: Family) -> tuple[str, int | None] | None:
     text = _single(headers, HEADER)
     return None if text is None else (HEADER, from_text(text, HEADER, family))

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
-from typing import TypeVar, cast
+from typing import cast
 
-import aiohttp
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway import budget as budgets
-from gateway import errors, routing, usage
+from gateway import errors, limits, routing, usage
 from gateway import question as questions
 from gateway.admission import Admission, read_body
 from gateway.budget import Budget
+from gateway.caller import Caller, CallerLeftError
 from gateway.config import Settings
 from gateway.counting import Counter
 from gateway.engines import Engines, NoEngineError, Upstream
 from gateway.errors import ApiError, BadRequestError
 from gateway.explain import explain, smallest_feasible
+from gateway.keyring import Keyring
+from gateway.keys import Key
 from gateway.ledger import Ledger
+from gateway.limits import Limiter
 from gateway.question import Question
 from gateway.relay import Relay, RelayedStream
 from gateway.routing import Decision
 from gateway.settlement import CALLER_LEFT, Account
 from gateway.telemetry import Telemetry
+from gateway.tracing import Tracing
 from models.family import Family
 from models.profile import Profile, Reading
-
-T = TypeVar("T")
 
 
 class Chat:
@@ -45,36 +46,51 @@ class Chat:
         profile: Profile,
         *,
         engines: Engines,
+        keyring: Keyring,
+        limiter: Limiter,
         ledger: Ledger,
         telemetry: Telemetry,
+        tracing: Tracing,
         counter: Counter,
     ) -> None:
         self._settings, self._family, self._profile, self._engines = settings, family, profile, engines
-        self._ledger, self._telemetry, self._counter = ledger, telemetry, counter
+        self._keyring, self._limiter, self._ledger = keyring, limiter, ledger
+        self._telemetry, self._tracing, self._counter = telemetry, tracing, counter
         self._admission = Admission(settings.max_concurrency)
 
     async def answer(self, request: Request) -> Response:
         """One request from its first byte to its entry in the ledger; a stream goes on after this returns."""
-        account = Account(request.state.request_id, self._family, self._ledger, self._telemetry)
+        account = Account(
+            request.state.request_id,
+            self._family,
+            ledger=self._ledger,
+            limiter=self._limiter,
+            telemetry=self._telemetry,
+            trace=self._tracing.begin(request.headers),
+        )
         with ExitStack() as closing:
             try:
+                account.key = key = self._keyring.caller(request.headers)
                 self._admission.enter()
                 closing.callback(self._admission.leave)
                 question = questions.parse(await read_body(request, self._settings.max_body_bytes))
-                budget = budgets.parse(request.headers, question.body, self._settings.default_budget, self._family)
-                pinned = self._pinned(question.model)
+                pinned = self._pinned(question.model, key)
+                budget, tokens = self._hold(self._budget(request, question, key), question, key)
+                standing = await self._reserve(key, tokens, account)
                 account.budget, account.choices = budget, question.choices
-                opening = self._open(question, budget, pinned, account)
-                upstream, decision = await _unless_caller_leaves(request, opening)
+                caller = Caller(request.receive)
+                closing.callback(caller.close)
+                with caller.waiting():
+                    upstream, decision = await self._open(question, budget, pinned, key, account)
                 closing.callback(upstream.close)
-                headers = self._headers(request, decision, budget)
+                headers = self._headers(request, decision, budget) | standing
                 if question.stream:
-                    return self._stream(question, account, upstream, headers, closing.pop_all())
+                    return self._stream(question, account, upstream, headers, caller=caller, closing=closing.pop_all())
                 return self._whole(question, account, upstream, headers)
             except ApiError as error:
                 account.settle(error.status, error=error.code or error.kind)
                 raise
-            except (ClientDisconnect, _CallerLeftError):
+            except (ClientDisconnect, CallerLeftError):
                 account.settle(CALLER_LEFT, error="caller left")
                 return Response(status_code=CALLER_LEFT)
             except BaseException as error:  # a bug, or the server's end: the books are kept all the same
@@ -83,30 +99,55 @@ class Chat:
 
     async def explain(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
+        key = self._keyring.admin(request.headers)
         try:
             question = questions.parse(await read_body(request, self._settings.max_body_bytes))
         except ClientDisconnect:
             return Response(status_code=CALLER_LEFT)
-        budget = budgets.parse(request.headers, question.body, self._settings.default_budget, self._family)
+        budget = self._budget(request, question, key)
         try:
             explained = explain(
                 self._family,
                 self._reading(question),
                 budget,
                 limit=_limit(question, budget),
-                pinned=self._pinned(question.model),
+                pinned=self._pinned(question.model, key),
                 tolerance=self._settings.quality_tolerance,
-                available=self._engines.available,
+                available=_allowed(key, self._engines.available),
             )
         except routing.NoCheckpointError as error:
             raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
         return JSONResponse(explained)
 
+    def _budget(self, request: Request, question: Question, key: Key) -> Budget:
+        default = key.default_budget or self._settings.default_budget
+        return budgets.parse(request.headers, question.body, default, self._family)
+
+    def _hold(self, budget: Budget, question: Question, key: Key) -> tuple[Budget, int]:
+        return limits.hold(
+            key,
+            budget,
+            max_tokens=question.max_tokens,
+            context_tokens=self._family.context_tokens,
+            choices=question.choices,
+        )
+
+    async def _reserve(self, key: Key, tokens: int, account: Account) -> dict[str, str]:
+        """Count the request against its key's limits; what comes back are the headers that say where it stands."""
+        if not key.limited:
+            return {}
+        account.reservation, standing = await self._limiter.reserve(key, account.id, tokens)
+        if standing is not None:
+            return limits.headers(key, standing)
+        if self._settings.limits_when_store_is_down == "closed":
+            raise errors.unavailable("The limits of this key cannot be counted now.", code="limits_unavailable")
+        return {}
+
     def _reading(self, question: Question) -> Reading | None:
         return None if question.prompt is None else self._profile.read(question.prompt)
 
     async def _open(
-        self, question: Question, budget: Budget, pinned: str | None, account: Account
+        self, question: Question, budget: Budget, pinned: str | None, key: Key, account: Account
     ) -> tuple[Upstream, Decision]:
         """Decide, and get the answer begun; where engines do not answer, by a neighbouring checkpoint."""
         reading = self._reading(question)
@@ -117,11 +158,12 @@ class Chat:
                 budget.source,
                 "budget_infeasible",
             )
-        available = self._engines.available
+        available = _allowed(key, self._engines.available)
         # Who is drawn is settled here, whatever fails later: a draw that depends on failures is none.
         if self._family.reference in available:
             account.holdout_fraction = self._settings.holdout_fraction
             account.holdout = random.random() < account.holdout_fraction
+        pressure = self._settings.overload_tolerance * self._admission.pressure
         while True:
             try:
                 account.decision = decision = routing.decide(
@@ -129,16 +171,20 @@ class Chat:
                     reading,
                     _limit(question, budget),
                     pinned=pinned,
-                    tolerance=self._settings.quality_tolerance,
+                    tolerance=self._settings.quality_tolerance + pressure,
+                    pressure=pressure,
                     holdout=account.holdout,
                     available=available,
                 )
             except routing.NoCheckpointError as error:
                 raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
-            body = questions.encode(upstream_body(question, self._engines.served_name(decision.checkpoint), budget))
+            model = self._engines.served_name(decision.checkpoint)
+            body = questions.encode(upstream_body(question, model, budget))
             account.sent()
             try:
-                upstream = await self._engines.open(decision.checkpoint, body, account.id, stream=question.stream)
+                with account.trace.calling(model) as headers:
+                    headers["x-request-id"] = account.id
+                    upstream = await self._engines.open(decision.checkpoint, body, headers, stream=question.stream)
             except NoEngineError:
                 available -= {decision.checkpoint}
                 continue
@@ -165,7 +211,14 @@ class Chat:
         return Response(body, 200, headers, "application/json")
 
     def _stream(
-        self, question: Question, account: Account, upstream: Upstream, headers: dict[str, str], closing: ExitStack
+        self,
+        question: Question,
+        account: Account,
+        upstream: Upstream,
+        headers: dict[str, str],
+        *,
+        caller: Caller,
+        closing: ExitStack,
     ) -> Response:
         relay = Relay(question.wants_usage, lambda said, text: self._complete(question, said, text))
 
@@ -184,11 +237,7 @@ class Chat:
                 settle(why)
 
         return RelayedStream(
-            _relayed(relay, upstream, settle),
-            headers,
-            self._settings.send_timeout_seconds,
-            self._settings.drain_seconds,
-            ended,
+            _relayed(relay, upstream, settle), headers, caller, self._settings.send_timeout_seconds, ended
         )
 
     def _complete(self, question: Question, reported: object, transcript: usage.Transcript) -> usage.Json:
@@ -196,12 +245,14 @@ class Chat:
         marks = self._family.reasoning
         return usage.complete(known, transcript, self._counter, marks, lambda: questions.text_of(question.body))
 
-    def _pinned(self, model: str) -> str | None:
+    def _pinned(self, model: str, key: Key) -> str | None:
         """The checkpoint that a model's name pins; None for the family's name, which lets the gateway choose."""
         if model == self._family.name:
             return None
         for checkpoint in self._family.checkpoints:
             if model == self._family.served_name(checkpoint.name):
+                if key.checkpoints is not None and checkpoint.name not in key.checkpoints:
+                    raise errors.forbidden(f"This key is for {', '.join(key.checkpoints)}, not {model}.", "model")
                 return checkpoint.name
         raise errors.unknown_model(model)
 
@@ -234,51 +285,32 @@ def upstream_body(question: Question, model: str, budget: Budget) -> questions.B
     return body
 
 
-async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], None]) -> AsyncIterator[bytes]:
+async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], None]) -> AsyncGenerator[bytes]:
     """The stream for the caller. It is in the books before its last bytes leave: who has its end has been settled."""
 
     def settled(events: bytes) -> bytes:
         if relay.done:
+            upstream.ending = relay.failure is None
             settle("")
         return events
 
     if events := settled(relay.feed(upstream.first)):
         yield events
     try:
-        async for chunk in upstream.rest():
+        while chunk := await upstream.more():
             if events := settled(relay.feed(chunk)):
                 yield events
             if relay.done:
                 return
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except (TimeoutError, OSError):
         yield settled(relay.fail(errors.interrupted()))
     else:
         if events := settled(relay.end()):
             yield events
 
 
-class _CallerLeftError(Exception):
-    """Nobody waits for this answer any more."""
-
-
-async def _unless_caller_leaves(request: Request, work: Coroutine[None, None, T]) -> T:
-    """Do the work, but not for nobody: it is cancelled when the caller hangs up."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise _CallerLeftError
-        return working.result()
-    finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _allowed(key: Key, available: frozenset[str]) -> frozenset[str]:
+    return available if key.checkpoints is None else available.intersection(key.checkpoints)
 
 
 def _limit(question: Question, budget: Budget) -> int | None:

@@ -32,6 +32,10 @@ class Program:
     log: Path
     answers: Callable[[], Awaitable[bool]]
     hint: str
+    descriptors: Sequence[int] = ()
+    """Open files that it gets, a listening socket for one."""
+    grace_seconds: float = GRACE_SECONDS
+    """From being asked to end to being killed."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -42,13 +46,19 @@ class StartError(RuntimeError):
 class Child:
     """One program, running, and running again."""
 
-    def __init__(self, program: Program, inherit: int | None = None) -> None:
+    def __init__(self, program: Program, lock: int | None = None) -> None:
+        """`lock` is an open file that stays open in its keeper, for as long as that runs."""
         self.program = program
-        self._inherit = () if inherit is None else (inherit,)
+        self._inherit = (*program.descriptors, *(() if lock is None else (lock,)))
         self._task: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def answered(self) -> bool:
+        """It has answered at least once."""
+        return self._answered.is_set()
 
     async def start(self) -> None:
         """Start it and return when it answers.
@@ -102,7 +112,9 @@ class Child:
     async def _run(self) -> int:
         with self.program.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gateway.keeper", str(GRACE_SECONDS), *self.program.command),
+                *(sys.executable, "-m", "gateway.keeper", str(self.program.grace_seconds)),
+                ",".join(map(str, self.program.descriptors)),
+                *self.program.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import csv
 import json
-import os
 import re
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
-from rich.console import Console
 
-from gateway import budget, config, duration, embedded, export, ledger, reports
+from gateway import budget, config, export, keys_command, ledger, reports, terminal
 from gateway.children import StartError
-from gateway.config import ConfigError, Settings
+from gateway.config import ConfigError
 from gateway.errors import BadRequestError
 from gateway.explain import explain
 from gateway.ledger import Books
@@ -32,8 +26,6 @@ from models import profile as profiles
 from models.family import FamilyError
 from models.profile import ProfileError
 
-T = TypeVar("T")
-
 DESCRIPTION = """Makes reasoning models think only as much as a question deserves.
 
 commands:
@@ -42,6 +34,7 @@ commands:
   laconic savings    what was spent and saved, by checkpoint, key, day or difficulty, with an interval
   laconic replay     what another quality tolerance would have chosen and saved
   laconic export     the ledger as JSONL or Parquet
+  laconic keys       create, list and revoke callers' keys, with what each may spend
 
 examples:
   laconic serve                                   everything embedded, on http://127.0.0.1:8080/v1
@@ -81,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name; wrong configuration exits with 2, what goes wrong later with 1."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "route": _route, "savings": _savings, "replay": _replay, "export": _export,
+        "keys": keys_command.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         commands[parsed.command](parsed.rest)
     except (ConfigError, FamilyError, ProfileError) as error:
-        _fail(f"laconic {parsed.command}: {error}", 2)
+        terminal.fail(f"laconic {parsed.command}: {error}", 2)
     except StartError as error:
-        _fail(f"laconic {parsed.command}: {error}", 1)
+        terminal.fail(f"laconic {parsed.command}: {error}", 1)
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -105,8 +99,9 @@ def _serve(arguments: Sequence[str]) -> None:
 
 
 def _route(arguments: Sequence[str]) -> None:
-    parser = _parser("route", "Why would a question go where it goes? The decision, without asking a model.")
-    parser.epilog = ROUTE_EXAMPLES
+    parser = terminal.parser_of(
+        "route", "Why would a question go where it goes? The decision, without asking a model.", ROUTE_EXAMPLES
+    )
     parser.add_argument("question", help="the last thing the user says")
     parser.add_argument("--budget", metavar="TOKENS", help="as in the header X-Reasoning-Budget; none: the default")
     parser.add_argument("--checkpoint", metavar="NAME", help="the one the caller pins; none: the gateway chooses")
@@ -115,7 +110,7 @@ def _route(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", metavar="PATH", help="the TOML file of the `laconic serve` to ask about")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = _settings(parsed, "family", "quality_tolerance", "config")
+    settings = terminal.settings_of(parsed, "family", "quality_tolerance", "config")
     family = families.load(settings.family, verify=False)
     profile = profiles.load(settings.family / family.profile)
     source = "default_budget" if parsed.budget is None else "--budget"
@@ -138,7 +133,7 @@ def _route(arguments: Sequence[str]) -> None:
     if parsed.json:
         print(json.dumps(explained, indent=2))
     else:
-        _console().print(reports.route_report(explained))
+        terminal.console().print(reports.route_report(explained))
 
 
 def _savings(arguments: Sequence[str]) -> None:
@@ -149,12 +144,12 @@ def _savings(arguments: Sequence[str]) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     form.add_argument("--csv", action="store_true", help="print comma-separated rows instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = _settings(parsed, "redis", "state_dir", "config")
+    settings = terminal.settings_of(parsed, "redis", "state_dir", "config")
 
     async def books(redis: Redis) -> Books:
-        return await ledger.read_books(redis, _since(parsed))
+        return await ledger.read_books(redis, terminal.since_of(parsed))
 
-    read = _with_redis("savings", settings, books)
+    read = terminal.with_redis("savings", settings, books)
     savings = summarise(read.cells, read.holdouts, parsed.by, read.since_hour)
     if parsed.json:
         print(json.dumps(savings.as_json(parsed.price), indent=2))
@@ -164,10 +159,10 @@ def _savings(arguments: Sequence[str]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     else:
-        console = _console()
+        console = terminal.console()
         console.print(reports.savings_report(savings, parsed.price, bars=console.width >= reports.WIDE))
-        spool = settings.state_dir / ledger.SPOOL
-        if waiting := _lines(spool):
+        if waiting := ledger.waiting_in(settings.state_dir):
+            spool = settings.state_dir / ledger.SPOOL
             print(f"Up to {waiting} more requests are on their way to Redis; while it is away they wait in {spool}.")
 
 
@@ -175,99 +170,41 @@ def _replay(arguments: Sequence[str]) -> None:
     parser = _ledger_parser("replay", "What would another quality tolerance have chosen and saved?", REPLAY_EXAMPLES)
     parser.add_argument("--quality-tolerance", metavar="X", required=True, help="the setting to try, from 0 to 1")
     parsed = parser.parse_args(arguments)
-    settings = _settings(parsed, "redis", "state_dir", "config", "quality_tolerance")
+    settings = terminal.settings_of(parsed, "redis", "state_dir", "config", "quality_tolerance")
 
     async def again(redis: Redis) -> Replay:
         done = Replay(settings.quality_tolerance)
-        async for entry in ledger.read(redis, _since(parsed)):
+        async for entry in ledger.read(redis, terminal.since_of(parsed)):
             done.add(entry)
         return done
 
-    _console().print(reports.replay_report(_with_redis("replay", settings, again)))
+    terminal.console().print(reports.replay_report(terminal.with_redis("replay", settings, again)))
 
 
 def _export(arguments: Sequence[str]) -> None:
     parser = _ledger_parser("export", "The ledger's entries as a file.", EXPORT_EXAMPLES)
     parser.add_argument("file", type=Path, help="what to write; its name ends in .jsonl or .parquet")
     parsed = parser.parse_args(arguments)
-    settings = _settings(parsed, "redis", "state_dir", "config")
+    settings = terminal.settings_of(parsed, "redis", "state_dir", "config")
     write = export.writer(parsed.file)
 
     async def entries(redis: Redis) -> int:
-        return await write(ledger.read(redis, _since(parsed)))
+        return await write(ledger.read(redis, terminal.since_of(parsed)))
 
-    print(f"{_with_redis('export', settings, entries):,} entries are in {parsed.file}")
-
-
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"laconic {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    print(f"{terminal.with_redis('export', settings, entries):,} entries are in {parsed.file}")
 
 
 def _ledger_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
-    parser = _parser(command, description)
-    parser.epilog = examples
-    parser.add_argument("--redis", metavar="URL", help="the ledger's Redis; none: the one that `laconic serve` uses")
-    parser.add_argument("--state-dir", metavar="PATH", help="the state directory of the `laconic serve` to ask about")
-    parser.add_argument("--config", metavar="PATH", help="the TOML file of the `laconic serve` to ask about")
-    parser.add_argument("--since", metavar="TIME", type=_seconds, help="how far to look back, as in 24h; none: all")
+    parser = terminal.parser_of(command, description, examples)
+    terminal.add_redis(parser)
+    terminal.add_since(parser)
     return parser
-
-
-def _settings(parsed: argparse.Namespace, *names: str) -> Settings:
-    """The settings of a gateway whose flags were given to another command."""
-    given = {name: getattr(parsed, name) for name in names}
-    flags = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
-    return config.load([text for flag, value in flags.items() for text in (flag, value)])
-
-
-def _console() -> Console:
-    """Into a file or a pipe a table is as wide as it has to be, unless COLUMNS says otherwise."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=reports.WIDE)
-
-
-def _since(parsed: argparse.Namespace) -> float:
-    return 0.0 if parsed.since is None else time.time() - parsed.since
-
-
-def _with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitable[T]]) -> T:
-    url = settings.redis or embedded.redis_url(settings.state_dir)
-
-    async def connected() -> T:
-        redis = ledger.connect(url)
-        try:
-            return await work(redis)
-        finally:
-            await redis.aclose()
-
-    try:
-        return asyncio.run(connected())
-    except (RedisError, OSError) as error:
-        _fail(f"laconic {command}: no ledger at {url} ({error}); is `laconic serve` running? If not: --redis URL", 1)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return duration.seconds(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _price(text: str) -> float:
     if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no price like 0.60")
     return float(text)
-
-
-def _lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"{message}\n")
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,6 +28,8 @@ from pydantic_settings import (
 )
 
 import models
+from gateway import budget
+from models.field import path_of
 
 EXAMPLES = """examples:
   laconic serve                                     everything embedded: vLLM on the shipped family, and a Redis
@@ -40,7 +42,6 @@ EXAMPLES = """examples:
 Flags win over the environment, the environment over the file."""
 
 _METAVARS = {"list[str]": "URL", "Path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
-_BUDGET = re.compile(r"auto|none|minimal|low|medium|high|xhigh|max|\d+")
 
 
 class ConfigError(ValueError):
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
         env_prefix="LACONIC_", frozen=True, extra="forbid", cli_kebab_case=True, allow_inf_nan=False
     )
 
-    host: str = Field(default="127.0.0.1", description="address to listen on; loopback only, for there are no keys yet")
+    host: str = Field(default="127.0.0.1", description="address to listen on; loopback only while there are no keys")
     port: int = Field(default=8080, ge=1, le=65535, description="port to listen on")
     family: Path = Field(
         default_factory=shipped_family, description="directory of the family to serve; none: the shipped abacus"
@@ -93,17 +94,26 @@ class Settings(BaseSettings):
     engine: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="URL of a running vLLM; repeat for several; none: one is started"
     )
+    engine_family: Path | None = Field(
+        default=None, description="the family's directory as engines see it, for adapters they lack; none: the same"
+    )
     redis: str | None = Field(default=None, description="URL of a running Redis; none: one is started")
     state_dir: Path = Field(
         default_factory=default_state_dir,
         description="directory for logs, the embedded Redis' data and the spool; none: $XDG_STATE_HOME/laconic",
     )
-    default_budget: str = Field(
+    default_budget: Annotated[str, AfterValidator(budget.word)] = Field(
         default="auto",
         description="budget of callers who name none: tokens, auto, none, minimal, low, medium, high, xhigh, max",
     )
     quality_tolerance: float = Field(
         default=0.005, ge=0, le=1, description="how much predicted success a cheaper checkpoint may give away"
+    )
+    overload_tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="added to quality_tolerance as requests in flight go from half to all of max_concurrency",
     )
     holdout_fraction: float = Field(
         default=0.02, ge=0, le=1, description="share of requests sent to the reference checkpoint to measure savings"
@@ -111,26 +121,33 @@ class Settings(BaseSettings):
     ledger_max_entries: int = Field(
         default=1_000_000, gt=0, description="requests kept one by one; sums by hour are kept for 400 days"
     )
+    limits_when_store_is_down: Literal["open", "closed"] = Field(
+        default="open", description="while Redis is away, callers whose keys have limits are let in, or refused"
+    )
+    workers: int = Field(default=1, ge=1, le=256, description="processes that answer on the one port")
     max_body_bytes: int = Field(default=1_048_576, gt=0, description="largest request body")
-    max_concurrency: int = Field(default=256, gt=0, description="requests in flight; more are told to come back")
+    max_concurrency: int = Field(
+        default=256, gt=0, description="requests in flight in a worker; more are told to come back"
+    )
     connect_timeout_seconds: float = Field(default=2.0, gt=0, description="for a connection to an engine")
     first_token_timeout_seconds: float = Field(default=120.0, gt=0, description="for an engine's first byte")
     idle_timeout_seconds: float = Field(default=60.0, gt=0, description="for an engine's next byte")
     send_timeout_seconds: float = Field(default=30.0, gt=0, description="for a caller to take what was sent")
     drain_seconds: float = Field(default=20.0, ge=0, description="for streams to end when the gateway is told to stop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much to log")
+    log_format: Literal["text", "json"] = Field(default="text", description="how to log it")
+    otlp_endpoint: str | None = Field(
+        default=None, description="URL of an OpenTelemetry collector, http://localhost:4318 for one; none: no traces"
+    )
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
 
     @field_validator("host")
     @classmethod
-    def _loopback(cls, host: str) -> str:
+    def _address(cls, host: str) -> str:
         try:
-            loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+            return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
         except ValueError:
-            loopback = False
-        if not loopback:
-            raise ValueError(f"{host!r} is not a loopback address, and without keys anyone who reaches it could use it")
-        return host
+            raise ValueError(f"{host!r} is no IP address, such as 127.0.0.1, 0.0.0.0 or ::") from None
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -143,21 +160,20 @@ class Settings(BaseSettings):
         checked = [_url(url, ("http", "https")).rstrip("/").removesuffix("/v1") for url in urls]
         if len(set(checked)) < len(checked):
             raise ValueError("the same URL twice")
+        if any(urlsplit(url).username is not None for url in checked):
+            # It would be logged, and not be sent.
+            raise ValueError("a user name in the URL of an engine is not supported")
         return checked
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp_url(cls, url: str | None) -> str | None:
+        return None if url is None else _url(url, ("http", "https"))
 
     @field_validator("redis")
     @classmethod
     def _redis_url(cls, url: str | None) -> str | None:
         return None if url is None else _url(url, ("redis", "rediss", "unix"))
-
-    @field_validator("default_budget")
-    @classmethod
-    def _budget(cls, value: str) -> str:
-        if not _BUDGET.fullmatch(value):
-            raise ValueError(
-                f"{value!r} is neither a whole number of tokens nor one of {', '.join(_BUDGET.pattern.split('|')[:-1])}"
-            )
-        return value
 
     @field_validator("family", "state_dir")
     @classmethod
@@ -195,7 +211,7 @@ def load(arguments: Sequence[str]) -> Settings:
         return Settings(_cli_settings_source=flags(args=list(arguments)))  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = path_of(first["loc"])
         reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{field}: {reason}") from None
     except SettingsError as error:

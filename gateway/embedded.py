@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from gateway.children import Program
 from gateway.config import ConfigError
-from gateway.ledger import connect
+from gateway.store import connect
 from models.family import Checkpoint, Family
 
 LONGEST_SOCKET_PATH = 100

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
+
+from models.field import path_of
 
 
 class Forecast(NamedTuple):
@@ -66,7 +67,7 @@ _ENTRY = TypeAdapter(Entry)
 
 def dump(entry: Entry) -> str:
     """The entry as one line of JSON."""
-    return json.dumps(asdict(entry), separators=(",", ":"))
+    return _ENTRY.dump_json(entry).decode()
 
 
 def parse(line: str | bytes) -> Entry:
@@ -79,4 +80,4 @@ def parse(line: str | bytes) -> Entry:
         return _ENTRY.validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"{path_of(first['loc'])}: {first['msg']}") from None

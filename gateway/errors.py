@@ -36,6 +36,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -44,6 +45,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.headers = headers or {}
 
     def body(self) -> bytes:
         """The JSON that the caller gets; `kind` is what OpenAI calls the error's type."""
@@ -67,6 +69,12 @@ def unknown_model(model: str) -> ApiError:
     return ApiError(404, f"The model {model!r} does not exist here.", param="model", code="model_not_found")
 
 
+def method_not_allowed(method: str, path: str, allowed: str = "") -> ApiError:
+    """405: there is something at this path, for another method."""
+    headers = {"allow": allowed} if allowed else {}
+    return ApiError(405, f"{method} is not allowed at {path}.", code="method_not_allowed", headers=headers)
+
+
 def overloaded() -> ApiError:
     """429: as many requests in flight as the gateway takes."""
     return ApiError(
@@ -78,9 +86,19 @@ def overloaded() -> ApiError:
     )
 
 
-def unavailable(message: str, retry_after: int = 2) -> ApiError:
-    """503: no engine can serve this now."""
-    return ApiError(503, message, kind="api_error", code="engine_unavailable", retry_after=retry_after)
+def unauthorized(message: str) -> ApiError:
+    """401: no key, or none that is valid."""
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+def forbidden(message: str, param: str | None = None) -> ApiError:
+    """403: the key is valid, and does not allow this."""
+    return ApiError(403, message, kind="permission_error", param=param, code="not_allowed")
+
+
+def unavailable(message: str, code: str = "engine_unavailable") -> ApiError:
+    """503: what this needs does not answer now."""
+    return ApiError(503, message, kind="api_error", code=code, retry_after=2)
 
 
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:

@@ -1,11 +1,12 @@
 """How does a child process end with its parent, however that ends?
 
-    python -m gateway.keeper GRACE_SECONDS COMMAND...
+    python -m gateway.keeper GRACE_SECONDS DESCRIPTORS COMMAND...
 
 The keeper runs COMMAND in a session of its own, and its own standard input is a pipe from the parent. When the pipe
 closes, which the kernel does even for a parent that was killed, the command's whole process group is asked to end, and
 killed GRACE_SECONDS later: vLLM has children of its own, and none may stay. When the command ends by itself, so do its
-children. The keeper exits as the command did. Standard library only, to start in no time.
+children. The keeper exits as the command did. DESCRIPTORS, comma-separated and perhaps none, are open files that the
+command gets. Standard library only, to start in no time.
 """
 
 from __future__ import annotations
@@ -24,11 +25,18 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Run the command named by `sys.argv` until it or the parent ends."""
-    grace_seconds, command = float(sys.argv[1]), sys.argv[2:]
+    grace_seconds, command = float(sys.argv[1]), sys.argv[3:]
+    descriptors = [int(number) for number in sys.argv[2].split(",") if number]
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the pipe alone says when to stop
         signal.signal(ignored, signal.SIG_IGN)
     # No thread has been started yet, so running code between fork and exec is safe.
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_in_child)  # noqa: PLW1509
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        start_new_session=True,
+        preexec_fn=_in_child,  # noqa: PLW1509
+    )
     threading.Thread(target=_end_with_parent, args=(child.pid, grace_seconds), daemon=True).start()
     code = child.wait()
     _end(child.pid, grace_seconds)

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic_core import to_json
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway import entry as entries
 from gateway.entry import Entry
 from gateway.savings import Cell, Totals, cell_of, totals_of
+from gateway.store import connect
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,13 @@ HOURS = "{laconic:ledger}:hours"
 _IDS = "{{laconic:ledger}}:ids:{day}"
 _SUMS = "{{laconic:ledger}}:sums:{hour}"
 SPOOL = "ledger.spool.jsonl"
-BATCH = 256
+OTHER_SPOOL = "ledger.spool.{}.jsonl"
+BATCH = 64
+GATHER_SECONDS = 0.02
+"""Nobody waits for an entry, and one call to Redis costs more than what is in it."""
 READ_BYTES = 1_048_576
 MAX_UNSPOOLED = 10_000
+MAX_RECENT = 1_000
 MAX_HOLDOUTS = 100_000
 RETRY_SECONDS = 1.0
 HOURS_AT_ONCE = 24
@@ -93,19 +97,22 @@ class Ledger:
     An entry is in the spool, a file, from the moment it is put until Redis has it: a kill of this process loses none.
     """
 
-    def __init__(self, redis_url: str, state_dir: Path, max_entries: int = 1_000_000) -> None:
+    def __init__(self, redis_url: str, state_dir: Path, max_entries: int = 1_000_000, worker: int = 0) -> None:
+        """`worker` tells processes apart that share a state directory: each has a spool of its own."""
         self._redis = connect(redis_url)
         self._add = self._redis.register_script(_ADD)
         self._max_entries = max_entries
-        self._path = state_dir / SPOOL
+        self._path = state_dir / (SPOOL if not worker else OTHER_SPOOL.format(worker))
         self._spool: int | None = None
-        self._sent = 0
-        """Bytes of the spool that Redis has."""
+        self._size = self._sent = 0
+        """Bytes of the spool, and of those the ones that Redis has."""
         self._lines = 0
         """Of the spool, that Redis does not have."""
         self._torn = False
         """The spool's last line was cut short by a kill; the next entry gets one of its own."""
         self._unspooled: list[Line] = []
+        self._recent: dict[bytes, Entry] = {}
+        """Of the spool's lines the last ones, which need not be parsed."""
         self._news = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
@@ -125,6 +132,7 @@ class Ledger:
             left = self._path.read_bytes()
             self._lines = left.count(b"\n")
             self._torn = bool(left) and not left.endswith(b"\n")
+            self._size = len(left)
         except OSError as error:
             log.error("the ledger's spool cannot be used: %s", error)
         if self._lines:
@@ -141,6 +149,8 @@ class Ledger:
                 self._unspooled.append((line, entry))
             else:
                 log.error("a ledger entry is lost: %s", entry.id)
+        elif len(self._recent) < MAX_RECENT:
+            self._recent[line] = entry
         self._news.set()
 
     async def books(self, since: float) -> Books:
@@ -173,6 +183,8 @@ class Ledger:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), None if self.healthy else RETRY_SECONDS)
+            if self.healthy and not self._closing:
+                await asyncio.sleep(GATHER_SECONDS)
             self._news.clear()
             try:
                 drained = await self._drain()
@@ -187,8 +199,11 @@ class Ledger:
     async def _drain(self) -> bool:
         """Send what is waiting. A kill at any point only means that known ids are sent again."""
         while lines := self._next_lines():
-            if not await self._deliver([(line, entry) for line in lines if (entry := _parse(line)) is not None]):
+            parsed = [(line, self._recent.get(line) or _parse(line)) for line in lines]
+            if not await self._deliver([(line, entry) for line, entry in parsed if entry is not None]):
                 return False
+            for line in lines:
+                self._recent.pop(line, None)
             self._sent += sum(map(len, lines))
             self._lines -= len(lines)
         given, self._unspooled = self._unspooled, []
@@ -196,9 +211,9 @@ class Ledger:
             self._unspooled = given + self._unspooled
             return False
         # Nothing is put between the look at the size and the cut: there is no await.
-        if self._spool is not None and 0 < os.fstat(self._spool).st_size == self._sent:
+        if self._spool is not None and 0 < self._size == self._sent:
             os.ftruncate(self._spool, 0)
-            self._sent = 0
+            self._size = self._sent = 0
         return True
 
     def _next_lines(self) -> list[bytes]:
@@ -223,10 +238,10 @@ class Ledger:
         if self._spool is None:
             return False
         try:
-            size = os.fstat(self._spool).st_size
             if os.write(self._spool, line) < len(line):
-                os.ftruncate(self._spool, size)
+                os.ftruncate(self._spool, self._size)
                 raise OSError("the disk is full")
+            self._size += len(line)
         except OSError as error:
             log.error("the ledger's spool cannot be written: %s", error)
             return False
@@ -235,7 +250,7 @@ class Ledger:
     async def _deliver(self, batch: Sequence[Line]) -> bool:
         """Send entries to Redis; those it has already are left alone. False when Redis did not take them."""
         try:
-            hours: defaultdict[int, list[str]] = defaultdict(list)
+            hours: defaultdict[int, list[bytes]] = defaultdict(list)
             for line, entry in batch:
                 hours[cell_of(entry).hour].append(_addition(line, entry))
             for hour, additions in hours.items():
@@ -255,11 +270,18 @@ class Ledger:
         return self.healthy
 
 
-def connect(url: str) -> Redis:
-    """A client that gives up quickly and leaves trying again to its user."""
-    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        url, decode_responses=True, socket_connect_timeout=1.0, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
-    )
+def gather_spools(state_dir: Path) -> None:
+    """Into the first worker's spool what other workers left: there may be fewer of them now. None may be running."""
+    for other in state_dir.glob(OTHER_SPOOL.format("*")):
+        with (state_dir / SPOOL).open("ab") as first:
+            first.write(b"\n" + other.read_bytes())  # the first's last line may be torn
+            os.fsync(first.fileno())
+        other.unlink()
+
+
+def waiting_in(state_dir: Path) -> int:
+    """Entries in all spools, those that are just being sent included."""
+    return sum(file.read_bytes().count(b"\n") for file in state_dir.glob("ledger.spool*.jsonl"))
 
 
 async def read(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:
@@ -290,13 +312,14 @@ async def read_books(redis: Redis, since: float) -> Books:
     return Books(since_hour, cells, holdouts)
 
 
-def _addition(line: bytes, entry: Entry) -> str:
+def _addition(line: bytes, entry: Entry) -> bytes:
     """An entry as the script takes it."""
     _, *cell = cell_of(entry)
-    amounts = ((name, amount) for name, amount in totals_of(entry)._asdict().items() if amount)
-    sums = [[json.dumps([*cell, name]), repr(amount)] for name, amount in amounts]
+    field = json.dumps(cell)[:-1]
+    amounts = zip(Totals._fields, totals_of(entry), strict=True)
+    sums = [[f'{field}, "{name}"]', repr(amount)] for name, amount in amounts if amount]
     kept = line.rstrip(b"\n").decode()
-    return json.dumps({"id": entry.id, "line": kept, "holdout": entry.holdout, "sums": sums})
+    return to_json({"id": entry.id, "line": kept, "holdout": entry.holdout, "sums": sums})
 
 
 def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:

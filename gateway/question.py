@@ -31,7 +31,9 @@ class _StreamOptions(_Loose):
     include_usage: bool | None = None
 
 
-class _Chat(_Loose):
+class Chat(_Loose):
+    """The fields of a chat request that the gateway acts on."""
+
     model: str = Field(min_length=1)
     messages: list[_Message] = Field(min_length=1)
     stream: bool | None = None
@@ -67,7 +69,7 @@ def parse(raw: bytes) -> Question:
     """
     body = _json_object(raw)
     try:
-        chat = _Chat.model_validate(body)
+        chat = Chat.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         # A union's member adds its own name to the place: `messages.0.content.str`.
@@ -110,12 +112,12 @@ def text_of(body: Body) -> str:
 
 
 def _utf8(body: Body) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return _COMPACT.encode(body).encode()
 
 
 def _json_object(raw: bytes) -> Body:
     try:
-        body: object = json.loads(raw, parse_constant=_no_constant)
+        body: object = _STRICT.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
     except RecursionError:
         raise BadRequestError("The body is nested too deeply.") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits
@@ -127,6 +129,11 @@ def _json_object(raw: bytes) -> Body:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+# Made once: `json.loads` and `json.dumps` make new ones for every call that is not plain.
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _path(place: list[int | str]) -> str:

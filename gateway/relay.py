@@ -1,38 +1,43 @@
 """How does a stream get from the engine to the caller? Bytes through, as they come; usage out of them.
 
-Bytes are cut at the ends of events and otherwise handed on untouched: one search by a regular expression tells whether
-a piece has anything in it that the gateway must see (usage, finish reason, error, the end), and only such events are
-parsed. Cutting at events means that a keep-alive comment, or an error event when the engine dies, never lands in the
-middle of one, and that a character is never torn.
+Bytes are cut at the ends of events and otherwise handed on untouched: a search for a few words tells whether a piece
+has anything in it that the gateway must see (usage, finish reason, error, the end), and only such events are parsed.
+Cutting at events means that a keep-alive comment, or an error event when the engine dies, never lands in the middle of
+one, and that a character is never torn.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
 from typing import cast
 
-from sse_starlette import EventSourceResponse
-from sse_starlette.sse import SendTimeoutError
-from starlette.types import Message, Receive, Scope, Send
+from sse_starlette import ServerSentEvent
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from gateway import errors
+from gateway.caller import Caller, CallerLeftError
 from gateway.errors import ApiError
 from gateway.usage import Json, Transcript, objects, parse_object
 
-# At debug level it logs every chunk, and chunks are the callers' answers.
-logging.getLogger("sse_starlette").setLevel(logging.INFO)
-
 MAX_EVENT_BYTES = 8 * 2**20
+PING_SECONDS = 15.0
+_COMMENT = ServerSentEvent(comment="the answer goes on", sep="\n").encode()
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the events
+)
 
 # Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
-_INTERESTING = re.compile(
-    rb'"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]|^data:\s*\[DONE\]', re.MULTILINE
-)
-_BLANK_LINES = (b"\n\n", b"\r\n\r\n")
-_EVENT_END = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
+_INTERESTING = re.compile(rb'"usage"\s*:\s*\{|"finish_reason" ?: ?"|"error"\s*:\s*[{"]|^data:\s*\[DONE\]', re.MULTILINE)
+_HINTS = (b'"usage"', b'"finish_reason":"', b'"finish_reason": "', b'"finish_reason" :', b'"error"', b"[DONE]")
+"""Without one of these there is nothing of interest, and looking for them is many times as fast."""
+_EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
 
 
 class Relay:
@@ -63,16 +68,24 @@ class Relay:
         if self.done:
             return b""
         data = self._rest + chunk if self._rest else chunk
-        end = max((at + len(blank) for blank in _BLANK_LINES if (at := data.rfind(blank)) >= 0), default=0)
+        end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
         events, self._rest = data[:end], data[end:]
         if len(self._rest) > MAX_EVENT_BYTES:
             return self.fail(errors.interrupted("The engine sent an event that does not end."))
         if not events:
             return b""
-        if not _INTERESTING.search(events):
-            self.transcript.add_events(events)
-            return events
-        return b"".join(self._look(event) for event in _EVENT_END.split(events) if event)
+        out: list[bytes] = []
+        at = 0
+        while not self.done and (hint := _first_hint(events, at)) >= 0:
+            start = max(at, _end_of_last(events, at, hint))
+            ends = _EVENT_END.search(events, hint)
+            assert ends is not None  # these are whole events
+            event = events[start : ends.end()]
+            out += (self._through(events[at:start]), self._look(event))
+            at = ends.end()
+        if not self.done:
+            out.append(self._through(events[at:] if at else events))
+        return b"".join(out)
 
     def end(self) -> bytes:
         """The engine has closed the connection; what comes back is the last the caller gets."""
@@ -88,10 +101,15 @@ class Relay:
         self.failure, self.done = failure, True
         return failure.event()
 
+    def _through(self, events: bytes) -> bytes:
+        if events:
+            self.transcript.add_events(events)
+        return events
+
     def _look(self, event: bytes) -> bytes:
         """One event that may matter; what comes back takes its place."""
-        if self.done:
-            return b""
+        if not _INTERESTING.search(event):
+            return self._through(event)
         data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
         if data == b"[DONE]":
             self.done = True
@@ -124,6 +142,22 @@ class Relay:
         return _event({**same, "choices": [], "usage": self.usage})
 
 
+def _first_hint(events: bytes, start: int) -> int:
+    """Where the next thing stands that may be of interest; -1 where nothing does."""
+    first = -1
+    for hint in _HINTS:
+        at = events.find(hint, start, None if first < 0 else first + len(hint) - 1)
+        if at >= 0:
+            first = at
+    return first
+
+
+def _end_of_last(events: bytes, start: int, end: int) -> int:
+    """Where the last event that ends within these places ends; 0 where none does."""
+    newline, crlf = events.rfind(b"\n\n", start, end), events.rfind(b"\r\n\r\n", start, end)
+    return max(newline + 2 if newline >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
+
+
 def failure(parsed: Json) -> ApiError:
     """An error event of an engine, as ours; the status is the one it names, 500 where it names none."""
     error = parsed["error"]
@@ -136,52 +170,88 @@ def leading_error(first: bytes) -> ApiError | None:
     event = first.lstrip()
     if not event.startswith(b"data:") or b'"error"' not in event:
         return None
-    parsed = parse_object(_EVENT_END.split(event)[0][5:])
+    parsed = parse_object(_EVENT_END.split(event, 1)[0][5:])
     return failure(parsed) if parsed is not None and parsed.get("error") else None
 
 
-class RelayedStream(EventSourceResponse):
-    """sse-starlette's response (disconnects, keep-alive comments, send timeout, drain) over bytes that are events.
+class RelayedStream(Response):
+    """A stream of events to a caller that may leave or be slow, as one task.
 
-    It departs from the norm in two ways. Its end is told to `ended`, whatever the end was: the generator cannot do
-    that, for a caller that leaves before the first byte means that it never runs. And a caller too slow to take what
-    was sent is an end like another, not an exception for the server's log.
+    sse-starlette's response does the same with four tasks and their cancel scopes, which cost as much as all else that
+    a stream takes (docs/decisions/0024-hot-path.md); its words for a comment are used. Whatever the end is, it is told
+    to `ended`: a generator cannot do that, for a caller that leaves before the first byte means that it never runs.
     """
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncGenerator[bytes],
         headers: dict[str, str],
+        caller: Caller,
         send_timeout: float,
-        drain_seconds: float,
         ended: Callable[[str], None],
     ) -> None:
         """`ended` gets `caller left`, `caller too slow` or `gateway stopped`, and "" for a stream sent whole."""
-        super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            events,
-            headers=headers,
-            send_timeout=send_timeout,
-            shutdown_grace_period=drain_seconds,
-            client_close_handler_callable=self._caller_left,
-        )
-        self._ended = ended
-        self._why = "gateway stopped"
+        self.status_code = 200
+        self.raw_headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
+        self._events, self._caller, self._send_timeout, self._ended = events, caller, send_timeout, ended
+        self._sending: float | None = None
+        """Since when the caller has been given something that it has not taken."""
+        self._sent = 0.0
+        self._now: Callable[[], float]
+        self._too_slow = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        why = "gateway stopped"
         try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            self._why = "caller too slow"
+            with self._caller.waiting() as task, self._watched(task, send):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for events in self._events:
+                    await self._give(send, events, more=True)
+                await self._give(send, b"", more=False)
+            why = ""
+        except CallerLeftError:
+            why = "caller left"
+        except TimeoutError:
+            why = "caller too slow"
         finally:
-            self._ended(self._why)
+            await self._events.aclose()
+            self._ended(why)
 
-    async def _stream_response(self, send: Send) -> None:
-        await super()._stream_response(send)
-        self._why = ""
+    async def _give(self, send: Send, events: bytes, more: bool) -> None:
+        self._sending = self._now()
+        await send({"type": "http.response.body", "body": events, "more_body": more})
+        self._sent, self._sending = self._sending, None
 
-    async def _caller_left(self, _: Message) -> None:
-        if self._why:  # a caller that hangs up on the last byte has had everything
-            self._why = "caller left"
+    @contextmanager
+    def _watched(self, task: asyncio.Task[object], send: Send) -> Generator[None]:
+        """Cancel the task when the caller does not take what it is given, and comment on a long silence."""
+        loop = asyncio.get_running_loop()
+        self._now, self._sent = loop.time, loop.time()
+        comments = set[asyncio.Task[None]]()
+
+        def look() -> None:
+            nonlocal timer
+            now = loop.time()
+            if self._sending is not None and now - self._sending >= self._send_timeout:
+                self._too_slow = True
+                task.cancel()
+                return
+            if self._sending is None and now - self._sent >= PING_SECONDS:
+                comments.add(comment := loop.create_task(self._give(send, _COMMENT, more=True)))
+                comment.add_done_callback(comments.discard)
+            timer = loop.call_later(min(self._send_timeout, PING_SECONDS), look)
+
+        timer = loop.call_later(min(self._send_timeout, PING_SECONDS), look)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._too_slow and not task.uncancel():
+                raise TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
+            for comment in comments:
+                comment.cancel()
 
 
 def _event(data: Json) -> bytes:

@@ -55,6 +55,7 @@ def decide(
     *,
     pinned: str | None,
     tolerance: float,
+    pressure: float = 0.0,
     holdout: bool,
     available: frozenset[str],
 ) -> Decision:
@@ -65,6 +66,7 @@ def decide(
         budget: what the thinking may take at most, in tokens; None is no limit.
         pinned: the checkpoint the caller named; never overruled.
         tolerance: how much predicted success a cheaper checkpoint may give away, in [0, 1].
+        pressure: how much of the tolerance is owed to load; said in the reason.
         holdout: this request was drawn to measure what the reference checkpoint spends.
 
     Raises:
@@ -81,7 +83,7 @@ def decide(
         choice, kind, reason = family.reference, "abstained", f"{why}, so the reference checkpoint serves"
     else:
         choice, kind = cheapest_good_enough(forecasts, tolerance), "routed"
-        reason = _why(forecasts, choice, tolerance)
+        reason = _why(forecasts, choice, tolerance, pressure)
     wanted = choice
     if routed and holdout:
         wanted, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
@@ -110,14 +112,12 @@ def known_of(reading: Reading | None) -> Reading | None:
 
 def forecasts_of(predictions: Mapping[str, Prediction], budget: int | None) -> dict[str, Forecast]:
     """The predictions under a budget, as they are decided on and recorded: rounded, so that a replay decides alike."""
-    return {
-        name: Forecast(
-            round(prediction.success(budget), 4),
-            round(prediction.expected_tokens(budget), 2),
-            round(prediction.expected_tokens(), 2),
-        )
-        for name, prediction in predictions.items()
-    }
+    forecasts: dict[str, Forecast] = {}
+    for name, prediction in predictions.items():
+        unlimited = round(prediction.expected_tokens(), 2)
+        capped = unlimited if budget is None else round(prediction.expected_tokens(budget), 2)
+        forecasts[name] = Forecast(round(prediction.success(budget), 4), capped, unlimited)
+    return forecasts
 
 
 def cheapest_good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> str:
@@ -148,10 +148,11 @@ def smallest_feasible(predictions: Mapping[str, Prediction], budget: int) -> int
     return smallest
 
 
-def _why(forecasts: Mapping[str, Forecast], choice: str, tolerance: float) -> str:
+def _why(forecasts: Mapping[str, Forecast], choice: str, tolerance: float, pressure: float) -> str:
+    load = f" ({pressure:.3g} of it for load)" if pressure else ""
     best = max(forecasts, key=lambda name: forecasts[name].success)
     return (
-        f"cheapest within {tolerance:g} of the best success: {forecasts[choice].success:.3f} for"
+        f"cheapest within {tolerance:.3g}{load} of the best success: {forecasts[choice].success:.3f} for"
         f" {forecasts[choice].tokens:.0f} tokens, best {forecasts[best].success:.3f} ({best})"
     )
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import json
-import logging
 import os
 import signal
 import socket
@@ -20,22 +20,19 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import IO, Any
+from typing import IO
 
-import uvicorn
 import uvloop
-from fastapi import FastAPI
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gateway import embedded
-from gateway.app import create_app
+from gateway import embedded, ledger, logs
 from gateway.children import Child, Program
 from gateway.config import ConfigError, Settings
-from gateway.engines import Engines
-from gateway.ledger import Ledger
+from gateway.keyring import Keyring
+from gateway.server import Server
+from gateway.workers import Workers
 from models import family as families
-from models import profile as profiles
 from models.family import Family
 
 LOCK_SECONDS = 15.0
@@ -50,7 +47,7 @@ def serve(settings: Settings) -> None:
         FamilyError, ProfileError: a family that cannot be used.
         StartError: a child that does not start.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.set_up(settings)
     family = families.load(settings.family)
     with _listening(settings) as listener, _state_dir(settings) as lock, contextlib.suppress(asyncio.CancelledError):
         uvloop.run(_serve(settings, family, listener, lock))
@@ -67,44 +64,41 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
         programs.append(embedded.engine(family, settings.family, port, settings.state_dir))
         engine_urls = [f"http://127.0.0.1:{port}"]
 
-    profile = profiles.load(settings.family / family.profile)
-    engines = Engines(engine_urls, family, settings)
-    ledger = Ledger(redis_url, settings.state_dir, settings.ledger_max_entries)
-    server = _Server(_uvicorn(create_app(settings, family, profile, engines, ledger), settings))
+    settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
+    ledger.gather_spools(settings.state_dir)
+    keyring = Keyring(redis_url, settings.state_dir)
+    server = Workers(settings, listener) if settings.workers > 1 else Server(settings, family, listener)
     for stop in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
     async with _running(programs, lock):
-        await _answer(server, listener, family)
+        closed = await _has_keys(settings, keyring)
+        await server.start()
+        _tell_where(listener, family, closed)
+        await server.wait()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: they would end this process before its children are down."""
+async def _has_keys(settings: Settings, keyring: Keyring) -> bool:
+    """Whether callers need a key.
 
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-    def stop(self, starting: asyncio.Task[Any] | None) -> None:
-        """Drain, or when told a second time do not; before there is anything to drain, give up starting."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        if not self.started and starting is not None:
-            starting.cancel()
-
-
-async def _answer(server: _Server, listener: socket.socket, family: Family) -> None:
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.02)
-    if server.started:
-        _tell_where(listener, family)
-    await serving
+    Raises:
+        ConfigError: they do not, or it is not known, and the gateway could be reached from elsewhere.
+    """
+    try:
+        await keyring.read()
+    finally:
+        await keyring.redis.aclose()
+    if not keyring.closed and not ipaddress.ip_address(settings.host).is_loopback:
+        raise ConfigError(
+            f"host: {settings.host} can be reached from elsewhere, and there are no keys yet, or Redis does not answer:"
+            " make one with `laconic keys create NAME` (an embedded Redis needs `laconic serve` on 127.0.0.1 for that)"
+        )
+    return keyring.closed
 
 
 @asynccontextmanager
 async def _running(programs: Sequence[Program], lock: IO[str]) -> AsyncGenerator[None]:
     """The programs, answering; and taken down on the way out, whatever the way."""
-    children = [Child(program, inherit=lock.fileno()) for program in programs]
+    children = [Child(program, lock.fileno()) for program in programs]
     try:
         if children:
             await _start(children)
@@ -149,28 +143,18 @@ def _plain(line: str) -> None:
     sys.stderr.flush()
 
 
-def _tell_where(listener: socket.socket, family: Family) -> None:
+def _tell_where(listener: socket.socket, family: Family, closed: bool) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    key = " -H 'authorization: Bearer YOUR-KEY'" if closed else ""
     question = {"model": family.name, "messages": [{"role": "user", "content": "What is 12 + 35 - 8?"}]}
     sys.stdout.write(
         f"\nLaconic serves {family.name} on {url}/v1\n\n"
-        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-reasoning-budget: 64' \\\n"
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-reasoning-budget: 64'{key} \\\n"
         f"    -d '{json.dumps(question)}'\n\n"
         "Ctrl-C stops it; `laconic savings` shows what was saved.\n"
     )
     sys.stdout.flush()
-
-
-def _uvicorn(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning" if settings.log_level == "info" else settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-    )
 
 
 @contextmanager

@@ -6,9 +6,12 @@ import time
 
 from gateway.budget import Budget
 from gateway.entry import Entry
+from gateway.keys import Key
 from gateway.ledger import Ledger
+from gateway.limits import Limiter, Reservation
 from gateway.routing import Decision
 from gateway.telemetry import Telemetry
+from gateway.tracing import Trace
 from gateway.usage import Spent
 from models.family import Family
 
@@ -18,13 +21,17 @@ CALLER_LEFT = 499
 class Account:
     """One request from its arrival to its end. What is not known when it ends stays as it is here."""
 
-    def __init__(self, request_id: str, family: Family, ledger: Ledger, telemetry: Telemetry) -> None:
-        self.id = request_id
-        self._family, self._ledger, self._telemetry = family, ledger, telemetry
+    def __init__(
+        self, request_id: str, family: Family, *, ledger: Ledger, limiter: Limiter, telemetry: Telemetry, trace: Trace
+    ) -> None:
+        self.id, self.trace = request_id, trace
+        self._family, self._ledger, self._limiter, self._telemetry = family, ledger, limiter, telemetry
         self._time, self._arrived = time.time(), time.perf_counter()
         self._sent: float | None = None
         self._first_token: float | None = None
         self._settled = False
+        self.key: Key | None = None
+        self.reservation: Reservation | None = None
         self.budget: Budget | None = None
         self.choices = 1
         self.decision: Decision | None = None
@@ -39,12 +46,15 @@ class Account:
         self._first_token = self._elapsed()
 
     def settle(self, status: int, spent: Spent | None = None, finish_reason: str = "", error: str = "") -> None:
-        """Write it down. A request that never passed parsing has no entry, only a metric."""
+        """Write it down. A request that was refused before there was a budget for it has no entry, only a metric."""
         if self._settled:
             return
         self._settled = True
+        if self.reservation is not None:
+            self._limiter.settle(self.reservation, spent.reasoning if spent else 0)
         if self.budget is None:
             self._telemetry.refused(status)
+            self.trace.end(status, self.id, None)
             return
         spent = spent or Spent()
         decision = self.decision
@@ -52,7 +62,7 @@ class Account:
         entry = Entry(
             id=self.id,
             time=self._time,
-            key="",
+            key=self.key.name if self.key else "",
             checkpoint=checkpoint,
             alpha=self._family.checkpoint(checkpoint).alpha if decision else None,
             decision=decision.kind if decision else "none",
@@ -76,6 +86,7 @@ class Account:
         )
         self._ledger.put(entry)
         self._telemetry.settled(entry, self._sent or entry.total_seconds)
+        self.trace.end(status, self.id, entry)
 
     def _for_all_choices(self, tokens: float | None) -> float | None:
         return None if tokens is None else tokens * self.choices

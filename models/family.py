@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.field import path_of
+
 SCHEMA_VERSION = 1
 MANIFEST = "family.json"
 
@@ -188,7 +190,7 @@ def load(directory: Path, *, verify: bool = True) -> Family:
         family = Family.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "manifest"
+        field = path_of(first["loc"]) or "manifest"
         raise FamilyError(f"{manifest}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
     _check_files(family, directory, verify)
     return family

@@ -3,18 +3,21 @@
 A forest's value is `intercept` plus the sum of one leaf of each tree. Trees stand one after the other in the same
 arrays: node i goes to `left[i]` where input `feature[i]` is at most `threshold[i]`, else to `right[i]`, and to itself
 at a leaf. Children come after their parents, so every walk ends.
+
+The last input is a place, 0, 1, ... up to the number of places; the forests are asked for all places at once. What a
+node that looks at the place does is settled beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Matrix = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 class Forest(BaseModel):
@@ -42,54 +45,81 @@ class Forest(BaseModel):
                 raise ValueError(f"node {node} must come before its children, or be its own")
         return self
 
-    @property
-    def depth(self) -> int:
-        """Steps that reach a leaf from any root."""
-        steps = [0] * len(self.value)
-        for node in reversed(range(len(steps))):
-            if self.left[node] != node:
-                steps[node] = 1 + max(steps[self.left[node]], steps[self.right[node]])
-        return max(steps, default=0)
+
+class _Node(NamedTuple):
+    feature: int
+    threshold: float
+    left: int
+    right: int
 
 
 class Forests:
     """Several forests, ready to predict."""
 
-    def __init__(self, forests: Sequence[Forest], inputs: int) -> None:
-        """
+    def __init__(self, forests: Sequence[Forest], inputs: int, places: int) -> None:
+        """`inputs` without the place.
+
         Raises:
-            ValueError: a forest looks at an input beyond the first `inputs`.
+            ValueError: a forest looks at an input beyond these and the place.
         """
-        self._depth = max(forest.depth for forest in forests)
         self._intercept = np.array([forest.intercept for forest in forests])
-        feature: list[int] = []
-        threshold: list[float] = []
-        left: list[int] = []
-        right: list[int] = []
+        nodes: list[_Node] = []
         value: list[float] = []
         roots: list[int] = []
         owner: list[int] = []
         for which, forest in enumerate(forests):
-            if any(not 0 <= at < inputs for at in forest.feature):
-                raise ValueError(f"a feature is not one of the {inputs} inputs")
+            if any(not 0 <= at <= inputs for at in forest.feature):
+                raise ValueError(f"a feature is not one of the {inputs + 1} inputs")
             offset = len(value)
-            feature += forest.feature
-            threshold += forest.threshold
+            lefts, rights = ([offset + child for child in side] for side in (forest.left, forest.right))
+            nodes += map(_Node, forest.feature, forest.threshold, lefts, rights)
             value += forest.value
-            left += (offset + node for node in forest.left)
-            right += (offset + node for node in forest.right)
-            roots += (offset + node for node in forest.roots)
+            roots += (offset + root for root in forest.roots)
             owner += [which] * len(forest.roots)
-        self._feature, self._threshold = np.array(feature, dtype=np.intp), np.array(threshold)
-        self._left, self._right = np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
-        self._value, self._roots = np.array(value), np.array(roots, dtype=np.intp)
+        size = len(value)
+        self._places, self._trees = places, len(roots)
+        self._threshold = np.array([node.threshold for node in nodes])
+        self._feature = np.array([0 if node.feature == inputs else node.feature for node in nodes], dtype=np.intp)
         self._owner = np.eye(len(forests))[owner]
+        self._value = np.tile(np.array(value), places)
+        ways = [_settled(nodes, inputs, place) for place in range(places)]
+        self._depth = max(map(_depth, ways))
+        # Of place p, node i is p size + i.
+        first = np.arange(places)[:, None] * size
+        self._left, self._right = (
+            (first + np.array([[way[side] for way in at] for at in ways], dtype=np.intp)).ravel() for side in (0, 1)
+        )
+        self._first = (first + np.array(roots, dtype=np.intp)).ravel()
 
-    def __call__(self, inputs: Matrix) -> Matrix:
-        """(rows, inputs) to (rows, forests)."""
-        rows = np.arange(len(inputs))[:, None]
-        nodes = np.broadcast_to(self._roots, (len(inputs), len(self._roots)))
+    def __call__(self, inputs: Array) -> Array:
+        """(inputs,) to (places, forests)."""
+        # To ask every node is less work than to gather inputs and thresholds at each step.
+        beyond = np.concatenate([inputs.take(self._feature) > self._threshold] * self._places)
+        follows = np.where(beyond, self._right, self._left)
+        nodes = self._first
         for _ in range(self._depth):
-            goes_left = inputs[rows, self._feature[nodes]] <= self._threshold[nodes]
-            nodes = np.where(goes_left, self._left[nodes], self._right[nodes])
-        return self._intercept + self._value[nodes] @ self._owner
+            nodes = follows.take(nodes)
+        return self._intercept + self._value.take(nodes).reshape(self._places, self._trees) @ self._owner
+
+
+def _settled(nodes: Sequence[_Node], at_place: int, place: int) -> list[tuple[int, int]]:
+    """Where each node goes at one place: one that looks at the place goes where that leads, whatever else there is."""
+    leads = list(range(len(nodes)))
+    for at in reversed(range(len(nodes))):  # children come after their parents
+        node = nodes[at]
+        if node.feature == at_place and node.left != at:
+            leads[at] = leads[node.right if place > node.threshold else node.left]
+    return [
+        (leads[node.left], leads[node.right]) if leads[at] == at else (leads[at], leads[at])
+        for at, node in enumerate(nodes)
+    ]
+
+
+def _depth(ways: Sequence[tuple[int, int]]) -> int:
+    """Steps that reach a leaf from anywhere."""
+    steps = [0] * len(ways)
+    for at in reversed(range(len(ways))):
+        left, right = ways[at]
+        if left != at:
+            steps[at] = 1 + max(steps[left], steps[right])
+    return max(steps, default=0)

@@ -14,6 +14,7 @@ profile` fits it; the file is JSON, so loading executes nothing.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.field import path_of
 from models.forest import Forest, Forests
 
 Vector = NDArray[np.float64]
@@ -31,6 +33,9 @@ Vector = NDArray[np.float64]
 SCHEMA_VERSION = 3
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
+
+_TRAPEZOIDS: Vector = np.convolve(np.diff(LEVELS), [0.5, 0.5]).astype(np.float64)
+"""Weights with which quantiles at `LEVELS` sum up to the mean, (22,)."""
 
 COUNTS = (
     "characters",
@@ -92,7 +97,7 @@ class Prediction:
     def expected_tokens(self, budget: int | None = None) -> float:
         """E[min(reasoning tokens, budget)]: what the checkpoint is expected to spend under the cap."""
         spent = self.tokens if budget is None else np.minimum(self.tokens, budget)
-        return float(np.trapezoid(spent, LEVELS))
+        return float(spent @ _TRAPEZOIDS)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Profile:
         if not stored.residuals:
             raise ProfileError("residuals is empty")
         try:
-            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS) + 1)
+            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), len(stored.residuals))
         except ValueError as error:
             raise ProfileError(str(error)) from None
         self.stored = stored
@@ -146,41 +151,38 @@ class Profile:
     def read(self, prompt: str) -> Reading:
         """Predict for one prompt; any text, the empty one included. Of a longer one than fitting saw only the start."""
         counts = counts_of(prompt[: self._longest + 1], self._vocabulary)
-        correct, mean, spread = self._forests(inputs_of(counts, len(self.names))).T
+        correct, mean, spread = self._forests(counts).T
         p_correct = _sigmoid(correct)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
-        failure = float(1.0 - p_correct.mean())
-        difficulty = float(np.searchsorted(self._difficulties, failure) / max(len(self._difficulties), 1))
+        failure = 1.0 - float(p_correct.mean())
+        difficulty = int(self._difficulties.searchsorted(failure)) / max(len(self._difficulties), 1)
         predictions = {n: Prediction(float(p_correct[i]), tokens[i]) for i, n in enumerate(self.names)}
         return Reading(difficulty, self._is_familiar(counts), predictions)
 
     def _is_familiar(self, counts: Vector) -> bool:
-        by_name = dict(zip(COUNTS, counts, strict=True))
-        words, unknown = np.expm1(by_name["words"]), np.expm1(by_name["unknown_words"])
+        by_name = dict(zip(COUNTS, counts.tolist(), strict=True))
+        words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
         known_enough = words - unknown >= MIN_FAMILIAR * words
-        return bool(by_name["numbers"] > 0 and known_enough and np.all(counts <= self._upper))
-
-
-def inputs_of(counts: Vector, checkpoints: int) -> NDArray[np.float64]:
-    """The forests' inputs for every checkpoint, (checkpoints, len(COUNTS) + 1): the counts, then the place."""
-    places = np.arange(checkpoints, dtype=np.float64)[:, None]
-    return np.concatenate([np.tile(counts, (checkpoints, 1)), places], axis=1)
+        return by_name["numbers"] > 0 and known_enough and bool((counts <= self._upper).all())
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:
     """log(1 + count) of everything that is counted in a prompt, (len(COUNTS),)."""
     words = words_of(prompt)
     numbers = _NUMBER.findall(prompt)
+    digits = [len(number) for number in numbers]
     signs = prompt.count("*") + prompt.count("×") + len(_LETTER_X.findall(prompt))  # noqa: RUF001
     counts = (
         len(prompt),
         len(words),
-        sum(word not in vocabulary for word in words),
+        len([word for word in words if word not in vocabulary]),
         len(numbers),
-        sum(map(len, numbers)),
-        max(map(len, numbers), default=0),
-        *(sum(low <= len(n) <= high for n in numbers) for low, high in ((1, 1), (2, 2), (3, len(prompt)))),
+        sum(digits),
+        max(digits, default=0),
+        digits.count(1),
+        digits.count(2),
+        len([n for n in digits if n > 2]),
         prompt.count("+"),
         prompt.count("-") + prompt.count("−"),  # noqa: RUF001
         signs + sum(word in _TIMES for word in words),
@@ -220,10 +222,10 @@ def load(path: Path) -> Profile:
         return Profile(_Stored.model_validate(raw))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ProfileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ProfileError(f"{path}: {path_of(first['loc'])}: {first['msg']}") from None
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
 
 
 def _sigmoid(z: Vector) -> Vector:
-    return 1.0 / (1.0 + np.exp(-np.clip(z, -50, 50)))
+    return 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(z, -50), 50)))

@@ -28,7 +28,7 @@ class RedisServer:
             self.port: int = probe.getsockname()[1]
         self.directory = directory
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.client = redis.Redis.from_url(self.url, decode_responses=True)
+        self.client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=60)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from models.field import path_of
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; the message is one line that names the field."""
@@ -300,5 +302,5 @@ def load(path: Path) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in _KIND) or "recipe"
+        field = path_of(part for part in first["loc"] if part not in _KIND) or "recipe"
         raise RecipeError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -20,7 +20,7 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from models.profile import LEVELS, SCHEMA_VERSION, counts_of, inputs_of, words_of
+from models.profile import LEVELS, SCHEMA_VERSION, counts_of, words_of
 from training.evaluate import Judged
 from training.record import write_text
 
@@ -53,7 +53,7 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
     counts = np.stack([counts_of(text, vocabulary) for text in texts])
     places = len(outcomes)
     # Row p * places + c is prompt p at checkpoint c.
-    inputs = np.concatenate([inputs_of(one, places) for one in counts])
+    inputs = np.concatenate([_with_place(one, places) for one in counts])
     accuracy = np.array([[row.accuracy for row in judged] for judged in outcomes.values()]).T.ravel()
     tokens = np.stack(
         [[[o.reasoning_tokens for o in row.outcomes] for row in judged] for judged in outcomes.values()], axis=1
@@ -193,6 +193,11 @@ def _square_errors(target: Array, predicted: Array) -> Array:
 
 
 _CORRECT, _VALUE = _Kind(_fit_correct, _log_losses), _Kind(_fit_value, _square_errors)
+
+
+def _with_place(counts: Array, places: int) -> Array:
+    """The forests' inputs at every place, (places, counts + 1)."""
+    return np.column_stack([np.tile(counts, (places, 1)), np.arange(places)])
 
 
 def _correct_report(accuracy: Array, predicted: Array) -> dict[str, float]:

@@ -113,7 +113,7 @@ def until(condition: Callable[[], object], why_not: str, seconds: float = 300) -
         time.sleep(0.05)
 
 
-def engine_count(engine_url: str, metric: str) -> float:
-    """One of vLLM's own metrics, summed over its labels."""
-    lines = httpx.get(f"{engine_url}/metrics").text.splitlines()
+def engine_count(url: str, metric: str) -> float:
+    """One of vLLM's or the gateway's metrics, summed over its labels."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{metric}(\{{|\s)", line))

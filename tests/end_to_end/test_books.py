@@ -16,7 +16,7 @@ import httpx
 import psutil
 from openai import AsyncOpenAI
 
-from gateway import ledger
+from gateway import ledger, store
 from tests.conftest import RedisServer
 from tests.end_to_end.conftest import Stack, engine_count, launched, until
 
@@ -128,7 +128,7 @@ async def test_whatever_is_killed_under_load_every_answer_is_in_the_books_once(
         await load(second.url, lambda: more(at_restart + 20))
         spool = tmp_path / "ledger.spool.jsonl"
         until(lambda: spool.stat().st_size == 0, "the spool was not replayed")
-        redis = ledger.connect(mortal_redis.url)
+        redis = store.connect(mortal_redis.url)
         ids = [entry.id async for entry in ledger.read(redis, 0)]
         books = await ledger.read_books(redis, 0)
         await redis.aclose()

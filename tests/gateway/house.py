@@ -17,12 +17,14 @@ import uvicorn
 from aiohttp import web
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gateway import ledger
+from gateway import ledger, store
 from gateway.app import create_app
 from gateway.config import Settings
 from gateway.engines import Engines
 from gateway.entry import Entry
+from gateway.keyring import Keyring
 from gateway.ledger import Ledger
+from gateway.limits import Limiter
 from models import family as families
 from models import profile as profiles
 from models.family import Checkpoint, Estimate, Family, Frontier, Slice
@@ -144,12 +146,14 @@ class FakeEngine:
     def __init__(self, family: Family) -> None:
         self.serves = [family.served_name(checkpoint.name) for checkpoint in family.checkpoints]
         self.script: Script = answer
+        self.more: list[web.RouteDef] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.running = 0
         self.idle = asyncio.Event()
         self.busy = asyncio.Event()
         self.url = ""
+        self.site: web.TCPSite
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": name} for name in self.serves]})
@@ -169,14 +173,14 @@ class FakeEngine:
                 self.idle.set()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[FakeEngine]:
+    async def listening(self, port: int = 0) -> AsyncIterator[FakeEngine]:
         app = web.Application()
-        app.add_routes([web.get("/v1/models", self.models), web.post("/v1/chat/completions", self.chat)])
+        app.add_routes([web.get("/v1/models", self.models), web.post("/v1/chat/completions", self.chat), *self.more])
         # handler_cancellation: like vLLM, stop when the client goes away.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        self.site = web.TCPSite(runner, "127.0.0.1", port)
+        await self.site.start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
             yield self
@@ -259,6 +263,12 @@ def refuse(status: int, payload: Any) -> Script:
     return script
 
 
+async def silent(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+    """An engine that takes requests and says nothing."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 async def forever(_: web.Request) -> None:
     """An engine that goes on until its caller leaves."""
     await asyncio.Event().wait()
@@ -271,6 +281,13 @@ async def die(request: web.Request) -> None:
     request.transport.abort()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what is bound to happen, and fail where it does not."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 @dataclass
 class Gateway:
     """A running gateway."""
@@ -280,14 +297,17 @@ class Gateway:
     settings: Settings
     ledger: Ledger
     engines: Engines
+    keyring: Keyring
+    limiter: Limiter
 
     async def entries(self, count: int = 1) -> list[Entry]:
         """The ledger's entries, once there are as many."""
-        redis = ledger.connect(self.settings.redis or "")
+        redis = store.connect(self.settings.redis or "")
         try:
-            while len(found := [one async for one in ledger.read(redis, 0)]) < count:
-                await asyncio.sleep(0.01)
-            return found
+            async with asyncio.timeout(60):
+                while len(found := [one async for one in ledger.read(redis, 0)]) < count:
+                    await asyncio.sleep(0.01)
+                return found
         finally:
             await redis.aclose()
 
@@ -316,7 +336,9 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         family = families.load(family_dir)
         book = Ledger(redis_url, chosen.state_dir)
         replicas = Engines(chosen.engine, family, chosen)
-        app = create_app(chosen, family, profiles.load(family_dir / family.profile), replicas, book)
+        profile = profiles.load(family_dir / family.profile)
+        limiter, keyring = Limiter(redis_url), Keyring(redis_url, chosen.state_dir)
+        app = create_app(chosen, family, profile, engines=replicas, keyring=keyring, limiter=limiter, ledger=book)
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
         # Not `serve`, which would take over the test's signals.
         serving = asyncio.create_task(server._serve([listener]))
@@ -326,7 +348,7 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         url = f"http://127.0.0.1:{port}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
-                yield Gateway(client, url, chosen, book, replicas)
+                yield Gateway(client, url, chosen, book, replicas, keyring, limiter)
         finally:
             server.should_exit = True
             await serving

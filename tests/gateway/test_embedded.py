@@ -9,7 +9,7 @@ import pytest
 from gateway import embedded
 from gateway.children import Child
 from gateway.config import ConfigError
-from gateway.ledger import connect
+from gateway.store import connect
 from models.family import Family
 
 

@@ -9,10 +9,24 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
 
 from models.family import Family
 from tests.conftest import RedisServer
-from tests.gateway.house import EASY, EVENTS, STRANGE, WITHOUT_USAGE, FakeEngine, Gateway, die, refuse, running, stream
+from tests.gateway.house import (
+    EASY,
+    EVENTS,
+    HARD,
+    STRANGE,
+    WITHOUT_USAGE,
+    FakeEngine,
+    Gateway,
+    die,
+    refuse,
+    running,
+    silent,
+    stream,
+)
 
 
 @pytest.fixture
@@ -33,8 +47,7 @@ async def pair(
 async def drop(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
     """Die before a single byte."""
     await die(request)
-    await asyncio.Event().wait()
-    raise AssertionError
+    return await silent(request, _)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -91,15 +104,27 @@ async def test_the_least_busy_replica_is_asked(pair: Gateway, engine: FakeEngine
 async def test_a_slow_first_token_is_given_up(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> None:
-    async def sleep(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    engine.script = sleep
+    engine.script = silent
     settings = {"first_token_timeout_seconds": 0.2}
     async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
         for _ in range(2):
             assert (await gateway.ask(stream=True)).status_code == 200
+        await engine.idle.wait()
+
+
+async def test_an_engine_that_stops_and_never_ends_does_not_keep_a_whole_answer_waiting(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
+) -> None:
+    engine.script = silent
+    settings = {"first_token_timeout_seconds": 0.5}
+    async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
+        asked = asyncio.create_task(gateway.ask())
+        await engine.busy.wait()
+        await asyncio.sleep(1)  # which may take as long as it likes while it is up
+        assert not asked.done()
+        await engine.site.stop()  # its port is closed, its connections are not
+        assert (await asked).status_code == 200
+        assert len(other.bodies) == 1
         await engine.idle.wait()
 
 
@@ -146,7 +171,7 @@ async def test_every_engine_down_is_a_503_at_once(family_dir: Path, redis_server
 async def test_a_connection_that_dies_as_it_is_taken_is_replaced_by_a_new_one(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, how: str
 ) -> None:
-    """As when the engine's server closes an idle one: `ServerDisconnectedError` or a `ClientOSError`."""
+    """As when the engine's server closes an idle one in that moment."""
 
     async def die_once(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
         engine.script = stream(*EVENTS)
@@ -155,12 +180,13 @@ async def test_a_connection_that_dies_as_it_is_taken_is_replaced_by_a_new_one(
             linger = struct.pack("ii", 1, 0)  # closing then sends RST
             request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         request.transport.abort()
-        await asyncio.Event().wait()
-        raise AssertionError
+        return await silent(request, _)
 
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
         engine.script = die_once
         assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+        assert len(engine.bodies) == 3
 
 
 async def test_an_engine_that_comes_back_is_used_again(
@@ -178,3 +204,108 @@ async def test_all_replicas_busy_is_a_429(pair: Gateway, engine: FakeEngine, oth
     engine.script = other.script = refuse(429, {"error": {"message": "queue is full"}})
     response = await pair.ask(model="abacus/base")
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+async def test_an_engine_that_has_been_silent_three_times_is_refused_for_at_once(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.breaker.FIRST_PAUSE_SECONDS", 30.0)
+    engine.script = silent
+    async with running(family_dir, redis_server.url, [engine.url], first_token_timeout_seconds=0.05) as gateway:
+        for _ in range(3):
+            assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 503
+        assert len(engine.bodies) == 3
+        refused = await gateway.ask(model="abacus/base", stream=True)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert len(engine.bodies) == 3
+        # Another checkpoint on the same engine is another matter.
+        engine.script = stream(*EVENTS)
+        assert (await gateway.ask(model="abacus/alpha-0.1", stream=True)).status_code == 200
+        assert gateway.engines.missing == ["base"]
+
+
+async def test_an_engine_is_tried_again_after_a_pause(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.breaker.FIRST_PAUSE_SECONDS", 0.1)
+    engine.script = silent
+    async with running(family_dir, redis_server.url, [engine.url], first_token_timeout_seconds=0.05) as gateway:
+        for _ in range(3):
+            await gateway.ask(model="abacus/base", stream=True)
+        engine.script = stream(*EVENTS)
+        await asyncio.sleep(0.1)
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+
+
+async def test_requests_that_break_an_engine_do_not_shut_others_out(gateway: Gateway, engine: FakeEngine) -> None:
+    """A 500 may be the request's fault: a caller who sends such ones must not stop those who do not."""
+    engine.script = refuse(500, {"error": {"message": "index out of range"}})
+    for _ in range(5):
+        assert (await gateway.ask(model="abacus/base")).status_code == 503
+    engine.script = stream(*EVENTS)
+    assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+
+
+async def test_one_slow_connection_is_not_an_engine_down(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        engine_ = gateway.engines._replicas[0].wire
+        connected, times = engine_._connected, 0
+
+        async def first_times_out() -> Any:
+            nonlocal times
+            times += 1
+            if times == 1:
+                raise TimeoutError("connecting took too long")
+            return await connected()
+
+        monkeypatch.setattr(engine_, "_connected", first_times_out)
+        assert (await gateway.ask(model="abacus/base")).status_code == 503
+        assert gateway.engines.missing == []
+        assert (await gateway.ask(model="abacus/base")).status_code == 200
+
+
+async def test_under_load_a_cheaper_checkpoint_is_good_enough_where_the_operator_says_so(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    held = asyncio.Event()
+
+    async def hold(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await held.wait()
+        return await stream(*EVENTS)(request, body)
+
+    engine.script = hold
+    settings = {"max_concurrency": 4, "overload_tolerance": 1.0}
+    debug = {"x-laconic-debug": "true"}
+    async with running(family_dir, redis_server.url, [engine.url], **settings) as gateway:
+        asked: list[asyncio.Task[Any]] = []
+        for number in range(1, 5):
+            asked.append(asyncio.create_task(gateway.ask(HARD, headers=debug, stream=True)))
+            while engine.running < number:
+                await asyncio.sleep(0.01)
+        held.set()
+        answers = await asyncio.gather(*asked)
+    assert [a.headers["x-laconic-checkpoint"] for a in answers] == ["base", "base", "base", "alpha-0.4"]
+    assert "for load" not in answers[1].headers["x-laconic-reason"]
+    assert "(1 of it for load)" in answers[3].headers["x-laconic-reason"]
+
+
+async def test_metrics_of_the_engines(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
+) -> None:
+    async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
+        await other.site.stop()
+        engine.script = silent
+        asked = asyncio.create_task(gateway.ask(stream=True))
+        await engine.busy.wait()
+        await gateway.engines._probe_all()
+        text = (await gateway.client.get("/metrics")).text
+        asked.cancel()
+    samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples if "engine" in s.labels]
+    assert {(s.name, s.labels["engine"]): s.value for s in samples} == {
+        ("laconic_engine_up", engine.url): 1,
+        ("laconic_engine_up", other.url): 0,
+        ("laconic_engine_requests", engine.url): 1,
+        ("laconic_engine_requests", other.url): 0,
+    }

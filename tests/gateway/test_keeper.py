@@ -23,7 +23,7 @@ time.sleep(600)
 
 def keeper(pids: Path, *behaviour: str, grace_seconds: float = 5.0) -> list[str]:
     command = [sys.executable, "-c", FAMILY, str(pids), *behaviour]
-    return [sys.executable, "-m", "gateway.keeper", str(grace_seconds), *command]
+    return [sys.executable, "-m", "gateway.keeper", str(grace_seconds), "", *command]
 
 
 def family(pids: Path) -> list[psutil.Process]:

@@ -2,29 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gateway import ledger
+from gateway import ledger, store
 from gateway.entry import Entry, dump, parse
 from gateway.ledger import Books, Ledger
 from gateway.savings import added, cell_of, summarise, totals_of
 from tests.conftest import RedisServer
 from tests.gateway.entries import entries, entry
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what is bound to happen; the suite's own time limit ends a wait for what does not."""
-    while not condition():
-        await asyncio.sleep(0.01)
+from tests.gateway.house import until
 
 
 async def stored(server: RedisServer, since: float = 0.0) -> list[Entry]:
-    redis = ledger.connect(server.url)
+    redis = store.connect(server.url)
     try:
         return [one async for one in ledger.read(redis, since)]
     finally:
@@ -32,7 +26,7 @@ async def stored(server: RedisServer, since: float = 0.0) -> list[Entry]:
 
 
 async def books_of(server: RedisServer, since: float = 0.0) -> Books:
-    redis = ledger.connect(server.url)
+    redis = store.connect(server.url)
     try:
         return await ledger.read_books(redis, since)
     finally:
@@ -40,7 +34,7 @@ async def books_of(server: RedisServer, since: float = 0.0) -> Books:
 
 
 async def wiped(server: RedisServer) -> None:
-    redis = ledger.connect(server.url)
+    redis = store.connect(server.url)
     await redis.flushall()
     await redis.aclose()
 
@@ -250,7 +244,7 @@ async def test_a_spool_with_a_torn_line_is_kept_until_redis_has_it(redis_server:
     await book.start()
     await until(lambda: book.waiting == 0)
     await book._redis.aclose()
-    book._redis = ledger.connect("redis://127.0.0.1:1/0")
+    book._redis = store.connect("redis://127.0.0.1:1/0")
     book._add = book._redis.register_script("return 1")
     book.put(late := entry())
     await book.aclose()
@@ -359,3 +353,28 @@ async def test_books_begin_with_the_hour(redis_server: RedisServer, tmp_path: Pa
     books = await books_of(redis_server, since=90 * 60.0)
     assert sum(totals.requests for _, totals in books.cells) == 3
     assert books.since_hour == 1
+
+
+async def test_what_other_workers_left_is_the_first_ones_to_send(redis_server: RedisServer, tmp_path: Path) -> None:
+    """There may be fewer workers after a restart than before."""
+    left = [entry(), entry(), entry()]
+    (tmp_path / ledger.SPOOL).write_text(dump(left[0]) + "\n" + '{"id": "torn')
+    for worker in (1, 7):
+        (tmp_path / ledger.OTHER_SPOOL.format(worker)).write_text(dump(left[1 + worker // 7]) + "\n")
+    assert ledger.waiting_in(tmp_path) == 3
+    ledger.gather_spools(tmp_path)
+    assert sorted(file.name for file in tmp_path.glob("*.jsonl")) == [ledger.SPOOL]
+    book = Ledger(redis_server.url, tmp_path)
+    await book.start()
+    await book.aclose()
+    assert {one.id for one in await stored(redis_server)} == {one.id for one in left}
+
+
+async def test_workers_spools_are_apart(mortal_redis: RedisServer, tmp_path: Path) -> None:
+    books = [Ledger(mortal_redis.url, tmp_path, worker=worker) for worker in range(3)]
+    for book in books:
+        await book.start()
+        book.put(entry())
+    assert len(list(tmp_path.glob("ledger.spool*.jsonl"))) == ledger.waiting_in(tmp_path) == 3
+    for book in books:
+        await book.aclose()

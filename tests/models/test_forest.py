@@ -20,22 +20,29 @@ STUMP: dict[str, Any] = {
 
 
 def test_a_stump_goes_left_up_to_its_threshold() -> None:
-    said = Forests([Forest(**STUMP)], 2)(np.array([[9.0, 0.5], [9.0, 0.50001]]))
-    assert said.tolist() == [[11.0], [21.0]]
+    stump = Forests([Forest(**STUMP)], 2, 1)
+    assert stump(np.array([9.0, 0.5])).tolist() == [[11.0]]
+    assert stump(np.array([9.0, 0.50001])).tolist() == [[21.0]]
 
 
-def test_forests_of_different_depths_say_what_sklearn_says() -> None:
+def test_forests_of_different_depths_say_what_sklearn_says_at_every_place() -> None:
+    """The last input is the place; trees ask for it first, in the middle and last, and several times on one way."""
+    inputs = np.column_stack([INPUTS, RNG.integers(0, 5, size=300)])
+    labels = LABELS * (inputs[:, 4] != 2)
     classifier = GradientBoostingClassifier(n_estimators=20, max_depth=4, random_state=0)
     regressor = GradientBoostingRegressor(n_estimators=7, max_depth=2, random_state=0)
-    classifier.fit(INPUTS, LABELS)
-    regressor.fit(INPUTS, INPUTS[:, 2] ** 2)
-    stored = [Forest.model_validate(_forest(model, LABELS)) for model in (classifier, regressor, None)]
-    new = RNG.normal(size=(100, 4)).astype(np.float32).astype(float)  # sklearn compares single precision
-    said = Forests(stored, 4)(new)
-    assert said[:, 0] == pytest.approx(classifier.decision_function(new))
-    assert said[:, 1] == pytest.approx(regressor.predict(new))
-    share = LABELS.mean()
-    assert said[:, 2] == pytest.approx(np.full(100, np.log(share / (1 - share)))), "no trees: the intercept alone"
+    classifier.fit(inputs, labels)
+    regressor.fit(inputs, inputs[:, 2] ** 2 + inputs[:, 4])
+    stored = [Forest.model_validate(_forest(model, labels)) for model in (classifier, regressor, None)]
+    assert {4} < set(stored[0].feature), "or places would not matter here"
+    forests = Forests(stored, 4, 5)
+    for counts in RNG.normal(size=(100, 4)).astype(np.float32).astype(float):  # sklearn compares single precision
+        said = forests(counts)
+        new = np.column_stack([np.tile(counts, (5, 1)), np.arange(5)])
+        assert said[:, 0] == pytest.approx(classifier.decision_function(new))
+        assert said[:, 1] == pytest.approx(regressor.predict(new))
+    share = labels.mean()
+    assert said[:, 2] == pytest.approx(np.full(5, np.log(share / (1 - share)))), "no trees: the intercept alone"
 
 
 @pytest.mark.parametrize(
@@ -56,4 +63,4 @@ def test_what_cannot_be_walked_is_refused(change: dict[str, Any], named: str) ->
 
 def test_an_input_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="not one of the 1 inputs"):
-        Forests([Forest(**STUMP)], 1)
+        Forests([Forest(**STUMP)], 0, 1)

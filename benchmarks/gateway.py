@@ -1,0 +1,184 @@
+"""What does going through the gateway cost? Beside going direct, through vllm-router, and through LiteLLM.
+
+    python -m benchmarks.gateway --out benchmarks/results
+
+One upstream that does no work; before it this gateway with everything on (profile, a key with limits, ledger in a real
+Redis), on one worker. Each figure is measured of all of them in turn, several times over, since a machine is not
+equally fast at all times; ratios are of figures in the same turn, and their median with the least and the most is
+reported. The load, the upstream and all gateways share this machine's cores.
+
+    requests/s     streamed and whole, by so many clients that each ask again as soon as they have their answer
+    first          from sending a request to the first event, by one client, and at a steady rate
+    idle stream    resident memory for one more stream that has begun and says nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+import psutil
+import uvloop
+from rich.progress import Progress
+
+from benchmarks import load
+from benchmarks.peers import Target, started
+from benchmarks.upstream import IDLE
+from training.tasks.prompts import prompts
+
+CLIENTS = (1, 16, 64, 256)
+STEADY_RATE = 200.0
+IDLE_STREAMS = 200
+QUESTIONS = 500
+SEED = 0
+Figures = dict[str, float]
+
+
+def main() -> None:
+    """Measure, and write `gateway.json` and `gateway.png`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory for the results")
+    parser.add_argument("--turns", type=int, default=5, help="how often everything is measured")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
+    parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, started(Path(directory)) as targets:
+        questions = Path(directory) / "questions.json"
+        questions.write_text(json.dumps([prompt.prompt for prompt in prompts("heldout", SEED, QUESTIONS)]))
+        # First, for what a load has left free afterwards would hold the idle streams, too.
+        idle = {target.name: uvloop.run(_idle_stream_kib(target)) for target in targets[1:]}
+        turns = _measure(targets, questions, parsed.turns, parsed.seconds)
+    said = {
+        "cores": len(os.sched_getaffinity(0)),
+        "seed": SEED,
+        "turns": parsed.turns,
+        "seconds": parsed.seconds,
+        "requests/s": _rates(turns),
+        "ratios": _ratios(turns),
+        "KiB per idle stream": idle,
+    }
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    (parsed.out / "gateway.json").write_text(json.dumps(said, indent=1) + "\n")
+    _plot(said, parsed.out / "gateway.png")
+    print(json.dumps(said["ratios"], indent=1))
+
+
+def _measure(targets: list[Target], questions: Path, turns: int, seconds: float) -> list[dict[str, dict[str, Figures]]]:
+    """For each turn, by case and target."""
+    cases = {f"{kind} {clients}": _flags(kind, clients) for kind in ("streamed", "whole") for clients in CLIENTS}
+    cases["steady"] = ["--stream", "--clients", "64", "--rate", str(STEADY_RATE)]
+    measured: list[dict[str, dict[str, Figures]]] = []
+    with Progress() as progress:
+        line = progress.add_task("measuring", total=turns * len(cases) * len(targets))
+        for _ in range(turns):
+            turn: dict[str, dict[str, Figures]] = {}
+            for case, flags in cases.items():
+                turn[case] = {}
+                for target in targets:
+                    if case != "steady" or target.name != "LiteLLM":  # it does a tenth of that rate
+                        turn[case][target.name] = _load(target, [*flags, "--seconds", str(seconds)], questions)
+                    progress.advance(line)
+            measured.append(turn)
+    return measured
+
+
+def _flags(kind: str, clients: int) -> list[str]:
+    return ["--clients", str(clients), *(["--stream"] if kind == "streamed" else [])]
+
+
+def _load(target: Target, flags: list[str], questions: Path) -> Figures:
+    command = [sys.executable, "-m", "benchmarks.load", target.url, *flags, "--prompts", str(questions)]
+    done = subprocess.run([*command, "--key", target.key], stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    figures: Figures = json.loads(done.stdout)
+    if figures["failed"]:
+        raise RuntimeError(f"{target.name}: {figures['failed']:.0f} requests failed")
+    return figures
+
+
+async def _idle_stream_kib(target: Target) -> float:
+    (message,) = load.requests(target.url, ["What is 12 + 35 - 8?"], stream=True, key=target.key, seed=IDLE)
+
+    async def opened(number: int) -> list[asyncio.Task[None]]:
+        times = load.Times()
+        asking = [asyncio.create_task(load.Caller(target.url, times, stream=True).ask(message)) for _ in range(number)]
+        while len(times.first) < number:
+            await asyncio.sleep(0.05)
+        return asking
+
+    warm = await opened(20)
+    before = _resident(target.pid)
+    idle = await opened(IDLE_STREAMS)
+    after = _resident(target.pid)
+    for asking in warm + idle:
+        asking.cancel()
+    return (after - before) / IDLE_STREAMS / 1024
+
+
+def _resident(pid: int) -> int:
+    process = psutil.Process(pid)
+    time.sleep(0.5)
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
+
+
+def _rates(turns: list[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, float]]:
+    return {
+        case: {name: round(median(turn[case][name]["requests/s"] for turn in turns), 1) for name in turns[0][case]}
+        for case in turns[0]
+        if case != "steady"
+    }
+
+
+def _ratios(turns: list[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, float]]:
+    """Of figures in the same turn: the median, the least and the most."""
+    ratios: dict[str, list[float]] = {}
+    for turn in turns:
+        for case, by_target in turn.items():
+            ours = by_target["laconic"]
+            for peer in ("direct", "vllm-router", "LiteLLM"):
+                if case != "steady":
+                    ratios.setdefault(f"requests/s, {case}, laconic / {peer}", []).append(
+                        ours["requests/s"] / by_target[peer]["requests/s"]
+                    )
+        for case, quantile in (("streamed 1", "p50"), ("steady", "p99")):
+            for name in ("laconic", "vllm-router"):
+                direct, through = turn[case]["direct"], turn[case][name]
+                added = through[f"first {quantile} ms"] - direct[f"first {quantile} ms"]
+                ratios.setdefault(f"ms to first event, {case}, {name} - direct, {quantile}", []).append(added)
+        direct, ours = turn["steady"]["direct"], turn["steady"]["laconic"]
+        ratios.setdefault("ms between events, steady, laconic - direct, p99", []).append(
+            ours["gap p99 ms"] - direct["gap p99 ms"]
+        )
+    return {
+        name: {"median": round(median(found), 3), "least": round(min(found), 3), "most": round(max(found), 3)}
+        for name, found in ratios.items()
+    }
+
+
+def _plot(said: dict[str, Any], file: Path) -> None:
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415  after the backend has been chosen
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for axis, kind in zip(axes, ("streamed", "whole"), strict=True):
+        for name in said["requests/s"][f"{kind} 1"]:
+            axis.plot(CLIENTS, [said["requests/s"][f"{kind} {c}"][name] for c in CLIENTS], marker="o", label=name)
+        axis.set(xscale="log", yscale="log", xlabel="clients", title=f"{kind} answers")
+        axis.set_xticks(CLIENTS, [str(c) for c in CLIENTS])
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("requests a second")
+    axes[0].legend(frameon=False)
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()

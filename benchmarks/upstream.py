@@ -1,0 +1,111 @@
+"""What stands behind every gateway in a speed comparison? A server that speaks vLLM's protocol and does no work.
+
+    python -m benchmarks.upstream PORT
+
+An answer is `EVENTS` pieces, written one by one, or one body. With `"seed": 7` a stream stops after its first piece and
+stays open, for counting what an idle stream costs. Plain asyncio, for the upstream must not be what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import uvloop
+
+EVENTS = 64
+IDLE = 7
+NAMES = ("base", "alpha-0", "alpha-0.05", "alpha-0.1", "alpha-0.2", "alpha-0.4")
+_HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "abacus/base"}
+_USAGE = {
+    "prompt_tokens": 20,
+    "total_tokens": 80,
+    "completion_tokens": 60,
+    "completion_tokens_details": {"reasoning_tokens": 40},
+}
+
+
+def _event(data: object) -> bytes:
+    text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
+    return f"data: {text}\n\n".encode()
+
+
+def _piece(delta: dict[str, str], finish: str | None = None) -> bytes:
+    return _event({**_HEAD, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})
+
+
+def _chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def _whole(body: object) -> bytes:
+    data = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+
+
+PIECES = [
+    _piece({"role": "assistant", "content": ""}),
+    *[_piece({"reasoning": f" {number}"}) for number in range(40)],
+    *[_piece({"content": f" {number}"}) for number in range(EVENTS - 44)],
+    _piece({}, "stop"),
+    _event({**_HEAD, "choices": [], "usage": _USAGE}),
+    _event("[DONE]"),
+]
+_START = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_STREAM = [_chunk(piece) for piece in PIECES]
+_MODELS = _whole({"object": "list", "data": [{"id": f"abacus/{name}", "object": "model"} for name in NAMES]})
+_HEALTH = _whole({})
+_ANSWER = _whole(
+    {
+        **_HEAD,
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "The answer is 3.", "reasoning": "1 + 2 = 3"},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE,
+    }
+)
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One connection."""
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            lines = head.lower().split(b"\r\n")
+            length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
+            body = json.loads(await reader.readexactly(length)) if length else {}
+            if b"/chat/completions" not in head:
+                writer.write(_MODELS if b"/models" in head.split(b"\r\n", 1)[0] else _HEALTH)
+            elif not body.get("stream"):
+                writer.write(_ANSWER)
+            elif body.get("seed") == IDLE:
+                writer.write(_START + _STREAM[0])
+                await reader.read()
+                return
+            else:
+                writer.write(_START)
+                for chunk in _STREAM:
+                    writer.write(chunk)
+                    await asyncio.sleep(0)
+                writer.write(b"0\r\n\r\n")
+            await writer.drain()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
+
+async def main() -> None:
+    """Serve until told to stop."""
+    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]), backlog=2048)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,124 @@
+"""What does the gateway's HTTP surface look like to a machine? Its OpenAPI document.
+
+Written by hand for the chat endpoints, which are no FastAPI routes and pass through what they do not know; the schemas
+of what the gateway itself reads are those of the models that read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from gateway import budget, question
+from gateway.keys import Grant
+from gateway.savings import DIMENSIONS
+from models.family import Family
+
+Json = dict[str, Any]
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+def document(family: Family, version: str) -> Json:
+    """The document for one family's gateway."""
+    names = [family.name, *(family.served_name(checkpoint.name) for checkpoint in family.checkpoints)]
+    chat = {
+        "parameters": [
+            _header(budget.HEADER, "reasoning tokens, an effort's name, or auto", [*budget.EFFORTS, "auto", "200"]),
+            _header(budget.POLICY_HEADER, "cap it, or refuse what cannot be done within it", ["cap", "reject"]),
+        ],
+        "requestBody": _body(question.Chat, model={"type": "string", "examples": names}),
+    }
+    answer = {"application/json": {"schema": {"type": "object"}}}
+    events = {"text/event-stream": {"schema": {"type": "object", "description": "one event"}}}
+    window = [
+        _query("since", {"type": "string", "examples": ["24h"]}),
+        _query("by", {"type": "string", "enum": list(DIMENSIONS)}),
+        _query("price", {"type": "number", "minimum": 0}),
+    ]
+    keys = {"get": _operation("All keys"), "post": {**_operation("Make a key", "201"), "requestBody": _body(Grant)}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Laconic", "version": version, "description": "Routes, caps and counts reasoning."},
+        "paths": {
+            "/v1/chat/completions": {"post": {**_operation("Answer a chat", content=answer | events), **chat}},
+            "/v1/route": {"post": {**_operation("Explain where a chat would go, and why"), **chat}},
+            "/v1/models": {"get": _operation("The family and its checkpoints")},
+            "/v1/models/{model}": {"get": {**_operation("One of them"), "parameters": [_place("model", names)]}},
+            "/v1/savings": {"get": {**_operation("What was spent and saved"), "parameters": window}},
+            "/v1/keys": keys,
+            "/v1/keys/{name}": {"delete": {**_operation("Revoke a key"), "parameters": [_place("name", ["team-a"])]}},
+            "/health/live": {"get": _operation("The process runs")},
+            "/health/ready": {"get": _operation("Every checkpoint is answered for")},
+            "/metrics": {
+                "get": _operation("For Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),
+            },
+        },
+        "components": {
+            "schemas": {"Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _operation(summary: str, status: str = "200", content: Json | None = None) -> Json:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "summary": summary,
+        "responses": {
+            status: {
+                "description": summary,
+                "content": content or {"application/json": {"schema": {"type": ["object", "array"]}}},
+            },
+            "default": {"description": "What is wrong, and with which field", "content": error},
+        },
+    }
+
+
+def _body(read_by: type[BaseModel], **properties: Json) -> Json:
+    schema = read_by.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs", {})
+    schema["properties"] |= properties
+    return {"required": True, "content": {"application/json": {"schema": _inlined(schema, definitions)}}}
+
+
+def _inlined(schema: object, definitions: Json) -> Any:
+    """With what it refers to written out, so that each body can be read by itself."""
+    if isinstance(schema, list):
+        return [_inlined(one, definitions) for one in cast("list[object]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    fields = cast("Json", schema)
+    if "$ref" in fields:
+        return _inlined(definitions[fields["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(value, definitions) for name, value in fields.items()}
+
+
+def _header(name: str, description: str, examples: list[str]) -> Json:
+    schema = {"type": "string", "examples": examples}
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+def _query(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "query", "schema": schema}
+
+
+def _place(name: str, examples: list[str]) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "examples": examples}}

@@ -1,0 +1,14 @@
+"""How is Redis reached? The one client that ledger, keys and limits use."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+
+def connect(url: str) -> Redis:
+    """A client that gives up quickly and leaves trying again to its user."""
+    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+        url, decode_responses=True, socket_connect_timeout=1.0, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
+    )

@@ -1,0 +1,296 @@
+"""Whatever the engine or the caller does wrong: what the caller sees, what the ledger says, and that nothing leaks.
+
+The faults that have a real component to be provoked with are provoked there, too, in tests/end_to_end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from aiohttp import web
+
+from gateway import keys
+from gateway.keys import Grant
+from tests.conftest import RedisServer
+from tests.gateway.house import (
+    EASY,
+    EVENTS,
+    WHOLE,
+    WITHOUT_USAGE,
+    FakeEngine,
+    Gateway,
+    Script,
+    answer,
+    die,
+    event,
+    forever,
+    refuse,
+    running,
+    silent,
+    stream,
+    until,
+)
+from tests.gateway.test_limits import state
+
+CHAT = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
+QUICK = {"first_token_timeout_seconds": 0.3, "idle_timeout_seconds": 0.3, "send_timeout_seconds": 0.3}
+
+
+@pytest.fixture
+async def gateway(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> AsyncIterator[Gateway]:
+    """One that loses patience soon, and whose callers have keys with limits."""
+    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path, **QUICK) as gateway:
+        secret, _ = await keys.create(
+            gateway.keyring.redis, Grant(name="team-a", reasoning_tokens_per_day=10**9, requests_per_minute=10**9)
+        )
+        await gateway.keyring.refresh()
+        gateway.client.headers["authorization"] = f"Bearer {secret}"
+        yield gateway
+
+
+async def assert_nothing_is_left(gateway: Gateway, engine: FakeEngine, server: RedisServer) -> None:
+    """No request at the engine, no token reserved, no task that belongs to a request."""
+    await until(lambda: engine.running == 0)
+    await until(lambda: not any(gateway.engines.running.values()) and gateway.limiter.reserved == 0)
+    await until(lambda: state(server)["reserved"] == 0)
+    gc.collect()
+    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
+    assert not {name for name in names if name.startswith(("Chat.", "Caller.", "RelayedStream."))}
+
+
+async def reset(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+    """A TCP reset instead of an answer."""
+    assert request.transport is not None
+    sock: socket.socket = request.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    request.transport.abort()
+    return await silent(request, _)
+
+
+def byte_by_byte(*pieces: bytes) -> Script:
+    return stream(*(bytes([byte]) for piece in pieces for byte in piece))
+
+
+def endless(*start: bytes) -> Script:
+    async def script(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in start:
+            await response.write(piece)
+        while True:
+            await response.write(b"x" * 65_536)
+
+    return script
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the table."""
+
+    name: str
+    script: Script
+    streamed: bool
+    status: int
+    """What the caller gets, and the ledger where `booked` is not set."""
+    code: str | None = None
+    """Of the error, in the body or in the stream's last event."""
+    booked: int | None = None
+    error: str = ""
+    thought: Callable[[int], bool] = lambda tokens: tokens == 0
+
+
+def some(tokens: int) -> bool:
+    return tokens > 0
+
+
+HALF = EVENTS[1][: len(EVENTS[1]) // 2]
+GONE, BROKEN = "engine_unavailable", "engine failed mid-stream"
+TABLE = [
+    Fault("reset", reset, True, 503, GONE, error=GONE),
+    Fault("reset, whole", reset, False, 503, GONE, error=GONE),
+    Fault("500", refuse(500, {"error": {"message": "boom"}}), True, 503, GONE, error=GONE),
+    Fault("500 that is no JSON", refuse(500, "boom"), False, 503, GONE, error=GONE),
+    Fault("429", refuse(429, {"error": {"message": "busy"}}), True, 429, error="invalid_request_error"),
+    Fault("silent before the first token", silent, True, 503, GONE, error=GONE),
+    Fault("silent after it", stream(*EVENTS[:2], then=forever), True, 200, "engine_failed", 502, BROKEN, some),
+    Fault("dies after it", stream(*EVENTS[:2], then=die), True, 200, "engine_failed", 502, BROKEN, some),
+    Fault("closes after it", stream(*EVENTS[:2]), True, 200, "engine_failed", 502, BROKEN, some),
+    Fault("half a line, and dies", stream(EVENTS[0], HALF, then=die), True, 200, "engine_failed", 502, BROKEN),
+    Fault("half a line, and closes", stream(*EVENTS[:2], HALF), True, 200, "engine_failed", 502, BROKEN, some),
+    Fault("an error event", stream(EVENTS[0], b'data: {"error": {"message": "oom", "code": 500}}\n\n'), True, 200,
+          "engine_failed", 502, BROKEN),
+    Fault("garbage for events", stream(b"data: {]\n\n", b"\xff\xfe\n\n"), True, 200, "engine_failed", 502, BROKEN),
+    Fault("an event without end", endless(EVENTS[0], b'data: {"choices": "'), True, 200, "engine_failed", 502, BROKEN),
+    Fault("no usage", stream(*WITHOUT_USAGE), True, 200, thought=some),
+    Fault("no [DONE]", stream(*EVENTS[:-1]), True, 200, thought=some),
+    Fault("byte by byte, characters torn", byte_by_byte(*EVENTS), True, 200, thought=some),
+    Fault("an empty stream", stream(), True, 503, GONE, error=GONE),
+    Fault("whole answer that is no JSON", lambda *_: _text("{"), False, 502, "engine_failed", error="engine_failed"),
+    Fault("whole answer without choices", lambda *_: _text("{}"), False, 200),
+    Fault("whole answer without usage", lambda *_: _text(json.dumps({**WHOLE, "usage": None})), False, 200,
+          thought=some),
+]  # fmt: skip
+
+
+async def _text(text: str) -> web.StreamResponse:
+    return web.Response(text=text, content_type="application/json")
+
+
+@pytest.mark.parametrize("fault", TABLE, ids=lambda fault: fault.name)
+async def test_a_fault_of_the_engine(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer, fault: Fault
+) -> None:
+    engine.script = fault.script
+    pinned = {"model": "abacus/alpha-0.4"}  # or a neighbour would be asked, which is another test
+    said = await gateway.client.post("/v1/chat/completions", json={**CHAT, **pinned, "stream": fault.streamed})
+    assert said.status_code == fault.status
+    if said.status_code == 200 and fault.streamed:
+        last = [line[6:] for line in said.text.splitlines() if line.startswith("data: ")][-1]
+        assert (json.loads(last)["error"]["code"] if fault.code else last) == (fault.code or "[DONE]")
+    elif fault.code is not None:
+        assert said.json()["error"]["code"] == fault.code
+    (booked,) = await gateway.entries()
+    assert (booked.status, booked.error) == (fault.booked or fault.status, fault.error)
+    assert fault.thought(booked.reasoning_tokens), booked.reasoning_tokens
+    await assert_nothing_is_left(gateway, engine, redis_server)
+    assert state(redis_server)["day_tokens"] == booked.reasoning_tokens
+
+    engine.script = answer  # and the gateway serves on
+    assert (await gateway.client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+@pytest.mark.parametrize("script", [refuse(500, {}), reset, silent], ids=["500", "reset", "silent"])
+async def test_before_the_first_byte_the_neighbour_answers(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer, script: Script
+) -> None:
+    async def only_others(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (script if body["model"] == "abacus/alpha-0.4" else answer)(request, body)
+
+    engine.script = only_others
+    said = await gateway.client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert (said.status_code, said.headers["x-laconic-decision"]) == (200, "fallback")
+    assert said.headers["x-laconic-checkpoint"] == "alpha-0.1"
+    (booked,) = await gateway.entries()
+    assert (booked.status, booked.decision, booked.choice) == (200, "fallback", "alpha-0.4")
+    await assert_nothing_is_left(gateway, engine, redis_server)
+
+
+async def test_a_caller_too_slow_to_take_its_answer_is_left(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    """Its engine stops, and what the gateway has read ahead for it is bounded."""
+    sent = 0
+
+    async def flood(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            piece = event({"reasoning": "thinking " * 1000})
+            await response.write(piece)
+            sent += len(piece)
+
+    engine.script = flood
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect((host, int(port)))
+        body = json.dumps({**CHAT, "stream": True}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {gateway.client.headers['authorization']}"
+        )
+        caller.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        (booked,) = await gateway.entries()
+    assert (booked.status, booked.error) == (499, "caller too slow")
+    assert booked.reasoning_tokens > 0
+    assert sent < 32 * 2**20
+    await assert_nothing_is_left(gateway, engine, redis_server)
+
+
+def half_closed() -> set[Any]:
+    """This process's sockets whose other end has gone: (local, remote) addresses."""
+    connections = psutil.Process().net_connections()
+    return {(one.laddr, one.raddr) for one in connections if one.status == "CLOSE_WAIT"}
+
+
+async def test_a_thousand_callers_who_leave_at_random_moments(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """The engine's running count and what was reserved are 0 again; each is in the ledger once, with what came."""
+
+    async def think(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(random.random() * 0.02)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for _ in range(30):
+            await response.write(event({"reasoning": " 1"}))
+            await asyncio.sleep(random.random() * 0.02)
+        await response.write(event({}, "stop") + EVENTS[-1])
+        return response
+
+    engine.script = think
+    before = half_closed()  # an earlier test's client may have left some
+    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+        secret, _ = await keys.create(gateway.keyring.redis, Grant(name="team-a", reasoning_tokens_per_day=10**9))
+        await gateway.keyring.refresh()
+        headers = {"authorization": f"Bearer {secret}"}
+        began: set[str] = set()
+
+        async def leave(client: httpx.AsyncClient) -> None:
+            patience = random.random() * 1.0
+            try:
+                async with asyncio.timeout(patience):
+                    async with client.stream(
+                        "POST", "/v1/chat/completions", json={**CHAT, "stream": True}, headers=headers
+                    ) as response:
+                        began.add(response.headers["x-request-id"])
+                        async for _ in response.aiter_bytes():
+                            pass
+            except TimeoutError:
+                pass
+
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=gateway.url, limits=limits, timeout=60) as client:
+            for _ in range(10):
+                await asyncio.gather(*(leave(client) for _ in range(100)))
+        await assert_nothing_is_left(gateway, engine, redis_server)
+        booked = await gateway.entries(len(began))
+        ids = [entry.id for entry in booked]
+        assert len(ids) == len(set(ids))
+        assert began <= set(ids)
+        assert {entry.status for entry in booked} <= {200, 499}
+        assert len(began) > 20
+        assert any(0 < entry.reasoning_tokens < 30 for entry in booked if entry.status == 499)
+        # Those who left before they were told their request's id are in the ledger, too, maybe a moment later.
+        async with asyncio.timeout(60):
+            while sum(entry.reasoning_tokens for entry in booked) != state(redis_server)["day_tokens"]:
+                booked = await gateway.entries()
+        await until(lambda: half_closed() <= before)
+
+
+async def test_a_comment_keeps_a_silent_stream_alive(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.relay.PING_SECONDS", 0.1)
+
+    async def think(_: web.Request) -> None:
+        await asyncio.sleep(0.35)
+
+    engine.script = stream(*EVENTS[:2], then=think)
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        said = await gateway.ask(EASY, stream=True)
+    comments = [line for line in said.text.splitlines() if line.startswith(":")]
+    assert 2 <= len(comments) <= 4
