@@ -18,6 +18,7 @@ from gateway.engines import Engines
 from gateway.keyring import Keyring
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
+from gateway.protocol import GatheringProtocol
 from models import profile as profiles
 from models.family import Family
 
@@ -78,6 +79,7 @@ def _app(settings: Settings, family: Family, worker: int) -> ASGIApp:
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=GatheringProtocol,
         log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,

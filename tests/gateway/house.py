@@ -25,6 +25,7 @@ from gateway.entry import Entry
 from gateway.keyring import Keyring
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
+from gateway.protocol import GatheringProtocol
 from models import family as families
 from models import profile as profiles
 from models.family import Checkpoint, Estimate, Family, Frontier, Slice
@@ -339,7 +340,9 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         profile = profiles.load(family_dir / family.profile)
         limiter, keyring = Limiter(redis_url), Keyring(redis_url, chosen.state_dir)
         app = create_app(chosen, family, profile, engines=replicas, keyring=keyring, limiter=limiter, ledger=book)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=GatheringProtocol, log_level="critical", timeout_graceful_shutdown=2)
+        )
         # Not `serve`, which would take over the test's signals.
         serving = asyncio.create_task(server._serve([listener]))
         while not server.started:
