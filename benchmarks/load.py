@@ -37,7 +37,8 @@ class Caller(asyncio.Protocol):
     """One keep-alive connection, one request at a time; it is opened anew where the server has closed it."""
 
     def __init__(self, url: str, times: Times, stream: bool) -> None:
-        self._place, self._times, self._stream = urlsplit(url), times, stream
+        parts = urlsplit(url)
+        self._place, self._times, self._stream = (parts.hostname or "", parts.port or 80), times, stream
         self._buffer = bytearray()
         self._done: asyncio.Future[None] | None = None
         self._began = self._last = 0.0
@@ -48,14 +49,23 @@ class Caller(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
 
     async def ask(self, request: bytes) -> None:
+        self._began = time.perf_counter()
+        kept = self.transport is not None and not self.transport.is_closing()
+        try:
+            await self._ask(request)
+        except ConnectionResetError:
+            if not kept or self._buffer:
+                raise
+            await self._ask(request)  # it was closed for having been idle, as the request went out
+
+    async def _ask(self, request: bytes) -> None:
         loop = asyncio.get_running_loop()
         if self.transport is None or self.transport.is_closing():
-            await loop.create_connection(lambda: self, self._place.hostname, self._place.port)
+            await loop.create_connection(lambda: self, *self._place)
         assert self.transport is not None
         self._buffer.clear()
         self._seen = False
         self._done = loop.create_future()
-        self._began = time.perf_counter()
         self.transport.write(request)
         await self._done
 
