@@ -29,12 +29,13 @@ class Loader:
         self._asked: set[tuple[str, str]] = set()
 
     def forget(self, url: str) -> None:
-        """An engine is down: what comes up there may be another one."""
+        """An engine is down, or something else answers in its place: what comes up there may be another one."""
         self._asked = {(engine, name) for engine, name in self._asked if engine != url}
 
     async def load(self, http: aiohttp.ClientSession, url: str, serves: frozenset[str]) -> None:
         """Ask an engine that serves the base for what it does not serve; the next probe sees what came of it."""
         if self._base not in serves:
+            self.forget(url)
             return
         for name, checkpoint in self._adapters.items():
             if name in serves or (url, name) in self._asked:

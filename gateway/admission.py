@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 from starlette.requests import Request
 
-from gateway.errors import ApiError, overloaded
+from gateway.errors import ApiError, overloaded, too_slow
 
 
 class Admission:
@@ -41,20 +42,24 @@ def request_id() -> str:
     return f"req_{secrets.token_hex(16)}"
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The whole body, read no further than `limit` bytes.
 
     Raises:
-        ApiError: 413, it is longer.
+        ApiError: 413, it is longer; 408, it has not come within so many seconds.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise too_slow() from None
     return bytes(body)
 
 

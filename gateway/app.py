@@ -156,7 +156,8 @@ def _serve_keys(app: FastAPI, settings: Settings, family: Family, keyring: Keyri
     @app.post("/v1/keys", dependencies=[Depends(admin)])
     async def create_key(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         try:
-            grant = Grant.model_validate_json(await read_body(request, settings.max_body_bytes))
+            body = await read_body(request, settings.max_body_bytes, settings.send_timeout_seconds)
+            grant = Grant.model_validate_json(body)
             keys.check(grant, family)
         except ValidationError as error:
             raise _invalid(error.errors()[0]) from None

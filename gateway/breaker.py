@@ -1,6 +1,6 @@
 """Is it worth asking again? A circuit breaker for one checkpoint on one engine; pure but for the clock it is given.
 
-    closed  --  FAILURES in a row  ->  open  --  a pause  ->  half open: one request tries
+    closed  --  FAILURES in a row  ->  open  --  a pause  ->  half open: one request tries, after another pause one more
       ^                                 ^                          |
       '------------ it succeeds --------|------ it fails, and the pause doubles
 
@@ -22,17 +22,19 @@ class Breaker:
     def __init__(self) -> None:
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
-        self._closed_at = 0.0
-        """When it may be tried again, on the clock of the caller."""
+        self._may_try_at = 0.0
+        """On the clock of the caller."""
         self._trying = False
 
     def allows(self, now: float) -> bool:
         """Whether a request may be sent."""
-        return self._failures < FAILURES or (now >= self._closed_at and not self._trying)
+        return self._failures < FAILURES or now >= self._may_try_at
 
-    def begin(self) -> None:
-        """A request is sent; where it is open, it is the one that tries."""
-        self._trying = self._failures >= FAILURES
+    def begin(self, now: float) -> None:
+        """A request is sent; where it is open, it is the one that tries: alone, but a whole answer may take minutes."""
+        if self._failures >= FAILURES:
+            self._trying = True
+            self._may_try_at = now + self._pause
 
     def failed(self, now: float) -> bool:
         """No answer has begun; true where this opens it."""
@@ -41,9 +43,10 @@ class Breaker:
         if was_trying:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         if self._failures == FAILURES or was_trying:
-            self._closed_at = now + self._pause
+            self._may_try_at = now + self._pause
         return self._failures == FAILURES
 
     def left(self) -> None:
-        """The caller left before it was known; nothing is learned."""
-        self._trying = False
+        """The caller left before it was known; nothing is learned, and the next may try."""
+        if self._trying:
+            self._trying, self._may_try_at = False, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, Callable
@@ -73,7 +74,7 @@ class Chat:
                 account.key = key = self._keyring.caller(request.headers)
                 self._admission.enter()
                 closing.callback(self._admission.leave)
-                question = questions.parse(await read_body(request, self._settings.max_body_bytes))
+                question = questions.parse(await self._body(request))
                 pinned = self._pinned(question.model, key)
                 budget, tokens = self._hold(self._budget(request, question, key), question, key)
                 standing = await self._reserve(key, tokens, account)
@@ -93,7 +94,11 @@ class Chat:
             except (ClientDisconnect, CallerLeftError):
                 account.settle(CALLER_LEFT, error="caller left")
                 return Response(status_code=CALLER_LEFT)
-            except BaseException as error:  # a bug, or the server's end: the books are kept all the same
+            except asyncio.CancelledError:  # the server's end: nobody else cancels
+                stopping = errors.stopping()
+                account.settle(stopping.status, error="gateway stopped")
+                raise stopping from None
+            except BaseException as error:  # a bug: the books are kept all the same
                 account.settle(500, error=type(error).__name__)
                 raise
 
@@ -101,7 +106,7 @@ class Chat:
         """The decision about a chat request, without running it."""
         key = self._keyring.admin(request.headers)
         try:
-            question = questions.parse(await read_body(request, self._settings.max_body_bytes))
+            question = questions.parse(await self._body(request))
         except ClientDisconnect:
             return Response(status_code=CALLER_LEFT)
         budget = self._budget(request, question, key)
@@ -118,6 +123,9 @@ class Chat:
         except routing.NoCheckpointError as error:
             raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
         return JSONResponse(explained)
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._settings.max_body_bytes, self._settings.send_timeout_seconds)
 
     def _budget(self, request: Request, question: Question, key: Key) -> Budget:
         default = key.default_budget or self._settings.default_budget
@@ -220,7 +228,11 @@ class Chat:
         caller: Caller,
         closing: ExitStack,
     ) -> Response:
-        relay = Relay(question.wants_usage, lambda said, text: self._complete(question, said, text))
+        relay = Relay(
+            question.wants_usage,
+            lambda said, text: self._complete(question, said, text),
+            hides_reasoning=question.body.get("include_reasoning") is False,
+        )
 
         def settle(why: str) -> None:
             spent = usage.spent(self._complete(question, relay.usage, relay.transcript))
@@ -282,6 +294,8 @@ def upstream_body(question: Question, model: str, budget: Budget) -> questions.B
         body["chat_template_kwargs"] = {"enable_thinking": False} | (body.get("chat_template_kwargs") or {})
     if question.stream:
         body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+        if body.get("include_reasoning") is False:  # the relay leaves it out: it must be seen to be counted
+            body["include_reasoning"] = True
     return body
 
 
@@ -294,14 +308,14 @@ async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], Non
             settle("")
         return events
 
-    if events := settled(relay.feed(upstream.first)):
-        yield events
+    chunk = upstream.first
     try:
-        while chunk := await upstream.more():
+        while chunk:
             if events := settled(relay.feed(chunk)):
                 yield events
             if relay.done:
                 return
+            chunk = await upstream.more()
     except (TimeoutError, OSError):
         yield settled(relay.fail(errors.interrupted()))
     else:

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     connect_timeout_seconds: float = Field(default=2.0, gt=0, description="for a connection to an engine")
     first_token_timeout_seconds: float = Field(default=120.0, gt=0, description="for an engine's first byte")
     idle_timeout_seconds: float = Field(default=60.0, gt=0, description="for an engine's next byte")
-    send_timeout_seconds: float = Field(default=30.0, gt=0, description="for a caller to take what was sent")
+    send_timeout_seconds: float = Field(default=30.0, gt=0, description="for a caller to take or send what is due")
     drain_seconds: float = Field(default=20.0, ge=0, description="for streams to end when the gateway is told to stop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much to log")
     log_format: Literal["text", "json"] = Field(default="text", description="how to log it")
@@ -231,6 +231,12 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
     return parser.add_argument(*names, **options)
 
 
+def public(url: str) -> str:
+    """A URL without its user and password, for messages."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _url(url: str, schemes: tuple[str, ...]) -> str:
     parts = urlsplit(url)
     try:
@@ -238,5 +244,6 @@ def _url(url: str, schemes: tuple[str, ...]) -> str:
     except ValueError:  # a port that is no number
         usable = False
     if not usable:
-        raise ValueError(f"{url!r} is not a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
+        begins = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"{public(url)!r} is not a URL that starts with {begins}")
     return url

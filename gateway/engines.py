@@ -73,7 +73,7 @@ class Replica:
     def begin(self, checkpoint: str) -> None:
         """A request is sent."""
         if breaker := self._breakers.get(checkpoint):
-            breaker.begin()
+            breaker.begin(time.monotonic())
 
     def succeeded(self, checkpoint: str) -> None:
         """An answer has begun."""
@@ -96,7 +96,7 @@ class Replica:
         self.serves = frozenset()
 
     def gone(self, why: object, grace_seconds: float) -> None:
-        """Nothing listens there. One that is stopping may still answer what it has; one that hangs never will."""
+        """It takes no more. One that is stopping may still answer what it has; one that hangs never will."""
         self.down(why)
         self.wire.limit_silence(grace_seconds)
 
@@ -136,6 +136,8 @@ class Engines:
         self._names = {checkpoint: name for name, checkpoint in self._checkpoints.items()}
         self._settings = settings
         self._loader = Loader(family, settings.engine_family or settings.family)
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        """The last look for adapters that an engine lacks, by its URL: an adapter may take a minute."""
 
     async def start(self) -> None:
         """Ask every engine once what it serves, and keep asking; they need not be up yet."""
@@ -145,13 +147,17 @@ class Engines:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_seconds),
         )
         await self._probe_all()
-        self._probing = asyncio.create_task(self._keep_probing(), name="probe engines")
+        # Each by itself: one that answers slowly must not make the others' news old.
+        self._probing = [
+            asyncio.create_task(self._keep_probing(replica), name=f"probe {replica.url}") for replica in self._replicas
+        ]
 
     async def aclose(self) -> None:
         """Stop asking and close every connection."""
-        self._probing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._probing
+        for task in (*self._probing, *self._loading.values()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await self._http.close()
         for replica in self._replicas:
             replica.wire.close()
@@ -204,7 +210,7 @@ class Engines:
                 replica.succeeded(checkpoint)
                 if refusal.status in CALLER_FAULTS:
                     raise
-                busy = refusal if refusal.status == 429 else busy
+                busy = errors.busy(refusal) if refusal.status == 429 else busy
                 last = f"it answered {refusal.status}"  # not its words, which may be the caller's
             except (TimeoutError, OSError) as error:
                 replica.failed(checkpoint, repr(error))
@@ -219,7 +225,6 @@ class Engines:
                 return upstream
             log.warning("engine %s did not answer: %s", replica.url, last)
         if busy is not None:
-            busy.retry_after = 1
             raise busy
         raise NoEngineError(str(last))
 
@@ -257,10 +262,10 @@ class Engines:
             answer.limit_silence(self._settings.idle_timeout_seconds)
         return Upstream(replica, answer, first)
 
-    async def _keep_probing(self) -> None:
+    async def _keep_probing(self, replica: Replica) -> None:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            await self._probe_all()
+            await self._probe(replica)
 
     async def _probe_all(self) -> None:
         await asyncio.gather(*(self._probe(replica) for replica in self._replicas))
@@ -277,7 +282,7 @@ class Engines:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             replica.missed += 1
             if replica.missed >= PROBES_TO_GIVE_UP:
-                replica.down(repr(error))
+                replica.gone(repr(error), self._settings.first_token_timeout_seconds)
                 self._loader.forget(replica.url)
         else:
             replica.missed = 0
@@ -286,4 +291,5 @@ class Engines:
             if serves - replica.serves:
                 log.info("engine %s serves %s", replica.url, ", ".join(sorted(serves)))
             replica.serves = serves
-            await self._loader.load(self._http, replica.url, serves)
+            if (loading := self._loading.get(replica.url)) is None or loading.done():
+                self._loading[replica.url] = asyncio.create_task(self._loader.load(self._http, replica.url, serves))

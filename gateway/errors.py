@@ -86,6 +86,11 @@ def overloaded() -> ApiError:
     )
 
 
+def busy(refusal: ApiError) -> ApiError:
+    """429: every engine that could answer has said that its queue is full."""
+    return ApiError(429, refusal.message, kind="rate_limit_error", code="overloaded", retry_after=1)
+
+
 def unauthorized(message: str) -> ApiError:
     """401: no key, or none that is valid."""
     return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
@@ -104,6 +109,16 @@ def unavailable(message: str, code: str = "engine_unavailable") -> ApiError:
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
     """502: the answer had begun and cannot be finished."""
     return ApiError(502, message, kind="api_error", code="engine_failed")
+
+
+def stopping() -> ApiError:
+    """503: the gateway is being stopped and has waited for as long as it may."""
+    return ApiError(503, "The gateway is stopping.", kind="api_error", code="gateway_stopping", retry_after=2)
+
+
+def too_slow() -> ApiError:
+    """408: the request's body did not come."""
+    return ApiError(408, "The request's body did not come in time.", code="request_timeout")
 
 
 def internal() -> ApiError:

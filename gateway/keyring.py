@@ -87,7 +87,7 @@ class Keyring:
         if self._table is not None and table.version < self._table.version:
             if table.version == 0:
                 return  # an emptied Redis must not open the door
-            log.error("Redis has lost keys: there were %d changes, and now %d", self._table.version, table.version)
+            log.error("Redis has older keys than before: %d, after %d", table.version, self._table.version)
         self._take(table)
         self._keep(table)
 

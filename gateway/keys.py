@@ -25,8 +25,13 @@ KEYS = "{laconic:keys}:by-name"
 VERSION = "{laconic:keys}:version"
 PREFIX = "sk-laconic-"
 
+# The first change is numbered by the clock: a Redis that was emptied goes on above what gateways have seen of it.
 _CREATE = """
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  local time = redis.call('TIME')
+  redis.call('SET', KEYS[2], string.format('%.0f', time[1] * 1e6 + time[2]))
+end
 return redis.call('INCR', KEYS[2])
 """
 _REVOKE = """
@@ -87,7 +92,7 @@ class Key(Grant):
 
 
 class Table(NamedTuple):
-    """All keys. `version` counts changes and is 0 only while there has never been a key."""
+    """All keys. `version` grows with every change and is 0 only while there has never been a key."""
 
     version: int
     keys: tuple[Key, ...]
@@ -121,7 +126,7 @@ async def revoke(redis: Redis, name: str) -> bool:
 
 
 async def version(redis: Redis) -> int:
-    """How often keys were made or revoked."""
+    """Another number after every change, always a larger one."""
     return int(await redis.get(VERSION) or 0)
 
 

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 120
 RENEW_SECONDS = 30.0
-SETTLED_SECONDS = 60
-"""How long a settlement is remembered, by which one that is sent again is known."""
+SETTLED_SECONDS = 900
+"""How long a settlement is remembered, by which one that is sent again is known: an outage of Redis may lie between."""
 KEEP_SECONDS = 2 * 86_400
 RETRY_SECONDS = 1.0
 BATCH = 200
@@ -82,8 +82,8 @@ for i, op in ipairs(cjson.decode(ARGV[1])) do
       if redis.call('ZREM', open, op.lease) == 1 then reserved = reserved - op.tokens end
       minute_tokens, day_tokens = minute_tokens + op.spent, day_tokens + op.spent
     end
-  else
-    redis.call('ZADD', open, 'XX', now + lease, op.lease)
+  else  -- renew; a lease that lapsed while Redis could not be reached is taken again, for its request still runs
+    if redis.call('ZADD', open, now + lease, op.lease) == 1 then reserved = reserved + op.tokens end
   end
 
   redis.call('HSET', state, 'minute', minute, 'requests', requests, 'minute_tokens', minute_tokens,
@@ -244,15 +244,15 @@ class Limiter:
         op = {name: limit for name, limit in limits.items() if limit is not None}
         answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
         self._send({"what": "reserve", **op, **_named(held)}, answer)
-        self._open[held.lease] = held
         try:
             standing = await answer
         except BaseException:  # the caller has left, and the reservation may be made all the same
             self.settle(held, 0)
             raise
         if standing is not None and standing.refused:
-            del self._open[held.lease]
             raise refusal(key, standing, tokens)
+        if standing is not None:
+            self._open[held.lease] = held
         return held, standing
 
     def settle(self, held: Reservation, spent: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway.budget import LARGEST
 from gateway.errors import BadRequestError
 
 Body = dict[str, Any]
@@ -38,9 +39,9 @@ class Chat(_Loose):
     messages: list[_Message] = Field(min_length=1)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1, strict=False)
-    max_completion_tokens: int | None = Field(default=None, ge=1, strict=False)
+    n: int | None = Field(default=None, ge=1, le=LARGEST)
+    max_tokens: int | None = Field(default=None, ge=1, le=LARGEST, strict=False)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=LARGEST, strict=False)
     chat_template_kwargs: dict[str, Any] | None = None
 
 

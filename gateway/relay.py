@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import cast
 
 from sse_starlette import ServerSentEvent
@@ -22,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.caller import Caller, CallerLeftError
 from gateway.errors import ApiError
-from gateway.usage import Json, Transcript, objects, parse_object
+from gateway.usage import Json, Transcript, objects, parse_object, totalled
 
 MAX_EVENT_BYTES = 8 * 2**20
 PING_SECONDS = 15.0
@@ -43,25 +44,35 @@ _EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
 class Relay:
     """One stream's bytes on their way through, and what was learned from them."""
 
-    def __init__(self, wants_usage: bool, complete: Callable[[Json | None, Transcript], Json]) -> None:
+    def __init__(
+        self, wants_usage: bool, complete: Callable[[Json | None, Transcript], Json], *, hides_reasoning: bool = False
+    ) -> None:
         """
         Args:
             wants_usage: the caller asked for the usage event.
             complete: fills in what the engine's usage leaves out; given None where the engine reported none.
+            hides_reasoning: the caller does not want to see the thinking. The engine sends it all the same, or nobody
+                would know what a stream that breaks off has spent.
         """
-        self._wants_usage = wants_usage
+        self._wants_usage, self._hides_reasoning = wants_usage, hides_reasoning
         self._complete = complete
         self._rest = b""
         self._last: Json = {}
         self._usage_sent = False
         self.transcript = Transcript()
-        self.usage: Json | None = None
-        """Completed; None until the engine has reported it or the stream has ended."""
+        self._final: Json | None = None
+        self._running: dict[int, Json] = {}
+        """By choice, where the engine reports as it goes."""
         self.finish_reason = ""
         self.failure: ApiError | None = None
         """Why the stream broke off, where it did."""
         self.done = False
         """The engine has said that this is all."""
+
+    @property
+    def usage(self) -> Json | None:
+        """What the engine has reported, completed where the stream has ended; None where it has reported nothing."""
+        return self._final or (totalled(list(self._running.values())) if self._running else None)
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes from the engine; what comes back is for the caller, whole events only and perhaps nothing."""
@@ -104,7 +115,11 @@ class Relay:
     def _through(self, events: bytes) -> bytes:
         if events:
             self.transcript.add_events(events)
-        return events
+        return self._shown(events) if self._hides_reasoning else events
+
+    def _shown(self, events: bytes) -> bytes:
+        begins = [0, *(end.end() for end in _EVENT_END.finditer(events))]
+        return b"".join(_without_reasoning(events[begin:end]) for begin, end in pairwise(begins))
 
     def _look(self, event: bytes) -> bytes:
         """One event that may matter; what comes back takes its place."""
@@ -127,19 +142,20 @@ class Relay:
         if isinstance(usage, dict):
             if not choices:
                 return self._usage_event(cast("Json", usage))
-            self.usage = usage  # a running total, of which the last is final where no event of its own follows
-        return event
+            # A running total, of which the last is final where no event of its own follows.
+            self._running.update({int(choice.get("index") or 0): cast("Json", usage) for choice in choices})
+        return _without_reasoning(event) if self._hides_reasoning else event
 
     def _usage_event(self, reported: Json | None) -> bytes:
         """The usage event, once and only for a caller that asked; where an engine sent none, before the end."""
         if self._usage_sent:
             return b""
-        self.usage = self._complete(reported, self.transcript)
+        self._final = self._complete(reported, self.transcript)
         if not self._wants_usage:
             return b""
         self._usage_sent = True
         same = {name: value for name, value in self._last.items() if name not in ("choices", "usage")}
-        return _event({**same, "choices": [], "usage": self.usage})
+        return _event({**same, "choices": [], "usage": self._final})
 
 
 def _first_hint(events: bytes, start: int) -> int:
@@ -150,6 +166,19 @@ def _first_hint(events: bytes, start: int) -> int:
         if at >= 0:
             first = at
     return first
+
+
+def _without_reasoning(event: bytes) -> bytes:
+    """The event as it is without the thinking in it; nothing where that is all there is."""
+    data = b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
+    parsed = parse_object(data) if b'"reasoning' in data else None
+    if parsed is None:
+        return event
+    choices = objects(parsed.get("choices"))
+    deltas = [delta for choice in choices for delta in objects([choice.get("delta")])]
+    thought = [delta.pop(name, None) for delta in deltas for name in ("reasoning", "reasoning_content")]
+    told = any(any(delta.values()) for delta in deltas) or any(choice.get("finish_reason") for choice in choices)
+    return b"" if any(thought) and not told else _event(parsed)
 
 
 def _end_of_last(events: bytes, start: int, end: int) -> int:
@@ -213,6 +242,11 @@ class RelayedStream(Response):
             why = "caller left"
         except TimeoutError:
             why = "caller too slow"
+        except asyncio.CancelledError:  # the server's end: nobody else cancels
+            if self._sending is None:  # else the caller would have to take what it has first
+                await self._give(send, errors.stopping().event(), more=False)
+            else:
+                raise
         finally:
             await self._events.aclose()
             self._ended(why)
@@ -220,7 +254,7 @@ class RelayedStream(Response):
     async def _give(self, send: Send, events: bytes, more: bool) -> None:
         self._sending = self._now()
         await send({"type": "http.response.body", "body": events, "more_body": more})
-        self._sent, self._sending = self._sending, None
+        self._sent, self._sending = self._now(), None
 
     @contextmanager
     def _watched(self, task: asyncio.Task[object], send: Send) -> Generator[None]:

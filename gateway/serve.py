@@ -1,6 +1,6 @@
 """How does `laconic serve` go from a command line to an endpoint that answers, and back to nothing?
 
-    take the port and the state directory -> start what was not given -> serve -> drain -> take the children down
+    take the state directory and the port -> start what was not given -> serve -> drain -> take the children down
 
 Everything that can be refused is refused before a child is started, and whatever ends it, by Ctrl-C, SIGTERM or a
 fault, the children end with it.
@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
     """
     logs.set_up(settings)
     family = families.load(settings.family)
-    with _listening(settings) as listener, _state_dir(settings) as lock, contextlib.suppress(asyncio.CancelledError):
+    with _state_dir(settings) as lock, _listening(settings) as listener, contextlib.suppress(asyncio.CancelledError):
         uvloop.run(_serve(settings, family, listener, lock))
 
 
@@ -67,7 +67,8 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
     settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
     ledger.gather_spools(settings.state_dir)
     keyring = Keyring(redis_url, settings.state_dir)
-    server = Workers(settings, listener) if settings.workers > 1 else Server(settings, family, listener)
+    many = settings.workers > 1
+    server = Workers(settings, listener, lock.fileno()) if many else Server(settings, family, listener)
     for stop in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
     async with _running(programs, lock):
@@ -181,18 +182,28 @@ def _state_dir(settings: Settings) -> Generator[IO[str]]:
     except OSError as error:
         raise ConfigError(f"state_dir: {settings.state_dir} cannot be used ({error.strerror})") from None
     with lock:
-        deadline = time.monotonic() + LOCK_SECONDS
+        # One that was killed may still be taking its children down, and workers finish what they have.
+        deadline = time.monotonic() + settings.drain_seconds + LOCK_SECONDS
         while not _locked(lock):
-            if time.monotonic() > deadline:
-                lock.seek(0)
-                raise ConfigError(
-                    f"state_dir: {settings.state_dir} is in use by another laconic (process {lock.read()})"
-                )
-            time.sleep(0.1)  # one that was just killed may still be taking its children down
+            lock.seek(0)
+            process = lock.read()
+            if time.monotonic() > deadline or _runs(process):
+                raise ConfigError(f"state_dir: {settings.state_dir} is in use by another laconic (process {process})")
+            time.sleep(0.1)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # it runs, as somebody else
+    return True
 
 
 def _locked(lock: IO[str]) -> bool:

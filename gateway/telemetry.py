@@ -75,6 +75,7 @@ class Telemetry:
     def refused(self, status: int) -> None:
         """A request that was answered before there was a decision."""
         self._requests.labels("none", "none", str(status)).inc()
+        log.info("refused", extra={"fields": {"status": status}})
 
     def settled(self, entry: Entry, overhead_seconds: float) -> None:
         """A request that is over."""

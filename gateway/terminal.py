@@ -68,7 +68,8 @@ def with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitab
     try:
         return asyncio.run(connected())
     except (RedisError, OSError) as error:
-        fail(f"laconic {command}: no Redis at {url} ({error}); is `laconic serve` running? If not: --redis URL", 1)
+        where = config.public(url)
+        fail(f"laconic {command}: no Redis at {where} ({error}); is `laconic serve` running? If not: --redis URL", 1)
 
 
 def console() -> Console:

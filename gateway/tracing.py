@@ -63,10 +63,18 @@ class Trace:
     def _calling(self, model: str) -> Generator[dict[str, str]]:
         context = set_span_in_context(self._span)
         attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "vllm", "gen_ai.request.model": model}
-        with self._tracer.start_as_current_span(f"chat {model}", context, SpanKind.CLIENT, attributes) as span:
+        # What the SDK records of an exception has its words in it, and an engine's refusal repeats the prompt.
+        quiet: Any = {"record_exception": False, "set_status_on_exception": False}
+        name = f"chat {model}"
+        with self._tracer.start_as_current_span(name, context, SpanKind.CLIENT, attributes, **quiet) as span:
             headers: dict[str, str] = {}
             _W3C.inject(headers, set_span_in_context(span))
-            yield headers
+            try:
+                yield headers
+            except BaseException as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(Status(StatusCode.ERROR))
+                raise
 
     def end(self, status: int, request_id: str, entry: Entry | None) -> None:
         """The request is over; no entry: it was refused before there was anything to write down."""

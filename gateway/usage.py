@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -95,6 +95,19 @@ def complete(
     reasoning = min(counted.reasoning, _whole(usage, "completion_tokens"))
     details = _object(usage, "completion_tokens_details")
     return {**usage, "completion_tokens_details": {**details, "reasoning_tokens": reasoning}}
+
+
+def totalled(by_choice: Sequence[Json]) -> Json:
+    """One usage for several choices, each of which an engine has reported on by itself; their prompt is the same."""
+    prompt, generated = (
+        _whole(by_choice[0], "prompt_tokens"),
+        sum(_whole(one, "completion_tokens") for one in by_choice),
+    )
+    total: Json = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+    reported = [tokens for one in by_choice if (tokens := _reported(one)) is not None]
+    if len(reported) == len(by_choice):
+        total["completion_tokens_details"] = {"reasoning_tokens": sum(reported)}
+    return total
 
 
 def spent(usage: Json) -> Spent:

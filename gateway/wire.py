@@ -183,6 +183,7 @@ class _Connection(asyncio.Protocol):
         self.asked += 1
         self.status, self.complete, self._began, self.when_complete = 0, False, False, None
         self._body.clear()
+        self._read_on()
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
         while not self.status:
@@ -195,11 +196,15 @@ class _Connection(asyncio.Protocol):
             await self._more()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
+        self._read_on()
+        return body
+
+    def _read_on(self) -> None:
+        """What was read ahead has been taken, or nobody wants it."""
         self._size = 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        return body
 
     def limit_silence(self, seconds: float | None) -> None:
         """From now on."""

@@ -37,13 +37,14 @@ CLOSED_SECONDS = 1.0
 class Workers:
     """All of them, from the parent: as `gateway.server.Server` is one."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, lock: int) -> None:
+        """`lock` is the state directory's, which is in use for as long as any of them runs."""
         listener.listen(2048)
         self._listener = listener
         directory = settings.state_dir / "workers"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
-        self._children = [Child(_program(settings, number, listener)) for number in range(settings.workers)]
+        self._children = [Child(_program(settings, number, listener), lock) for number in range(settings.workers)]
         self._stopped = asyncio.Event()
 
     async def start(self) -> None:

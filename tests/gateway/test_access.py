@@ -251,3 +251,12 @@ async def test_no_secret_is_in_logs_metrics_or_errors(gateway: Gateway, caplog: 
     everything = caplog.text + "".join(response.text + str(response.headers) for response in said)
     assert secret not in everything
     assert keys.digest(secret) not in everything
+
+
+async def test_a_key_made_again_after_redis_lost_all_keys_is_valid(gateway: Gateway, redis_server: RedisServer) -> None:
+    old = await given(gateway)
+    redis_server.client.flushall()
+    assert (await gateway.ask(EASY, headers=old)).status_code == 200  # an emptied Redis changes nothing yet
+    new = await given(gateway)
+    assert (await gateway.ask(EASY, headers=new)).status_code == 200
+    assert (await gateway.ask(EASY, headers=old)).status_code == 401

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from aiohttp import web
 
 from gateway.embedded import free_port
 from tests.conftest import RedisServer
-from tests.gateway.house import EASY, FakeEngine, Gateway, running
+from tests.gateway.house import EASY, FakeEngine, Gateway, running, until
 
 
 class Loading:
@@ -95,3 +96,49 @@ async def test_an_engine_that_has_them_all_is_not_asked(
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
         await probed(gateway)
         assert gateway.engines._loader._asked == set()
+
+
+async def test_behind_a_proxy_an_engine_that_was_away_is_asked_again(
+    engine_without_adapters: FakeEngine, family_dir: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, listed, away = Loading(engine_without_adapters), engine_without_adapters.models, False
+
+    async def models(request: web.Request) -> web.Response:
+        return web.Response(status=502) if away else await listed(request)
+
+    monkeypatch.setattr(engine_without_adapters, "models", models)
+    async with (
+        engine_without_adapters.listening() as engine,
+        running(family_dir, redis_server.url, [engine.url]) as gateway,
+    ):
+        await probed(gateway)
+        assert gateway.engines.missing == []
+        away = True
+        await probed(gateway)
+        assert "base" in gateway.engines.missing
+        engine.serves, away = ["abacus/base"], False  # started again, without what was loaded
+        await probed(gateway)
+        assert gateway.engines.missing == []
+        assert len(loading.asked) == 4
+
+
+async def test_an_engine_that_loads_slowly_does_not_keep_others_waiting(
+    engine_without_adapters: FakeEngine, family: Any, family_dir: Path, redis_server: RedisServer
+) -> None:
+    loading = asyncio.Event()
+
+    async def load(_: web.Request) -> web.Response:
+        loading.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    engine_without_adapters.more.append(web.post("/v1/load_lora_adapter", load))
+    other = FakeEngine(family)
+    async with (
+        engine_without_adapters.listening() as engine,
+        other.listening(),
+        running(family_dir, redis_server.url, [engine.url, other.url]) as gateway,
+    ):
+        await loading.wait()
+        other.serves = ["abacus/base"]
+        await until(lambda: gateway.engines.missing == ["alpha-0.1", "alpha-0.4"])

@@ -10,7 +10,7 @@ from gateway.breaker import FAILURES, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 def opened(now: float = 0.0) -> Breaker:
     breaker = Breaker()
     for _ in range(FAILURES):
-        breaker.begin()
+        breaker.begin(now)
         breaker.failed(now)
     return breaker
 
@@ -19,7 +19,7 @@ def test_it_opens_at_the_third_failure_in_a_row() -> None:
     breaker = Breaker()
     for last in (False, False, True):
         assert breaker.allows(0.0)
-        breaker.begin()
+        breaker.begin(0.0)
         assert breaker.failed(0.0) is last
     assert not breaker.allows(0.0)
 
@@ -28,8 +28,15 @@ def test_after_a_pause_one_request_tries_it() -> None:
     breaker = opened()
     assert not breaker.allows(FIRST_PAUSE_SECONDS - 0.01)
     assert breaker.allows(FIRST_PAUSE_SECONDS)
-    breaker.begin()
+    breaker.begin(FIRST_PAUSE_SECONDS)
     assert not breaker.allows(FIRST_PAUSE_SECONDS)
+
+
+def test_a_try_that_takes_long_shuts_others_out_for_another_pause_only() -> None:
+    breaker = opened()
+    breaker.begin(FIRST_PAUSE_SECONDS)
+    assert not breaker.allows(2 * FIRST_PAUSE_SECONDS - 0.01)
+    assert breaker.allows(2 * FIRST_PAUSE_SECONDS)
 
 
 def test_the_pause_doubles_while_tries_fail_and_has_an_end() -> None:
@@ -39,7 +46,7 @@ def test_the_pause_doubles_while_tries_fail_and_has_an_end() -> None:
         while not breaker.allows(now):
             now += 0.25
         pauses.append(now - began)
-        breaker.begin()
+        breaker.begin(now)
         breaker.failed(now)
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
     assert max(pauses) == LONGEST_PAUSE_SECONDS
@@ -47,7 +54,7 @@ def test_the_pause_doubles_while_tries_fail_and_has_an_end() -> None:
 
 def test_a_try_whose_caller_leaves_is_anothers() -> None:
     breaker = opened()
-    breaker.begin()
+    breaker.begin(FIRST_PAUSE_SECONDS)
     breaker.left()
     assert breaker.allows(FIRST_PAUSE_SECONDS)
 
@@ -66,7 +73,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.breaker.allows(self.now))
     @rule()
     def send(self) -> None:
-        self.breaker.begin()
+        self.breaker.begin(self.now)
         self.sent += 1
 
     @precondition(lambda self: self.sent > 0)
@@ -82,8 +89,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def opens_again(self) -> None:
-        if self.sent == 0:
-            assert self.breaker.allows(self.now + LONGEST_PAUSE_SECONDS)
+        assert self.breaker.allows(self.now + LONGEST_PAUSE_SECONDS)
 
 
 TestAnyOrder = AnyOrder.TestCase

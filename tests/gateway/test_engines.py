@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import breaker, engines
 from models.family import Family
 from tests.conftest import RedisServer
 from tests.gateway.house import (
@@ -21,11 +22,13 @@ from tests.gateway.house import (
     WITHOUT_USAGE,
     FakeEngine,
     Gateway,
+    answer,
     die,
     refuse,
     running,
     silent,
     stream,
+    until,
 )
 
 
@@ -126,6 +129,54 @@ async def test_an_engine_that_stops_and_never_ends_does_not_keep_a_whole_answer_
         assert (await asked).status_code == 200
         assert len(other.bodies) == 1
         await engine.idle.wait()
+
+
+async def test_an_engine_that_hangs_with_its_port_open_does_not_keep_a_whole_answer_waiting(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "PROBE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "PROBE_SECONDS", 0.1)
+    hangs, listed = False, engine.models
+
+    async def models(request: web.Request) -> web.Response:
+        if hangs:
+            await asyncio.Event().wait()
+        return await listed(request)
+
+    settings = {"first_token_timeout_seconds": 0.5}
+    monkeypatch.setattr(engine, "models", models)
+    engine.script = silent
+    # It has taken its routes already: this one answers in its place, at a port of its own.
+    async with (
+        engine.listening() as hanging,
+        running(family_dir, redis_server.url, [hanging.url, other.url], **settings) as gateway,
+    ):
+        asked = asyncio.create_task(gateway.ask())
+        await engine.busy.wait()
+        hangs = True
+        async with asyncio.timeout(20):
+            assert (await asked).status_code == 200
+        assert len(other.bodies) == 1
+
+
+async def test_while_a_whole_answer_tries_a_checkpoint_others_may_try_it_too(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.2)
+    pinned = {"model": "abacus/base"}
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        engine.script = refuse(503, {})
+        for _ in range(3):
+            assert (await gateway.ask(**pinned)).status_code == 503
+        engine.script = silent
+        await asyncio.sleep(0.3)
+        trying = asyncio.create_task(gateway.ask(**pinned))
+        await until(lambda: engine.running == 1)
+        engine.script = answer
+        assert (await gateway.ask(**pinned, stream=True)).status_code == 503  # one at a time
+        await asyncio.sleep(0.3)
+        assert (await gateway.ask(**pinned, stream=True)).status_code == 200
+        trying.cancel()
 
 
 async def test_checkpoints_may_live_on_different_engines(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:

@@ -123,7 +123,7 @@ TABLE = [
     Fault("reset, whole", reset, False, 503, GONE, error=GONE),
     Fault("500", refuse(500, {"error": {"message": "boom"}}), True, 503, GONE, error=GONE),
     Fault("500 that is no JSON", refuse(500, "boom"), False, 503, GONE, error=GONE),
-    Fault("429", refuse(429, {"error": {"message": "busy"}}), True, 429, error="invalid_request_error"),
+    Fault("429", refuse(429, {"error": {"message": "busy"}}), True, 429, "overloaded", error="overloaded"),
     Fault("silent before the first token", silent, True, 503, GONE, error=GONE),
     Fault("silent after it", stream(*EVENTS[:2], then=forever), True, 200, "engine_failed", 502, BROKEN, some),
     Fault("dies after it", stream(*EVENTS[:2], then=die), True, 200, "engine_failed", 502, BROKEN, some),
@@ -134,6 +134,10 @@ TABLE = [
           "engine_failed", 502, BROKEN),
     Fault("garbage for events", stream(b"data: {]\n\n", b"\xff\xfe\n\n"), True, 200, "engine_failed", 502, BROKEN),
     Fault("an event without end", endless(EVENTS[0], b'data: {"choices": "'), True, 200, "engine_failed", 502, BROKEN),
+    Fault("all in one piece, and dies", stream(b"".join(EVENTS), then=die), True, 200, thought=some),
+    Fault("all in one piece, and hangs", stream(b"".join(EVENTS), then=forever), True, 200, thought=some),
+    Fault("an error in the first piece, and dies", stream(EVENTS[0] + b'data: {"error": {"message": "oom"}}\n\n',
+          then=die), True, 200, "engine_failed", 502, BROKEN),
     Fault("no usage", stream(*WITHOUT_USAGE), True, 200, thought=some),
     Fault("no [DONE]", stream(*EVENTS[:-1]), True, 200, thought=some),
     Fault("byte by byte, characters torn", byte_by_byte(*EVENTS), True, 200, thought=some),
@@ -294,3 +298,80 @@ async def test_a_comment_keeps_a_silent_stream_alive(
         said = await gateway.ask(EASY, stream=True)
     comments = [line for line in said.text.splitlines() if line.startswith(":")]
     assert 2 <= len(comments) <= 4
+
+
+async def test_a_caller_whose_body_does_not_come_gives_its_place_back(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    settings = {**QUICK, "max_concurrency": 1, "state_dir": tmp_path}
+    async with running(family_dir, redis_server.url, [engine.url], **settings) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        assert b" 408 " in await reader.readline()
+        assert (await gateway.ask(EASY)).status_code == 200
+        writer.close()
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_when_the_time_to_drain_is_over_the_caller_is_told(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path, streamed: bool
+) -> None:
+    engine.script = stream(*EVENTS[:2], then=forever) if streamed else silent
+    async with httpx.AsyncClient(timeout=20) as client:
+        async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+            url = f"{gateway.url}/v1/chat/completions"
+            asked = asyncio.create_task(client.post(url, json={**CHAT, "stream": streamed}))
+            await engine.busy.wait()
+            await asyncio.sleep(0.2)
+        said = await asked
+    body = json.loads(said.text.splitlines()[-2].removeprefix("data: ")) if streamed else said.json()
+    assert said.status_code == (200 if streamed else 503)
+    assert body["error"]["code"] == "gateway_stopping"
+    (booked,) = await gateway.entries()
+    assert (booked.status, booked.error) == (503, "gateway stopped")
+
+
+@pytest.mark.parametrize("field", ["n", "max_tokens", "max_completion_tokens"])
+async def test_a_number_beyond_all_measure_is_refused_by_name(gateway: Gateway, field: str) -> None:
+    for number in (2**31, 10**320):
+        said = await gateway.client.post("/v1/chat/completions", json={**CHAT, field: number})
+        assert (said.status_code, said.json()["error"]["param"]) == (400, field)
+
+
+async def left_after(gateway: Gateway, pieces: int, **body: Any) -> bytes:
+    """What a caller sees who leaves as soon as it has so many events."""
+    got = b""
+    async with gateway.client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True, **body}) as said:
+        async for chunk in said.aiter_bytes():
+            got += chunk
+            if got.count(b"\n\n") >= pieces:
+                break
+    return got
+
+
+async def test_who_hides_the_thinking_and_leaves_has_it_counted(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    engine.script = stream(*EVENTS[:4], then=forever)
+    got = await left_after(gateway, 2, include_reasoning=False)
+    assert engine.bodies[0]["include_reasoning"] is True
+    assert b"1 + 2" not in got
+    (booked,) = await gateway.entries()
+    assert booked.reasoning_tokens > 0
+    await until(lambda: state(redis_server)["day_tokens"] == booked.reasoning_tokens)
+
+
+async def test_running_totals_of_several_choices_are_added_up(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    def running_total(choice: int) -> bytes:
+        spent = {"prompt_tokens": 5, "completion_tokens": 100, "completion_tokens_details": {"reasoning_tokens": 90}}
+        one = json.loads(event({"reasoning": "1 + 2"}, usage=spent)[6:])
+        one["choices"][0]["index"] = choice
+        return b"data: " + json.dumps(one).encode() + b"\n\n"
+
+    engine.script = stream(*map(running_total, range(8)), then=forever)
+    await left_after(gateway, 8, n=8, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    (booked,) = await gateway.entries()
+    assert (booked.prompt_tokens, booked.reasoning_tokens, booked.answer_tokens) == (5, 720, 80)
+    await until(lambda: state(redis_server)["day_tokens"] == 720)

@@ -226,3 +226,21 @@ def test_the_headers_are_of_the_window_with_the_least_left() -> None:
         "x-ratelimit-reset-tokens": "86325s",
     }
     assert limits.headers(key(), standing) == {}
+
+
+async def test_a_lease_that_lapsed_in_an_outage_is_taken_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request still runs, and what it may spend must not be given to another meanwhile."""
+    monkeypatch.setattr(limits, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(limits, "RENEW_SECONDS", 3)
+    mine = key(reasoning_tokens_per_day=1000)
+    async with limiting(redis_server) as limiter:
+        held, _ = await limiter.reserve(mine, "r1", 900)
+        await asyncio.sleep(1.5)
+        other, _ = await limiter.reserve(mine, "r2", 1)
+        assert state(redis_server)["reserved"] == 1  # as after an outage: nobody has renewed it
+        await until(lambda: state(redis_server)["reserved"] == 901)
+        for one, spent in ((held, 800), (other, 1)):
+            limiter.settle(one, spent)
+    assert (state(redis_server)["reserved"], state(redis_server)["day_tokens"]) == (0, 801)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import counting, usage
+from gateway.caller import Caller
 from gateway.counting import Counter
-from gateway.relay import MAX_EVENT_BYTES, Relay, leading_error
+from gateway.relay import MAX_EVENT_BYTES, Relay, RelayedStream, leading_error
 from gateway.usage import Json, Transcript
 from models.family import Reasoning
 from tests.gateway.house import EVENTS, USAGE, WITHOUT_USAGE, event
@@ -184,3 +187,56 @@ def test_a_stream_that_is_only_an_error_is_told_from_one_that_begins() -> None:
     assert leading_error(EVENTS[0]) is None
     assert leading_error(event({"content": '{"error": 1}'})) is None
     assert leading_error(b": comment\n\n") is None
+
+
+def test_hidden_thinking_is_counted_and_not_shown(counter: Counter) -> None:
+    def complete(reported: Json | None, transcript: Transcript) -> Json:
+        return usage.complete(reported, transcript, counter, Reasoning(), lambda: "the prompt")
+
+    both = event({"reasoning": " so", "content": "The answer"})
+    events = [*EVENTS[:3], both, *WITHOUT_USAGE[3:]]
+    hidden, shown = Relay(False, complete, hides_reasoning=True), relay(counter, False)
+    said = data(pour(hidden, events))
+    pour(shown, events)
+    deltas = [choice["delta"] for one in said[:-1] for choice in one["choices"]]
+    assert deltas[:3] == [
+        {"role": "assistant", "content": ""},
+        {"content": "The answer"},
+        {"content": "The answer is "},
+    ]
+    assert said[-1] == b"[DONE]"
+    assert hidden.usage == shown.usage
+    assert hidden.transcript.count(counter, Reasoning()).reasoning > 0
+
+
+async def test_after_a_comment_and_an_event_stood_in_line_a_caller_is_still_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.relay.PING_SECONDS", 0.1)
+    taking, more, ended = asyncio.Event(), asyncio.Event(), list[str]()
+    taking.set()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(_: Any) -> None:
+        await taking.wait()
+
+    async def events() -> AsyncGenerator[bytes]:
+        yield b"first"
+        taking.clear()  # a comment waits
+        await more.wait()
+        yield b"second"  # and this behind it
+        await asyncio.sleep(0.3)
+        taking.clear()
+        yield b"third"
+
+    response = RelayedStream(events(), {}, Caller(receive), 0.5, ended.append)
+    answering = asyncio.create_task(response({"type": "http"}, receive, send))
+    await asyncio.sleep(0.15)
+    more.set()
+    await asyncio.sleep(0.05)
+    taking.set()
+    async with asyncio.timeout(10):
+        await answering
+    assert ended == ["caller too slow"]

@@ -21,7 +21,7 @@ from gateway import keys, ledger, store
 from gateway.embedded import free_port
 from gateway.keys import Grant
 from tests.conftest import RedisServer
-from tests.gateway.house import EVENTS, FakeEngine, event, stream
+from tests.gateway.house import EVENTS, FakeEngine, event, forever, stream
 
 CHAT = {"model": "abacus", "messages": [{"role": "user", "content": "What is easy 1 + 2?"}]}
 
@@ -52,8 +52,10 @@ async def launch(*arguments: str, port: int) -> asyncio.subprocess.Process:
 
 
 @asynccontextmanager
-async def serving(engine: FakeEngine, family_dir: Path, state_dir: Path, *more: str) -> AsyncGenerator[Serve]:
-    port = free_port()
+async def serving(
+    engine: FakeEngine, family_dir: Path, state_dir: Path, *more: str, port: int | None = None
+) -> AsyncGenerator[Serve]:
+    port = port or free_port()
     arguments = ["--engine", engine.url, "--family", str(family_dir), "--state-dir", str(state_dir), *more]
     process = await launch(*arguments, port=port)
     assert process.stdout is not None
@@ -123,6 +125,24 @@ async def test_a_kill_leaves_nothing_behind_and_the_next_start_waits_for_that(
         async with serving(engine, family_dir, tmp_path) as again:
             assert all_gone(children)
             assert (await again.ask()).status_code == 200
+
+
+async def test_the_next_start_waits_for_workers_that_finish_what_they_have(
+    engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    engine.script = stream(*EVENTS[:2], then=forever)
+    many = ("--redis", redis_server.url, "--workers", "2", "--drain-seconds", "3")
+    async with serving(engine, family_dir, tmp_path, *many) as serve:
+        workers = serve.children
+        async with (
+            httpx.AsyncClient(base_url=serve.url, timeout=30) as client,
+            client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as answer,
+        ):
+            await anext(answer.aiter_bytes())
+            serve.process.kill()
+            async with serving(engine, family_dir, tmp_path, *many, port=httpx.URL(serve.url).port) as again:
+                assert again.url == serve.url
+                assert all_gone(workers)
 
 
 async def test_a_killed_redis_stops_no_answer_and_comes_back(

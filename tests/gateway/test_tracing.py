@@ -115,3 +115,16 @@ def test_without_the_sdk_an_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match="otlp_endpoint"):
         Tracing("http://127.0.0.1:4318")
+
+
+async def test_an_engines_words_about_a_prompt_are_in_no_span(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    engine.script = refuse(400, {"error": {"message": f"cannot use {EASY!r}"}})
+    async with (
+        collector() as (endpoint, spans),
+        running(family_dir, redis_server.url, [engine.url], otlp_endpoint=endpoint) as gateway,
+    ):
+        assert EASY in (await gateway.ask(EASY)).text
+    assert len(spans) == 2
+    assert EASY not in str(spans)

@@ -290,3 +290,26 @@ async def test_the_wait_for_an_end_does_not_end_the_next_answer(monkeypatch: pyt
         answer.close(ending=True)
         answer._connection.on_message_complete()
         assert await asked(engine) == (200, b"hello")
+
+
+async def test_a_connection_whose_answer_was_not_read_serves_the_next() -> None:
+    """It was read ahead until its socket was paused, and then nobody wanted it."""
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while True:
+            await request_of(reader)
+            asked += 1
+            body = b"x" * (wire.READ_BYTES + 10_000 if asked == 1 else 5)
+            writer.write(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body[:60_000])
+            await asyncio.sleep(0.1)
+            writer.write(body[60_000:])
+
+    async with served(serve) as engine, asyncio.timeout(10):
+        first = await engine.post("/", b"", {})
+        await asyncio.sleep(0.5)
+        first.close()
+        second = await engine.post("/", b"", {})
+        assert await second.read() == b"xxxxx"
+        second.close()
