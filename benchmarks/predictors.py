@@ -120,19 +120,19 @@ def neighbours(seen: Array, outcomes: Outcomes) -> Predictor:
 
 
 def boosted(seen: Array, outcomes: Outcomes) -> Predictor:
-    """The difficulty profile's: one forest over all checkpoints, whose place is an input."""
+    """The difficulty profile's: forests over all checkpoints."""
     checkpoints = outcomes.accuracy.shape[1]
     inputs, tokens = _with_place(seen, checkpoints), outcomes.tokens.reshape(-1, outcomes.tokens.shape[-1])
     stored, _ = forests(inputs, outcomes.accuracy.ravel(), tokens, checkpoints, seed=0)
     ready = Forests(
         [Forest.model_validate(stored[name]) for name in ("correct", "tokens", "spread")], seen.shape[1], checkpoints
     )
-    residuals = np.array(stored["residuals"])
+    residuals, (slope, shift) = np.array(stored["residuals"]), np.array(stored["scales"]).T
 
     def predict(new: Array) -> Predicted:
         correct, mean, spread = np.moveaxis(np.stack([ready(row) for row in new]), -1, 0)
         quantiles = np.expm1(mean[..., None] + np.exp(spread)[..., None] * residuals)
-        return Predicted(1 / (1 + np.exp(-correct)), quantiles)
+        return Predicted(1 / (1 + np.exp(-(slope * correct + shift))), quantiles)
 
     return predict
 

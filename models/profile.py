@@ -1,11 +1,15 @@
 """How hard is this prompt, and what would each checkpoint make of it? The difficulty profile, read side.
 
-Three boosted forests over the same inputs x, the counts of the prompt and the checkpoint's place in the family:
+Three boosted forests over the counts x of the prompt, two of them over the checkpoint c's place in the family, too:
 
-    P(correct | x)          = sigmoid(f(x))
-    log(1 + tokens) | x     = g(x) + exp(h(x)) z,   z drawn from the checkpoint's residual quantiles
+    P(correct | x, c)       = sigmoid(a_c f(x) + b_c)
+    log(1 + tokens) | x, c  = g(x, c) + exp(h(x, c)) z,   z drawn from the checkpoint's residual quantiles
 
-so a prediction is a probability and a whole distribution of reasoning tokens. Counts need no tokenizer: numbers,
+The first is the two-parameter logistic model of item response theory (Birnbaum, 1968): how easy a question is, f, is
+read off the prompt, and what a checkpoint makes of easy and hard ones are two numbers each, so that even differences
+between checkpoints that are small beside those between questions can be learned.
+
+So a prediction is a probability and a whole distribution of reasoning tokens. Counts need no tokenizer: numbers,
 digits, operators, words, lines. Its limits: it counts words and does not know what they mean, and it takes being
 correct and thinking briefly as independent given the prompt (docs/profile says what that costs). `laconic-train
 profile` fits it; the file is JSON, so loading executes nothing.
@@ -30,7 +34,7 @@ from models.forest import Forest, Forests
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
@@ -118,6 +122,8 @@ class _Stored(BaseModel):
     upper: list[float]
     difficulties: list[float]
     correct: Forest
+    scales: dict[str, tuple[float, float]]
+    """a and b by checkpoint."""
     tokens: Forest
     spread: Forest
     residuals: dict[str, list[float]]
@@ -136,6 +142,8 @@ class Profile:
                 raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
         if not stored.residuals:
             raise ProfileError("residuals is empty")
+        if list(stored.scales) != list(stored.residuals):
+            raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
         try:
             self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), len(stored.residuals))
         except ValueError as error:
@@ -145,6 +153,7 @@ class Profile:
         self._vocabulary = frozenset(stored.vocabulary)
         self._upper = np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
+        self._slope, self._shift = np.array(list(stored.scales.values())).T
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
         self._difficulties = np.sort(np.array(stored.difficulties))
 
@@ -152,7 +161,7 @@ class Profile:
         """Predict for one prompt; any text, the empty one included. Of a longer one than fitting saw only the start."""
         counts = counts_of(prompt[: self._longest + 1], self._vocabulary)
         correct, mean, spread = self._forests(counts).T
-        p_correct = _sigmoid(correct)
+        p_correct = _sigmoid(self._slope * correct + self._shift)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
         failure = 1.0 - float(p_correct.mean())

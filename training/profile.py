@@ -1,7 +1,8 @@
 """How is the difficulty profile fitted? Boosted trees on the counts of a prompt, from outcomes on test prompts.
 
-One forest serves all checkpoints: the checkpoint's place in the family is an input, so what makes a question hard is
-learned from all of them at once. How many trees is chosen, and every figure of the report is measured, by
+One forest serves all checkpoints, so what makes a question hard is learned from all of them at once: of their outcomes
+together for P(correct), which is then scaled for each, and with the checkpoint's place in the family as an input for
+lengths. How many trees is chosen, and every figure of the report is measured, by
 cross-validation over *prompts*: samples of one prompt never stand on both sides of a fold. `models.profile` says what
 the file means and reads it; `benchmarks.difficulty` compares it with other ways.
 """
@@ -33,6 +34,7 @@ _TREES = {"n_estimators": 100, "learning_rate": 0.1, "max_leaf_nodes": 6, "max_d
 """The most trees; cross-validation says after which to stop."""
 _QUIETEST = 0.02
 """Added to a residual's size before its logarithm: some checkpoints think equally long every time."""
+_NEWTON_STEPS = 25
 _MARGIN = float(np.log(1.25))
 """How far a count may lie above the largest seen in fitting before the prompt is unfamiliar."""
 
@@ -66,6 +68,7 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
         "upper": (counts.max(0) + _MARGIN).tolist(),
         "difficulties": np.quantile(failure, np.linspace(0, 1, 101)).tolist(),
         **stored,
+        "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
         "report": {
             name: {
@@ -89,7 +92,7 @@ class Unseen(NamedTuple):
 
 
 def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: int) -> tuple[dict[str, Any], Unseen]:
-    """The three forests and the residuals by place, and what cross-validation saw of them.
+    """The three forests, the scales and the residuals by place, and what cross-validation saw of them.
 
     Args:
         inputs: (prompts * places, width), a prompt's places one after the other.
@@ -100,14 +103,24 @@ def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: in
     splits = GroupKFold(min(_FOLDS, prompt[-1] + 1), shuffle=True, random_state=seed)
     folds = list(splits.split(inputs, groups=prompt))
     log_tokens = np.log1p(tokens)
-    correct, logits = _boost(_CORRECT, inputs, accuracy, folds, seed)
+    of_prompts = [(train[::places] // places, test[::places] // places) for train, test in folds]
+    by_place = accuracy.reshape(-1, places)
+    correct, easiness = _boost(_CORRECT, inputs[::places, :-1], by_place.mean(1), of_prompts, seed)
+    scales = [_scale(easiness, by_place[:, place]) for place in range(places)]
+    logits = np.stack([a * easiness + b for a, b in scales], axis=1).ravel()
     mean, centre = _boost(_VALUE, inputs, log_tokens.mean(1), folds, seed)
     residual = log_tokens - centre[:, None]
     spread, log_size = _boost(_VALUE, inputs, np.log(np.abs(residual).mean(1) + _QUIETEST), folds, seed)
     size = np.exp(log_size)[:, None]
     residuals = [np.quantile((residual / size)[place::places], LEVELS) for place in range(places)]
     quantiles = np.expm1(centre[:, None] + size * np.tile(residuals, (prompt[-1] + 1, 1)))
-    stored = {"correct": correct, "tokens": mean, "spread": spread, "residuals": [z.tolist() for z in residuals]}
+    stored = {
+        "correct": correct,
+        "scales": [list(scale) for scale in scales],
+        "tokens": mean,
+        "spread": spread,
+        "residuals": [z.tolist() for z in residuals],
+    }
     return stored, Unseen(_sigmoid(logits), quantiles)
 
 
@@ -182,6 +195,18 @@ def _forest(model: Model, target: Array) -> dict[str, Any]:
         nodes["right"] += (offset + np.where(leaf, own, tree.children_right)).tolist()
         nodes["value"] += (model.learning_rate * tree.value[:, 0, 0]).tolist()
     return {"intercept": intercept, "roots": roots, **nodes}
+
+
+def _scale(easiness: Array, accuracy: Array) -> tuple[float, float]:
+    """a and b of P(correct) = sigmoid(a easiness + b), by Newton's steps; of few prompts nearer to 1 and 0."""
+    x = np.column_stack([easiness, np.ones_like(easiness)])
+    prior = np.array([1.0, 0.0])
+    scale = prior
+    for _ in range(_NEWTON_STEPS):
+        p = _sigmoid(x @ scale)
+        gradient = x.T @ (p - accuracy) + (scale - prior)
+        scale = scale - np.linalg.solve((x.T * (p * (1 - p))) @ x + np.eye(2), gradient)
+    return float(scale[0]), float(scale[1])
 
 
 def _log_losses(accuracy: Array, logits: Array) -> Array:

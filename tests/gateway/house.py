@@ -113,6 +113,7 @@ def _profile() -> dict[str, Any]:
         "upper": [20.0] * len(profiles.COUNTS),
         "difficulties": [0.01, 0.05, 0.5],
         "correct": chosen((4.0, 4.0, 4.0), (4.0, -2.0, -5.0)),
+        "scales": dict.fromkeys(NAMES, (1.0, 0.0)),
         "tokens": chosen(tokens, tokens),
         "spread": nothing,
         "residuals": dict.fromkeys(NAMES, residuals),

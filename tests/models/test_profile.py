@@ -40,6 +40,7 @@ def stored(**changes: Any) -> dict[str, Any]:
         "upper": [10.0] * len(COUNTS),
         "difficulties": [0.02, 0.1, 0.3, 0.6],
         "correct": steps(DIGITS, thresholds, -1.5, 4.0),
+        "scales": {"base": [1.0, 0.0], "alpha-0.4": [2.0, -2.0]},
         "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
         "spread": steps(PLACE, [0.5], -1.0),
         "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
@@ -55,6 +56,14 @@ def loaded(directory: Path, content: object) -> Profile:
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     return loaded(tmp_path_factory.mktemp("profile"), stored())
+
+
+def test_what_one_checkpoint_makes_of_a_question_is_a_line_of_what_another_does(profile: Profile) -> None:
+    """P(correct) = sigmoid(a f + b): here twice the base's logit, minus 2."""
+    for prompt in ("what is 1", "what is 1 plus 123456", "what is 123456 times 123456"):
+        read = profile.read(prompt).predictions
+        base, other = (np.log(p / (1 - p)) for p in (read["base"].p_correct, read["alpha-0.4"].p_correct))
+        assert other == pytest.approx(2 * base - 2)
 
 
 @given(st.text())
@@ -137,6 +146,7 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
         ("{", "not JSON"),
         ([], "version"),
         (stored(schema_version=1), "version"),
+        (stored(scales={"base": [1.0, 0.0]}), "scales"),
         (stored(upper=[]), "upper"),
         (stored(residuals={}), "residuals"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),

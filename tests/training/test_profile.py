@@ -60,6 +60,41 @@ def test_it_is_calibrated_on_new_prompts(fitted):
         assert tokens == pytest.approx(np.mean(list(TOKENS[name].values())), rel=0.2)
 
 
+def test_a_checkpoint_is_placed_by_what_it_makes_of_easy_and_hard_prompts():
+    rng = np.random.default_rng(0)
+    easiness = rng.normal(2, 1.5, 4000)
+    for a, b in ((1.0, 0.0), (1.3, -0.4), (0.7, 0.5)):
+        share = rng.binomial(4, 1 / (1 + np.exp(-(a * easiness + b)))) / 4
+        assert profile._scale(easiness, share) == pytest.approx((a, b), abs=0.1)
+
+
+def test_a_checkpoint_that_is_always_right_is_placed_above_the_others():
+    easiness = np.random.default_rng(0).normal(2, 1, 500)
+    a, b = profile._scale(easiness, np.ones(500))
+    assert np.isfinite(a)
+    assert b > 0.5
+
+
+def test_small_differences_between_checkpoints_are_read_in_their_right_order():
+    """Three points on hard prompts, none on easy ones: far less than what separates easy from hard."""
+    rng = np.random.default_rng(1)
+    asked = prompts("test", 0, 1500)
+    right = {"base": {"hard": 0.88}, "alpha-0.1": {"hard": 0.91}, "alpha-0.4": {"hard": 0.85}}
+
+    def outcomes(name: str, difficulty: str) -> tuple[Outcome, ...]:
+        chance = right[name].get(difficulty, 0.98)
+        return tuple(Outcome(bool(rng.random() < chance), 30, 0, 1, True) for _ in range(4))
+
+    rows = {
+        name: [Judged(p.prompt, p.task, p.difficulty, outcomes(name, p.difficulty)) for p in asked] for name in right
+    }
+    fitted = profile.fit(rows, seed=0)
+    loaded = reading.Profile(reading._Stored.model_validate(fitted))
+    hard = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 200, difficulty="hard")]
+    said = {name: np.mean([one[name].p_correct for one in hard]) for name in right}
+    assert said["alpha-0.1"] > said["base"] + 0.01 > said["alpha-0.4"] + 0.02
+
+
 def test_it_beats_the_guess_that_does_not_look_at_the_prompt(fitted):
     raw, _ = fitted
     for figures in raw["report"].values():
