@@ -163,7 +163,7 @@ async def test_while_a_whole_answer_tries_a_checkpoint_others_may_try_it_too(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.2)
-    pinned = {"model": "abacus/base"}
+    pinned: Any = {"model": "abacus/base"}
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
         engine.script = refuse(503, {})
         for _ in range(3):
