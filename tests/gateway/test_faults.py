@@ -387,8 +387,9 @@ async def test_a_caller_who_has_sent_its_next_request_and_leaves_is_noticed(
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {auth}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    writer.write(head.encode() + body + b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+    writer.write(head.encode() + body)
     await engine.busy.wait()
+    writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
     await asyncio.sleep(0.1)
     writer.close()
     async with asyncio.timeout(0.15):  # sooner than the engine's silence would end it
