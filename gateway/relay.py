@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.caller import Caller, CallerLeftError
 from gateway.errors import ApiError
-from gateway.usage import Json, Transcript, objects, parse_object, totalled
+from gateway.usage import Json, Transcript, index_of, objects, parse_object, totalled
 
 MAX_EVENT_BYTES = 8 * 2**20
 PING_SECONDS = 15.0
@@ -143,7 +143,7 @@ class Relay:
             if not choices:
                 return self._usage_event(cast("Json", usage))
             # A running total, of which the last is final where no event of its own follows.
-            self._running.update({int(choice.get("index") or 0): cast("Json", usage) for choice in choices})
+            self._running |= {index_of(choice): cast("Json", usage) for choice in choices}
         return _without_reasoning(event) if self._hides_reasoning else event
 
     def _usage_event(self, reported: Json | None) -> bytes:

@@ -70,7 +70,7 @@ class Transcript:
     def _add(self, answer: Json, part: str) -> None:
         for choice in objects(answer.get("choices")):
             message = _object(choice, part)
-            texts = self._texts[choice.get("index") or 0]
+            texts = self._texts[index_of(choice)]
             texts[0] += _string(message, "reasoning") or _string(message, "reasoning_content")
             texts[1] += _string(message, "content")
             for call in objects(message.get("tool_calls")):
@@ -129,6 +129,11 @@ def objects(value: object) -> list[Json]:
     """The objects in a list that an engine sent; nothing where it is no list."""
     items = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("Json", item) for item in items if isinstance(item, dict)]
+
+
+def index_of(choice: Json) -> int:
+    """Which of several choices this is."""
+    return _whole(choice, "index")
 
 
 def _reported(usage: Json) -> int | None:

@@ -69,3 +69,10 @@ def test_tool_calls_are_part_of_the_answer(counter: Counter) -> None:
 )
 def test_an_answer_of_no_known_shape_counts_as_nothing(counter: Counter, answer: dict[str, Any]) -> None:
     assert usage.spent(complete(counter, None, answer)).reasoning == 0
+
+
+@pytest.mark.parametrize("index", ["0", [], {}, None, 1.5])
+def test_a_choice_whose_place_is_no_number_is_counted_all_the_same(counter: Counter, index: object) -> None:
+    transcript = Transcript()
+    transcript.add_answer({"choices": [{"index": index, "message": {"content": "The answer is 3."}}]})
+    assert transcript.count(counter, Reasoning()).answer > 0
