@@ -125,7 +125,7 @@ class Relay:
         """One event that may matter; what comes back takes its place."""
         if not _INTERESTING.search(event):
             return self._through(event)
-        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+        data = _data_of(event)
         if data == b"[DONE]":
             self.done = True
             return self._usage_event(self.usage) + event
@@ -168,10 +168,13 @@ def _first_hint(events: bytes, start: int) -> int:
     return first
 
 
+def _data_of(event: bytes) -> bytes:
+    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+
+
 def _without_reasoning(event: bytes) -> bytes:
     """The event as it is without the thinking in it; nothing where that is all there is."""
-    data = b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
-    parsed = parse_object(data) if b'"reasoning' in data else None
+    parsed = parse_object(_data_of(event)) if b'"reasoning' in event else None
     if parsed is None:
         return event
     choices = objects(parsed.get("choices"))

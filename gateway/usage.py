@@ -99,6 +99,8 @@ def complete(
 
 def totalled(by_choice: Sequence[Json]) -> Json:
     """One usage for several choices, each of which an engine has reported on by itself; their prompt is the same."""
+    if len(by_choice) == 1:
+        return by_choice[0]
     prompt, generated = (
         _whole(by_choice[0], "prompt_tokens"),
         sum(_whole(one, "completion_tokens") for one in by_choice),

@@ -377,17 +377,22 @@ async def test_running_totals_of_several_choices_are_added_up(
     await until(lambda: state(redis_server)["day_tokens"] == 720)
 
 
-async def test_a_caller_who_has_sent_its_next_request_and_leaves_is_noticed(
-    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
-) -> None:
-    engine.script = stream(*EVENTS[:2], then=forever)
-    _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
+def raw(gateway: Gateway) -> bytes:
+    """A streamed chat request as it goes over the wire."""
     body = json.dumps({**CHAT, "stream": True}).encode()
     auth = gateway.client.headers["authorization"]
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {auth}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    writer.write(head.encode() + body)
+    return head.encode() + body
+
+
+async def test_a_caller_who_has_sent_its_next_request_and_leaves_is_noticed(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    engine.script = stream(*EVENTS[:2], then=forever)
+    _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
+    writer.write(raw(gateway))
     await engine.busy.wait()
     writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
     await asyncio.sleep(0.1)
@@ -401,13 +406,8 @@ async def test_a_caller_who_has_sent_its_next_request_and_leaves_is_noticed(
 
 async def test_requests_sent_ahead_are_answered_in_their_order(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
-    body = json.dumps({**CHAT, "stream": True}).encode()
-    auth = gateway.client.headers["authorization"]
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {auth}\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
     health = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
-    writer.write((head.encode() + body + health) * 3 + health.replace(b"x", b"x\r\nconnection: close"))
+    writer.write((raw(gateway) + health) * 3 + health.replace(b"x", b"x\r\nconnection: close"))
     got = await reader.read()
     kinds = [b"event-stream" in answer.split(b"\r\n\r\n")[0] for answer in got.split(b"HTTP/1.1 200 OK")[1:]]
     assert kinds == [True, False, True, False, True, False, False]

@@ -25,11 +25,11 @@ def counter(family_dir: Path) -> Counter:
     return counting.load(family_dir / "base" / "tokenizer.json")
 
 
-def relay(counter: Counter, wants_usage: bool) -> Relay:
+def relay(counter: Counter, wants_usage: bool, *, hides_reasoning: bool = False) -> Relay:
     def complete(reported: Json | None, transcript: Transcript) -> Json:
         return usage.complete(reported, transcript, counter, Reasoning(), lambda: "the prompt")
 
-    return Relay(wants_usage, complete)
+    return Relay(wants_usage, complete, hides_reasoning=hides_reasoning)
 
 
 def pour(through: Relay, pieces: list[bytes]) -> bytes:
@@ -190,12 +190,9 @@ def test_a_stream_that_is_only_an_error_is_told_from_one_that_begins() -> None:
 
 
 def test_hidden_thinking_is_counted_and_not_shown(counter: Counter) -> None:
-    def complete(reported: Json | None, transcript: Transcript) -> Json:
-        return usage.complete(reported, transcript, counter, Reasoning(), lambda: "the prompt")
-
     both = event({"reasoning": " so", "content": "The answer"})
     events = [*EVENTS[:3], both, *WITHOUT_USAGE[3:]]
-    hidden, shown = Relay(False, complete, hides_reasoning=True), relay(counter, False)
+    hidden, shown = relay(counter, False, hides_reasoning=True), relay(counter, False)
     said = data(pour(hidden, events))
     pour(shown, events)
     deltas = [choice["delta"] for one in said[:-1] for choice in one["choices"]]
