@@ -233,8 +233,8 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
 
 def public(url: str) -> str:
     """A URL without its user and password, for messages."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    secret, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(f"{secret}{at}", "", 1)
 
 
 def _url(url: str, schemes: tuple[str, ...]) -> str:
