@@ -2,10 +2,11 @@
 
     python -m benchmarks.savings_interval --out benchmarks/results
 
-Each deployment is a stretch of traffic whose questions become harder, with lognormal lengths, a profile that is wrong
-in scale, slope and for every single question, and a random holdout. Both sides of every request are drawn, so what the
-others would have spent on the reference checkpoint is known. Reported are the share of deployments whose 95 % interval
-covers it, and how many times as wide the interval is without the covariate.
+Each deployment is a stretch of traffic whose questions become harder, with lognormal lengths that a budget may cut, a
+profile that is wrong in scale, slope and for every single question, and a random holdout. Both sides of every request
+are drawn, so what the others would have spent on the reference checkpoint is known. Reported are the share of
+deployments of which anything is said, for too few holdouts may tell something; of those the share whose 95 % interval
+covers the truth; and how many times as wide the interval is without the covariate.
 """
 
 from __future__ import annotations
@@ -18,10 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gateway.savings import Others, Sample, measure
-
-Interval = tuple[float, float, float]
-"""The saving, and the ends of its interval."""
+from gateway.savings import MIN_HOLDOUTS, Interval, Others, Sample, measure, telling
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,22 @@ class Deployment:
     """Of the profile's log expectation on the true one; 1 is right."""
     blur: float
     """Standard deviation of the profile's log expectation about that."""
+    budget: float = np.inf
+    """Tokens at which thinking stops."""
+    budgeted: float = 0.0
+    """Share of requests that have it; the others have none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Over many deployments of one kind."""
+
+    measured: float
+    """Share of which anything was said."""
+    covered: float
+    """Share of those whose interval covers the truth."""
+    narrowed: float
+    """Mean factor by which the covariate narrows it."""
 
 
 DEPLOYMENTS = {
@@ -45,28 +59,37 @@ DEPLOYMENTS = {
     "few requests": Deployment(2_000, 0.1, 0.6, 0.5, 0.7, 0.3),
     "a long tail": Deployment(10_000, 0.05, 0.8, 0.5, 0.7, 0.3),
     "a good profile": Deployment(5_000, 0.05, 0.4, 0.3, 1.0, 0.1),
+    "half under a tight budget": Deployment(2_000, 0.1, 0.6, 0.5, 0.7, 0.3, budget=30, budgeted=0.5),
+    "most without thinking": Deployment(4_000, 0.1, 0.6, 0.5, 0.7, 0.3, budget=0, budgeted=0.8),
+    "a budget that stops nearly all": Deployment(2_000, 0.1, 0.6, 0.5, 0.7, 0.3, budget=20, budgeted=1.0),
 }
 
 
-def simulate(kind: Deployment, deployments: int, seed: int) -> tuple[float, float]:
-    """Share of deployments whose interval covers the truth, and mean factor by which the covariate narrows it."""
+def simulate(kind: Deployment, deployments: int, seed: int) -> Found:
+    """What `measure` says of many deployments of one kind."""
     rng = np.random.default_rng(seed)
     covered, factors = 0, list[float]()
     for _ in range(deployments):
-        truth, adjusted, plain = _one(kind, rng)
-        (_, low, high), (_, widest_low, widest_high) = adjusted, plain
+        if (found := _one(kind, rng)) is None:
+            continue
+        truth, (_, low, high), (_, widest_low, widest_high) = found
         covered += low <= truth <= high
         factors.append((widest_high - widest_low) / (high - low))
-    return covered / deployments, float(np.mean(factors))
+    said = len(factors)
+    return Found(said / deployments, covered / max(said, 1), float(np.mean(factors)) if said else 1.0)
 
 
-def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Interval, Interval]:
+def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Interval, Interval] | None:
     hard = rng.random(kind.requests) < 0.2 + kind.drift * np.linspace(0, 1, kind.requests)
     log_tokens = np.log(np.where(hard, 160.0, 60.0)) + 0.4 * rng.standard_normal(kind.requests)
-    reference = np.exp(log_tokens + kind.skew * rng.standard_normal(kind.requests))
-    chosen = np.exp(log_tokens - 0.9 + kind.skew * rng.standard_normal(kind.requests))
+    cap = np.where(rng.random(kind.requests) < kind.budgeted, kind.budget, np.inf)
+    reference = np.minimum(np.exp(log_tokens + kind.skew * rng.standard_normal(kind.requests)).round(), cap)
+    chosen = np.minimum(np.exp(log_tokens - 0.9 + kind.skew * rng.standard_normal(kind.requests)).round(), cap)
     expected = np.exp(kind.slope * log_tokens + 0.8 + kind.blur * rng.standard_normal(kind.requests))
+    expected = np.minimum(expected, cap)
     held = rng.random(kind.requests) < kind.holdout_fraction
+    if telling(zip(cap[held].tolist(), reference[held].astype(int).tolist(), strict=True)) < MIN_HOLDOUTS:
+        return None
     sample = Sample(expected[held], reference[held])
     others = Others(int((~held).sum()), float(expected[~held].sum()), float(chosen[~held].sum()))
     adjusted, plain = measure(sample, others), measure(sample, others, adjust=False)
@@ -84,8 +107,9 @@ def main() -> None:
     parsed = parser.parse_args()
     results = {}
     for name, kind in tqdm(DEPLOYMENTS.items()):
-        covered, narrowed = simulate(kind, parsed.deployments, parsed.seed)
-        results[name] = {**asdict(kind), "covered": covered, "narrowed": round(narrowed, 3)}
+        found = simulate(kind, parsed.deployments, parsed.seed)
+        traffic = {what: value for what, value in asdict(kind).items() if value != np.inf}
+        results[name] = traffic | {what: round(share, 3) for what, share in asdict(found).items()}
     said = {"deployments": parsed.deployments, "seed": parsed.seed, "kinds": results}
     parsed.out.mkdir(parents=True, exist_ok=True)
     (parsed.out / "savings_interval.json").write_text(json.dumps(said, indent=1) + "\n")

@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import budget, counting, duration, errors, keys, logs, openapi
+from gateway import counting, duration, errors, keys, logs, openapi
 from gateway.admission import read_body, request_id
 from gateway.chat import Chat
-from gateway.config import ConfigError, Settings
+from gateway.config import Settings
 from gateway.engines import Engines
 from gateway.errors import ApiError, BadRequestError
 from gateway.keyring import ANYONE, Keyring
@@ -47,13 +47,8 @@ def create_app(
     """The gateway for one family.
 
     Raises:
-        ConfigError: the default budget is not one.
         FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
     """
-    try:
-        budget.from_text(settings.default_budget, "default_budget", family)
-    except BadRequestError as error:
-        raise ConfigError(error.message) from None
     if unlike := sorted(set(profile.names) ^ {checkpoint.name for checkpoint in family.checkpoints}):
         raise FamilyError(f"{settings.family / family.profile}: {unlike[0]} is either in the profile or in the family")
     telemetry = Telemetry(ledger=ledger, limiter=limiter, engines=engines)

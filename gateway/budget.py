@@ -57,6 +57,11 @@ class Budget:
     source: str
     policy: Policy = "cap"
 
+    @property
+    def param(self) -> str:
+        """What a caller can change about it."""
+        return HEADER if self.source == "default_budget" else self.source
+
     def __str__(self) -> str:
         return "unlimited" if self.tokens is None else str(self.tokens)
 
@@ -87,7 +92,11 @@ def from_text(text: str, param: str, family: Family) -> int | None:
         raise BadRequestError(
             f"{param} must be a whole number of reasoning tokens, auto, or one of {_names()}; got {text!r}", param
         )
-    return _tokens(int(word) if len(word) <= 10 else LARGEST + 1, param)
+    if (tokens := _number(word)) > LARGEST:
+        raise BadRequestError(
+            f"{param} must be a whole number of reasoning tokens from 0 to {LARGEST}, got {text[:40]!r}", param
+        )
+    return tokens
 
 
 def word(text: str) -> str:
@@ -98,7 +107,21 @@ def word(text: str) -> str:
     """
     if not re.fullmatch(rf"auto|{'|'.join(EFFORTS)}|[0-9]+", text):
         raise ValueError(f"{text!r} is neither a whole number of tokens nor one of auto, {_names()}")
+    if text.isdecimal() and _number(text) > LARGEST:
+        raise ValueError(f"{text[:40]!r} is more than {LARGEST} tokens")
     return text
+
+
+def forbids_thinking(body: Mapping[str, Any]) -> bool:
+    """Whether the chat template is told to leave the thinking empty."""
+    kwargs = body.get("chat_template_kwargs")
+    return isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("enable_thinking") is False
+
+
+def _number(digits: str) -> int:
+    """As a number; one that is too long to be a budget as one that is too large."""
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= 10 else LARGEST + 1
 
 
 def _from_header(headers: Headers, family: Family) -> tuple[str, int | None] | None:
@@ -120,8 +143,7 @@ def _from_fields(body: Mapping[str, Any], family: Family) -> tuple[str, int | No
     if (thinking := _object(body, "thinking", {"type", "budget_tokens"})) is not None:
         field, tokens = _thinking(thinking)
         said[field] = tokens
-    kwargs = body.get("chat_template_kwargs")
-    if isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("enable_thinking") is False:
+    if forbids_thinking(body):
         said["chat_template_kwargs.enable_thinking"] = 0
     if len(set(said.values())) > 1:
         fields = " and ".join(said)

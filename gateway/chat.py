@@ -78,7 +78,7 @@ class Chat:
                 pinned = self._pinned(question.model, key)
                 budget, tokens = self._hold(self._budget(request, question, key), question, key)
                 standing = await self._reserve(key, tokens, account)
-                account.budget, account.choices = budget, question.choices
+                account.budget, account.choices, account.whole = budget, question.choices, not question.stream
                 caller = Caller(request.receive)
                 closing.callback(caller.close)
                 with caller.waiting():
@@ -92,11 +92,11 @@ class Chat:
                 account.settle(error.status, error=error.code or error.kind)
                 raise
             except (ClientDisconnect, CallerLeftError):
-                account.settle(CALLER_LEFT, error="caller left")
+                account.abandon(CALLER_LEFT, "caller left")
                 return Response(status_code=CALLER_LEFT)
             except asyncio.CancelledError:  # the server's end: nobody else cancels
                 stopping = errors.stopping()
-                account.settle(stopping.status, error="gateway stopped")
+                account.abandon(stopping.status, "gateway stopped")
                 raise stopping from None
             except BaseException as error:  # a bug: the books are kept all the same
                 account.settle(500, error=type(error).__name__)
@@ -109,7 +109,8 @@ class Chat:
             question = questions.parse(await self._body(request))
         except ClientDisconnect:
             return Response(status_code=CALLER_LEFT)
-        budget = self._budget(request, question, key)
+        budget, _ = self._hold(self._budget(request, question, key), question, key)
+        allowed = self._allowed(key)
         try:
             explained = explain(
                 self._family,
@@ -118,7 +119,8 @@ class Chat:
                 limit=_limit(question, budget),
                 pinned=self._pinned(question.model, key),
                 tolerance=self._settings.quality_tolerance,
-                available=_allowed(key, self._engines.available),
+                allowed=allowed,
+                available=allowed & self._engines.available,
             )
         except routing.NoCheckpointError as error:
             raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
@@ -151,6 +153,9 @@ class Chat:
             raise errors.unavailable("The limits of this key cannot be counted now.", code="limits_unavailable")
         return {}
 
+    def _allowed(self, key: Key) -> frozenset[str]:
+        return frozenset(key.checkpoints or (checkpoint.name for checkpoint in self._family.checkpoints))
+
     def _reading(self, question: Question) -> Reading | None:
         return None if question.prompt is None else self._profile.read(question.prompt)
 
@@ -159,14 +164,16 @@ class Chat:
     ) -> tuple[Upstream, Decision]:
         """Decide, and get the answer begun; where engines do not answer, by a neighbouring checkpoint."""
         reading = self._reading(question)
-        if budget.policy == "reject" and (smallest := smallest_feasible(reading, pinned, budget)) is not None:
+        allowed = self._allowed(key)
+        if budget.policy == "reject" and (smallest := smallest_feasible(reading, pinned, allowed, budget)) is not None:
+            who = "No checkpoint is" if pinned is None else f"{pinned} is not"
             raise BadRequestError(
-                f"No checkpoint is predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible"
-                f" budget is {smallest}.",
-                budget.source,
+                f"{who} predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible budget is"
+                f" {smallest}.",
+                budget.param,
                 "budget_infeasible",
             )
-        available = _allowed(key, self._engines.available)
+        available = allowed & self._engines.available
         # Who is drawn is settled here, whatever fails later: a draw that depends on failures is none.
         if self._family.reference in available:
             account.holdout_fraction = self._settings.holdout_fraction
@@ -182,6 +189,7 @@ class Chat:
                     tolerance=self._settings.quality_tolerance + pressure,
                     pressure=pressure,
                     holdout=account.holdout,
+                    allowed=allowed,
                     available=available,
                 )
             except routing.NoCheckpointError as error:
@@ -212,7 +220,8 @@ class Chat:
         transcript.add_answer(answer)
         reported = answer.get("usage")
         completed = self._complete(question, reported, transcript)
-        if completed is not reported:
+        hidden = _hides_reasoning(question) and usage.hide_reasoning(answer, "message")
+        if completed is not reported or hidden:
             body = json.dumps({**answer, "usage": completed}).encode()
         reasons = [str(choice.get("finish_reason") or "") for choice in usage.objects(answer.get("choices"))]
         account.settle(200, usage.spent(completed), reasons[-1] if reasons else "")
@@ -231,7 +240,8 @@ class Chat:
         relay = Relay(
             question.wants_usage,
             lambda said, text: self._complete(question, said, text),
-            hides_reasoning=question.body.get("include_reasoning") is False,
+            choices=question.choices,
+            hides_reasoning=_hides_reasoning(question),
         )
 
         def settle(why: str) -> None:
@@ -292,10 +302,13 @@ def upstream_body(question: Question, model: str, budget: Budget) -> questions.B
     if budget.tokens == 0:
         # The cap alone needs the model to open its thinking first; the template's empty thinking does not.
         body["chat_template_kwargs"] = {"enable_thinking": False} | (body.get("chat_template_kwargs") or {})
+    elif budgets.forbids_thinking(body):  # a budget of 0, overruled by a budget of a higher level
+        kwargs = {name: value for name, value in body["chat_template_kwargs"].items() if name != "enable_thinking"}
+        body["chat_template_kwargs"] = kwargs
     if question.stream:
         body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
-        if body.get("include_reasoning") is False:  # the relay leaves it out: it must be seen to be counted
-            body["include_reasoning"] = True
+    if body.get("include_reasoning") is False:  # it must be seen to be counted, and is left out on the way back
+        body["include_reasoning"] = True
     return body
 
 
@@ -323,8 +336,8 @@ async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], Non
             yield events
 
 
-def _allowed(key: Key, available: frozenset[str]) -> frozenset[str]:
-    return available if key.checkpoints is None else available.intersection(key.checkpoints)
+def _hides_reasoning(question: Question) -> bool:
+    return question.body.get("include_reasoning") is False
 
 
 def _limit(question: Question, budget: Budget) -> int | None:

@@ -118,7 +118,7 @@ def _route(arguments: Sequence[str]) -> None:
     if parsed.checkpoint is not None and parsed.checkpoint not in names:
         raise ConfigError(f"--checkpoint: {parsed.checkpoint!r} is none of {', '.join(sorted(names))}")
     try:
-        tokens = budget.from_text(parsed.budget or settings.default_budget, source, family)
+        tokens = budget.from_text(settings.default_budget if parsed.budget is None else parsed.budget, source, family)
     except BadRequestError as error:
         raise ConfigError(error.message) from None
     explained = explain(
@@ -128,6 +128,7 @@ def _route(arguments: Sequence[str]) -> None:
         limit=tokens,
         pinned=parsed.checkpoint,
         tolerance=settings.quality_tolerance,
+        allowed=names,
         available=names,
     )
     if parsed.json:

@@ -26,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
+from redis.asyncio import ConnectionPool
 
 import models
 from gateway import budget
@@ -173,7 +174,17 @@ class Settings(BaseSettings):
     @field_validator("redis")
     @classmethod
     def _redis_url(cls, url: str | None) -> str | None:
-        return None if url is None else _url(url, ("redis", "rediss", "unix"))
+        if url is None:
+            return None
+        parts = urlsplit(_url(url, ("redis", "rediss", "unix")))
+        if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", parts.path):
+            raise ValueError(f"{public(url)!r}: the path {parts.path!r} is no database's number")
+        try:
+            # Which does not connect yet.
+            ConnectionPool.from_url(url).make_connection()  # pyright: ignore[reportUnknownMemberType]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{public(url)!r} cannot be used: {error}") from None
+        return url
 
     @field_validator("family", "state_dir")
     @classmethod

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from models.field import path_of
+
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Tokens = Annotated[float, Field(ge=0, le=2**53)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Forecast(NamedTuple):
     """What the profile expected of one checkpoint under the request's budget."""
 
-    success: float
+    success: Annotated[float, Field(ge=0, le=1)]
     """P(correct within the budget)."""
-    tokens: float
+    tokens: _Tokens
     """Expected reasoning tokens of a choice."""
-    unlimited_tokens: float
+    unlimited_tokens: _Tokens
     """The same under no budget."""
 
 
@@ -26,8 +30,8 @@ class Entry:
     """One request, settled. No prompt and no answer."""
 
     id: str
-    time: float
-    """Unix seconds at which the request came in."""
+    time: Annotated[float, Field(ge=0, lt=253_402_300_800)]
+    """Unix seconds, before the year 10000, at which the request came in."""
     key: str
     """The caller's key, empty where there is none."""
     checkpoint: str
@@ -41,16 +45,16 @@ class Entry:
     holdout: bool
     """Whether it was drawn; the reference checkpoint served it unless its engine failed."""
     difficulty: float | None
-    budget: int | None
+    budget: _Count | None
     """Reasoning tokens it might spend; None is unlimited."""
-    choices: int
+    choices: _Count
     """Answers asked for (`n`); all tokens here are those of all of them."""
-    prompt_tokens: int
-    reasoning_tokens: int
-    answer_tokens: int
-    predicted_tokens: float | None
+    prompt_tokens: _Count
+    reasoning_tokens: _Count
+    answer_tokens: _Count
+    predicted_tokens: _Tokens | None
     """Reasoning tokens expected of the checkpoint that served, under the budget."""
-    reference_tokens: float | None
+    reference_tokens: _Tokens | None
     """Reasoning tokens expected of the reference checkpoint under the same budget."""
     forecasts: dict[str, Forecast]
     """By checkpoint, for one choice; empty where the profile did not know the prompt."""
@@ -58,8 +62,10 @@ class Entry:
     status: int
     """HTTP status; 499 means that the caller left."""
     error: str
-    first_token_seconds: float | None
-    total_seconds: float
+    first_token_seconds: _Seconds | None
+    total_seconds: _Seconds
+    assumed: bool = False
+    """Reasoning tokens are those predicted: the caller left before a whole answer came, and nobody counted."""
 
 
 _ENTRY = TypeAdapter(Entry)

@@ -22,22 +22,32 @@ def explain(
     limit: int | None,
     pinned: str | None,
     tolerance: float,
+    allowed: frozenset[str],
     available: frozenset[str],
 ) -> dict[str, Any]:
     """The decision as JSON, without a draw for the holdout.
 
     Args:
         limit: what thinking may take at most, the budget and the whole completion's limit considered.
+        allowed: the checkpoints that the caller may use.
+        available: those of them that engines serve now.
 
     Raises:
         NoCheckpointError: the pinned one is not available, or none is.
     """
     decision = routing.decide(
-        family, reading, limit, pinned=pinned, tolerance=tolerance, holdout=False, available=available
+        family,
+        reading,
+        limit,
+        pinned=pinned,
+        tolerance=tolerance,
+        holdout=False,
+        allowed=allowed,
+        available=available,
     )
     known = routing.known_of(reading)
     predictions = known.predictions if known else {}
-    smallest = smallest_feasible(reading, pinned, budget)
+    smallest = smallest_feasible(reading, pinned, allowed, budget)
     saved = None
     if decision.reference_tokens is not None and decision.predicted_tokens is not None:
         saved = round(decision.reference_tokens - decision.predicted_tokens, 1)
@@ -64,12 +74,14 @@ def explain(
     }
 
 
-def smallest_feasible(reading: Reading | None, pinned: str | None, budget: Budget) -> int | None:
+def smallest_feasible(
+    reading: Reading | None, pinned: str | None, allowed: frozenset[str], budget: Budget
+) -> int | None:
     """The smallest feasible budget where this one is not; None where it is, or nothing is known or capped."""
     known = routing.known_of(reading)
     if known is None or budget.tokens is None:
         return None
-    asked = {name: p for name, p in known.predictions.items() if pinned in (None, name)}
+    asked = {name: p for name, p in known.predictions.items() if name in allowed and pinned in (None, name)}
     return routing.smallest_feasible(asked, budget.tokens) if asked else None
 
 

@@ -8,7 +8,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from gateway import entry as entries
 from gateway.config import ConfigError
@@ -61,11 +62,9 @@ async def _parquet(file: Path, source: AsyncIterator[Entry]) -> int:
     pa: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
 
-    types: dict[str, Any] = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    columns = {
-        name: types.get(kind.removesuffix(" | None"), pa.string()) for name, kind in Entry.__annotations__.items()
-    }
-    schema = pa.schema([*columns.items()])
+    types: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    columns = [(name, types.get(_plain(kind), pa.string())) for name, kind in get_type_hints(Entry).items()]
+    schema = pa.schema(columns)
     count, rows = 0, list[dict[str, Any]]()
     with parquet.ParquetWriter(file, schema) as table:
         async for entry in source:
@@ -76,3 +75,9 @@ async def _parquet(file: Path, source: AsyncIterator[Entry]) -> int:
                 rows.clear()
         table.write_table(pa.Table.from_pylist(rows, schema))
     return count
+
+
+def _plain(kind: Any) -> Any:
+    """The type of what may be None, too."""
+    parts: tuple[Any, ...] = get_args(kind)
+    return next((part for part in parts if part is not NoneType), kind)

@@ -327,6 +327,8 @@ def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:
     amounts: defaultdict[Cell, dict[str, Any]] = defaultdict(dict)
     for field, amount in sums.items():
         key, checkpoint, difficulty, fraction, name = json.loads(field)
+        if name not in Totals._fields:  # of another version
+            continue
         number = float(amount)
         amounts[Cell(hour, key, checkpoint, difficulty, fraction)][name] = (
             int(number) if number.is_integer() else number

@@ -140,7 +140,7 @@ def hold(
         raise BadRequestError(
             f"The key {key.name} may spend {most} reasoning tokens at a time, and this request might take {tokens}:"
             f" name a smaller budget in {HEADER}, or ask for fewer choices.",
-            HEADER if budget.source in ("default_budget", HEADER) else budget.source,
+            budget.param,
             "budget_over_limit",
         )
     return budget, tokens

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.caller import Caller, CallerLeftError
 from gateway.errors import ApiError
-from gateway.usage import Json, Transcript, index_of, objects, parse_object, totalled
+from gateway.usage import Json, Transcript, hide_reasoning, index_of, objects, parse_object, totalled
 
 MAX_EVENT_BYTES = 8 * 2**20
 PING_SECONDS = 15.0
@@ -45,17 +45,23 @@ class Relay:
     """One stream's bytes on their way through, and what was learned from them."""
 
     def __init__(
-        self, wants_usage: bool, complete: Callable[[Json | None, Transcript], Json], *, hides_reasoning: bool = False
+        self,
+        wants_usage: bool,
+        complete: Callable[[Json | None, Transcript], Json],
+        *,
+        choices: int = 1,
+        hides_reasoning: bool = False,
     ) -> None:
         """
         Args:
             wants_usage: the caller asked for the usage event.
             complete: fills in what the engine's usage leaves out; given None where the engine reported none.
+            choices: how many answers the stream has side by side (`n`); it has ended when each of them has.
             hides_reasoning: the caller does not want to see the thinking. The engine sends it all the same, or nobody
                 would know what a stream that breaks off has spent.
         """
         self._wants_usage, self._hides_reasoning = wants_usage, hides_reasoning
-        self._complete = complete
+        self._complete, self._choices = complete, choices
         self._rest = b""
         self._last: Json = {}
         self._usage_sent = False
@@ -64,6 +70,9 @@ class Relay:
         self._running: dict[int, Json] = {}
         """By choice, where the engine reports as it goes."""
         self.finish_reason = ""
+        """Of the choice that ended last."""
+        self._ended: set[int] = set()
+        """The choices that have."""
         self.failure: ApiError | None = None
         """Why the stream broke off, where it did."""
         self.done = False
@@ -103,7 +112,7 @@ class Relay:
         tail = self.feed(b"\n\n") if self._rest and self.finish_reason else b""
         if self.done:
             return tail
-        if not self.finish_reason:
+        if len(self._ended) < self._choices:
             return tail + self.fail(errors.interrupted())
         return tail + self._look(b"data: [DONE]\n\n")
 
@@ -138,7 +147,9 @@ class Relay:
         self.transcript.add_events(event)
         choices, usage = objects(parsed.get("choices")), parsed.get("usage")
         for choice in choices:
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            if reason := choice.get("finish_reason"):
+                self.finish_reason = str(reason)
+                self._ended.add(index_of(choice))
         if isinstance(usage, dict):
             if not choices:
                 return self._usage_event(cast("Json", usage))
@@ -178,10 +189,10 @@ def _without_reasoning(event: bytes) -> bytes:
     if parsed is None:
         return event
     choices = objects(parsed.get("choices"))
+    thought = hide_reasoning(parsed, "delta")
     deltas = [delta for choice in choices for delta in objects([choice.get("delta")])]
-    thought = [delta.pop(name, None) for delta in deltas for name in ("reasoning", "reasoning_content")]
     told = any(any(delta.values()) for delta in deltas) or any(choice.get("finish_reason") for choice in choices)
-    return b"" if any(thought) and not told else _event(parsed)
+    return b"" if thought and not told else _event(parsed)
 
 
 def _end_of_last(events: bytes, start: int, end: int) -> int:

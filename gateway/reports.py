@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.replay import Replay, Side
-from gateway.savings import MIN_HOLDOUTS, Group, Measured, Savings
+from gateway.savings import MAX_ASSUMED, MIN_HOLDOUTS, Group, Measured, Savings
 
 BAR = 24
 """Characters of the longest bar."""
@@ -78,9 +78,8 @@ def route_report(explained: dict[str, Any]) -> RenderableType:
     if explained["expected_saving"] is not None:
         words.append(f"Expected to save {explained['expected_saving']:.0f} tokens against {explained['reference']}.")
     if budget["feasible"] is False:
-        words.append(
-            f"No checkpoint is predicted to do it: the smallest feasible budget is {budget['smallest_feasible']}."
-        )
+        who = f"{explained['checkpoint']} is not" if explained["decision"] == "pinned" else "No checkpoint is"
+        words.append(f"{who} predicted to do it: the smallest feasible budget is {budget['smallest_feasible']}.")
     return Lines(table, Text("\n".join(words)))
 
 
@@ -93,7 +92,6 @@ def savings_rows(savings: Savings, price: float | None) -> Iterable[dict[str, ob
             savings.by: name,
             **said,
             **{f"measured_{f.name}": measured.get(f.name) for f in fields(Measured)},
-            "drift": measured.get("drift"),
         }
 
 
@@ -127,17 +125,28 @@ def _bar(group: Group, longest: float) -> str:
 
 
 def _measured(total: Group) -> str:
+    assumed = ""
+    if total.totals.assumed:
+        assumed = (
+            f"\nOf {total.totals.assumed:,} requests the tokens are those predicted: their callers left before a whole"
+            f" answer came. Where they are more than {MAX_ASSUMED:.0%} nothing is measured."
+        )
     if total.measured is None:
         return (
-            f"Saved is the profile's estimate. It is measured once {MIN_HOLDOUTS} routed requests have gone to the"
-            " reference checkpoint (--holdout-fraction)."
+            "Saved is the profile's estimate. It is measured once, at one --holdout-fraction between 0 and 1,"
+            f" {MIN_HOLDOUTS} routed\nrequests have gone to the reference checkpoint that a budget did not stop all"
+            f" alike.{assumed}"
         )
     measured = total.measured
-    verdict = "outside: the profile has drifted, fit it anew (laconic-train profile)" if measured.drift else "within"
+    verdict = {
+        True: "outside, so the profile has drifted: fit it anew (laconic-train profile)",
+        False: "within the interval",
+        None: "too few of them are left to compare with",
+    }[measured.drift]
     return (
         f"Measured against the holdout, over {measured.requests:,} requests: {measured.saved_tokens:,.0f} tokens saved"
         f" (95 % interval {measured.low:,.0f} to {measured.high:,.0f}).\n"
-        f"The profile's estimate for the same requests is {measured.estimate:,.0f}: {verdict}."
+        f"The profile's estimate for those that were answered is {measured.estimate:,.0f}: {verdict}.{assumed}"
     )
 
 

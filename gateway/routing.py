@@ -57,9 +57,10 @@ def decide(
     tolerance: float,
     pressure: float = 0.0,
     holdout: bool,
+    allowed: frozenset[str],
     available: frozenset[str],
 ) -> Decision:
-    """Choose among the checkpoints that engines serve now.
+    """Choose one of the checkpoints that the caller may use, and where no engine serves it now, its neighbour.
 
     Args:
         reading: the profile's word on the prompt; None where it could not be read.
@@ -68,12 +69,15 @@ def decide(
         tolerance: how much predicted success a cheaper checkpoint may give away, in [0, 1].
         pressure: how much of the tolerance is owed to load; said in the reason.
         holdout: this request was drawn to measure what the reference checkpoint spends.
+        allowed: the checkpoints that the caller may use, at least one.
+        available: those of them that engines serve now.
 
     Raises:
         NoCheckpointError: the pinned one is not available, or none is.
     """
     known = known_of(reading)
-    forecasts = forecasts_of(known.predictions, budget) if known else {}
+    everyone = forecasts_of(known.predictions, budget) if known else {}
+    forecasts = {name: forecast for name, forecast in everyone.items() if name in allowed}
     routed = pinned is None and bool(forecasts)
     kind: Kind
     if pinned is not None:
@@ -81,6 +85,9 @@ def decide(
     elif not forecasts:
         why = "the prompt is unlike what the profile was fitted on" if reading else "the prompt cannot be read"
         choice, kind, reason = family.reference, "abstained", f"{why}, so the reference checkpoint serves"
+        if choice not in allowed:
+            choice = _neighbour(family, choice, allowed)
+            reason = f"{why}, and this key is not for {family.reference}, so its neighbour {choice} serves"
     else:
         choice, kind = cheapest_good_enough(forecasts, tolerance), "routed"
         reason = _why(forecasts, choice, tolerance, pressure)
@@ -100,7 +107,7 @@ def decide(
         routed=routed,
         difficulty=known.difficulty if known else None,
         predicted_tokens=forecasts[wanted].tokens if wanted in forecasts else None,
-        reference_tokens=forecasts[family.reference].tokens if family.reference in forecasts else None,
+        reference_tokens=everyone[family.reference].tokens if family.reference in everyone else None,
         forecasts=forecasts,
     )
 

@@ -9,9 +9,12 @@ the holdout spends is what the n others would have spent, whatever the profile s
 whose callers leave, too. x, the profile's expectation, only narrows the interval: theta is the slope of tokens on x
 within the holdout (CUPED, Deng et al. 2013). The interval is studentised by the bootstrap (Efron and Tibshirani 1993,
 ch. 12.5), because lengths are skewed. Where p was changed, each p is measured by itself and the savings are added.
+Nothing is measured where too few holdouts differ, since a budget stopped nearly all of them, or where too many tokens
+are only assumed.
 
-Where the estimate leaves the interval, the profile has drifted. Requests that were not routed, because the caller named
-the checkpoint or the profile abstained, are counted and saved nothing.
+Where the estimate leaves the interval of the same measurement over answered requests alone, the profile has drifted.
+Requests that were not routed, because the caller named the checkpoint or the profile abstained, are counted and saved
+nothing.
 """
 
 from __future__ import annotations
@@ -30,13 +33,17 @@ from gateway.entry import Entry
 By = Literal["checkpoint", "key", "day", "difficulty"]
 DIMENSIONS: tuple[By, ...] = get_args(By)
 MIN_HOLDOUTS = 30
-"""With fewer the interval would be wide, and covers less often than it says."""
+"""That tell something: with fewer the interval would be wide, and covers less often than it says."""
+MAX_ASSUMED = 0.05
+"""Share of requests whose tokens are those predicted, up to which a measurement may be called one."""
 _RESAMPLES, _BLOCK = 999, 111
 ENOUGH = 2_000
 """Holdouts from which on a mean is as good as normal, and resampling only costs time."""
 _HOUR = 3600
 
 Vector = NDArray[np.float64]
+Interval = tuple[float, float, float]
+"""Tokens saved, and the ends of their 95 % interval."""
 
 
 class Cell(NamedTuple):
@@ -57,6 +64,8 @@ class Totals(NamedTuple):
     requests: int = 0
     failed: int = 0
     """Entries whose status is not 200."""
+    assumed: int = 0
+    """Entries whose reasoning tokens are those predicted: the caller left before a whole answer came."""
     holdout: int = 0
     spent_tokens: int = 0
     answer_tokens: int = 0
@@ -69,8 +78,6 @@ class Totals(NamedTuple):
     drawn_spent_tokens: int = 0
     drawn_reference_tokens: float = 0.0
     """Expected of the reference."""
-    drawn_estimate: float = 0.0
-    """The estimate over `drawn` alone."""
 
     @property
     def saved_tokens(self) -> float:
@@ -98,12 +105,9 @@ class Measured:
     requests: int
     """On which they were saved: as many of `drawn` as have holdouts enough to compare with."""
     estimate: float
-    """What the profile says was saved on the same requests."""
-
-    @property
-    def drift(self) -> bool:
-        """Whether the estimate lies outside of the interval."""
-        return not self.low <= self.estimate <= self.high
+    """What the profile says was saved on those of them that were answered: of others it says nothing."""
+    drift: bool | None
+    """Whether that lies outside of the interval over answered requests alone; None where this is not measured."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Group:
 
     totals: Totals
     measured: Measured | None
-    """None with fewer than `MIN_HOLDOUTS` holdouts."""
+    """None with fewer than `MIN_HOLDOUTS` holdouts that tell something, or more than `MAX_ASSUMED` assumed."""
 
     def as_json(self, price: float | None = None) -> dict[str, object]:
         """The figures by name."""
@@ -120,7 +124,7 @@ class Group:
             **self.totals._asdict(),
             "saved_tokens": self.totals.saved_tokens,
             "saved_share": self.totals.saved_share,
-            "measured": None if self.measured is None else {**asdict(self.measured), "drift": self.measured.drift},
+            "measured": None if self.measured is None else asdict(self.measured),
         }
         if price is not None:
             said["saved_money"] = self.totals.saved_tokens * price / 1e6
@@ -157,6 +161,7 @@ def totals_of(entry: Entry) -> Totals:
     return Totals(
         requests=1,
         failed=int(failed),
+        assumed=int(entry.assumed),
         holdout=int(entry.holdout),
         spent_tokens=spent,
         answer_tokens=entry.answer_tokens,
@@ -166,7 +171,6 @@ def totals_of(entry: Entry) -> Totals:
         drawn=int(drawn),
         drawn_spent_tokens=spent if drawn else 0,
         drawn_reference_tokens=expected if drawn else 0.0,
-        drawn_estimate=expected - spent if drawn and estimated else 0.0,
     )
 
 
@@ -177,23 +181,25 @@ def summarise(
 
     Args:
         cells: sums, in any order; one cell may come in several parts.
-        holdouts: entries of holdouts. Of hours from which some are missing, for only the latest are kept, none is used.
+        holdouts: entries of holdouts. Hours from which some are missing, for only the latest are kept, are not
+            measured, nor are hours without sums, which are kept for a time.
     """
     label = _LABELS[by]
     booked = [(cell, totals) for cell, totals in cells if cell.hour >= since_hour]
     seen = [(cell, entry) for entry in holdouts if (cell := cell_of(entry)).hour >= since_hour]
     complete = _complete_from(booked, [cell for cell, _ in seen])
+    hours = {cell.hour for cell, _ in booked if cell.hour >= complete}
     sums: defaultdict[str, list[tuple[Cell, Totals]]] = defaultdict(list)
     held: defaultdict[str, list[Entry]] = defaultdict(list)
     for cell, totals in booked:
         sums[label(cell)].append((cell, totals))
-    for cell, entry in seen:
-        if cell.hour >= complete:
-            held[label(cell)].append(entry)
+    usable = [(cell, entry) for cell, entry in seen if cell.hour in hours]
+    for cell, entry in usable:
+        held[label(cell)].append(entry)
     groups = {name: _group(parts, held[name], complete) for name, parts in sums.items()}
     in_order = by in ("day", "difficulty")
     ranked = sorted(groups, key=lambda name: name if in_order else (-groups[name].totals.requests, name))
-    total = _group(booked, [entry for cell, entry in seen if cell.hour >= complete], complete)
+    total = _group(booked, [entry for _, entry in usable], complete)
     return Savings(by, {name: groups[name] for name in ranked}, total)
 
 
@@ -215,28 +221,62 @@ def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], comp
     for entry in holdouts:
         if entry.holdout_fraction is not None and _was_drawn(entry.holdout_fraction):
             drawn[entry.holdout_fraction].append(entry)
-    measured = [found for p, some in drawn.items() if (found := _measured(added(others[p]), some)) is not None]
-    return Group(added([totals for _, totals in parts]), _together(measured))
+    measured = _measured([(added(others[p]), some) for p, some in drawn.items()])
+    return Group(added([totals for _, totals in parts]), measured)
 
 
-def _measured(others: Totals, holdouts: Sequence[Entry]) -> Measured | None:
+def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measured | None:
+    """The measurement, from the sums and the holdouts of each holdout fraction."""
+    found: list[Interval] = []
+    answered: list[Interval] = []
+    requests, estimate = 0, 0.0
+    for sums, holdouts in parts:
+        others = Others(sums.drawn, sums.drawn_reference_tokens, sums.drawn_spent_tokens)
+        if (interval := _interval(holdouts, others, sums)) is None:
+            continue
+        found.append(interval)
+        requests, estimate = requests + sums.drawn, estimate + sums.saved_tokens
+        others = Others(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
+        if (check := _interval([entry for entry in holdouts if entry.status == 200], others, sums)) is not None:
+            answered.append(check)
+    if not found:
+        return None
+    drift = None
+    if len(answered) == len(found):
+        _, low, high = _together(answered)
+        drift = not low <= estimate <= high
+    return Measured(*_together(found), requests, estimate, drift)
+
+
+def _interval(holdouts: Sequence[Entry], others: Others, sums: Totals) -> Interval | None:
+    if telling((entry.budget, entry.reasoning_tokens) for entry in holdouts) < MIN_HOLDOUTS:
+        return None
+    assumed = sum(entry.assumed for entry in holdouts)
+    if assumed > MAX_ASSUMED * len(holdouts) or sums.assumed > MAX_ASSUMED * sums.requests:
+        return None
     x = np.array([entry.reference_tokens or 0.0 for entry in holdouts])
     y = np.array([float(entry.reasoning_tokens) for entry in holdouts])
-    found = measure(Sample(x, y), Others(others.drawn, others.drawn_reference_tokens, others.drawn_spent_tokens))
-    if found is None:
-        return None
-    return Measured(*found, requests=others.drawn, estimate=others.drawn_estimate)
+    return measure(Sample(x, y), others)
 
 
-def _together(parts: Sequence[Measured]) -> Measured | None:
+def telling(holdouts: Iterable[tuple[object, int]]) -> int:
+    """How many holdouts differ from the rest, given the budget and the tokens spent of each.
+
+    Where a budget stops nearly all of them, the few that it does not stop make the whole spread, and an interval from a
+    handful is too narrow: with 30 holdouts under a cap that stops 19 of 20 it covers the truth one time in two.
+    """
+    spent: defaultdict[object, Counter[int]] = defaultdict(Counter)
+    for budget, tokens in holdouts:
+        spent[budget][tokens] += 1
+    return sum(counts.total() - max(counts.values()) for counts in spent.values())
+
+
+def _together(parts: Sequence[Interval]) -> Interval:
     """Savings add, and so do the squares of how far each interval reaches: the draws are independent."""
-    if not parts:
-        return None
-    saved = sum(part.saved_tokens for part in parts)
-    below = sum((part.saved_tokens - part.low) ** 2 for part in parts) ** 0.5
-    above = sum((part.high - part.saved_tokens) ** 2 for part in parts) ** 0.5
-    requests, estimate = sum(part.requests for part in parts), sum(part.estimate for part in parts)
-    return Measured(saved, saved - below, saved + above, requests, estimate)
+    saved = sum(saved for saved, _, _ in parts)
+    below = sum((saved - low) ** 2 for saved, low, _ in parts) ** 0.5
+    above = sum((high - saved) ** 2 for saved, _, high in parts) ** 0.5
+    return saved, saved - below, saved + above
 
 
 def _was_drawn(fraction: float | None) -> bool:
@@ -264,7 +304,7 @@ class Others:
     """Tokens spent, in all."""
 
 
-def measure(holdout: Sample, others: Others, *, adjust: bool = True) -> tuple[float, float, float] | None:
+def measure(holdout: Sample, others: Others, *, adjust: bool = True) -> Interval | None:
     """Tokens that the others saved, with their 95 % interval; None with fewer than `MIN_HOLDOUTS`.
 
     Without `adjust` x is left out of it.
@@ -304,7 +344,7 @@ def _quantiles(holdout: Sample, at: float, mean: float, adjust: bool) -> tuple[f
         kept = spreads > 0
         ratios.append((means[kept] - mean) / spreads[kept] * np.sqrt(size))
     pooled = np.concatenate(ratios)
-    if not len(pooled):  # all holdouts spent the same
+    if not len(pooled):  # the profile foretells every one of them
         return 0.0, 0.0
     low, high = np.quantile(pooled, [0.025, 0.975])
     return float(low), float(high)
@@ -327,7 +367,7 @@ def _day(cell: Cell) -> str:
 
 _LABELS: dict[By, Callable[[Cell], str]] = {
     "checkpoint": lambda cell: cell.checkpoint,
-    "key": lambda cell: cell.key or "none",
+    "key": lambda cell: cell.key or "(none)",  # a name that no key can have
     "day": _day,
     "difficulty": lambda cell: cell.difficulty,
 }

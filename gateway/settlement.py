@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from gateway.budget import Budget
@@ -34,6 +35,8 @@ class Account:
         self.reservation: Reservation | None = None
         self.budget: Budget | None = None
         self.choices = 1
+        self.whole = False
+        """The answer comes as one piece, not as a stream."""
         self.decision: Decision | None = None
         self.holdout_fraction, self.holdout = 0.0, False
 
@@ -45,7 +48,24 @@ class Account:
         """A stream's first bytes are here."""
         self._first_token = self._elapsed()
 
-    def settle(self, status: int, spent: Spent | None = None, finish_reason: str = "", error: str = "") -> None:
+    def abandon(self, status: int, error: str) -> None:
+        """Settle a request that nobody waits for any more.
+
+        A whole answer tells what it cost only when it is there: of one that is given up in the middle, what was
+        predicted of its checkpoint is taken instead.
+        """
+        assumed = self.whole and self._sent is not None and self.decision is not None
+        self.settle(status, self._predicted() if assumed else None, error=error, assumed=assumed)
+
+    def settle(
+        self,
+        status: int,
+        spent: Spent | None = None,
+        finish_reason: str = "",
+        error: str = "",
+        *,
+        assumed: bool = False,
+    ) -> None:
         """Write it down. A request that was refused before there was a budget for it has no entry, only a metric."""
         if self._settled:
             return
@@ -83,10 +103,23 @@ class Account:
             error=error,
             first_token_seconds=self._first_token,
             total_seconds=self._elapsed(),
+            assumed=assumed,
         )
         self._ledger.put(entry)
         self._telemetry.settled(entry, self._sent or entry.total_seconds)
         self.trace.end(status, self.id, entry)
+
+    def _predicted(self) -> Spent:
+        assert self.decision is not None
+        tokens = self.decision.predicted_tokens
+        if tokens is None:  # nothing is known of the prompt, so what the family was measured to spend has to do
+            mean = self._family.checkpoint(self.decision.checkpoint).frontier.overall.reasoning_tokens.mean
+            limit = self.budget.tokens if self.budget else None
+            tokens = mean if limit is None else min(mean, limit)
+        reasoning = math.ceil(tokens * self.choices)
+        if self.reservation is not None and self.reservation.key.most_tokens is not None:
+            reasoning = min(reasoning, self.reservation.tokens)
+        return Spent(0, reasoning)
 
     def _for_all_choices(self, tokens: float | None) -> float | None:
         return None if tokens is None else tokens * self.choices

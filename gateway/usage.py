@@ -55,7 +55,10 @@ class Transcript:
         for thought, said in self._texts.values():
             # An engine without a reasoning parser leaves the thinking at the front of what is said.
             front, mark, rest = said.partition(marks.end)
-            inline, outward = (front.replace(marks.start, "", 1), rest) if mark else ("", said)
+            if mark or said.lstrip().startswith(marks.start):  # without an end it was cut off while it thought
+                inline, outward = front.replace(marks.start, "", 1), rest
+            else:
+                inline, outward = "", said
             reasoning += counter.count(thought + inline)
             answer += counter.count(outward)
         return Spent(0, reasoning, answer)
@@ -131,6 +134,13 @@ def objects(value: object) -> list[Json]:
     """The objects in a list that an engine sent; nothing where it is no list."""
     items = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("Json", item) for item in items if isinstance(item, dict)]
+
+
+def hide_reasoning(answer: Json, part: str) -> bool:
+    """Take the thinking out of an answer's messages or an event's deltas, and say whether there was any."""
+    parts = [one for choice in objects(answer.get("choices")) for one in objects([choice.get(part)])]
+    hidden = [one.pop(name, None) for one in parts for name in ("reasoning", "reasoning_content")]
+    return any(hidden)
 
 
 def index_of(choice: Json) -> int:

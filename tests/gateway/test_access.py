@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,48 @@ async def test_a_key_names_the_checkpoints_it_is_for(gateway: Gateway, engine: F
     refused = await gateway.ask(EASY, headers=mine, model="abacus/base")
     assert (refused.status_code, error(refused)["param"]) == (403, "model")
     assert (await gateway.ask(EASY, headers=mine, model="abacus/alpha-0.1")).status_code == 200
+
+
+async def test_what_a_caller_who_left_has_cost_is_charged_as_predicted(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    """A whole answer says what it cost when it is there: leaving before must not make it free."""
+    mine = await given(gateway, reasoning_tokens_per_day=10_000)
+
+    async def think(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        await forever(request)
+        raise AssertionError
+
+    engine.script = think
+    for prompt, most in ((EASY, 1000), (STRANGE, 1000), (STRANGE, 30)):
+        engine.busy.clear()
+        engine.idle.clear()
+        asking = asyncio.create_task(gateway.ask(prompt, headers={**mine, "x-reasoning-budget": str(most)}))
+        await engine.busy.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        await engine.idle.wait()
+    booked = await gateway.entries(3)
+    assert all(one.assumed and one.status == 499 for one in booked)
+    assert booked[0].predicted_tokens is not None
+    assert booked[0].reasoning_tokens == math.ceil(booked[0].predicted_tokens)
+    assert booked[1].reasoning_tokens == 100, "the profile does not know it, so what the base was measured to spend"
+    assert booked[2].reasoning_tokens == 30, "and never more than it might"
+    engine.script = answer
+    after = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "5"})
+    spent = 10_000 - int(after.headers["x-ratelimit-remaining-tokens"])
+    assert spent == sum(one.reasoning_tokens for one in booked) + 5
+
+
+async def test_an_explanation_is_of_what_the_key_would_get(gateway: Gateway) -> None:
+    mine = await given(gateway, admin=True, reasoning_tokens_per_day=50, checkpoints=("base", "alpha-0.1"))
+    chat = {"model": "abacus", "messages": [{"role": "user", "content": HARD}]}
+    policy = {**mine, "x-reasoning-budget-policy": "reject"}
+    said = (await gateway.client.post("/v1/route", json=chat, headers=policy)).json()
+    assert (said["budget"]["tokens"], said["budget"]["refused"]) == (50, True)
+    refused = await gateway.ask(HARD, headers=policy)
+    assert (refused.status_code, error(refused)["param"]) == (400, "X-Reasoning-Budget")
+    assert str(said["budget"]["smallest_feasible"]) in error(refused)["message"]
 
 
 async def test_a_key_without_the_reference_is_never_a_holdout(

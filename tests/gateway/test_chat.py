@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,27 @@ async def test_none_closes_the_thinking_in_the_prompt_too(gateway: Gateway, engi
     assert engine.bodies[1]["chat_template_kwargs"] == {"enable_thinking": True, "style": "x"}
 
 
+async def test_a_header_overrules_a_body_that_wants_no_thinking(gateway: Gateway, engine: FakeEngine) -> None:
+    silent = {"enable_thinking": False, "style": "x"}
+    response = await gateway.ask(headers={"X-Reasoning-Budget": "200"}, chat_template_kwargs=silent)
+    assert response.headers["x-laconic-budget"] == "200"
+    assert engine.bodies[0]["thinking_token_budget"] == 200
+    assert engine.bodies[0]["chat_template_kwargs"] == {"style": "x"}
+    await gateway.ask(chat_template_kwargs=silent)
+    assert engine.bodies[1]["chat_template_kwargs"] == silent
+    assert engine.bodies[1]["thinking_token_budget"] == 0
+
+
+async def test_a_whole_answer_without_its_thinking_has_it_counted(gateway: Gateway, engine: FakeEngine) -> None:
+    silent = {name: value for name, value in WHOLE.items() if name != "usage"}
+    engine.script = refuse(200, silent)
+    response = await gateway.ask(include_reasoning=False)
+    assert engine.bodies[0]["include_reasoning"] is True
+    message = response.json()["choices"][0]["message"]
+    assert ("reasoning" in message, message["content"]) == (False, "The answer is 3.")
+    assert response.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
 async def test_the_operators_default_budget(family_dir: Path, redis_server: RedisServer, engine: FakeEngine) -> None:
     async with running(family_dir, redis_server.url, [engine.url], default_budget="low") as gateway:
         assert (await gateway.ask()).headers["x-laconic-budget"] == "60"
@@ -273,7 +295,11 @@ async def test_a_caller_that_leaves_before_the_first_byte_aborts_the_engine(
     await engine.idle.wait()
     (entry,) = await gateway.entries()
     assert (entry.status, entry.error, entry.checkpoint) == (499, "caller left", "alpha-0.4")
-    assert entry.reasoning_tokens == 0
+    if streamed:
+        assert (entry.reasoning_tokens, entry.assumed) == (0, False)
+    else:  # what the engine has done by now nobody can know
+        assert entry.predicted_tokens is not None
+        assert (entry.reasoning_tokens, entry.assumed) == (math.ceil(entry.predicted_tokens), True)
 
 
 async def test_a_caller_that_leaves_mid_stream_aborts_the_engine_and_pays_for_what_came(

@@ -64,7 +64,7 @@ async def test_savings_show_every_checkpoint_and_the_total(
     assert lines["alpha-0.4"] == ["2", "0", "0", "80", "160", "80", "50%", "40.00", "▇" * 12 + "░" * 12]
     assert lines["base"] == ["1", "0", "1", "1,500", "-", "-", "-", "-", ""]
     assert lines["total"] == ["3", "0", "1", "1,580", "160", "80", "50%", "40.00", ""]
-    assert "It is measured once 30 routed requests have gone to the reference" in " ".join(printed.split())
+    assert "30 routed requests have gone to the reference checkpoint" in " ".join(printed.split())
 
 
 async def test_savings_that_can_be_measured_are_and_drift_is_said(
@@ -74,7 +74,7 @@ async def test_savings_that_can_be_measured_are_and_drift_is_said(
     run("savings", "--redis", redis_server.url)
     said = " ".join(capsys.readouterr().out.split())
     assert re.search(r"over 100 requests: [78],\d\d\d tokens saved \(95 % interval 7,\d\d\d to 8,\d\d\d\)", said)
-    assert "estimate for the same requests is 4,000: outside: the profile has drifted" in said
+    assert "estimate for those that were answered is 4,000: outside, so the profile has drifted" in said
 
 
 @pytest.mark.parametrize("columns", ["80", "60"])
@@ -176,6 +176,10 @@ def test_route_explains_without_anything_running(family_dir: Path, capsys: pytes
     assert set(lines) == {"base", "alpha-0.1", "alpha-0.4 ◀"}
     assert "alpha-0.4 (routed): cheapest within 0.005 of the best success" in printed
     assert "budget 50 (--budget)" in printed
+    cli.main(["route", EASY, "--family", str(family_dir), "--budget", "3", "--checkpoint", "base"])
+    assert "base is not predicted to do it: the smallest feasible budget is" in capsys.readouterr().out
+    assert exit_code("route", EASY, "--family", str(family_dir), "--budget", "") == 2
+    assert "--budget must be a whole number" in capsys.readouterr().err
 
 
 def test_route_comes_as_json_and_obeys_the_settings(family_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

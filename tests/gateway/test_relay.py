@@ -25,11 +25,11 @@ def counter(family_dir: Path) -> Counter:
     return counting.load(family_dir / "base" / "tokenizer.json")
 
 
-def relay(counter: Counter, wants_usage: bool, *, hides_reasoning: bool = False) -> Relay:
+def relay(counter: Counter, wants_usage: bool, *, choices: int = 1, hides_reasoning: bool = False) -> Relay:
     def complete(reported: Json | None, transcript: Transcript) -> Json:
         return usage.complete(reported, transcript, counter, Reasoning(), lambda: "the prompt")
 
-    return Relay(wants_usage, complete, hides_reasoning=hides_reasoning)
+    return Relay(wants_usage, complete, choices=choices, hides_reasoning=hides_reasoning)
 
 
 def pour(through: Relay, pieces: list[bytes]) -> bytes:
@@ -110,6 +110,18 @@ def test_usage_on_the_last_choice_counts_too(counter: Counter) -> None:
     silent = relay(counter, False)
     assert pour(silent, events) == b"".join(events)
     assert silent.usage == USAGE
+
+
+def test_a_stream_whose_engine_goes_before_every_choice_has_ended_has_failed(counter: Counter) -> None:
+    def choice(index: int, reason: str | None) -> bytes:
+        return event(choices=[{"index": index, "delta": {"content": "3"}, "finish_reason": reason}])
+
+    cut = relay(counter, False, choices=2)
+    assert data(pour(cut, [choice(0, None), choice(1, None), choice(0, "stop")]))[-1]["error"]
+    assert cut.failure is not None
+    ended = relay(counter, False, choices=2)
+    assert data(pour(ended, [choice(0, "stop"), choice(1, "length")]))[-1] == b"[DONE]"
+    assert (ended.failure, ended.finish_reason) == (None, "length")
 
 
 def test_choices_are_counted_apart_and_added(counter: Counter) -> None:

@@ -33,11 +33,19 @@ def decide(
     *,
     pinned: str | None = None,
     holdout: bool = False,
+    allowed: frozenset[str] = ALL,
     available: frozenset[str] = ALL,
     tolerance: float = 0.02,
 ) -> Decision:
     return routing.decide(
-        family, read, budget, pinned=pinned, tolerance=tolerance, holdout=holdout, available=available
+        family,
+        read,
+        budget,
+        pinned=pinned,
+        tolerance=tolerance,
+        holdout=holdout,
+        allowed=allowed,
+        available=available & allowed,
     )
 
 
@@ -94,6 +102,20 @@ def test_what_is_away_is_replaced_by_its_neighbour_on_the_ladder(family: Family)
     between = reading(base=prediction(0.5, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.3, 1, 2))
     assert decide(family, between, available=frozenset({"base", "alpha-0.4"})).checkpoint == "base"
     assert decide(family, None, available=frozenset({"alpha-0.4"})).checkpoint == "alpha-0.4"
+
+
+def test_the_rule_chooses_among_what_the_caller_may_use(family: Family) -> None:
+    """The best of all is not theirs; of the two that are, the cheap one is the better one, too."""
+    odd = reading(base=prediction(0.6, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.7, 10, 20))
+    decision = decide(family, odd, allowed=ALL - {"alpha-0.1"})
+    assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", "alpha-0.4", "routed")
+    assert set(decision.forecasts) == {"base", "alpha-0.4"}, "what it was decided on, so that a replay decides alike"
+    without = decide(family, HARD, allowed=ALL - {"base"})
+    assert (without.checkpoint, without.kind) == ("alpha-0.1", "routed")
+    assert without.reference_tokens == pytest.approx(100), "saved is against the reference all the same"
+    lost = decide(family, None, allowed=ALL - {"base"})
+    assert (lost.checkpoint, lost.kind) == ("alpha-0.1", "abstained")
+    assert "not for base, so its neighbour alpha-0.1 serves" in lost.reason
 
 
 def test_what_the_rule_chose_is_routed_whoever_serves(family: Family) -> None:

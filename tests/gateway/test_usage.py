@@ -58,6 +58,13 @@ def test_reasoning_is_found_wherever_engines_put_it(counter: Counter, message: d
     assert usage.spent(completed) == Spent(counter.count("prompt"), counter.count("1 + 2"), counter.count("3"))
 
 
+def test_thinking_that_was_cut_off_is_thinking(counter: Counter) -> None:
+    completed = complete(counter, None, said(content="\n<think>1 + 2"))
+    assert usage.spent(completed) == Spent(counter.count("prompt"), counter.count("\n1 + 2"), 0)
+    spoken = complete(counter, None, said(content="I write <think> where I think"))
+    assert usage.spent(spoken).reasoning == 0
+
+
 def test_tool_calls_are_part_of_the_answer(counter: Counter) -> None:
     call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
     completed = complete(counter, None, said(content=None, tool_calls=[call]))
