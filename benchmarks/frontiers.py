@@ -62,10 +62,15 @@ def at(frontier: Sequence[Point], tokens: Array) -> Array:
     return np.interp(tokens, x, y, left=0.0)
 
 
-def gap_closed(point: Point, oracle: Sequence[Point], single: Sequence[Point]) -> float:
-    """How much of the way from random mixing to the oracle a point has come, at its own cost."""
-    cost = np.array([point[0]])
-    mixed, known = at(hull(single), cost)[0], at(hull([*oracle, *single]), cost)[0]
+def gap_closed(point: Point, oracle: Sequence[Point], single: Sequence[Point]) -> float | None:
+    """How much of the way from random mixing to the oracle a point has come, at its own cost.
+
+    None for a point that costs less than every checkpoint: no mixing is that cheap.
+    """
+    mix, cost = hull(single), np.array([point[0]])
+    if cost[0] < mix[0][0]:
+        return None
+    mixed, known = at(mix, cost)[0], at(hull([*oracle, *single]), cost)[0]
     return float((point[1] - mixed) / (known - mixed)) if known > mixed else 0.0
 
 

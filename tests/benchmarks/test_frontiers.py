@@ -59,6 +59,7 @@ def test_a_point_below_the_mix_has_lost() -> None:
     assert gap_closed((55.0, 0.75), oracle, single) == pytest.approx(0)
     assert gap_closed((55.0, 1.0), oracle, single) == pytest.approx(1)
     assert gap_closed((55.0, 0.625), oracle, single) == pytest.approx(-0.5)
+    assert gap_closed((9.9, 0.49), oracle, single) is None, "nothing that can be mixed is as cheap"
 
 
 def test_where_nothing_can_be_gained_nothing_is_closed() -> None:
