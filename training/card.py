@@ -41,7 +41,7 @@ def write(
 {family.description} {about}
 
 {_how(recipe.family)}
-The larger alpha, the shorter the thinking.
+{_order(family)}
 {_USES if gate else ""}
 ## Figures
 
@@ -218,3 +218,9 @@ def _profile_table(report: dict[str, dict[str, float]]) -> str:
             f"| {r['tokens_mean_error']:.1f} | {r['tokens_mean_error_constant']:.1f} |"
         )
     return "\n".join(rows)
+
+
+def _order(family: Family) -> str:
+    trained = sorted((c for c in family.checkpoints if c.alpha is not None), key=lambda c: c.alpha or 0.0)
+    tokens = [checkpoint.frontier.overall.reasoning_tokens.mean for checkpoint in trained]
+    return "The larger alpha, the shorter the thinking." if tokens == sorted(tokens, reverse=True) else ""

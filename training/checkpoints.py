@@ -7,9 +7,19 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from models import family as manifest
+from models.field import path_of
 from training import planning
 from training.config import Architecture, BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.episodes import THINK_END
@@ -65,15 +75,31 @@ def architecture(recipe: Recipe) -> Architecture:
         return planning.architecture(stage)
     if stage.architecture:
         return stage.architecture
+    found = config(stage.model, stage.revision)
+    sizes = {name: getattr(found, name, None) for name in Architecture.model_fields}
+    sizes["head_dim"] = sizes["head_dim"] or found.hidden_size // found.num_attention_heads
     try:
-        config = AutoConfig.from_pretrained(stage.model, revision=stage.revision)
-        sizes = {name: getattr(config, name, None) for name in Architecture.model_fields}
-        sizes["head_dim"] = sizes["head_dim"] or config.hidden_size // config.num_attention_heads
         return Architecture.model_validate(sizes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StageError(
+            f"base.model: {stage.model} cannot be reckoned with: its {path_of(first['loc'])} is {first['input']!r};"
+            f" {first['msg']}"
+        ) from None
+
+
+def config(model: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """A model's own config, from a directory or the hub.
+
+    Raises:
+        StageError: there is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise StageError(
-            f"base.model: no config of {stage.model} is at hand ({str(error).splitlines()[0]});"
-            " give its sizes in base.architecture"
+            f"base.model: no config of {model} is at hand ({str(error).splitlines()[0]});"
+            " for a plan give its sizes in base.architecture"
         ) from None
 
 
@@ -118,8 +144,17 @@ def load_published(
 
 
 def require_markers(directory: Path, spoken: PreTrainedTokenizerBase) -> None:
+    """See that a tokenizer marks the end of thinking and of an answer, and knows how a question is put.
+
+    Raises:
+        StageError: it does not; says what is missing.
+    """
     if THINK_END not in spoken.get_vocab():
         raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, so where its thinking ends is unknown")
+    if spoken.eos_token_id is None:
+        raise StageError(f"{directory}: its tokenizer has no eos_token, so where an answer ends is unknown")
+    if not spoken.chat_template:
+        raise StageError(f"{directory}: its tokenizer has no chat template, so how a question is put is unknown")
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -132,7 +167,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def load_model(directory: Path, dtype: str = "float32") -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StageError(f"{directory}: no model that transformers can load ({str(error).splitlines()[0]})") from None
     return model.to(processes().device)  # pyright: ignore[reportArgumentType]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from models import family as manifest
 from training import checkpoints, trainer
 from training.config import PretrainedBase, Recipe
@@ -21,12 +23,11 @@ def check(recipe: Recipe) -> None:
     Raises:
         StageError: something is missing or malformed; names it.
     """
+    for directory in (recipe.run_dir, *recipe.run_dir.parents):
+        if directory.exists() and not directory.is_dir():
+            raise StageError(f"run_dir: {directory} is a file")
     if isinstance(recipe.base, PretrainedBase):
-        directory = checkpoints.base_directory(recipe)
-        checkpoints.require_markers(directory, checkpoints.load_tokenizer(directory))
-        for pattern in ("*.safetensors", "tokenizer.json"):
-            if not any(directory.glob(pattern)):
-                raise StageError(f"{directory}: there is no {pattern}, which the published family needs")
+        _check_base(checkpoints.base_directory(recipe), recipe.base)
     trainer.arguments(recipe.family, 0.0, recipe.seed, recipe.run_dir)
     _require_rank(recipe)
     asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
@@ -39,6 +40,24 @@ def check(recipe: Recipe) -> None:
     questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     if recipe.publish_to:
         questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, recipe.profile.prompts)
+
+
+def _check_base(directory: Path, base: PretrainedBase) -> None:
+    checkpoints.require_markers(directory, checkpoints.load_tokenizer(directory))
+    for pattern in ("*.safetensors", "tokenizer.json"):
+        if not any(directory.glob(pattern)):
+            raise StageError(f"{directory}: there is no {pattern}, which the published family needs")
+    for weights in directory.glob("*.safetensors"):
+        try:
+            with safe_open(weights, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise StageError(f"{weights}: cannot be read as safetensors ({error})") from None
+    positions = getattr(checkpoints.config(directory), "max_position_embeddings", None)
+    if positions is not None and base.context_tokens > positions:
+        raise StageError(
+            f"base.context_tokens: {base.context_tokens} is more than the {positions} positions of {base.model}"
+        )
 
 
 def _require_rank(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from training.allocator import keep_freed_memory
-from training.config import Recipe, RecipeError
+from training.config import LARGEST_SEED, Recipe, RecipeError
 from training.config import load as load_recipe
 from training.errors import StageError
 from training.tasks.problems import Difficulty, Kind, Split
@@ -114,7 +114,9 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 @app.command()
 def experiment(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One per reward to compare.")],
-    seed: Annotated[list[int], typer.Option(min=0, help="Repeatable; each has its own run directory.")] = [0, 1, 2],  # noqa: B006
+    seed: Annotated[
+        list[int], typer.Option(min=0, max=LARGEST_SEED - 1, help="Repeatable; each has its own run directory.")
+    ] = [0, 1, 2],  # noqa: B006
     results: Annotated[Path, typer.Option(help="Directory for one small file per recipe and seed.")] = RESULTS,
 ) -> None:
     """Train and measure the families of several rewards from one base; `report` compares them.
@@ -124,9 +126,10 @@ def experiment(
     from training import experiment as experimenting
 
     loaded = [_load(path) for path in recipes]
-    for number in seed:
-        for recipe in loaded:
-            experimenting.run(recipe.with_seed(number), results)
+    every = [recipe.with_seed(number) for number in seed for recipe in loaded]
+    experimenting.check(every, results)
+    for recipe in every:
+        experimenting.run(recipe, results)
 
 
 @app.command()
@@ -146,8 +149,8 @@ def measure(
     family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")],
     checkpoint: Annotated[str, typer.Option(help="Which checkpoint.")],
     split: Annotated[Split, typer.Option(help="Which prompts; nothing was ever tuned on heldout.")] = "heldout",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other prompts.")] = 1,
-    prompts: Annotated[int, typer.Option(min=1, help="How many; of arithmetic, a third of each difficulty.")] = 900,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED - 1, help="Another seed, other prompts.")] = 1,
+    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 900,
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are cut off, and so incorrect.")] = 320,

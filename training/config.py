@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -25,7 +26,7 @@ class RecipeError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BaseStage(_Section):
@@ -162,6 +163,7 @@ class Data(_Section):
 
 
 Reward = Literal["outcome", "alpha", "progress", "l2t"]
+_Alpha = Annotated[float, Field(ge=0, lt=1), AfterValidator(abs)]  # -0.0 is 0
 
 
 class FamilyStage(_Section):
@@ -170,14 +172,14 @@ class FamilyStage(_Section):
     reward: Reward = "alpha"
     """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds what each episode
     gains, and `l2t` charges besides for what it says about the parameters; either at any alpha."""
-    alphas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
+    alphas: tuple[_Alpha, ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
     rollouts: int = Field(default=8, ge=2)
     lr: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises to lr; at least one step."""
+    """Share of the steps in which the learning rate rises from 0, that of the first step, to lr; at least one step."""
     weight_decay: float = Field(default=0.0, ge=0)
     tune: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(default=16, gt=0)
@@ -232,7 +234,7 @@ class EvaluateStage(_Section):
     """Accuracy and reasoning tokens on fresh prompts."""
 
     prompts: int = Field(default=900, ge=3)
-    """Arithmetic: a third of each difficulty."""
+    """Arithmetic: about a third of each difficulty, rather fewer easy ones, of which there are not so many."""
     samples: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, ge=0)
 
@@ -241,11 +243,12 @@ class ProfileStage(_Section):
     """The difficulty profile, fitted on outcomes over the test split."""
 
     prompts: int = Field(default=1500, ge=5)
-    """Arithmetic: a third of each difficulty; one in five is kept out of each fold of the cross-validation."""
+    """One in five is kept out of each fold of the cross-validation."""
     samples: int = Field(default=4, gt=0)
 
 
 _KIND = ("trained", "pretrained")
+LARGEST_SEED = 2**31
 
 
 def _has_model(raw: object) -> bool:
@@ -257,7 +260,7 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
     description: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=LARGEST_SEED)
     run_dir: Path
     publish_to: Path | None = None
     """None: an experiment, which ends with its evaluation."""
@@ -277,6 +280,8 @@ class Recipe(_Section):
                 f"family.max_tokens ({self.family.max_tokens}) must leave room for the prompt"
                 f" in base.context_tokens ({self.base.context_tokens})"
             )
+        if self.publish_to is not None and self.run_dir.absolute().is_relative_to(self.publish_to.absolute()):
+            raise ValueError(f"publish_to: {self.publish_to} would replace run_dir, which is {self.run_dir}")
         if self.data.task != "arithmetic" and isinstance(self.base, BaseStage):
             raise ValueError("base: only the arithmetic task has traces to train a base from; name one in base.model")
         return self
@@ -286,6 +291,18 @@ class Recipe(_Section):
         return self.model_copy(update={"seed": seed, "run_dir": self.run_dir / f"seed-{seed}"})
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a field that stands twice: the first of them would silently mean nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path) -> Recipe:
     """Read a recipe.
 
@@ -293,9 +310,12 @@ def load(path: Path) -> Recipe:
         RecipeError: the file is missing, not YAML, or a field is unknown or out of range.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _Loader)  # noqa: S506 - it is a safe one
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise RecipeError(f"{path}: {line}not YAML ({error.problem})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     try:

@@ -16,12 +16,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
-from training import checkpoints, outcomes, stages
+from models.field import path_of
+from training import checkpoints, checks, outcomes, stages
 from training import evaluate as measuring
 from training.config import DenseReward, PretrainedBase, Recipe, Reward, checkpoint_name
 from training.errors import StageError
 from training.evaluate import Judged
-from training.record import differing, write_json
+from training.record import differing, require, write_json
 from training.tasks.source import questions
 
 Measures = dict[str, float | None]
@@ -36,7 +37,7 @@ _console = Console(stderr=True)
 class Result(BaseModel):
     """One seed of one recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     recipe: str
     reward: Reward
@@ -59,10 +60,8 @@ def run(recipe: Recipe, results: Path) -> None:
     experiments share, is measured beside them once.
 
     Raises:
-        StageError: the recipe trains a base of its own, or its result stands and is of another experiment.
+        StageError: its result stands and is of another experiment.
     """
-    if not isinstance(recipe.base, PretrainedBase):
-        raise StageError("an experiment compares rewards on one base: name it in base.model")
     path, made_from = path_in(results, recipe), _made_from(recipe)
     if path.exists():
         if changed := differing(load(path).made_from, made_from):
@@ -98,6 +97,37 @@ def run(recipe: Recipe, results: Path) -> None:
     write_json(path, result.model_dump(mode="json"))
 
 
+def check(recipes: Sequence[Recipe], results: Path) -> None:
+    """See that all of these experiments can be run, before the first of them is.
+
+    Raises:
+        StageError: a recipe trains a base of its own or measures at another temperature than 1, two would write one
+            file or share a base's outcomes that differ, or something they need is missing; names it.
+    """
+    files: dict[Path, Recipe] = {}
+    shared: dict[Path, dict[str, Any]] = {}
+    for recipe in recipes:
+        if not isinstance(recipe.base, PretrainedBase):
+            raise StageError(f"{recipe.name}: an experiment compares rewards on one base; name it in base.model")
+        if recipe.evaluate.temperature != 1:
+            raise StageError(f"{recipe.name}: evaluate.temperature: experiments measure at 1, and greedily")
+        if (path := path_in(results, recipe)) in files:
+            raise StageError(f"{recipe.name}, seed {recipe.seed}: two recipes of that name would write {path}")
+        files[path] = recipe
+        if path.exists():
+            continue
+        checks.check(recipe)
+        how = {"prompts": recipe.evaluate.prompts, "samples": recipe.evaluate.samples, "temperature": 1.0}
+        of_base = outcomes.record(recipe, "base", **how, first_episode=recipe.family.dense_reward or DenseReward())
+        if (measured := outcomes.path_in(base_outcomes(recipe), "base")).exists():
+            require(measured, of_base)
+        if changed := differing(shared.setdefault(base_outcomes(recipe), of_base), of_base):
+            raise StageError(
+                f"{recipe.name}: experiments beside each other measure their base once, and this one has {changed};"
+                " give it a run_dir elsewhere"
+            )
+
+
 def path_in(results: Path, recipe: Recipe) -> Path:
     """The file of one seed of a recipe."""
     return results / f"{recipe.name}.seed-{recipe.seed}.json"
@@ -111,15 +141,19 @@ def load(path: Path) -> Result:
     """
     try:
         return Result.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise StageError(f"{path}: not a result of laconic-train experiment ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = path_of(first["loc"])
+        raise StageError(f"{path}: not a result of laconic-train experiment ({field}: {first['msg']})") from None
 
 
 def base_outcomes(recipe: Recipe) -> Path:
     """Where the experiments of a seed that split thinking alike keep the outcomes of their base."""
     dense = recipe.family.dense_reward or DenseReward()
     alike = hashlib.sha256(json.dumps(outcomes.splitting(dense)).encode()).hexdigest()[:8]
-    return recipe.run_dir.parents[1] / "base" / f"{recipe.run_dir.name}-{alike}"
+    return recipe.run_dir.absolute().parents[1] / "base" / f"{recipe.run_dir.name}-{alike}"
 
 
 def measures(sampled: Sequence[Judged], greedy: Sequence[Judged]) -> Measures:
@@ -151,17 +185,10 @@ def second_episodes(rows: Sequence[Judged], *, first_right: bool) -> float | Non
 
 
 def noted(trainings: Sequence[Path]) -> tuple[Episode, ...]:
-    """Up to `NOTED` of the episodes that the trainer noted, evenly; a step that was done twice counts once."""
+    """Up to `NOTED` of the episodes that the trainer noted, evenly."""
     found: list[Episode] = []
     for directory in trainings:
-        steps: dict[int, dict[str, list[float]]] = {}
-        for line in (directory / "episodes.jsonl").read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # cut short by a kill
-                continue
-            steps[row["step"]] = row
-        for row in steps.values():
+        for row in map(json.loads, (directory / "episodes.jsonl").read_text().splitlines()):
             found += [(int(k), g, c) for k, g, c in zip(row["episode"], row["gain"], row["compression"], strict=True)]
     return tuple(found[:: max(1, -(-len(found) // NOTED))])
 

@@ -21,20 +21,22 @@ _SHOWN = {
 class JsonLines(TrainerCallback):
     """Appends a trainer's logs to `path`; a resumed run first drops the lines it is about to write again.
 
+    It drops them from `notes`, too, which somebody else appends to: the last line there may have been cut short.
+
     `seconds` is since the line before, so that they add up to the time that went into what came of it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, notes: Path | None = None) -> None:
+        self._path, self._notes = path, notes
         self._logged = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        if state.is_world_process_zero and self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if _step(line) <= state.global_step]
-            write_text(self._path, "".join(f"{line}\n" for line in kept))
+        for path in (self._path, self._notes) if state.is_world_process_zero else ():
+            if path is not None and path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step(line) <= state.global_step]
+                write_text(path, "".join(f"{line}\n" for line in kept))
         self._logged = time.monotonic()
 
     def on_log(

@@ -32,22 +32,8 @@ def measure(
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    trained = checkpoints.trained_path(recipe, name)
-    if name != "base" and not trained.exists():
-        raise StageError(f"{trained} is missing; run the family stage first: laconic-train family")
-    made_from = {
-        "seed": recipe.seed,
-        "prompts": len(asked),
-        "samples": samples,
-        "temperature": temperature,
-        "max_tokens": recipe.family.max_tokens,
-        "data": data_record(recipe.data),
-        "dtype": checkpoints.dtype(recipe),
-        "first_episode": first_episode and splitting(first_episode),
-        "base": fingerprint(checkpoints.base_directory(recipe)),
-        **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
-    }
-    if stands(path, made_from):
+    how = {"prompts": len(asked), "samples": samples, "temperature": temperature}
+    if stands(path, record(recipe, name, **how, first_episode=first_episode)):
         _console.print(f"{path} stands already")
         return
     model, spoken = checkpoints.load(recipe, name)
@@ -64,6 +50,37 @@ def measure(
             first_episode=first_episode,
         )
     evaluate.save(rows, path)
+
+
+def record(
+    recipe: Recipe,
+    name: str,
+    *,
+    prompts: int,
+    samples: int,
+    temperature: float,
+    first_episode: DenseReward | None = None,
+) -> dict[str, Any]:
+    """What the outcomes of one checkpoint depend on.
+
+    Raises:
+        StageError: it has not been trained.
+    """
+    trained = checkpoints.trained_path(recipe, name)
+    if name != "base" and not trained.exists():
+        raise StageError(f"{trained} is missing; run the family stage first: laconic-train family")
+    return {
+        "seed": recipe.seed,
+        "prompts": prompts,
+        "samples": samples,
+        "temperature": temperature,
+        "max_tokens": recipe.family.max_tokens,
+        "data": data_record(recipe.data),
+        "dtype": checkpoints.dtype(recipe),
+        "first_episode": first_episode and splitting(first_episode),
+        "base": fingerprint(checkpoints.base_directory(recipe)),
+        **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
+    }
 
 
 def splitting(dense: DenseReward) -> dict[str, Any]:

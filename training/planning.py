@@ -112,7 +112,8 @@ def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int
     if stage.dense_reward:
         tokens["probed"] = rollouts * (width + (stage.dense_reward.max_episodes + 1) * PROBE_TOKENS)
         operations += 2 * total * tokens["probed"]
-    measured = recipe.evaluate.prompts * recipe.evaluate.samples * (len(stage.alphas) + 1)
+    stages = [recipe.evaluate, *([recipe.profile] if recipe.publish_to else [])]
+    measured = sum(each.prompts * each.samples for each in stages) * (len(stage.alphas) + 1)
     tokens["evaluated"] = measured * stage.max_tokens
     operations += 2 * total * tokens["evaluated"]
     return Plan(total, trained, memory, tokens, operations)

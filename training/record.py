@@ -24,20 +24,37 @@ def stands(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None 
     Raises:
         StageError: it was made, or work on it was begun, from something else; names what differs and what to remove.
     """
-    record = artefact.with_name(f"{artefact.name}.made-from.json")
-    now = json.loads(json.dumps(made_from))
+    _require_same(artefact, made_from, remove)
+    if artefact.exists():
+        return True
+    write_json(_record(artefact), json.loads(json.dumps(made_from)))
+    return False
+
+
+def require(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> None:
+    """See that `artefact` has been made, from this.
+
+    Raises:
+        StageError: it has not, or from something else; names what differs.
+    """
+    if not artefact.exists():
+        raise StageError(f"{artefact} is missing; run the earlier stages first: laconic-train run goes through all")
+    _require_same(artefact, made_from, remove)
+
+
+def _require_same(artefact: Path, made_from: Mapping[str, Any], remove: Path | None) -> None:
+    record = _record(artefact)
     if record.exists() and (artefact.exists() or remove):
-        before = json.loads(record.read_text())
-        if changed := differing(before, now):
+        if changed := differing(json.loads(record.read_text()), made_from):
             raise StageError(
                 f"{artefact} was made with {changed}: remove {remove or artefact} to make it anew, or change it back"
             )
     elif artefact.exists():
         raise StageError(f"{artefact} has no record of what it was made from: remove {remove or artefact}")
-    if artefact.exists():
-        return True
-    write_json(record, now)
-    return False
+
+
+def _record(artefact: Path) -> Path:
+    return artefact.with_name(f"{artefact.name}.made-from.json")
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,7 @@ from training.record import differing, write_json, write_text
 
 Figures = dict[str, Estimate | None]
 _ORDER = get_args(Reward)
+_PLAIN = ("outcome", "alpha")
 
 
 @dataclass(frozen=True)
@@ -149,19 +150,49 @@ def _read(directory: Path) -> dict[str, list[Result]]:
     by_recipe: dict[str, list[Result]] = {}
     for result in results:
         by_recipe.setdefault(result.recipe, []).append(result)
+    first = _require_same_seeds(directory, by_recipe)
+    shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts", "max_tokens", "dtype"}
+    for own in by_recipe.values():
+        for other in own[1:]:
+            _require_alike(directory, own[0], other, own[0].made_from.keys() | other.made_from.keys())
+        _require_alike(directory, results[0], own[0], shared)
+        for one, other in zip(by_recipe[first], own, strict=True):
+            _require_comparable(directory, one, other)
+    return by_recipe
+
+
+def _require_same_seeds(directory: Path, by_recipe: Mapping[str, Sequence[Result]]) -> str:
+    """Each recipe has the same ones, each once; the first recipe's name."""
     seeds = {name: [result.seed for result in found] for name, found in by_recipe.items()}
+    for name, own in seeds.items():
+        if twice := sorted({seed for seed in own if own.count(seed) > 1}):
+            raise StageError(f"{directory}: seed {twice[0]} of {name} is there more than once; keep one of the files")
     first = next(iter(seeds))
     for name, own in seeds.items():
         if own != seeds[first]:
             raise StageError(f"{directory}: {first} was run with the seeds {seeds[first]}, {name} with {own}")
     if len(seeds[first]) < 2:
         raise StageError(f"{directory}: intervals over seeds need at least two seeds, there is {seeds[first]}")
-    shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts"}
-    for own in by_recipe.values():
-        for other in own[1:]:
-            _require_alike(directory, own[0], other, own[0].made_from.keys() | other.made_from.keys())
-        _require_alike(directory, results[0], own[0], shared)
-    return by_recipe
+    return first
+
+
+def _require_comparable(directory: Path, one: Result, other: Result) -> None:
+    """Both measured the base to the same figures, and all that is compared of either."""
+    where = f"{directory}: {other.recipe}, seed {other.seed}"
+    if one.checkpoints.get("base") != other.checkpoints.get("base"):
+        raise StageError(
+            f"{where}, has other figures of the base than {one.recipe}: measured another way, or elsewhere"
+        )
+    if missing := {"base", *other.alphas} ^ other.checkpoints.keys():
+        raise StageError(f"{where}: {min(missing)} is either in alphas or in checkpoints")
+    if one.difficulties != other.difficulties:
+        raise StageError(f"{where}, has the difficulties {other.difficulties}, {one.recipe} {one.difficulties}")
+    wanted = one.checkpoints["base"].keys()
+    for name, measures in other.checkpoints.items():
+        if missing := wanted ^ measures.keys():
+            raise StageError(f"{where}: {name} has no {min(missing)!r}")
+        if empty := [key for key, value in measures.items() if value is None and "second" not in key]:
+            raise StageError(f"{where}: {name} has nothing for {empty[0]!r}")
 
 
 def _require_alike(directory: Path, one: Result, other: Result, keys: Set[str]) -> None:
@@ -201,7 +232,8 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
             f"| {_count(f['greedy tokens, overall'])} | {_share(f['greedy accuracy, overall'])} |"
         )
     lines += ["", "**Beside the base**, seed by seed", "", *_beside(arms), "", *_recommended(arms)]
-    lines += ["", "**As alpha rises**", "", *_falls(arms)]
+    if falls := _falls(arms):
+        lines += ["", "**As alpha rises**", "", *falls]
     for part in some.difficulties:
         lines += [
             "",
@@ -288,7 +320,7 @@ def _falls(arms: Sequence[Arm]) -> list[str]:
 
 def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
     """Each dense reward against the line through the checkpoints without one, the base included."""
-    plain = [arm for arm in arms if arm.reward in {None, "outcome", "alpha"}]
+    plain = [arm for arm in arms if arm.reward is None or arm.reward in _PLAIN]
     lines: list[str] = []
     for arm in (arm for arm in arms if arm not in plain):
         if found := beyond_the_line(arm, plain):
@@ -307,9 +339,10 @@ def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
 
 
 def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Each dense reward beside the reward without it at the same alpha."""
-    plain = {arm.alpha: arm for arm in arms if arm.reward in {"outcome", "alpha"}}
-    return [(arm, plain[arm.alpha]) for arm in arms if arm.alpha in plain and arm is not plain[arm.alpha]]
+    """Each dense reward beside those without it at the same alpha."""
+    plain = [arm for arm in arms if arm.reward in _PLAIN]
+    dense = [arm for arm in arms if arm.reward is not None and arm.reward not in _PLAIN]
+    return [(arm, other) for arm in dense for other in plain if other.alpha == arm.alpha]
 
 
 def _compared(arm: Arm, other: Arm, hardest: str) -> str:
@@ -342,4 +375,8 @@ def _count(value: Estimate | None) -> str:
 
 
 def _share(value: Estimate | None) -> str:
-    return f"{100 * value.mean:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})" if value else "none"
+    if value is None:
+        return "none"
+    if value.low == value.high:  # all seeds alike, which says nothing of others
+        return f"{100 * value.mean:.1f} %"
+    return f"{100 * value.mean:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})"

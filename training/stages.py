@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ from training import base as base_training
 from training import checkpoints, gate, outcomes, profile, publish, tokenizer, traces, trainer
 from training import evaluate as measuring
 from training.checks import PROFILE_SEED_OFFSET, check, check_target
-from training.config import PretrainedBase, Recipe, checkpoint_name
+from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
-from training.record import fingerprint, stands, write_json
-from training.resume import processes
+from training.record import fingerprint, require, stands, write_json
+from training.resume import alone, processes
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.source import data_record, questions
 
@@ -50,42 +50,39 @@ def base(recipe: Recipe) -> None:
     if isinstance(stage, PretrainedBase):
         checkpoints.base_directory(recipe)
         return
-    not_the_training = {"temperature", "save_every", "compile", "gate_prompts", "gate_stops"}
-    made_from = {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
-    if not stands(directory / "trained", made_from, remove=directory):
-        spoken = tokenizer.build(stage.vocabulary, recipe.seed)
-        model = base_training.train(stage, spoken, recipe.seed, directory / "work")
-        with _whole(directory / "trained") as unfinished:
-            model.save_pretrained(unfinished)
-            spoken.save_pretrained(unfinished)
-    if not stands(
-        directory / "model", {"temperature": stage.temperature, "trained": fingerprint(directory / "trained")}
-    ):
+    with alone(directory):
+        if not stands(directory / "trained", _trained_record(recipe, stage), remove=directory):
+            spoken = tokenizer.build(stage.vocabulary, recipe.seed)
+            model = base_training.train(stage, spoken, recipe.seed, directory / "work")
+            with _whole(directory / "trained") as unfinished:
+                model.save_pretrained(unfinished)
+                spoken.save_pretrained(unfinished)
+    if not stands(directory / "model", _model_record(directory, stage)):
         model, spoken = checkpoints.load_model(directory / "trained"), checkpoints.load_tokenizer(directory / "trained")
         base_training.fold_temperature(model, stage.temperature)
         with _whole(directory / "model") as unfinished:
             # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
             model.to(torch.bfloat16).save_pretrained(unfinished)  # pyright: ignore[reportArgumentType]
             spoken.save_pretrained(unfinished)
-    judged = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
-    if not stands(directory / "gate.json", {**judged, "base": fingerprint(directory / "model")}):
+    if not stands(directory / "gate.json", _gate_record(recipe, directory, stage)):
         write_json(directory / "gate.json", _measure_gate(recipe, stage.gate_prompts))
     _require_fit(recipe)
 
 
 def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     """Train one checkpoint per alpha from the same base; only those of `alphas` where given."""
-    _require_fit(recipe)
+    _require_base(recipe)
     check(recipe)
     made_from = family_record(recipe)
     for alpha in alphas or recipe.family.alphas:
         target = checkpoints.trained_path(recipe, checkpoint_name(alpha))
-        with processes().main_process_first():
-            done = stands(target, made_from, remove=target.parent)
-        if done:
-            _console.print(f"family: {target} stands already")
-            continue
-        _train(recipe, alpha, target)
+        with alone(target.parent):
+            with processes().main_process_first():
+                done = stands(target, made_from, remove=target.parent)
+            if done:
+                _console.print(f"family: {target} stands already")
+                continue
+            _train(recipe, alpha, target)
 
 
 def family_record(recipe: Recipe) -> dict[str, Any]:
@@ -123,6 +120,7 @@ def _train(recipe: Recipe, alpha: float, target: Path) -> None:
 
 def evaluate(recipe: Recipe) -> None:
     """Measure every checkpoint on held-out prompts."""
+    _require_family(recipe)
     stage = recipe.evaluate
     asked = questions(recipe.data, "heldout", recipe.seed, stage.prompts)
     for name in checkpoints.names(recipe):
@@ -132,13 +130,13 @@ def evaluate(recipe: Recipe) -> None:
 
 def fit_profile(recipe: Recipe) -> None:
     """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
+    _require_family(recipe)
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     for name, path in paths.items():
         outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
-    made_from = {"version": SCHEMA_VERSION, **{name: fingerprint(path) for name, path in paths.items()}}
-    if stands(directory / "profile.json", made_from):
+    if stands(directory / "profile.json", _profile_record(paths)):
         return
     measured = {name: measuring.load(path) for name, path in paths.items()}
     profile.save(profile.fit(measured, recipe.seed), directory / "profile.json")
@@ -146,15 +144,21 @@ def fit_profile(recipe: Recipe) -> None:
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     """Assemble the family's directory: checkpoints, manifest, profile, model card and plots."""
-    run, names = recipe.run_dir, checkpoints.names(recipe)
-    needed = [checkpoints.base_directory(recipe), run / "profile" / "profile.json"]
-    for name in names[1:]:
-        trained = checkpoints.trained_path(recipe, name)
-        needed += [trained, trained.with_name("metrics.jsonl")]
-    needed += [outcomes.path_in(run / "evaluate", name) for name in names]
-    if missing := [path for path in needed if not path.exists()]:
-        raise StageError(f"{missing[0]} is missing; run the earlier stages first: laconic-train run {recipe_path}")
     target = check_target(recipe)
+    _require_family(recipe)
+    run, names, stage = recipe.run_dir, checkpoints.names(recipe), recipe.evaluate
+    for name in names:
+        how = {"samples": stage.samples, "temperature": stage.temperature}
+        record = outcomes.record(recipe, name, prompts=stage.prompts, **how)
+        require(outcomes.path_in(run / "evaluate", name), record)
+        how = {"samples": recipe.profile.samples, "temperature": stage.temperature}
+        record = outcomes.record(recipe, name, prompts=recipe.profile.prompts, **how)
+        require(outcomes.path_in(run / "profile", name), record)
+    profiled = {name: outcomes.path_in(run / "profile", name) for name in names}
+    require(run / "profile" / "profile.json", _profile_record(profiled))
+    for name in names[1:]:
+        if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
+            raise StageError(f"{log} is missing: the card needs it")
     with _whole(target) as unfinished:
         publish.assemble(recipe, recipe_path, checkpoints.base_directory(recipe), unfinished)
         manifest.load(unfinished)
@@ -180,14 +184,53 @@ def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
     return gate.report(measured(1.0), measured(0.0), count, seed)
 
 
+def _trained_record(recipe: Recipe, stage: BaseStage) -> dict[str, Any]:
+    not_the_training = {"temperature", "save_every", "compile", "gate_prompts", "gate_stops"}
+    return {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
+
+
+def _model_record(directory: Path, stage: BaseStage) -> dict[str, Any]:
+    return {"temperature": stage.temperature, "trained": fingerprint(directory / "trained")}
+
+
+def _gate_record(recipe: Recipe, directory: Path, stage: BaseStage) -> dict[str, Any]:
+    judged = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
+    return {**judged, "base": fingerprint(directory / "model")}
+
+
+def _profile_record(outcomes_of: Mapping[str, Path]) -> dict[str, Any]:
+    return {"version": SCHEMA_VERSION, **{name: fingerprint(path) for name, path in outcomes_of.items()}}
+
+
+def _require_base(recipe: Recipe) -> None:
+    """See that the base is there, is what the recipe says now, and has passed the gate."""
+    _require_fit(recipe)
+    if isinstance(stage := recipe.base, BaseStage):
+        directory = recipe.run_dir / "base"
+        require(directory / "trained", _trained_record(recipe, stage), remove=directory)
+        require(directory / "model", _model_record(directory, stage))
+        require(directory / "gate.json", _gate_record(recipe, directory, stage))
+
+
+def _require_family(recipe: Recipe) -> None:
+    """See that base and checkpoints are there, and are what the recipe says now."""
+    _require_base(recipe)
+    made_from = family_record(recipe)
+    for name in checkpoints.names(recipe)[1:]:
+        trained = checkpoints.trained_path(recipe, name)
+        require(trained, made_from, remove=trained.parent)
+
+
 def _require_fit(recipe: Recipe) -> None:
-    if isinstance(recipe.base, PretrainedBase):
+    """See that the base has passed the gate."""
+    stage = recipe.base
+    if isinstance(stage, PretrainedBase):
         return
     directory = recipe.run_dir / "base"
     if not (directory / "gate.json").exists():
         raise StageError(f"{directory / 'gate.json'} is missing; run the base stage first: laconic-train base")
     failures = json.loads((directory / "gate.json").read_text())["failures"]
-    if failures and recipe.base.gate_stops:
+    if failures and stage.gate_stops:
         raise StageError(
             "the base is not fit for a family: "
             + "; ".join(failures)
@@ -200,6 +243,8 @@ def _require_fit(recipe: Recipe) -> None:
 def _whole(directory: Path) -> Iterator[Path]:
     """A directory that appears only once everything in it has been written; an older one is replaced."""
     unfinished, old = (directory.with_name(f"{directory.name}.{state}") for state in ("unfinished", "old"))
+    if old.exists() and not directory.exists():  # a kill came between the two renamings
+        old.rename(directory)
     for left_over in (unfinished, old):
         shutil.rmtree(left_over, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -261,7 +261,7 @@ def described(gain_BK: Tensor, cost_BK: Tensor, count_B: Tensor) -> dict[str, fl
 
 
 def note_episodes(path: Path, step: int, gain_BK: Tensor, cost_BK: Tensor, count_B: Tensor) -> None:
-    """Append one step's episodes, up to `NOTED`, for the report's pictures; a step that is done again appends again."""
+    """Append one step's episodes, up to `NOTED`, for the report's pictures."""
     there_BK = torch.arange(gain_BK.size(1), device=gain_BK.device) < count_B[:, None]
     rows, episodes = (each[:NOTED] for each in there_BK.nonzero(as_tuple=True))
     row = {
@@ -332,7 +332,7 @@ def train(
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=adapter(stage),
-        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
+        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=work.parent / "episodes.jsonl")],
     )
     show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))

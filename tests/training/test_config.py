@@ -37,6 +37,10 @@ def test_every_shipped_recipe_is_valid():
         ("profile: {prompts: 3}", "profile.prompts"),
         ("sneed: 1", "sneed"),
         ("seed: -1", "seed"),
+        ("seed: 4294967296", "seed"),
+        ("family: {lr: .inf}", "family.lr"),
+        ("evaluate: {temperature: .nan}", "evaluate.temperature"),
+        ("family: {alphas: [-0.0, 0.0]}", "family"),
         ("family: {reward: progress, dense: {charge: tokens}}", "family"),
         ("family: {reward: l2t, dense: {charge: tokens, compression_weight: 0}}", "family"),
     ],
@@ -49,6 +53,19 @@ def test_a_wrong_field_is_named(tmp_path, addition, field):
 def test_a_name_that_no_family_may_have_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(config.RecipeError, match=r"recipe.yaml: name: "):
         config.load(written(tmp_path, GOOD.replace("name: ", "name: " + "a" * 64)))
+
+
+def test_a_field_that_stands_twice_and_what_is_no_yaml_are_named_with_their_line(tmp_path):
+    with pytest.raises(config.RecipeError, match=r"recipe\.yaml: line 3: not YAML \(seed stands twice\)"):
+        config.load(written(tmp_path, "name: mine\nseed: 1\nseed: 2\n"))
+    with pytest.raises(config.RecipeError, match=r"recipe\.yaml: line 3: not YAML \("):
+        config.load(written(tmp_path, "name: mine\nbase: [\nseed: : 2\n"))
+
+
+def test_publishing_into_the_run_itself_is_refused(tmp_path):
+    for run, target in (("a/run", "a"), ("run", "run"), ("run", "./run")):
+        with pytest.raises(config.RecipeError, match=rf"publish_to: {target.removeprefix('./')} would replace run_dir"):
+            config.load(written(tmp_path, f"name: mine\ndescription: d\nrun_dir: {run}\npublish_to: {target}\n"))
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "name: [unclosed"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from training import evaluate, experiment, outcomes
-from training.config import Recipe
+from training.config import BaseStage, Data, PretrainedBase
 from training.errors import StageError
 from training.evaluate import Judged
 from training.judge import Outcome
@@ -42,9 +42,29 @@ def test_an_experiment_leaves_its_figures_and_is_not_run_again(on_shipped, tmp_p
         experiment.run(longer, results)
 
 
-def test_an_experiment_needs_a_base_that_exists(tmp_path):
-    with pytest.raises(StageError, match=r"base\.model"):
-        experiment.run(Recipe(name="mine", description="d", run_dir=tmp_path / "run"), tmp_path)
+def test_what_cannot_be_run_is_named_before_the_first_experiment_is(on_shipped, tmp_path):
+    def named(**changes):
+        return on_shipped.model_copy(
+            update={"name": "other", "run_dir": on_shipped.run_dir.with_name("other"), **changes}
+        )
+
+    def refuses(match, *recipes):
+        with pytest.raises(StageError, match=match):
+            experiment.check([recipe.with_seed(0) for recipe in recipes], tmp_path / "results")
+
+    experiment.check([on_shipped.with_seed(0), on_shipped.with_seed(1), named().with_seed(0)], tmp_path / "results")
+    refuses(r"other: an experiment compares rewards on one base", on_shipped, named(base=BaseStage()))
+    refuses(r"nowhere is no directory", on_shipped, named(base=PretrainedBase(model="./nowhere")))
+    refuses(r"two recipes of that name would write .*mine\.seed-0\.json", on_shipped, on_shipped)
+    measured = on_shipped.evaluate
+    refuses(r"other: evaluate\.temperature", named(evaluate=measured.model_copy(update={"temperature": 0.3})))
+    refuses(
+        r"other: experiments beside each other .* another prompts \(3, now 4\)",
+        on_shipped,
+        named(evaluate=measured.model_copy(update={"prompts": 4})),
+    )
+    empty = tmp_path / "mine.jsonl"
+    refuses(r"there is no .*mine\.jsonl", on_shipped, named(data=Data(task="jsonl", path=empty)))
 
 
 def test_figures_are_means_over_all_and_over_each_difficulty():
@@ -63,12 +83,6 @@ def test_who_goes_on_is_told_apart_by_what_the_first_episode_was_worth():
     found = [row("easy", *(outcome(after_first=a, episodes=e) for a, e in kinds))]
     assert experiment.second_episodes(found, first_right=True) == 0.25
     assert experiment.second_episodes(found, first_right=False) == pytest.approx(2 / 3)
-
-
-def test_a_step_that_was_done_twice_or_cut_short_counts_once(tmp_path):
-    note = {"step": 1, "episode": [1, 2], "gain": [0.5, 0.0], "compression": [0.1, 1.9]}
-    (tmp_path / "episodes.jsonl").write_text((json.dumps(note) + "\n") * 2 + '{"step": 2, "epi')
-    assert experiment.noted([tmp_path]) == ((1, 0.5, 0.1), (2, 0.0, 1.9))
 
 
 def test_of_many_episodes_some_of_every_time_are_kept(tmp_path):

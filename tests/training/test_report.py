@@ -100,7 +100,9 @@ def test_figures_and_words_say_what_the_results_say(results, tmp_path):
     assert "3 seeds, 600 held-out prompts each" in text
     assert "**dense 0.2** against alpha 0.2: +20.0 tokens (+20.0 to +20.0; a difference)" in text
     assert "+25.0 points of accuracy (+25.0 to +25.0; a difference)" in text
-    assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 50.0 % (50.0 to 50.0) | 36.0 (" in text
+    assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 50.0 % | 36.0 (" in text, (
+        "seeds that are all alike say nothing of others"
+    )
 
 
 def test_every_arm_stands_beside_the_base_and_the_shortest_that_is_as_right_is_recommended(results, tmp_path):
@@ -182,6 +184,48 @@ def test_seeds_that_were_trained_differently_are_not_one_arm(results, tmp_path):
         StageError, match=r"dense, seed 0, and dense, seed 2, were made with another lr \(null, now 0.5\)"
     ):
         report.write(results, tmp_path / "out")
+
+
+def changed(path, **changes):
+    """A results file with other fields."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_results_that_do_not_go_together_are_named(results, tmp_path):
+    def refused(match):
+        with pytest.raises(StageError, match=match):
+            report.write(results, tmp_path / "out")
+
+    original = result("dense", 1, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),))
+    path = results / "dense.seed-1.json"
+    copy = results / "dense.seed-1.bak.json"
+    copy.write_text(path.read_text())
+    refused("seed 1 of dense is there more than once")
+    copy.unlink()
+    points = original.checkpoints
+    changed(path, checkpoints={**points, "base": measures(90, 0.75, 1.0)})
+    refused("dense, seed 1, has other figures of the base than alpha")
+    changed(path, checkpoints={"base": points["base"]})
+    refused("dense, seed 1: alpha-0.2 is either in alphas or in checkpoints")
+    changed(path, checkpoints={**points, "alpha-0.2": {**points["alpha-0.2"], "tokens, hard": None}})
+    refused("dense, seed 1: alpha-0.2 has nothing for 'tokens, hard'")
+    changed(path, checkpoints=dict(points), difficulties=["easy"])
+    refused("dense, seed 1, has the difficulties")
+    changed(path, difficulties=list(PARTS[1:]), seed="two")
+    refused(r"dense\.seed-1\.json: not a result of laconic-train experiment \(seed: ")
+    written(results, original)
+    written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), max_tokens=64))
+    refused("made with another max_tokens")
+
+
+def test_a_reward_without_a_dense_part_is_compared_with_none(results, tmp_path):
+    written(results, *(result("other", seed, tokens=45, accuracy=0.5) for seed in range(3)))
+    report.write(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "**other 0.2** against" not in text
+    assert "**dense 0.2** against alpha 0.2" in text
+    assert "**dense 0.2** against other 0.2" in text
+    assert "**As alpha rises**" not in text, "nobody has two"
 
 
 def test_a_dense_reward_stands_beside_the_plain_one_of_its_alpha_whatever_they_are_called(results, tmp_path):

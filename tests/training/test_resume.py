@@ -86,10 +86,19 @@ def test_a_finished_run_has_nothing_left_to_do(undisturbed):
 def test_a_half_written_checkpoint_is_removed_and_the_one_before_used(tmp_path):
     for step in (5, 10, 15):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments")
         if step < 15:
-            (tmp_path / f"checkpoint-{step}" / "complete").touch()
+            (tmp_path / f"checkpoint-{step}" / "complete").write_text('{"optimizer.pt": 7}')
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-15").exists()
+
+
+def test_a_checkpoint_whose_file_was_cut_short_is_not_gone_on_from(tmp_path):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments"[: 7 if step == 5 else 3])
+        (tmp_path / f"checkpoint-{step}" / "complete").write_text('{"optimizer.pt": 7}')
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
 
 
 def test_a_stage_that_has_not_begun_has_no_checkpoint(tmp_path):

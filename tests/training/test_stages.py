@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import TINY
-from training import stages
-from training.config import Recipe
+from training import checkpoints, stages
+from training.config import ProfileStage, Recipe
 from training.errors import StageError
+from training.resume import alone
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_the_gate_may_be_told_only_to_record(recipe):
 
 def test_publishing_names_what_is_missing(recipe):
     with_gate(recipe, [])
-    with pytest.raises(StageError, match=r"profile.json is missing; run the earlier stages first: .* run mine.yaml"):
+    with pytest.raises(StageError, match=r"base/trained is missing; run the earlier stages first: .* run goes"):
         stages.publish_family(recipe, Path("mine.yaml"))
 
 
@@ -88,3 +89,43 @@ def test_a_directory_appears_whole_or_stays_what_it_was(tmp_path):
         (unfinished / "other").write_text("third")
     assert [path.name for path in target.iterdir()] == ["other"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    target.rename(tmp_path / "adapter.old")  # as a kill between the two renamings leaves it
+    with pytest.raises(KeyboardInterrupt):
+        cut_short()
+    assert [path.name for path in target.iterdir()] == ["other"], "what there was is not lost"
+
+
+def test_nothing_old_is_published_for_new(on_shipped, tmp_path):
+    """What was measured, and what of, is what the recipe says now, or publishing stops."""
+    recipe = on_shipped.model_copy(
+        update={
+            "publish_to": tmp_path / "published",
+            "profile": ProfileStage(prompts=5, samples=1),
+            "family": on_shipped.family.model_copy(update={"reward": "alpha"}),
+        }
+    )
+    stages.family(recipe)
+    stages.evaluate(recipe)
+    stages.fit_profile(recipe)
+    stages.publish_family(recipe, Path("mine.yaml"))
+    for field, change in (
+        ("evaluate", {"prompts": 6}),
+        ("evaluate", {"samples": 2}),
+        ("profile", {"samples": 2}),
+        ("family", {"steps": 2}),
+    ):
+        changed = recipe.model_copy(update={field: getattr(recipe, field).model_copy(update=change)})
+        with pytest.raises(StageError, match=f"made with another {next(iter(change))}"):
+            stages.publish_family(changed, Path("mine.yaml"))
+    adapter = checkpoints.trained_path(recipe, "alpha-0.1") / "adapter_config.json"
+    adapter.write_text(adapter.read_text() + " ")
+    with pytest.raises(StageError, match=r"alpha-0\.1\.jsonl was made with another checkpoint"):
+        stages.publish_family(recipe, Path("mine.yaml"))
+    with pytest.raises(StageError, match="made with another steps"):
+        stages.evaluate(recipe.model_copy(update={"family": recipe.family.model_copy(update={"steps": 2})}))
+
+
+def test_two_commands_do_not_train_in_one_directory(on_shipped):
+    target = checkpoints.trained_path(on_shipped, "alpha-0.1")
+    with alone(target.parent), pytest.raises(StageError, match=r"alpha-0\.1: another laconic-train is at work"):
+        stages.family(on_shipped)

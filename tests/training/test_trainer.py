@@ -102,6 +102,28 @@ def test_a_stop_is_worth_what_a_rollout_of_mean_length_would_get_there(spanned):
         assert even[str(length)][-1] == pytest.approx(value - 0.5 * (1 - two_processes.ALPHA / 2), abs=1e-4)
 
 
+def test_an_episode_earns_what_it_gains_less_its_share_of_what_all_are_charged(spanned, spoken):
+    """By hand, from the paper's terms: A_ik = A_i + .8 (r_ik - the others' mean), r_ik = gain - .6 C_ik / mean cost."""
+    thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
+    counts = [[len(spoken.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
+    gold = prompts("train", 0, 1)[0].answer
+    for i, own in enumerate(counts):
+        own[-1] += len(spoken.encode(f"</think>\n\nThe answer is {0 if i == 1 else gold}.<|im_end|>"))
+    lengths = [sum(own) for own in counts]
+    cost = [[(n / 10) ** 2 for n in own] for own in counts]
+    mean_cost = sum(map(sum, cost)) / 4
+    earned = [[sum(own) / 1000 - 0.6 * c / mean_cost for c in row] for own, row in zip(counts, cost, strict=True)]
+    outcome = length_reward(torch.tensor([1.0, 0, 1, 1]), torch.tensor(lengths), 4, two_processes.ALPHA).tolist()
+    for i, own in enumerate(counts):
+        others = [value for j, row in enumerate(earned) if j != i for value in row]
+        beyond = outcome[i] - (sum(outcome) - outcome[i]) / 3
+        advantages, at = spanned[0]["known"][str(lengths[i])], 0
+        for n, value in zip(own, earned[i], strict=True):
+            expected = beyond + 0.8 * (value - sum(others) / len(others))
+            assert advantages[at : at + n] == pytest.approx([expected] * n, abs=1e-4)
+            at += n
+
+
 def test_stopping_is_credited_to_the_decision_to_stop(spanned, spoken):
     """The fourth rollout thinks one episode of seven digits."""
     thought = len(spoken.encode("7" * 7))

@@ -14,8 +14,10 @@ from accelerate import PartialState
 
 from tests.training.conftest import TINY
 from training import base, tokenizer, trainer
+from training.batch import Rollouts
 from training.config import DenseReward, FamilyStage
 from training.rewards import dense
+from training.rewards.compression import scores
 from training.rewards.information_gain import success
 from training.tasks.prompts import prompts
 
@@ -29,8 +31,10 @@ ARMS: dict[str, dict[str, object] | None] = {
     "tokens": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 3},
     "free": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 0},
     "even": {"credit": "counterfactual", "compression_weight": 0},
+    "known": {"credit": "episode", "compression_weight": 0.6, "progress_weight": 0.8},
 }
-"""Settings of the dense reward; None: without it. In `even` every probe finds the right answer half likely."""
+"""Settings of the dense reward; None: without it. In `even` every probe finds the right answer half likely; in `known`
+each episode gains a thousandth of its rollout's tokens, and costs the square of a tenth of its own."""
 
 
 def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
@@ -48,6 +52,14 @@ def half(_model: object, _rollouts: object, ends_BK: torch.Tensor, *_: object, *
     return torch.full((len(ends_BK), ends_BK.size(1) + 1), 0.5)
 
 
+def known_success(_model: object, rollouts: Rollouts, ends_BK: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return rollouts.completion_mask_BT.sum(1, keepdim=True) / 1000 * torch.arange(ends_BK.size(1) + 1)
+
+
+def known_scores(_o: object, _i: object, index_BT: torch.Tensor, most: int, **_: object) -> torch.Tensor:
+    return (index_BT[:, :, None] == torch.arange(most)).sum(1) / 10
+
+
 def main(out: Path) -> None:
     trainer.FamilyTrainer._generate_single_turn = scripted
     loss = trainer.FamilyTrainer._compute_loss
@@ -62,7 +74,8 @@ def main(out: Path) -> None:
             return loss(self, model, inputs)
 
         trainer.FamilyTrainer._compute_loss = watched
-        dense.success = half if arm == "even" else success
+        dense.success = {"even": half, "known": known_success}.get(arm, success)
+        dense.scores = known_scores if arm == "known" else scores
         torch.manual_seed(0)
         paid = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
         stage = STAGE.model_copy(update={"reward": "l2t", "dense": paid} if paid else {})

@@ -137,8 +137,8 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
-        values = json.loads(text)
-    except ValueError as error:
+        values = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, list):
         raise StageError(f"{path}: must be a list of rows")
@@ -147,9 +147,13 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a string may have other line breaks in it
         if line.strip():
             try:
-                yield f"{path}, line {number}", json.loads(line)
-            except ValueError as error:
+                yield f"{path}, line {number}", json.loads(line, parse_constant=_no_number)
+            except (ValueError, RecursionError) as error:
                 raise StageError(f"{path}, line {number}: not JSON ({error})") from None
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")

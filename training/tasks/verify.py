@@ -9,7 +9,11 @@ from math_verify import parse, verify
 
 _STATED = re.compile(r"answer is:?\s*(\S.*?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
 _INTEGER = re.compile(r"-?[0-9]+")
-_WITH_UNIT = re.compile(r"(-?[0-9][0-9.,]*?)\s+[A-Za-z ]+")
+_WITH_UNIT = re.compile(
+    r"(-?[0-9][0-9.,]*?)\s+(?!(?:hundred|thousand|million|billion|trillion|dozen|score)\b)[A-Za-z ]+", re.IGNORECASE
+)
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '][^\W\d_]+)*")
+_IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
 _LONGEST = 300
 """Characters of an answer that are looked at: longer ones are not answers, and may take for ever to simplify."""
 _SECONDS = 3
@@ -23,7 +27,10 @@ def final_answer(text: str) -> str | None:
 
 
 def is_correct(text: str, gold: str) -> bool:
-    """True where the final answer in `text` equals `gold`, however it is written: 1,234 = 1234.0, 1/2 = 0.5."""
+    """True where the final answer in `text` equals `gold`, however it is written: 1,234 = 1234.0, 1/2 = 0.5.
+
+    Words are compared as words, letter by letter.
+    """
     stated = final_answer(text)
     if stated is None or len(stated) > _LONGEST:
         return False
@@ -31,6 +38,8 @@ def is_correct(text: str, gold: str) -> bool:
         return True
     if _INTEGER.fullmatch(stated) and _INTEGER.fullmatch(gold):
         return int(stated) == int(gold)
+    if _WORDS.fullmatch(said := _plain(gold)):  # to math-verify a product of letters, in any order
+        return _plain(stated) == said
     if number := _WITH_UNIT.fullmatch(stated):
         stated = number[1]
     seconds = _seconds()
@@ -39,7 +48,14 @@ def is_correct(text: str, gold: str) -> bool:
 
 def is_verifiable(gold: str) -> bool:
     """Whether a gold answer can be compared with others at all, as a number, a formula or a short text."""
-    return bool(gold.strip()) and len(gold) <= _LONGEST and bool(_parsed(gold))
+    if len(gold) > _LONGEST or not gold.strip():
+        return False
+    return bool(_WORDS.fullmatch(_plain(gold))) or any(not isinstance(value, str) for value in _parsed(gold))
+
+
+def _plain(answer: str) -> str:
+    """Words as words: without LaTeX around them, in small letters."""
+    return " ".join(_IN_TEXT.sub(r"\1", answer).strip(" .").lower().split())
 
 
 def _parsed(answer: str) -> list[object]:

@@ -43,6 +43,13 @@ def padded(rows, side):
     return torch.tensor(ids), torch.tensor(mask)
 
 
+def some_probes():
+    """Their stops are of different lengths, as they are where the answer's first token swallows a stop's last one."""
+    stops = [STOP, STOP.rpartition(" is")[0], STOP, "</think>", STOP]
+    told = zip(stops, (answer for *_, answer in CASES), strict=True)
+    return [Probe(tuple(spoken().encode(stop)), tuple(spoken().encode(answer))) for stop, answer in told]
+
+
 def inputs(side):
     prompts = [
         spoken().apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
@@ -51,7 +58,7 @@ def inputs(side):
     thoughts = [spoken().encode(z) for _, z, _ in CASES]
     ids, mask = padded(thoughts, "right")
     episodes = Splitter(spoken())(ids, mask)
-    probes = [Probe(tuple(spoken().encode(STOP)), tuple(spoken().encode(a))) for _, _, a in CASES]
+    probes = some_probes()
     return (Rollouts(*padded(prompts, side), ids, mask), episodes.ends_BK, probes), prompts, thoughts
 
 
@@ -92,7 +99,7 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
         assert own.size(3) >= len(prompt) + len(completion) - (completion[-1] == eos)
     rollouts = Rollouts.padded(prompts, completions)
     ends = Splitter(spoken())(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK
-    probes = [Probe(tuple(spoken().encode(STOP)), tuple(spoken().encode(a))) for _, _, a in CASES]
+    probes = some_probes()
     calls: list[int] = []
     with torch.inference_mode():
         hook = model().register_forward_pre_hook(

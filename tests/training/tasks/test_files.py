@@ -90,6 +90,8 @@ def test_a_question_comes_again_only_when_all_have_come(gsm8k):
         ('{"prompt": "a", "answer": [1]}\n', "line 1: answer must be text"),
         ('{"prompt": "a", "answer": 1}\nnot json\n', "line 2: not JSON"),
         ("[1, 2]\n", "line 1: must be an object"),
+        ('{"prompt": "a", "answer": NaN}\n', "line 1: not JSON .NaN is no number"),
+        ("[" * 100_000 + "\n", "line 1: not JSON"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_its_line_and_field(tmp_path, text, says):
@@ -99,6 +101,14 @@ def test_a_file_that_cannot_be_used_is_named_with_its_line_and_field(tmp_path, t
         files.read("jsonl", path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path):
+    """Other line breaks may stand in a string as they are."""
+    rows = (json.dumps({"prompt": f"one\u2028two\u0085{i}", "answer": i}, ensure_ascii=False) for i in range(60))
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    assert "\u2028" in (tmp_path / "mine.jsonl").read_text()
+    assert sum(map(len, files.read("jsonl", tmp_path / "mine.jsonl").values())) == 60
 
 
 def test_a_missing_file_and_a_gsm8k_row_without_hashes_are_named(tmp_path):
