@@ -173,7 +173,8 @@ class Profile:
         by_name = dict(zip(COUNTS, counts.tolist(), strict=True))
         words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
         known_enough = words - unknown >= MIN_FAMILIAR * words
-        return by_name["numbers"] > 0 and known_enough and bool((counts <= self._upper).all())
+        says_what_to_do = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
+        return by_name["numbers"] > 0 and says_what_to_do and known_enough and bool((counts <= self._upper).all())
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:

@@ -222,6 +222,8 @@ def plan(
     from training import checkpoints, planning
 
     loaded = _load(recipe)
+    if (rollouts := loaded.family.prompts_per_step * loaded.family.rollouts) < gpus:
+        _fail(f"--gpus: {gpus} processes cannot share the {rollouts} rollouts of a step")
     reckoned = planning.reckon(
         loaded, checkpoints.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard
     )

@@ -120,6 +120,8 @@ def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) ->
     assert not profile.read("Paint 3 elephants on yonder castle").familiar, "unknown words"
     assert not profile.read("1 plus " * 20_000).familiar, "longer than anything seen"
     assert not profile.read("").familiar
+    assert not profile.read("1999 12").familiar, "nothing says what to do with them"
+    assert profile.read("19 - 12").familiar
 
 
 predictions = st.builds(
