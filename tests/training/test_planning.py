@@ -71,6 +71,8 @@ def test_the_command_says_whether_it_fits_and_needs_no_network():
     assert "fits in 80 GiB" in shown.output
     small = CliRunner().invoke(cli.app, ["plan", "training/recipes/r1-distill-7b.yaml", "--gpu-gib", "24"])
     assert "DOES NOT FIT" in small.output
+    many = CliRunner().invoke(cli.app, ["plan", "training/recipes/r1-distill-7b.yaml", "--gpus", "100000"])
+    assert (many.exit_code, "--gpus: 100000 processes cannot share" in many.output) == (2, True)
 
 
 def test_data_without_a_path_and_a_path_without_data_are_refused():
