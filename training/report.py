@@ -250,8 +250,7 @@ def _text(arms: Sequence[Arm], found: Mapping[str, Figures], some: Result, pictu
                 f"| {_share(f[f'second episodes after a wrong first, {part}'])} |"
             )
     lines += ["", "![share of rollouts that go on after their first episode](checks.png)"]
-    at_equal_alpha = [_compared(arm, other, some.difficulties[-1]) for arm, other in _pairs(arms)]
-    side_by_side = [part for part in (at_equal_alpha, _at_equal_tokens(arms)) if part]
+    side_by_side = [part for part in (_side_by_side(arms, some.difficulties[-1]), _at_equal_tokens(arms)) if part]
     if side_by_side:
         lines += ["", "## Side by side"]
     for part in side_by_side:
@@ -339,23 +338,42 @@ def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
 
 
 def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Each dense reward beside those without it at the same alpha."""
+    """Each dense reward beside those without it, and without its charge, at the same alpha; and beside the plain one
+    that thinks most nearly as long."""
     plain = [arm for arm in arms if arm.reward in _PLAIN]
     dense = [arm for arm in arms if arm.reward is not None and arm.reward not in _PLAIN]
-    return [(arm, other) for arm in dense for other in plain if other.alpha == arm.alpha]
+    pairs: list[tuple[Arm, Arm]] = []
+    for arm in dense:
+        uncharged = [other for other in dense if (arm.reward, other.reward) == ("l2t", "progress")]
+        others = [other for other in (*plain, *uncharged) if other.alpha == arm.alpha]
+        near = sorted(plain, key=lambda other: abs(difference(arm, other, "tokens, overall").mean))[:1]
+        pairs += [(arm, other) for other in others]
+        pairs += [(arm, other) for other in near if all(other is not one for one in others)]
+    return pairs
 
 
-def _compared(arm: Arm, other: Arm, hardest: str) -> str:
-    sentences = [f"**{arm.name}** against {other.name}:"]
-    for part in ("overall", hardest):
-        where = "" if part == "overall" else f" on {part} prompts"
-        spent, right = difference(arm, other, f"tokens, {part}"), difference(arm, other, f"accuracy, {part}")
-        sentences.append(
-            f"{spent.mean:+.1f} tokens{where} ({spent.low:+.1f} to {spent.high:+.1f}; {_verdict(spent)}) and "
-            f"{100 * right.mean:+.1f} points of accuracy ({100 * right.low:+.1f} to {100 * right.high:+.1f};"
-            f" {_verdict(right)})" + ("," if part == "overall" else ".")
-        )
-    return "- " + " ".join(sentences)
+def _side_by_side(arms: Sequence[Arm], hardest: str) -> list[str]:
+    figures = ("tokens, overall", "accuracy, overall", "greedy accuracy, overall", f"tokens, {hardest}")
+    figures = (*figures, f"accuracy, {hardest}")
+    rows: list[str] = []
+    for arm, other in _pairs(arms):
+        changes = [(figure, difference(arm, other, figure)) for figure in figures]
+        cells = [_change(change) if "tokens" in figure else _points(change) for figure, change in changes]
+        bold = [
+            cell if change.low <= 0 <= change.high else f"**{cell}**"
+            for cell, (_, change) in zip(cells, changes, strict=True)
+        ]
+        rows.append(f"| {' | '.join([arm.name, other.name, *bold])} |")
+    if not rows:
+        return []
+    return [
+        "Each dense reward beside those without it, and without its charge, at the same alpha; and the plain one",
+        "that thinks most nearly as long. Bold: the interval does not reach 0, so a difference is shown.",
+        "",
+        f"| reward, alpha | beside | tokens | points of accuracy | greedily | tokens, {hardest} | points, {hardest} |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+    ]
 
 
 def _verdict(value: Estimate) -> str:

@@ -98,8 +98,7 @@ def test_figures_and_words_say_what_the_results_say(results, tmp_path):
     assert figures["alpha 0.2"]["second episodes after a wrong first, hard"] is None
     text = (tmp_path / "out" / "report.md").read_text()
     assert "3 seeds, 600 held-out prompts each" in text
-    assert "**dense 0.2** against alpha 0.2: +20.0 tokens (+20.0 to +20.0; a difference)" in text
-    assert "+25.0 points of accuracy (+25.0 to +25.0; a difference)" in text
+    assert "| dense 0.2 | alpha 0.2 | **+20.0 (+20.0 to +20.0)** | **+25.0 (+25.0 to +25.0)** | " in text
     assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 50.0 % | 36.0 (" in text, (
         "seeds that are all alike say nothing of others"
     )
@@ -222,9 +221,9 @@ def test_a_reward_without_a_dense_part_is_compared_with_none(results, tmp_path):
     written(results, *(result("other", seed, tokens=45, accuracy=0.5) for seed in range(3)))
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "**other 0.2** against" not in text
-    assert "**dense 0.2** against alpha 0.2" in text
-    assert "**dense 0.2** against other 0.2" in text
+    assert "| other 0.2 | alpha" not in text
+    assert "| dense 0.2 | alpha 0.2 | " in text
+    assert "| dense 0.2 | other 0.2 | " in text
     assert "**As alpha rises**" not in text, "nobody has two"
 
 
@@ -232,4 +231,21 @@ def test_a_dense_reward_stands_beside_the_plain_one_of_its_alpha_whatever_they_a
     for path in results.glob("alpha*"):
         path.write_text(path.read_text().replace('"recipe":"alpha"', '"recipe":"short"'))
     report.write(results, tmp_path / "out")
-    assert "**dense 0.2** against short 0.2" in (tmp_path / "out" / "report.md").read_text()
+    assert "| dense 0.2 | short 0.2 | " in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_dense_reward_stands_beside_the_plain_one_that_thinks_as_long_and_the_one_without_its_charge(
+    results, tmp_path
+):
+    for seed in range(3):
+        written(results, result("gain", seed, tokens=42, accuracy=0.7, episodes=((1, 0.5, 0.0),)))
+        changed(results / f"gain.seed-{seed}.json", reward="progress")
+        written(results, result("long", seed, tokens=62, accuracy=0.7))
+        path = results / f"long.seed-{seed}.json"
+        path.write_text(path.read_text().replace("alpha-0.2", "alpha-0.1").replace(":0.2", ":0.1"))
+    report.write(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    beside = [line.split(" | ")[:2] for line in text.partition("## Side by side")[2].splitlines() if " | " in line]
+    pairs = [tuple(cell.strip("| ") for cell in line) for line in beside]
+    assert [other for one, other in pairs if one == "dense 0.2"][:3] == ["alpha 0.2", "gain 0.2", "long 0.1"]
+    assert next(other for one, other in pairs if one == "gain 0.2") == "alpha 0.2"
