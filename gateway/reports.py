@@ -133,9 +133,9 @@ def _measured(total: Group) -> str:
         )
     if total.measured is None:
         return (
-            "Saved is the profile's estimate. It is measured once, at one --holdout-fraction between 0 and 1,"
-            f" {MIN_HOLDOUTS} routed\nrequests have gone to the reference checkpoint that a budget did not stop all"
-            f" alike.{assumed}"
+            f"Saved is the profile's estimate. It is measured once {MIN_HOLDOUTS} routed requests have gone to the"
+            " reference checkpoint\nat one --holdout-fraction below 1, and a budget has not stopped nearly all of them."
+            + assumed
         )
     measured = total.measured
     verdict = {

@@ -45,7 +45,7 @@ def padded(rows, side):
 
 def some_probes():
     """Their stops are of different lengths, as they are where the answer's first token swallows a stop's last one."""
-    stops = [STOP, STOP.rpartition(" is")[0], STOP, "</think>", STOP]
+    stops = [STOP, STOP, STOP.rpartition(" is")[0], "</think>", STOP]
     told = zip(stops, (answer for *_, answer in CASES), strict=True)
     return [Probe(tuple(spoken().encode(stop)), tuple(spoken().encode(answer))) for stop, answer in told]
 
