@@ -92,11 +92,7 @@ def from_text(text: str, param: str, family: Family) -> int | None:
         raise BadRequestError(
             f"{param} must be a whole number of reasoning tokens, auto, or one of {_names()}; got {text!r}", param
         )
-    if (tokens := _number(word)) > LARGEST:
-        raise BadRequestError(
-            f"{param} must be a whole number of reasoning tokens from 0 to {LARGEST}, got {text[:40]!r}", param
-        )
-    return tokens
+    return _tokens(_number(word), param, said=text[:40])
 
 
 def word(text: str) -> str:
@@ -200,10 +196,12 @@ def _object(body: Mapping[str, Any], field: str, known: set[str]) -> dict[str, A
     return given
 
 
-def _tokens(value: object, param: str) -> int:
+def _tokens(value: object, param: str, *, said: str | None = None) -> int:
+    """The value, where it may be a budget; `said` is how the caller wrote it, where that is another thing."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
+        got = value if said is None else said
         raise BadRequestError(
-            f"{param} must be a whole number of reasoning tokens from 0 to {LARGEST}, got {value!r}", param
+            f"{param} must be a whole number of reasoning tokens from 0 to {LARGEST}, got {got!r}", param
         )
     return value
 

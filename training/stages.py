@@ -148,14 +148,13 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     _require_family(recipe)
     run, names, stage = recipe.run_dir, checkpoints.names(recipe), recipe.evaluate
     for name in names:
-        how = {"samples": stage.samples, "temperature": stage.temperature}
-        record = outcomes.record(recipe, name, prompts=stage.prompts, **how)
+        evaluated = {"prompts": stage.prompts, "samples": stage.samples}
+        profiled = {"prompts": recipe.profile.prompts, "samples": recipe.profile.samples}
+        record = outcomes.record(recipe, name, **evaluated, temperature=stage.temperature)  # reads all weights: once
         require(outcomes.path_in(run / "evaluate", name), record)
-        how = {"samples": recipe.profile.samples, "temperature": stage.temperature}
-        record = outcomes.record(recipe, name, prompts=recipe.profile.prompts, **how)
-        require(outcomes.path_in(run / "profile", name), record)
-    profiled = {name: outcomes.path_in(run / "profile", name) for name in names}
-    require(run / "profile" / "profile.json", _profile_record(profiled))
+        require(outcomes.path_in(run / "profile", name), record | profiled)
+    outcomes_of = {name: outcomes.path_in(run / "profile", name) for name in names}
+    require(run / "profile" / "profile.json", _profile_record(outcomes_of))
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
             raise StageError(f"{log} is missing: the card needs it")
