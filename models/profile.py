@@ -34,7 +34,7 @@ from models.forest import Forest, Forests
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
@@ -59,7 +59,8 @@ COUNTS = (
     "lines",
 )
 """What is counted. Digits matter together with what is done to them, hence `digits_to_multiply`; `strange_symbols`,
-brackets and decimal points among them, are there so that a prompt with more of them than fitting saw is unfamiliar."""
+brackets and decimal points among them, are there so that a prompt with more of them than fitting saw is unfamiliar, as
+one is with more, or fewer, of anything else."""
 MIN_FAMILIAR = 0.6
 """Share of a prompt's words that must have been seen in fitting; below it the profile abstains."""
 
@@ -119,6 +120,7 @@ class _Stored(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     schema_version: int
     vocabulary: list[str]
+    lower: list[float]
     upper: list[float]
     difficulties: list[float]
     correct: Forest
@@ -135,8 +137,9 @@ class Profile:
     """A fitted profile. `read` is pure and takes well under a millisecond."""
 
     def __init__(self, stored: _Stored) -> None:
-        if len(stored.upper) != len(COUNTS):
-            raise ProfileError(f"upper has {len(stored.upper)} values, not {len(COUNTS)}")
+        for bound, bounds in (("lower", stored.lower), ("upper", stored.upper)):
+            if len(bounds) != len(COUNTS):
+                raise ProfileError(f"{bound} has {len(bounds)} values, not {len(COUNTS)}")
         for name, values in stored.residuals.items():
             if len(values) != len(LEVELS):
                 raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
@@ -151,7 +154,7 @@ class Profile:
         self.stored = stored
         self.names = tuple(stored.residuals)
         self._vocabulary = frozenset(stored.vocabulary)
-        self._upper = np.array(stored.upper)
+        self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
@@ -174,7 +177,8 @@ class Profile:
         words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
         known_enough = words - unknown >= MIN_FAMILIAR * words
         says_what_to_do = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
-        return by_name["numbers"] > 0 and says_what_to_do and known_enough and bool((counts <= self._upper).all())
+        within = (counts >= self._lower) & (counts <= self._upper)
+        return says_what_to_do and known_enough and bool(within.all())
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:

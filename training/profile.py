@@ -36,7 +36,7 @@ _QUIETEST = 0.02
 """Added to a residual's size before its logarithm: some checkpoints think equally long every time."""
 _NEWTON_STEPS = 25
 _MARGIN = float(np.log(1.25))
-"""How far a count may lie above the largest seen in fitting before the prompt is unfamiliar."""
+"""How far a count may lie outside those seen in fitting before the prompt is unfamiliar."""
 
 
 def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "vocabulary": sorted(vocabulary),
+        "lower": (counts.min(0) - _MARGIN).tolist(),
         "upper": (counts.max(0) + _MARGIN).tolist(),
         "difficulties": np.quantile(failure, np.linspace(0, 1, 101)).tolist(),
         **stored,

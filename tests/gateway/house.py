@@ -110,6 +110,7 @@ def _profile() -> dict[str, Any]:
     return {
         "schema_version": profiles.SCHEMA_VERSION,
         "vocabulary": ["what", "is", "hard"],
+        "lower": [0.0] * len(profiles.COUNTS),
         "upper": [20.0] * len(profiles.COUNTS),
         "difficulties": [0.01, 0.05, 0.5],
         "correct": chosen((4.0, 4.0, 4.0), (4.0, -2.0, -5.0)),

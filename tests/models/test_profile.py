@@ -37,6 +37,7 @@ def stored(**changes: Any) -> dict[str, Any]:
     return {
         "schema_version": profiles.SCHEMA_VERSION,
         "vocabulary": WORDS,
+        "lower": [1.0 if name == "numbers" else 0.0 for name in COUNTS],  # two numbers
         "upper": [10.0] * len(COUNTS),
         "difficulties": [0.02, 0.1, 0.3, 0.6],
         "correct": steps(DIGITS, thresholds, -1.5, 4.0),
@@ -116,7 +117,8 @@ def test_a_spread_of_its_own_for_every_checkpoint(profile: Profile) -> None:
 
 def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) -> None:
     assert profile.read("What is 1 plus 2?").familiar
-    assert not profile.read("Who wrote Hamlet?").familiar, "no number"
+    assert not profile.read("What is what?").familiar, "no number"
+    assert not profile.read("What is 12?").familiar, "fewer numbers than anything seen"
     assert not profile.read("Paint 3 elephants on yonder castle").familiar, "unknown words"
     assert not profile.read("1 plus " * 20_000).familiar, "longer than anything seen"
     assert not profile.read("").familiar
@@ -149,6 +151,7 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
         ([], "version"),
         (stored(schema_version=1), "version"),
         (stored(scales={"base": [1.0, 0.0]}), "scales"),
+        (stored(lower=[0.0]), "lower"),
         (stored(upper=[]), "upper"),
         (stored(residuals={}), "residuals"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),
@@ -184,6 +187,8 @@ OFF_TOPIC = {
     "Russian": "Сколько будет 12 + 35?",
     "Chinese": "12加35减8等于多少?",
     "emoji": "🙂🙂 12 + 35 🙂",
+    "a greeting": "Hi, can you help me with my homework? 1",
+    "a story with a number missing": "There are 7 apples. How many are left?",
     "algebra": "Solve x^2 + 3x = 10 for x.",
     "a word problem": "Natalia sold 48 clips to her friends in April and half as many in May. How many in all?",
     "20,000 characters of its own kind": "What is 12 + 35 - 8? " * 953,
