@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
@@ -104,11 +105,16 @@ def constant(_: Array, outcomes: Outcomes) -> Predictor:
 
 def linear(seen: Array, outcomes: Outcomes) -> Predictor:
     """Logistic regression, and ridge regression on log tokens, for each checkpoint."""
-    scaler = StandardScaler().fit(seen)
+    mostly_zeros = np.count_nonzero(seen) < seen.size / 10
+    scaler = StandardScaler(with_mean=not mostly_zeros).fit(seen)  # neither of the two minds where the zero is
+
+    def scaled(new: Array) -> Any:
+        return csr_array(scaler.transform(new)) if mostly_zeros else scaler.transform(new)
+
     strengths = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     learn = _per_checkpoint(_Kind(_logistic, log_loss, strengths), _Kind(_ridge, _square_error, strengths))
-    predict = learn(scaler.transform(seen), outcomes)
-    return lambda new: predict(scaler.transform(new))
+    predict = learn(scaled(seen), outcomes)
+    return lambda new: predict(scaled(new))
 
 
 def neighbours(seen: Array, outcomes: Outcomes) -> Predictor:
@@ -181,11 +187,13 @@ def _per_checkpoint(classify: _Kind, regress: _Kind) -> Callable[[Array, Outcome
 
 
 def _logistic(x: Array, accuracy: Array, strength: float) -> Callable[[Array], Array]:
-    labels, weights = np.r_[np.ones(len(x)), np.zeros(len(x))], np.r_[accuracy, 1 - accuracy]
+    every = np.arange(len(accuracy))
+    labels, weights = np.r_[np.ones(len(every)), np.zeros(len(every))], np.r_[accuracy, 1 - accuracy]
     used = weights > 0
     if len(set(labels[used])) == 1:
-        return lambda new: np.full(len(new), accuracy.mean())
-    model = LogisticRegression(C=strength, max_iter=2000).fit(np.r_[x, x][used], labels[used], weights[used])
+        return lambda new: np.full(new.shape[0], accuracy.mean())
+    rows = np.r_[every, every][used]
+    model = LogisticRegression(C=strength, max_iter=2000).fit(x[rows], labels[used], weights[used])
     return lambda new: model.predict_proba(new)[:, 1]
 
 

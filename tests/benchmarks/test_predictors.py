@@ -26,7 +26,7 @@ def imagined() -> Outcomes:
 OUTCOMES = imagined()
 
 
-@pytest.mark.parametrize("see", [predictors.length, predictors.counts, predictors.ngrams(64)])
+@pytest.mark.parametrize("see", [predictors.length, predictors.counts, predictors.ngrams(64), predictors.ngrams(4096)])
 @pytest.mark.parametrize("learn", [predictors.linear, predictors.neighbours, predictors.boosted])
 def test_every_way_beats_the_constant_where_there_is_something_to_see(see, learn) -> None:
     seeing = see(PROMPTS)
