@@ -286,7 +286,7 @@ def _plot_cost(free: dict[str, list[Judged]], family: Family, path: Path) -> Non
     auto = free[AUTO]
     point = (np.mean([row.reasoning_tokens for row in auto]), np.mean([row.accuracy for row in auto]))
     axis.scatter(*point, marker="*", s=160, color="tab:red", zorder=4, label="auto, as served")
-    axis.set(xlabel="reasoning tokens", ylabel="accuracy", xlim=(0, None))
+    axis.set(xlabel="reasoning tokens", ylabel="accuracy", xlim=(0, 1.12 * max(tokens for tokens, _ in single)))
     axis.legend(frameon=False, fontsize="small", loc="lower right")
     figure.savefig(path)
     plt.close(figure)

@@ -209,3 +209,21 @@ def test_it_is_ready_and_says_so_to_prometheus(stack: Stack) -> None:
     assert (ready.status_code, ready.json()["missing_checkpoints"]) == (200, [])
     assert httpx.get(f"{stack.url}/health/live").status_code == 200
     assert "laconic_requests_total{" in httpx.get(f"{stack.url}/metrics").text
+
+
+def test_every_checkpoint_thinks_beside_the_others_as_it_does_alone(stack: Stack) -> None:
+    """One engine serves all in one batch. Greedy, so all that may differ is how a batch's sums are rounded."""
+
+    async def thinking(asked: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        async def one(sdk: openai.AsyncOpenAI, checkpoint: str, prompt: str) -> str:
+            completion = await sdk.chat.completions.create(**chat(prompt, **GREEDY, model=f"abacus/{checkpoint}"))
+            return completion.choices[0].message.reasoning or ""  # pyright: ignore[reportAttributeAccessIssue]
+
+        async with stack.async_sdk as sdk:
+            return dict(zip(asked, await asyncio.gather(*(one(sdk, *who) for who in asked)), strict=True))
+
+    of_each = {name: [(name, question.prompt) for question in EASY[:12]] for name in CHECKPOINTS}
+    beside = asyncio.run(thinking([pair for pairs in zip(*of_each.values(), strict=True) for pair in pairs]))
+    for name, asked in of_each.items():
+        alone = asyncio.run(thinking(asked))
+        assert sum(alone[pair] == beside[pair] for pair in asked) >= 0.75 * len(asked), name
