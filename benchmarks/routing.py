@@ -161,7 +161,7 @@ class Asker:
         what = f"{name}.{budget or 'unlimited'}"
         path = self.work / label / f"{what}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not stands(path, self._made_from(asked, samples)):
+        if not stands(path, self._made_from(name, asked, samples)):
             model = self.family.name if name == AUTO else self.family.served_name(name)
             with outcomes.bar(len(asked) * samples, f"{label} {what}") as progress:
                 how: dict[str, Any] = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "seed": 0, "on_batch": progress}
@@ -173,7 +173,7 @@ class Asker:
     def live(self, asked: Sequence[Question], truth: Sequence[Judged]) -> dict[str, Any]:
         """What a gateway with a holdout says it saved, and what it did; `truth` is what the reference spent."""
         path = self.work / "live.json"
-        if not stands(path, self._made_from(asked, 1)):
+        if not stands(path, self._made_from(AUTO, asked, 1)):
             # Books of its own, so that an attempt that was cut short is not in them.
             with (
                 tempfile.TemporaryDirectory() as books,
@@ -192,14 +192,18 @@ class Asker:
         said = {name: kept["said"][name] for name in ("requests", "holdout", "estimated", "saved_tokens", "measured")}
         return {"asked": len(asked), "routed": len(routed), "truly saved": sum(routed), "savings": said}
 
-    def _made_from(self, asked: Sequence[Question], samples: int) -> dict[str, Any]:
-        return {
-            "family": families.sha256(shipped_family() / families.MANIFEST),
+    def _made_from(self, name: str, asked: Sequence[Question], samples: int) -> dict[str, Any]:
+        made_from: dict[str, Any] = {
             "questions": hashlib.sha256("\n".join(question.prompt for question in asked).encode()).hexdigest(),
             "samples": samples,
-            "tolerance": Settings.model_fields["quality_tolerance"].default,
             "max_tokens": MAX_TOKENS,
         }
+        if name == AUTO:
+            made_from["family"] = families.sha256(shipped_family() / families.MANIFEST)
+            made_from["tolerance"] = Settings.model_fields["quality_tolerance"].default
+        else:
+            made_from["files"] = [dict(self.family.checkpoint(which).files) for which in (self.family.base, name)]
+        return made_from
 
 
 async def _spend(url: str, family: Family, asked: Sequence[Question]) -> list[tuple[str, int]]:

@@ -1,9 +1,8 @@
 """Which checkpoint answers, and why? The decision; pure.
 
-For each checkpoint c the profile predicts P_c(correct and reasoning <= B | prompt), its success under the budget B.
+For each checkpoint c the profile predicts P_c(correct | prompt, thinking stopped at B), its success under the budget B.
 The cheapest checkpoint, by expected reasoning tokens under B, whose success is within `tolerance` of the best one's
-is chosen. Its limits: success counts an answer that was cut off as wrong, so under a budget too small for everyone
-all successes are near zero and the briefest checkpoint serves.
+is chosen.
 """
 
 from __future__ import annotations

@@ -7,12 +7,15 @@ Three boosted forests over the counts x of the prompt, two of them over the chec
 
 The first is the two-parameter logistic model of item response theory (Birnbaum, 1968): how easy a question is, f, is
 read off the prompt, and what a checkpoint makes of easy and hard ones are two numbers each, so that even differences
-between checkpoints that are small beside those between questions can be learned.
+between checkpoints that are small beside those between questions can be learned. Thinking that a budget B stops may
+still be answered right, which is two numbers more:
 
-So a prediction is a probability and a whole distribution of reasoning tokens. Counts need no tokenizer: numbers,
-digits, operators, words, lines. Its limits: it counts words and does not know what they mean, and it takes being
-correct and thinking briefly as independent given the prompt (docs/profile says what that costs). `laconic-train
-profile` fits it; the file is JSON, so loading executes nothing.
+    P(correct | stopped at B, x, c) = sigmoid(shift_c(x) + slope_c log(1 + B)),   shift_c(x) linear in f(x) and g(x, c)
+
+So a prediction is a probability and a whole distribution of reasoning tokens, and what a budget leaves of the former.
+Counts need no tokenizer: numbers, digits, operators, words, lines. Its limits: it counts words and does not know what
+they mean, and it takes being correct and thinking briefly as independent given the prompt (decision 13 says what that
+costs). `laconic-train profile` fits it; the file is JSON, so loading executes nothing.
 """
 
 from __future__ import annotations
@@ -88,6 +91,8 @@ class Prediction:
     p_correct: float
     tokens: Vector
     """Reasoning tokens at `LEVELS`, non-decreasing, (22,)."""
+    stopped: tuple[float, float] = (-math.inf, 0.0)
+    """Shift and slope (not negative) of what is right when a budget stops the thinking; else nothing is."""
 
     def p_within(self, budget: int | None) -> float:
         """P(reasoning tokens <= budget); None means unlimited."""
@@ -96,8 +101,12 @@ class Prediction:
         return float(np.interp(budget, self.tokens, LEVELS))
 
     def success(self, budget: int | None) -> float:
-        """P(correct and reasoning tokens <= budget)."""
-        return self.p_correct * self.p_within(budget)
+        """P(correct) under the budget, the thinking stopped where that ends: never more than without."""
+        if (within := self.p_within(budget)) == 1.0 or budget is None:
+            return self.p_correct
+        shift, slope = self.stopped
+        stopped = 1.0 / (1.0 + math.exp(min(-shift - slope * math.log1p(budget), 700.0)))
+        return self.p_correct * within + min(self.p_correct, stopped) * (1.0 - within)
 
     def expected_tokens(self, budget: int | None = None) -> float:
         """E[min(reasoning tokens, budget)]: what the checkpoint is expected to spend under the cap."""
@@ -128,6 +137,8 @@ class _Stored(BaseModel):
     """a and b by checkpoint."""
     tokens: Forest
     spread: Forest
+    stopped: dict[str, tuple[float, float, float, float]]
+    """By checkpoint: a constant, and what f, log(1 + budget) and g are multiplied with."""
     residuals: dict[str, list[float]]
     """z at `LEVELS`, by checkpoint in the order of their places."""
     report: dict[str, dict[str, float]]
@@ -137,16 +148,7 @@ class Profile:
     """A fitted profile. `read` is pure and takes well under a millisecond."""
 
     def __init__(self, stored: _Stored) -> None:
-        for bound, bounds in (("lower", stored.lower), ("upper", stored.upper)):
-            if len(bounds) != len(COUNTS):
-                raise ProfileError(f"{bound} has {len(bounds)} values, not {len(COUNTS)}")
-        for name, values in stored.residuals.items():
-            if len(values) != len(LEVELS):
-                raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
-        if not stored.residuals:
-            raise ProfileError("residuals is empty")
-        if list(stored.scales) != list(stored.residuals):
-            raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
+        _check(stored)
         try:
             self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), len(stored.residuals))
         except ValueError as error:
@@ -157,6 +159,7 @@ class Profile:
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
+        self._stopped = np.array(list(stored.stopped.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
         self._difficulties = np.sort(np.array(stored.difficulties))
 
@@ -169,7 +172,9 @@ class Profile:
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
         failure = 1.0 - float(p_correct.mean())
         difficulty = int(self._difficulties.searchsorted(failure)) / max(len(self._difficulties), 1)
-        predictions = {n: Prediction(float(p_correct[i]), tokens[i]) for i, n in enumerate(self.names)}
+        shift = self._stopped[:, 0] + self._stopped[:, 1] * correct + self._stopped[:, 3] * mean
+        stopped = [(float(shift[i]), float(self._stopped[i, 2])) for i in range(len(self.names))]
+        predictions = {n: Prediction(float(p_correct[i]), tokens[i], stopped[i]) for i, n in enumerate(self.names)}
         return Reading(difficulty, self._is_familiar(counts), predictions)
 
     def _is_familiar(self, counts: Vector) -> bool:
@@ -179,6 +184,25 @@ class Profile:
         says_what_to_do = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
         within = (counts >= self._lower) & (counts <= self._upper)
         return says_what_to_do and known_enough and bool(within.all())
+
+
+def _check(stored: _Stored) -> None:
+    """See that what is stored fits together."""
+    for bound, bounds in (("lower", stored.lower), ("upper", stored.upper)):
+        if len(bounds) != len(COUNTS):
+            raise ProfileError(f"{bound} has {len(bounds)} values, not {len(COUNTS)}")
+    for name, values in stored.residuals.items():
+        if len(values) != len(LEVELS):
+            raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
+    if not stored.residuals:
+        raise ProfileError("residuals is empty")
+    if list(stored.scales) != list(stored.residuals):
+        raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
+    if list(stored.stopped) != list(stored.residuals):
+        raise ProfileError(f"stopped is of {', '.join(stored.stopped)}, residuals of {', '.join(stored.residuals)}")
+    for name, weights in stored.stopped.items():
+        if weights[2] < 0:
+            raise ProfileError(f"stopped.{name}: more budget would make it worse ({weights[2]:g} is negative)")
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:

@@ -245,6 +245,8 @@ class ProfileStage(_Section):
     prompts: int = Field(default=1500, ge=5)
     """One in five is kept out of each fold of the cross-validation."""
     samples: int = Field(default=4, gt=0)
+    cuts: int = Field(default=2000, ge=5)
+    """Of these prompts, how many are asked once more and their thinking stopped, to see what is answered then."""
 
 
 _KIND = ("trained", "pretrained")

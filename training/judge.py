@@ -63,6 +63,10 @@ class Judge:
         ids_1T = torch.tensor([ids])
         return max(1, int(self._split(ids_1T, torch.ones_like(ids_1T)).count_B[0]))
 
+    def stopped(self, completion: Sequence[int], budget: int) -> list[int]:
+        """The first `budget` tokens of a completion's thinking, closed; an answer is to be sampled from there."""
+        return [*completion[:budget], self._end]
+
     def after_first_episode(self, completion: Sequence[int]) -> list[int]:
         """The completion cut after its first episode, thinking closed; an answer is to be sampled from there."""
         ids = list(completion)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from training import checkpoints, evaluate
+from training import checkpoints, cuts, evaluate
 from training.config import DenseReward, Recipe
 from training.errors import StageError
 from training.record import fingerprint, stands
@@ -52,6 +52,26 @@ def measure(
     evaluate.save(rows, path)
 
 
+def measure_cuts(recipe: Recipe, name: str, asked: Sequence[Question], path: Path) -> None:
+    """What one checkpoint answers to these prompts when its thinking is stopped, unless that stands already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if stands(path, record(recipe, name, prompts=len(asked), samples=1, temperature=recipe.evaluate.temperature)):
+        _console.print(f"{path} stands already")
+        return
+    model, spoken = checkpoints.load(recipe, name)
+    with bar(2 * len(asked), f"{path.parent.name} {path.stem}") as progress:
+        found = cuts.measure(
+            model,
+            spoken,
+            asked,
+            temperature=recipe.evaluate.temperature,
+            max_tokens=recipe.family.max_tokens,
+            seed=recipe.seed,
+            on_batch=progress,
+        )
+    cuts.save(found, path)
+
+
 def record(
     recipe: Recipe,
     name: str,
@@ -88,9 +108,9 @@ def splitting(dense: DenseReward) -> dict[str, Any]:
     return dense.model_dump(include={"answer", "split_by", "max_episodes", "tokens_per_episode"})
 
 
-def path_in(directory: Path, name: str, *, greedy: bool = False) -> Path:
-    """Outcomes of one checkpoint; greedy ones have a file of their own."""
-    return directory / (f"{name}.greedy.jsonl" if greedy else f"{name}.jsonl")
+def path_in(directory: Path, name: str, *, greedy: bool = False, cut: bool = False) -> Path:
+    """Outcomes of one checkpoint; greedy ones have a file of their own, and answers after stopped thinking."""
+    return directory / (f"{name}.greedy.jsonl" if greedy else f"{name}.cut.jsonl" if cut else f"{name}.jsonl")
 
 
 @contextmanager

@@ -113,8 +113,9 @@ def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int
         tokens["probed"] = rollouts * (width + (stage.dense_reward.max_episodes + 1) * PROBE_TOKENS)
         operations += 2 * total * tokens["probed"]
     stages = [recipe.evaluate, *([recipe.profile] if recipe.publish_to else [])]
-    measured = sum(each.prompts * each.samples for each in stages) * (len(stage.alphas) + 1)
-    tokens["evaluated"] = measured * stage.max_tokens
+    measured = sum(each.prompts * each.samples for each in stages)
+    measured += min(recipe.profile.cuts, recipe.profile.prompts) if recipe.publish_to else 0
+    tokens["evaluated"] = measured * (len(stage.alphas) + 1) * stage.max_tokens
     operations += 2 * total * tokens["evaluated"]
     return Plan(total, trained, memory, tokens, operations)
 

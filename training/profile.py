@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from models.profile import LEVELS, SCHEMA_VERSION, counts_of, words_of
+from models.forest import Forest, Forests
+from models.profile import COUNTS, LEVELS, SCHEMA_VERSION, counts_of, words_of
+from training.cuts import Cut
 from training.evaluate import Judged
 from training.record import write_text
 
@@ -39,8 +41,10 @@ _MARGIN = float(np.log(1.25))
 """How far a count may lie outside those seen in fitting before the prompt is unfamiliar."""
 
 
-def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
+def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cut]], seed: int) -> dict[str, Any]:
     """Fit the profile on every checkpoint's outcomes over the same prompts; their order is their place.
+
+    `cuts` is what each answered when its thinking was stopped, to any prompts.
 
     Raises:
         ValueError: the checkpoints were not measured on the same prompts.
@@ -71,6 +75,9 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
         **stored,
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
+        "stopped": {
+            name: _stopped(cuts[name], place, stored, vocabulary, places) for place, name in enumerate(outcomes)
+        },
         "report": {
             name: {
                 **_correct_report(accuracy[c::places], unseen.correct[c::places]),
@@ -123,6 +130,21 @@ def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: in
         "residuals": [z.tolist() for z in residuals],
     }
     return stored, Unseen(_sigmoid(logits), quantiles)
+
+
+def _stopped(
+    cuts: Sequence[Cut], place: int, stored: Mapping[str, Any], vocabulary: Container[str], places: int
+) -> list[float]:
+    """What P(correct) of one checkpoint's stopped thinking is made of (`models.profile`)."""
+    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), places)
+    seen = np.array([read(counts_of(cut.prompt, vocabulary))[place] for cut in cuts]).reshape(-1, 2)
+    right = np.array([cut.correct for cut in cuts], dtype=float)
+    budget = np.log1p([cut.budget for cut in cuts])
+    weights = _logistic(np.column_stack([np.ones(len(cuts)), seen[:, 0], budget, seen[:, 1]]), right, np.zeros(4))
+    if weights[2] < 0:  # by chance, or for want of them
+        weights = _logistic(np.column_stack([np.ones(len(cuts)), seen[:, 0], seen[:, 1]]), right, np.zeros(3))
+        weights = np.insert(weights, 2, 0.0)
+    return weights.tolist()
 
 
 def save(profile: dict[str, Any], path: Path) -> None:
@@ -200,14 +222,18 @@ def _forest(model: Model, target: Array) -> dict[str, Any]:
 
 def _scale(easiness: Array, accuracy: Array) -> tuple[float, float]:
     """a and b of P(correct) = sigmoid(a easiness + b), by Newton's steps; of few prompts nearer to 1 and 0."""
-    x = np.column_stack([easiness, np.ones_like(easiness)])
-    prior = np.array([1.0, 0.0])
-    scale = prior
+    a, b = _logistic(np.column_stack([easiness, np.ones_like(easiness)]), accuracy, np.array([1.0, 0.0]))
+    return float(a), float(b)
+
+
+def _logistic(x: Array, target: Array, prior: Array) -> Array:
+    """w of target = sigmoid(x w), by Newton's steps; x is (rows, width). Of few rows nearer to `prior`."""
+    weights = prior
     for _ in range(_NEWTON_STEPS):
-        p = _sigmoid(x @ scale)
-        gradient = x.T @ (p - accuracy) + (scale - prior)
-        scale = scale - np.linalg.solve((x.T * (p * (1 - p))) @ x + np.eye(2), gradient)
-    return float(scale[0]), float(scale[1])
+        p = _sigmoid(x @ weights)
+        gradient = x.T @ (p - target) + (weights - prior)
+        weights = weights - np.linalg.solve((x.T * (p * (1 - p))) @ x + np.eye(len(prior)), gradient)
+    return weights
 
 
 def _log_losses(accuracy: Array, logits: Array) -> Array:

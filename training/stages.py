@@ -9,6 +9,7 @@ moment the same command goes on.
     RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
+    RUN/profile/NAME.cut.jsonl answers after stopped thinking
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rich.console import Console
 from models import family as manifest
 from models.profile import SCHEMA_VERSION
 from training import base as base_training
-from training import checkpoints, gate, outcomes, profile, publish, tokenizer, traces, trainer
+from training import checkpoints, cuts, gate, outcomes, profile, publish, tokenizer, traces, trainer
 from training import evaluate as measuring
 from training.checks import PROFILE_SEED_OFFSET, check, check_target
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
@@ -134,12 +135,15 @@ def fit_profile(recipe: Recipe) -> None:
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
+    cut_paths = {name: outcomes.path_in(directory, name, cut=True) for name in paths}
     for name, path in paths.items():
         outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
-    if stands(directory / "profile.json", _profile_record(paths)):
+        outcomes.measure_cuts(recipe, name, asked[: stage.cuts], cut_paths[name])
+    if stands(directory / "profile.json", _profile_record(directory, paths)):
         return
     measured = {name: measuring.load(path) for name, path in paths.items()}
-    profile.save(profile.fit(measured, recipe.seed), directory / "profile.json")
+    stopped = {name: cuts.load(path) for name, path in cut_paths.items()}
+    profile.save(profile.fit(measured, stopped, recipe.seed), directory / "profile.json")
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
@@ -153,8 +157,9 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         record = outcomes.record(recipe, name, **evaluated, temperature=stage.temperature)  # reads all weights: once
         require(outcomes.path_in(run / "evaluate", name), record)
         require(outcomes.path_in(run / "profile", name), record | profiled)
-    outcomes_of = {name: outcomes.path_in(run / "profile", name) for name in names}
-    require(run / "profile" / "profile.json", _profile_record(outcomes_of))
+        cut = {"prompts": min(recipe.profile.cuts, recipe.profile.prompts), "samples": 1}
+        require(outcomes.path_in(run / "profile", name, cut=True), record | cut)
+    require(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
             raise StageError(f"{log} is missing: the card needs it")
@@ -197,8 +202,9 @@ def _gate_record(recipe: Recipe, directory: Path, stage: BaseStage) -> dict[str,
     return {**judged, "base": fingerprint(directory / "model")}
 
 
-def _profile_record(outcomes_of: Mapping[str, Path]) -> dict[str, Any]:
-    return {"version": SCHEMA_VERSION, **{name: fingerprint(path) for name, path in outcomes_of.items()}}
+def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
+    files = [outcomes.path_in(directory, name, cut=cut) for name in names for cut in (False, True)]
+    return {"version": SCHEMA_VERSION, **{file.name: fingerprint(file) for file in files}}
 
 
 def _require_base(recipe: Recipe) -> None:

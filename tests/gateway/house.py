@@ -117,6 +117,7 @@ def _profile() -> dict[str, Any]:
         "scales": dict.fromkeys(NAMES, (1.0, 0.0)),
         "tokens": chosen(tokens, tokens),
         "spread": nothing,
+        "stopped": dict.fromkeys(NAMES, (-20.0, 0.0, 0.0, 0.0)),
         "residuals": dict.fromkeys(NAMES, residuals),
         "report": {},
     }

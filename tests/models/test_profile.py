@@ -44,6 +44,7 @@ def stored(**changes: Any) -> dict[str, Any]:
         "scales": {"base": [1.0, 0.0], "alpha-0.4": [2.0, -2.0]},
         "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
         "spread": steps(PLACE, [0.5], -1.0),
+        "stopped": {"base": [-4.0, 0.5, 0.8, 0.0], "alpha-0.4": [-4.0, 0.5, 0.8, 0.0]},
         "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
         "report": {},
     } | changes
@@ -127,9 +128,11 @@ def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) ->
 
 
 predictions = st.builds(
-    lambda p, tokens: Prediction(p, np.sort(np.array(tokens))),
+    lambda p, tokens, *stopped: Prediction(p, np.sort(np.array(tokens)), stopped),
     st.floats(0, 1),
     st.lists(st.floats(0, 1e6), min_size=len(LEVELS), max_size=len(LEVELS)),
+    st.floats(-1000, 1000) | st.just(-np.inf),
+    st.floats(0, 100),
 )
 budgets = st.none() | st.integers(0, 2_000_000)
 
@@ -139,9 +142,28 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
     prediction: Prediction, one: int | None, other: int | None
 ) -> None:
     small, large = sorted((one, other), key=lambda budget: float("inf") if budget is None else budget)
-    assert prediction.success(small) <= prediction.success(large) <= prediction.p_correct
+    assert prediction.success(small) <= prediction.success(large) * (1 + 1e-12) <= prediction.p_correct * (1 + 1e-11)
     assert prediction.expected_tokens(small) <= prediction.expected_tokens(large) * (1 + 1e-12)
     assert small is None or prediction.expected_tokens(small) <= small * (1 + 1e-12)
+
+
+def test_thinking_that_a_budget_stops_may_still_be_answered_right() -> None:
+    tokens = np.full(len(LEVELS), 50.0)
+    assert Prediction(0.9, tokens).success(49) == pytest.approx(0)
+    stopped = Prediction(0.9, tokens, (-2.0, 1.0))
+    assert stopped.success(0) == pytest.approx(1 / (1 + np.exp(2)))
+    assert stopped.success(3) == pytest.approx(1 / (1 + np.exp(2 - np.log(4))))
+    assert stopped.success(49) == pytest.approx(1 / (1 + np.exp(2 - np.log(50))))
+    assert stopped.success(50) == stopped.success(None) == 0.9
+    assert Prediction(0.3, tokens, (2.0, 1.0)).success(49) == pytest.approx(0.3), "stopping makes nothing better"
+
+
+def test_what_is_stopped_is_answered_the_better_the_easier_it_is(profile: Profile) -> None:
+    easy, hard = (
+        profile.read(text).predictions["base"] for text in ("What is 1 plus 2?", "What is 123456 times 654321?")
+    )
+    assert easy.stopped[0] > hard.stopped[0]
+    assert easy.stopped[1] == hard.stopped[1] == 0.8
 
 
 @pytest.mark.parametrize(
@@ -154,6 +176,8 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
         (stored(lower=[0.0]), "lower"),
         (stored(upper=[]), "upper"),
         (stored(residuals={}), "residuals"),
+        (stored(stopped={"base": [0.0, 0.0, 0.0, 0.0]}), "stopped"),
+        (stored(stopped={"base": [0, 0, -1, 0], "alpha-0.4": [0, 0, 0, 0]}), "stopped.base"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),
         (stored(correct=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"left": [0, 1, 2]}), "node 0"),

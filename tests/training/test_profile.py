@@ -3,6 +3,7 @@ import pytest
 
 from models import profile as reading
 from training import profile
+from training.cuts import Cut
 from training.evaluate import Judged
 from training.judge import Outcome
 from training.tasks.prompts import prompts
@@ -41,9 +42,25 @@ def imagined() -> dict[str, list[Judged]]:
     }
 
 
+def stopped(**slopes: float) -> dict[str, list[Cut]]:
+    """Answers after stopped thinking: P(right) = sigmoid(slope log(1 + budget) - 3)."""
+    rng = np.random.default_rng(0)
+    budgets = np.expm1(rng.uniform(0, 5, 1000)).astype(int)
+    return {
+        name: [
+            Cut(p.prompt, int(budget), bool(rng.random() < 1 / (1 + np.exp(3 - slope * np.log1p(budget)))))
+            for p, budget in zip(prompts("test", 0, 1000), budgets, strict=True)
+        ]
+        for name, slope in slopes.items()
+    }
+
+
+CUTS = stopped(**{"base": 0.0, "alpha-0.4": 1.0})
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
-    raw = profile.fit(imagined(), seed=0)
+    raw = profile.fit(imagined(), CUTS, seed=0)
     path = tmp_path_factory.mktemp("profile") / "profile.json"
     profile.save(raw, path)
     return raw, reading.load(path)
@@ -58,6 +75,21 @@ def test_it_is_calibrated_on_new_prompts(fitted):
         assert predicted == pytest.approx(np.mean(list(p_correct.values())), abs=0.08)
         tokens = np.mean([r.predictions[name].expected_tokens() for r in readings])
         assert tokens == pytest.approx(np.mean(list(TOKENS[name].values())), rel=0.2)
+
+
+def test_what_is_right_after_stopped_thinking_is_learned_for_each_checkpoint(fitted):
+    _, loaded = fitted
+    said = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 100)]
+    for budget in (0, 4, 11):  # less than any of them thinks
+        for name, slope in (("base", 0.0), ("alpha-0.4", 1.0)):
+            shift, found = np.mean([one[name].stopped for one in said], axis=0)
+            assert shift + found * np.log1p(budget) == pytest.approx(slope * np.log1p(budget) - 3, abs=0.5)
+
+
+def test_more_budget_is_never_said_to_make_an_answer_worse():
+    raw = profile.fit(imagined(), stopped(**{"base": -0.5, "alpha-0.4": 1.0}), seed=0)
+    assert raw["stopped"]["base"][2] == 0
+    assert raw["stopped"]["alpha-0.4"][2] > 0.5
 
 
 def test_a_checkpoint_is_placed_by_what_it_makes_of_easy_and_hard_prompts():
@@ -88,7 +120,7 @@ def test_small_differences_between_checkpoints_are_read_in_their_right_order():
     rows = {
         name: [Judged(p.prompt, p.task, p.difficulty, outcomes(name, p.difficulty)) for p in asked] for name in right
     }
-    fitted = profile.fit(rows, seed=0)
+    fitted = profile.fit(rows, {name: [] for name in rows}, seed=0)
     loaded = reading.Profile(reading._Stored.model_validate(fitted))
     hard = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 200, difficulty="hard")]
     said = {name: np.mean([one[name].p_correct for one in hard]) for name in right}
@@ -134,7 +166,7 @@ def test_its_own_kind_of_prompt_is_familiar_and_others_are_not(fitted):
 
 def test_the_same_outcomes_and_seed_give_the_same_profile(fitted):
     raw, _ = fitted
-    assert profile.fit(imagined(), seed=0) == raw
+    assert profile.fit(imagined(), CUTS, seed=0) == raw
 
 
 @pytest.mark.parametrize("right", [0, 1, 11])
@@ -144,7 +176,7 @@ def test_checkpoints_that_are_hardly_ever_or_nearly_always_right_can_be_fitted(r
         Judged(p.prompt, p.task, p.difficulty, (Outcome(i < right, 3, 4, 1, True),))
         for i, p in enumerate(prompts("test", 0, 12))
     ]
-    raw = profile.fit({"base": rows}, seed=0)
+    raw = profile.fit({"base": rows}, {"base": []}, seed=0)
     profile.save(raw, tmp_path / "profile.json")
     prediction = reading.load(tmp_path / "profile.json").read(rows[0].prompt).predictions["base"]
     assert prediction.p_correct == pytest.approx(right / 12, abs=0.15)
@@ -155,4 +187,4 @@ def test_checkpoints_measured_on_other_prompts_are_refused():
     one = [Judged("1 + 1", "sum", "easy", (Outcome(True, 3, 4, 1, True),))]
     other = [Judged("2 + 2", "sum", "easy", (Outcome(True, 3, 4, 1, True),))]
     with pytest.raises(ValueError, match="alpha-0 was measured on other prompts"):
-        profile.fit({"base": one, "alpha-0": other}, seed=0)
+        profile.fit({"base": one, "alpha-0": other}, {}, seed=0)
