@@ -102,11 +102,11 @@ class Prediction:
 
     def success(self, budget: int | None) -> float:
         """P(correct) under the budget, the thinking stopped where that ends: never more than without."""
-        if (within := self.p_within(budget)) == 1.0 or budget is None:
+        if budget is None:
             return self.p_correct
-        shift, slope = self.stopped
+        within, (shift, slope) = self.p_within(budget), self.stopped
         stopped = 1.0 / (1.0 + math.exp(min(-shift - slope * math.log1p(budget), 700.0)))
-        return self.p_correct * within + min(self.p_correct, stopped) * (1.0 - within)
+        return min(self.p_correct, self.p_correct * within + stopped * (1.0 - within))
 
     def expected_tokens(self, budget: int | None = None) -> float:
         """E[min(reasoning tokens, budget)]: what the checkpoint is expected to spend under the cap."""

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from gateway import config
+from models import family as families
 
 ROOT = Path(__file__).parent.parent
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -36,6 +37,16 @@ def test_the_gateway_accepts_its_flags_and_reaches_what_is_published(monkeypatch
     ports = {name: SERVICES[name]["ports"][0] for name in ("engine", "redis")}
     assert settings.engine == [f"http://{ports['engine'].rsplit(':', 1)[0]}"]
     assert settings.redis == f"redis://{ports['redis'].rsplit(':', 1)[0]}/0"
+
+
+def test_the_engine_serves_the_shipped_familys_adapters_and_keeps_a_place_empty() -> None:
+    """The empty place is what the base gets beside adapters on a CPU (`gateway.embedded`)."""
+    family = families.load(config.shipped_family(), verify=False)
+    adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.kind == "lora"]
+    command = SERVICES["engine"]["command"]
+    modules = command[command.index("--lora-modules") + 1 :]
+    assert modules == [f"{family.served_name(adapter.name)}=/family/{adapter.path}" for adapter in adapters]
+    assert f"--max-loras={len(adapters) + 1}" in command
 
 
 def test_nothing_is_published_beyond_loopback() -> None:

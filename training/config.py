@@ -248,6 +248,11 @@ class ProfileStage(_Section):
     cuts: int = Field(default=2000, ge=5)
     """Of these prompts, how many are asked once more and their thinking stopped, to see what is answered then."""
 
+    @property
+    def cut_prompts(self) -> int:
+        """`cuts`, or all prompts where there are fewer."""
+        return min(self.cuts, self.prompts)
+
 
 _KIND = ("trained", "pretrained")
 LARGEST_SEED = 2**31

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.judge import Judge
 from training.record import write_text
-from training.rollout import sample
+from training.rollout import encoded, sample
 from training.tasks.question import Question
 
 
@@ -47,12 +47,10 @@ def measure(
     hears how many completions are done, of two for each prompt.
     """
     torch.manual_seed(seed)
-    encoded: list[list[int]] = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": p.prompt}] for p in prompts], add_generation_prompt=True, return_dict=False
-    )  # pyright: ignore[reportAssignmentType]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    ids = encoded(tokenizer, prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     how = {"temperature": temperature, "eos": tokenizer.eos_token_id}
-    asked = [encoded[i] for i in order]
+    asked = [ids[i] for i in order]
     whole = sample(model, asked, max_tokens=max_tokens, on_batch=on_batch, **how)  # pyright: ignore[reportArgumentType]
     judge, rng = Judge(tokenizer), np.random.default_rng(seed)
     stopped: list[tuple[int, int, list[int]]] = []
@@ -60,7 +58,7 @@ def measure(
         if (thought := judge(completion, prompts[i].answer).reasoning_tokens) > 0:
             budget = int(np.expm1(rng.uniform(0, np.log1p(thought))))
             stopped.append((i, budget, judge.stopped(completion, budget)))
-    starts = [encoded[i] + thinking for i, _, thinking in stopped]
+    starts = [ids[i] + thinking for i, _, thinking in stopped]
     answers = sample(model, starts, max_tokens=max_tokens, on_batch=lambda done: on_batch(len(asked) + done), **how)  # pyright: ignore[reportArgumentType]
     return [
         Cut(prompts[i].prompt, budget, judge(thinking + answer, prompts[i].answer).correct)

@@ -19,7 +19,7 @@ from training.judge import Judge, Outcome
 from training.record import write_text
 from training.rewards.dense import EpisodeJudge
 from training.rewards.information_gain import success
-from training.rollout import sample
+from training.rollout import encoded, sample
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.question import Question
 
@@ -62,15 +62,13 @@ def judge(
     `first_episode` says how an answer is written and episodes are split, where what the first one was worth is wanted.
     """
     torch.manual_seed(seed)
-    encoded: list[list[int]] = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": p.prompt}] for p in prompts], add_generation_prompt=True, return_dict=False
-    )  # pyright: ignore[reportAssignmentType]
+    ids = encoded(tokenizer, prompts)
     # Prompts of like length, and so of like difficulty, finish together.
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     repeated = [i for i in order for _ in range(samples)]
     completions = sample(
         model,
-        [encoded[i] for i in repeated],
+        [ids[i] for i in repeated],
         max_tokens=max_tokens,
         temperature=temperature,
         eos=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
@@ -79,7 +77,7 @@ def judge(
     golds = [prompts[i].answer for i in repeated]
     judged = map(Judge(tokenizer, first_episode), completions, golds)
     if first_episode:
-        asked = [encoded[i] for i in repeated]
+        asked = [ids[i] for i in repeated]
         worth = _after_first(model, EpisodeJudge(tokenizer, first_episode), asked, completions, golds)
         judged = map(lambda outcome, value: replace(outcome, after_first=value), judged, worth)
     outcomes: dict[int, list[Outcome]] = {i: [] for i in order}

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.judge import Judge
-from training.rollout import sample
+from training.rollout import encoded, sample
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.prompts import prompts
 
@@ -48,12 +48,10 @@ def measure(
     torch.manual_seed(seed)
     for index, difficulty in enumerate(DIFFICULTIES):
         asked = prompts("test", seed, count, difficulty=difficulty)
-        encoded: list[list[int]] = tokenizer.apply_chat_template(
-            [[{"role": "user", "content": p.prompt}] for p in asked], add_generation_prompt=True, return_dict=False
-        )  # pyright: ignore[reportAssignmentType]
+        ids = encoded(tokenizer, asked)
         whole = sample(
             model,
-            encoded,
+            ids,
             max_tokens=max_tokens,
             temperature=temperature,
             eos=eos,
@@ -62,7 +60,7 @@ def measure(
         starts = [judged.after_first_episode(completion) for completion in whole]
         answers = sample(
             model,
-            [p + s for p, s in zip(encoded, starts, strict=True)],
+            [p + s for p, s in zip(ids, starts, strict=True)],
             max_tokens=24,
             temperature=temperature,
             eos=eos,

@@ -73,6 +73,6 @@ class Judge:
         thought = ids.index(self._end) if self._end in ids else len(ids)
         first = ids.index(self._break) if self._break in ids[:thought] else thought
         if first == thought:
-            return [*ids[:thought], self._end]
+            return self.stopped(ids, thought)
         newline = self._tokenizer.encode("\n", add_special_tokens=False)
         return [*ids[:first], *newline, self._end]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from tqdm.auto import tqdm
@@ -19,6 +20,8 @@ from training.tasks.source import data_record
 
 _console = Console(stderr=True)
 
+T = TypeVar("T")
+
 
 def measure(
     recipe: Recipe,
@@ -31,45 +34,39 @@ def measure(
     first_episode: DenseReward | None = None,
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    how = {"prompts": len(asked), "samples": samples, "temperature": temperature}
-    if stands(path, record(recipe, name, **how, first_episode=first_episode)):
-        _console.print(f"{path} stands already")
-        return
-    model, spoken = checkpoints.load(recipe, name)
-    with bar(len(asked) * samples, f"{path.parent.name} {path.stem}") as progress:
-        rows = evaluate.judge(
-            model,
-            spoken,
-            asked,
-            samples=samples,
-            temperature=temperature,
-            max_tokens=recipe.family.max_tokens,
-            seed=recipe.seed,
-            on_batch=progress,
-            first_episode=first_episode,
-        )
-    evaluate.save(rows, path)
+    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "first_episode": first_episode}
+    made_from = record(recipe, name, prompts=len(asked), **how)
+    ask = partial(evaluate.judge, prompts=asked, **how)
+    _once(recipe, name, path, made_from, ask=ask, save=evaluate.save, completions=len(asked) * samples)
 
 
 def measure_cuts(recipe: Recipe, name: str, asked: Sequence[Question], path: Path) -> None:
     """What one checkpoint answers to these prompts when its thinking is stopped, unless that stands already."""
+    temperature = recipe.evaluate.temperature
+    made_from = record(recipe, name, prompts=len(asked), samples=1, temperature=temperature)
+    ask = partial(cuts.measure, prompts=asked, temperature=temperature)
+    _once(recipe, name, path, made_from, ask=ask, save=cuts.save, completions=2 * len(asked))
+
+
+def _once(
+    recipe: Recipe,
+    name: str,
+    path: Path,
+    made_from: dict[str, Any],
+    *,
+    ask: Callable[..., T],
+    save: Callable[[T, Path], None],
+    completions: int,
+) -> None:
+    """Load one checkpoint, ask it for so many completions and save what it did, unless that stands already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if stands(path, record(recipe, name, prompts=len(asked), samples=1, temperature=recipe.evaluate.temperature)):
+    if stands(path, made_from):
         _console.print(f"{path} stands already")
         return
     model, spoken = checkpoints.load(recipe, name)
-    with bar(2 * len(asked), f"{path.parent.name} {path.stem}") as progress:
-        found = cuts.measure(
-            model,
-            spoken,
-            asked,
-            temperature=recipe.evaluate.temperature,
-            max_tokens=recipe.family.max_tokens,
-            seed=recipe.seed,
-            on_batch=progress,
-        )
-    cuts.save(found, path)
+    with bar(completions, f"{path.parent.name} {path.stem}") as progress:
+        found = ask(model, spoken, max_tokens=recipe.family.max_tokens, seed=recipe.seed, on_batch=progress)
+    save(found, path)
 
 
 def record(

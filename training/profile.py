@@ -75,9 +75,7 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cu
         **stored,
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
-        "stopped": {
-            name: _stopped(cuts[name], place, stored, vocabulary, places) for place, name in enumerate(outcomes)
-        },
+        "stopped": dict(zip(outcomes, _stopped([cuts[name] for name in outcomes], stored, vocabulary), strict=True)),
         "report": {
             name: {
                 **_correct_report(accuracy[c::places], unseen.correct[c::places]),
@@ -132,12 +130,19 @@ def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: in
     return stored, Unseen(_sigmoid(logits), quantiles)
 
 
-def _stopped(
-    cuts: Sequence[Cut], place: int, stored: Mapping[str, Any], vocabulary: Container[str], places: int
-) -> list[float]:
-    """What P(correct) of one checkpoint's stopped thinking is made of (`models.profile`)."""
-    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), places)
-    seen = np.array([read(counts_of(cut.prompt, vocabulary))[place] for cut in cuts]).reshape(-1, 2)
+def _stopped(cuts: Sequence[Sequence[Cut]], stored: Mapping[str, Any], vocabulary: Container[str]) -> list[list[float]]:
+    """What P(correct) of stopped thinking is made of, by place (`models.profile`)."""
+    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), len(cuts))
+    prompts = {cut.prompt for of_place in cuts for cut in of_place}
+    seen = {prompt: read(counts_of(prompt, vocabulary)) for prompt in prompts}
+    return [
+        _stopped_weights(of_place, np.array([seen[cut.prompt][place] for cut in of_place]).reshape(-1, 2))
+        for place, of_place in enumerate(cuts)
+    ]
+
+
+def _stopped_weights(cuts: Sequence[Cut], seen: Array) -> list[float]:
+    """Of one checkpoint; `seen` is what the forests for P(correct) and tokens say of each prompt, (cuts, 2)."""
     right = np.array([cut.correct for cut in cuts], dtype=float)
     budget = np.log1p([cut.budget for cut in cuts])
     weights = _logistic(np.column_stack([np.ones(len(cuts)), seen[:, 0], budget, seen[:, 1]]), right, np.zeros(4))

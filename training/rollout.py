@@ -13,13 +13,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from training.tasks.question import Question
+
 _SHRINK_AT = 0.95
 """Finished rows are dropped once no more than this share of the batch is still running."""
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> list[list[int]]:
+    """Questions as `sample` takes them: each in the chat template, up to where the completion begins."""
+    return tokenizer.apply_chat_template(
+        [[{"role": "user", "content": q.prompt}] for q in questions], add_generation_prompt=True, return_dict=False
+    )  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()

@@ -138,7 +138,7 @@ def fit_profile(recipe: Recipe) -> None:
     cut_paths = {name: outcomes.path_in(directory, name, cut=True) for name in paths}
     for name, path in paths.items():
         outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
-        outcomes.measure_cuts(recipe, name, asked[: stage.cuts], cut_paths[name])
+        outcomes.measure_cuts(recipe, name, asked[: stage.cut_prompts], cut_paths[name])
     if stands(directory / "profile.json", _profile_record(directory, paths)):
         return
     measured = {name: measuring.load(path) for name, path in paths.items()}
@@ -157,7 +157,7 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         record = outcomes.record(recipe, name, **evaluated, temperature=stage.temperature)  # reads all weights: once
         require(outcomes.path_in(run / "evaluate", name), record)
         require(outcomes.path_in(run / "profile", name), record | profiled)
-        cut = {"prompts": min(recipe.profile.cuts, recipe.profile.prompts), "samples": 1}
+        cut = {"prompts": recipe.profile.cut_prompts, "samples": 1}
         require(outcomes.path_in(run / "profile", name, cut=True), record | cut)
     require(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
