@@ -215,8 +215,42 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("reward", ["alpha", "l2t"])
+def test_length_has_a_price_only_while_rollouts_think_longer_than_the_target(
+    model, spoken, tmp_path, monkeypatch, reward
+):
+    """Rollouts of 6, then 2, then 6 tokens on average; the price of a step is that of the steps before it."""
+    lengths = iter([6, 2, 6, 2])
+    charged: list[float] = []
+
+    def generate(self: trainer.FamilyTrainer, prompts: list, *_: object, **__: object) -> tuple:
+        mean = next(lengths)
+        thoughts = ["7" * (mean - 1 + 2 * (i % 2)) for i in range(len(prompts))]
+        return [spoken.encode(f"{thought}</think>The answer is 7.<|im_end|>") for thought in thoughts], None
+
+    def priced(correct: torch.Tensor, tokens: torch.Tensor, group: int, alpha: float) -> torch.Tensor:
+        charged.append(alpha)
+        return length_reward(correct, tokens, group, alpha)
+
+    monkeypatch.setattr(trainer.FamilyTrainer, "_generate_single_turn", generate)
+    monkeypatch.setattr(trainer, "length_reward", priced)
+    monkeypatch.setattr(trainer, "PRICED_OVER", 2)
+    dense = DenseReward(charge="tokens", credit="counterfactual") if reward == "l2t" else None
+    stage = STAGE.model_copy(update={"steps": 4, "reward": reward, "dense": dense, "target_tokens": 4.5})
+    trainer.train(model, spoken, stage, one_prompt(8), alpha=0.4, seed=0, work=tmp_path / "work")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "rollout/alpha" in line]
+    assert [line["rollout/reasoning_tokens"] for line in steps] == [6, 2, 6, 2]
+    assert [line["rollout/alpha"] for line in steps] == [0.4, 0.4, 0, 0]
+    if reward == "alpha":
+        assert charged == [0.4, 0.4, 0, 0]
+    else:
+        costs = [json.loads(line)["compression"] for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+        assert [any(cost) for cost in costs] == [True, True, False, False]
+
+
 def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollouts, tmp_path, monkeypatch):
-    stage = STAGE.model_copy(update={"steps": 4})
+    stage = STAGE.model_copy(update={"steps": 4, "target_tokens": 10.0})
 
     def train(work: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
