@@ -174,9 +174,9 @@ class FamilyStage(_Section):
     gains, and `l2t` charges besides for what it says about the parameters; either at any alpha."""
     alphas: tuple[_Alpha, ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     target_tokens: float | None = Field(default=None, gt=0)
-    """Reasoning tokens of a rollout at which length has no price: while the last ten steps' mean is not above it, alpha
-    is 0. So alpha is the highest price, and what is trained is to be as right as it can with about so many tokens.
-    Default: alpha is always charged."""
+    """Reasoning tokens of a rollout at which length has no price: alpha falls evenly from what it is set to, where the
+    last five steps' mean is twice as long or longer, to 0. So alpha is the highest price, and what is trained is to be as
+    right as it can with little more than so many tokens. Default: alpha is always charged in full."""
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
     rollouts: int = Field(default=8, ge=2)

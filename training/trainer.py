@@ -43,7 +43,7 @@ from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint, processes
 from training.rewards.dense import EpisodeJudge
 from training.rewards.information_gain import gains
-from training.rewards.length import length_reward
+from training.rewards.length import alpha_for, length_reward
 from training.rollout import keeps_everything, sample
 from training.tasks.question import Question
 
@@ -51,7 +51,7 @@ LONGEST_PROMPT = 2048
 """Tokens of a prompt that vLLM keeps room for."""
 NOTED = 300
 """Most episodes of a step that are kept for the report."""
-PRICED_OVER = 10
+PRICED_OVER = 5
 """Steps over which rollouts' reasoning tokens are averaged, to be compared with `target_tokens`."""
 VERSION = 2
 """Of what a training does; another number is another training, of which nothing is taken over."""
@@ -137,7 +137,7 @@ class FamilyTrainer(GRPOTrainer):
         self._log({"rollout/temperature": self.temperature})
 
     def _price(self) -> None:
-        """Set this step's alpha: 0 while the last steps' rollouts think no longer than is wanted.
+        """Set this step's alpha by how long the last steps' rollouts think (`rewards.length.alpha_for`).
 
         Those before, not these: prompts that are hard by chance would be charged for it. They are read from the log,
         which every process keeps and a checkpoint holds.
@@ -146,8 +146,8 @@ class FamilyTrainer(GRPOTrainer):
             return
         key = "rollout/reasoning_tokens"
         lately = [row[key] for row in self.state.log_history if key in row][-PRICED_OVER:]
-        enough = bool(lately) and sum(lately) / len(lately) <= self._target_tokens
-        self._alpha = 0.0 if enough else self._highest_alpha
+        if lately:
+            self._alpha = alpha_for(sum(lately) / len(lately), self._target_tokens, self._highest_alpha)
         self._log({"rollout/alpha": self._alpha})
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
