@@ -175,8 +175,8 @@ class FamilyStage(_Section):
     alphas: tuple[_Alpha, ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     target_tokens: float | None = Field(default=None, gt=0)
     """Reasoning tokens of a rollout at which length has no price: alpha falls evenly from what it is set to, where the
-    last five steps' mean is twice as long or longer, to 0. So alpha is the highest price, and what is trained is to be as
-    right as it can with little more than so many tokens. Default: alpha is always charged in full."""
+    last five steps' mean is twice as long or longer, to 0. So alpha is the highest price, and what is trained is to be
+    as right as it can with little more than so many tokens. Default: alpha is always charged in full."""
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
     rollouts: int = Field(default=8, ge=2)

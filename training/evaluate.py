@@ -56,16 +56,19 @@ def judge(
     seed: int,
     on_batch: Callable[[int], None] = lambda _: None,
     first_episode: DenseReward | None = None,
+    surprisal: bool = False,
 ) -> list[Judged]:
     """Sample every prompt `samples` times and judge the completions.
 
-    `first_episode` says how an answer is written and episodes are split, where what the first one was worth is wanted.
+    `first_episode` says how an answer is written and episodes are split, where what the first one was worth is wanted;
+    `surprisal`, that how unsure the thinking was of itself is.
     """
     torch.manual_seed(seed)
     ids = encoded(tokenizer, prompts)
     # Prompts of like length, and so of like difficulty, finish together.
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     repeated = [i for i in order for _ in range(samples)]
+    nats: list[list[float]] = []
     completions = sample(
         model,
         [ids[i] for i in repeated],
@@ -73,6 +76,7 @@ def judge(
         temperature=temperature,
         eos=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
         on_batch=on_batch,
+        surprisals=nats if surprisal else None,
     )
     golds = [prompts[i].answer for i in repeated]
     judged = map(Judge(tokenizer, first_episode), completions, golds)
@@ -80,10 +84,17 @@ def judge(
         asked = [ids[i] for i in repeated]
         worth = _after_first(model, EpisodeJudge(tokenizer, first_episode), asked, completions, golds)
         judged = map(lambda outcome, value: replace(outcome, after_first=value), judged, worth)
+    if surprisal:
+        judged = map(_with_surprisal, judged, nats)
     outcomes: dict[int, list[Outcome]] = {i: [] for i in order}
     for i, outcome in zip(repeated, judged, strict=True):
         outcomes[i].append(outcome)
     return [Judged(p.prompt, p.task, p.difficulty, tuple(outcomes[i])) for i, p in enumerate(prompts)]
+
+
+def _with_surprisal(outcome: Outcome, nats: Sequence[float]) -> Outcome:
+    """`nats` are those of every token of its completion; those up to `</think>` count."""
+    return replace(outcome, surprisal=round(sum(nats[: outcome.reasoning_tokens + 1]), 4))
 
 
 def _after_first(

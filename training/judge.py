@@ -26,6 +26,8 @@ class Outcome:
     finished: bool
     after_first: float | None = None
     """The model's probability of the gold answer, had it stopped thinking after its first episode; where measured."""
+    surprisal: float | None = None
+    """-log P of the thinking with its `</think>`, in nats: how unsure of itself it was; where measured."""
 
 
 class Judge:

@@ -32,9 +32,15 @@ def measure(
     samples: int,
     temperature: float,
     first_episode: DenseReward | None = None,
+    surprisal: bool = False,
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""
-    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "first_episode": first_episode}
+    how: dict[str, Any] = {
+        "samples": samples,
+        "temperature": temperature,
+        "first_episode": first_episode,
+        "surprisal": surprisal,
+    }
     made_from = record(recipe, name, prompts=len(asked), **how)
     ask = partial(evaluate.judge, prompts=asked, **how)
     _once(recipe, name, path, made_from, ask=ask, save=evaluate.save, completions=len(asked) * samples)
@@ -77,6 +83,7 @@ def record(
     samples: int,
     temperature: float,
     first_episode: DenseReward | None = None,
+    surprisal: bool = False,
 ) -> dict[str, Any]:
     """What the outcomes of one checkpoint depend on.
 
@@ -95,6 +102,7 @@ def record(
         "data": data_record(recipe.data),
         "dtype": checkpoints.dtype(recipe),
         "first_episode": first_episode and splitting(first_episode),
+        **({"surprisal": True} if surprisal else {}),  # what was measured before it could be stands
         "base": fingerprint(checkpoints.base_directory(recipe)),
         **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
     }

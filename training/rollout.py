@@ -48,20 +48,22 @@ def sample(
     batch: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
     keep: list[Tensor] | None = None,
+    surprisals: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """One completion per prompt, its eos included; one that came to `max_tokens` without eos was cut off.
 
     At most `batch` at a time; default: 256, or fewer where a GPU has no room for as many caches. `temperature` 0 is
     greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done. To `keep` is added, for
     each prompt in turn, what attention saw of it and its completion, perhaps without the eos: keys and values,
-    (layers, 2, key heads, tokens, D); only for a model that `keeps_everything`.
+    (layers, 2, key heads, tokens, D); only for a model that `keeps_everything`. To `surprisals` is added, for each
+    prompt in turn, -log P in nats of every token of its completion, at temperature 1 whatever it was drawn at.
     """
     completions: list[list[int]] = []
     batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + max_tokens)
     with _sampling(model):
         for start in range(0, len(prompts), batch):
             some = prompts[start : start + batch]
-            completions += _sample_batch(model, some, max_tokens, temperature, eos, keep=keep)
+            completions += _sample_batch(model, some, max_tokens, temperature, eos, keep=keep, surprisals=surprisals)
             on_batch(len(completions))
     return completions
 
@@ -160,6 +162,7 @@ def _sample_batch(
     eos: int,
     *,
     keep: list[Tensor] | None,
+    surprisals: list[list[float]] | None,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     device = model.device
@@ -169,6 +172,7 @@ def _sample_batch(
     cache = _roomy_cache(model)
     logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
     completions: list[list[int]] = [[] for _ in prompts]
+    surprised: list[list[float]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     kept: dict[int, Tensor] = {}
@@ -186,6 +190,11 @@ def _sample_batch(
         for row, value, is_running in zip(rows.tolist(), token.tolist(), running.tolist(), strict=True):
             if is_running:
                 completions[row].append(value)
+        if surprisals is not None:
+            nats = (logits.logsumexp(-1) - logits.gather(1, token[:, None]).squeeze(1)).tolist()
+            for row, value, is_running in zip(rows.tolist(), nats, running.tolist(), strict=True):
+                if is_running:
+                    surprised[row].append(value)
         running &= token != eos
         if not running.any():
             break
@@ -201,6 +210,8 @@ def _sample_batch(
     put_by(torch.arange(len(rows), device=device))
     if keep is not None:
         keep += [kept[row] for row in range(len(prompts))]
+    if surprisals is not None:
+        surprisals += surprised
     return completions
 
 

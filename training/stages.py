@@ -140,7 +140,8 @@ def fit_profile(recipe: Recipe) -> None:
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     cut_paths = {name: outcomes.path_in(directory, name, cut=True) for name in paths}
     for name, path in paths.items():
-        outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=recipe.evaluate.temperature)
+        how = {"samples": stage.samples, "temperature": recipe.evaluate.temperature, "surprisal": _may_be_first(name)}
+        outcomes.measure(recipe, name, asked, path, **how)
         outcomes.measure_cuts(recipe, name, asked[: stage.cut_prompts], cut_paths[name])
     if stands(directory / "profile.json", _profile_record(directory, paths)):
         return
@@ -159,7 +160,8 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         profiled = {"prompts": recipe.profile.prompts, "samples": recipe.profile.samples}
         record = outcomes.record(recipe, name, **evaluated, temperature=stage.temperature)  # reads all weights: once
         require(outcomes.path_in(run / "evaluate", name), record)
-        require(outcomes.path_in(run / "profile", name), record | profiled)
+        unsure = {"surprisal": True} if _may_be_first(name) else {}
+        require(outcomes.path_in(run / "profile", name), record | profiled | unsure)
         cut = {"prompts": recipe.profile.cut_prompts, "samples": 1}
         require(outcomes.path_in(run / "profile", name, cut=True), record | cut)
     require(run / "profile" / "profile.json", _profile_record(run / "profile", names))
@@ -208,6 +210,11 @@ def _gate_record(recipe: Recipe, directory: Path, stage: BaseStage) -> dict[str,
 def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
     files = [outcomes.path_in(directory, name, cut=cut) for name in names for cut in (False, True)]
     return {"version": SCHEMA_VERSION, **{file.name: fingerprint(file) for file in files}}
+
+
+def _may_be_first(name: str) -> bool:
+    """Whether second thoughts may follow this checkpoint's: not the base, nor what was trained to be right alone."""
+    return name not in ("base", checkpoint_name(0.0))
 
 
 def _require_base(recipe: Recipe) -> None:

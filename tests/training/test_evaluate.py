@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from training import evaluate
+from training import checkpoints, evaluate
 from training.evaluate import Judged
 from training.judge import Outcome
 from training.tasks.prompts import prompts
@@ -57,3 +58,30 @@ def test_every_prompt_is_judged_on_its_own_samples(model, spoken):
     rows = evaluate.judge(model, spoken, asked, samples=3, temperature=1.0, max_tokens=8, seed=0)
     assert [row.prompt for row in rows] == [p.prompt for p in asked]
     assert all(len(row.outcomes) == 3 for row in rows)
+
+
+def test_surprisal_is_of_the_thinking_and_its_end_alone(on_shipped, monkeypatch):
+    """Read again by another forward pass over what was sampled."""
+    sampled: list[tuple[list[int], list[int]]] = []
+
+    def spied(model, asked, **how):
+        completions = sample(model, asked, **how)
+        sampled.extend(zip(asked, completions, strict=True))
+        return completions
+
+    sample = evaluate.sample
+    monkeypatch.setattr(evaluate, "sample", spied)
+    model, spoken = checkpoints.load_base(on_shipped)
+    asked = prompts("test", 5, 4)
+    how = {"samples": 1, "temperature": 1.0, "max_tokens": 300, "seed": 0}
+    rows = evaluate.judge(model, spoken, asked, **how, surprisal=True)
+    end = spoken.convert_tokens_to_ids("</think>")
+    expected = set()
+    for prompt, completion in sampled:
+        thought = completion[: completion.index(end) + 1]
+        logits = model(torch.tensor([prompt + thought])).logits[0, len(prompt) - 1 : -1].float()
+        nats = -logits.log_softmax(-1).gather(1, torch.tensor(thought)[:, None]).sum().item()
+        expected.add((len(thought) - 1, round(nats, 1)))
+    assert {(o.reasoning_tokens, round(o.surprisal, 1)) for row in rows for o in row.outcomes} == expected
+    without = evaluate.judge(model, spoken, asked, **how)
+    assert [o.surprisal for row in without for o in row.outcomes] == [None] * 4

@@ -42,3 +42,15 @@ def test_it_hears_of_every_batch(model, spoken):
     heard: list[int] = []
     sample(model, [spoken.encode("1")] * 5, max_tokens=2, temperature=0, eos=-1, batch=2, on_batch=heard.append)
     assert heard == [2, 4, 5]
+
+
+def test_surprisals_are_those_of_the_model_at_temperature_1_reading_its_completions(model, spoken):
+    prompts = [spoken.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8", "9", "1 + 2 + 3")]
+    told: list[list[float]] = []
+    torch.manual_seed(0)
+    eos = spoken.eos_token_id
+    found = sample(model, prompts, max_tokens=40, temperature=0.7, eos=eos, batch=3, surprisals=told)
+    for prompt, completion, nats in zip(prompts, found, told, strict=True):
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        expected = -logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(nats), expected, atol=1e-4, rtol=1e-4)

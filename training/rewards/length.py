@@ -46,7 +46,7 @@ def alpha_for(tokens: float, target: float, highest: float) -> float:
 
         alpha = highest clip(tokens / target - 1, 0, 1)
 
-    In proportion, not on or off: the fewer checks are left the faster the last ones are given up, and those that are gone
-    do not come back, since what is never sampled is never rewarded.
+    In proportion, not on or off: the fewer checks are left the faster the last ones are given up, and those that are
+    gone do not come back, since what is never sampled is never rewarded.
     """
     return highest * min(max(tokens / target - 1.0, 0.0), 1.0)
