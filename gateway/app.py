@@ -49,7 +49,7 @@ def create_app(
     Raises:
         FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
     """
-    if unlike := sorted(set(profile.names) ^ {checkpoint.name for checkpoint in family.checkpoints}):
+    if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
         raise FamilyError(f"{settings.family / family.profile}: {unlike[0]} is either in the profile or in the family")
     telemetry = Telemetry(ledger=ledger, limiter=limiter, engines=engines)
     tracing = Tracing(settings.otlp_endpoint)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,11 +32,16 @@ from gateway.limits import Limiter
 from gateway.question import Question
 from gateway.relay import Relay, RelayedStream
 from gateway.routing import Decision
+from gateway.second_thoughts import Reconsidered, Thinking, reconsidered
 from gateway.settlement import CALLER_LEFT, Account
 from gateway.telemetry import Telemetry
 from gateway.tracing import Tracing
 from models.family import Family
-from models.profile import Profile, Reading
+from models.profile import Profile, Reading, SecondThoughts
+
+log = logging.getLogger("laconic")
+
+Answering = Upstream | Reconsidered
 
 
 class Chat:
@@ -83,8 +90,10 @@ class Chat:
                 closing.callback(caller.close)
                 with caller.waiting():
                     upstream, decision = await self._open(question, budget, pinned, key, account)
+                    if (thoughts := decision.second_thoughts) is not None:
+                        upstream = await self._reconsidered(upstream, thoughts, question, budget, account)
                 closing.callback(upstream.close)
-                headers = self._headers(request, decision, budget) | standing
+                headers = self._headers(request, decision, budget, account) | standing
                 if question.stream:
                     return self._stream(question, account, upstream, headers, caller=caller, closing=closing.pop_all())
                 return self._whole(question, account, upstream, headers)
@@ -119,6 +128,7 @@ class Chat:
                 limit=_limit(question, budget),
                 pinned=self._pinned(question.model, key),
                 tolerance=self._settings.quality_tolerance,
+                second_thoughts=question.may_be_thought_anew,
                 allowed=allowed,
                 available=allowed & self._engines.available,
             )
@@ -189,18 +199,18 @@ class Chat:
                     tolerance=self._settings.quality_tolerance + pressure,
                     pressure=pressure,
                     holdout=account.holdout,
+                    second_thoughts=question.may_be_thought_anew,
                     allowed=allowed,
                     available=available,
                 )
             except routing.NoCheckpointError as error:
                 raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
-            model = self._engines.served_name(decision.checkpoint)
-            body = questions.encode(upstream_body(question, model, budget))
+            body = upstream_body(question, self._engines.served_name(decision.checkpoint), budget)
+            if decision.second_thoughts:
+                body["logprobs"] = True
             account.sent()
             try:
-                with account.trace.calling(model) as headers:
-                    headers["x-request-id"] = account.id
-                    upstream = await self._engines.open(decision.checkpoint, body, headers, stream=question.stream)
+                upstream = await self._ask(decision.checkpoint, body, question, account)
             except NoEngineError:
                 available -= {decision.checkpoint}
                 continue
@@ -211,7 +221,43 @@ class Chat:
                 account.first_token()
             return upstream, decision
 
-    def _whole(self, question: Question, account: Account, upstream: Upstream, headers: dict[str, str]) -> Response:
+    async def _ask(self, checkpoint: str, body: questions.Body, question: Question, account: Account) -> Upstream:
+        with account.trace.calling(self._engines.served_name(checkpoint)) as headers:
+            headers["x-request-id"] = account.id
+            return await self._engines.open(checkpoint, questions.encode(body), headers, stream=question.stream)
+
+    async def _reconsidered(
+        self, upstream: Upstream, thoughts: SecondThoughts, question: Question, budget: Budget, account: Account
+    ) -> Answering:
+        """The answer, which may give way to another checkpoint's: a stream on its way out, a whole one here."""
+
+        async def anew(thinking: Thinking) -> Upstream | None:
+            left = None if budget.tokens is None else budget.tokens - thinking.reasoning_tokens
+            most = None if question.max_tokens is None else question.max_tokens - thinking.tokens
+            if any(tokens is not None and tokens <= 0 for tokens in (left, most)):
+                return None
+            body = upstream_body(question, self._engines.served_name(thoughts.second), replace(budget, tokens=left))
+            body |= {name: most for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None}
+            try:
+                second = await self._ask(thoughts.second, body, question, account)
+            except (NoEngineError, ApiError) as error:
+                log.warning("no second thoughts by %s: %s", thoughts.second, type(error).__name__)
+                return None
+            account.answers = thoughts.second
+            return second
+
+        end = self._family.reasoning.end
+        if question.stream:
+            return Reconsidered(upstream, end=end, surprisal=thoughts.surprisal, anew=anew)
+        try:
+            return await reconsidered(upstream, end=end, surprisal=thoughts.surprisal, anew=anew)
+        except BaseException:  # a cancellation included: the caller has left
+            upstream.close()
+            raise
+
+    def _whole(
+        self, question: Question, account: Account, upstream: Upstream | Reconsidered, headers: dict[str, str]
+    ) -> Response:
         body = upstream.first
         answer = usage.parse_object(body)
         if answer is None:
@@ -231,7 +277,7 @@ class Chat:
         self,
         question: Question,
         account: Account,
-        upstream: Upstream,
+        upstream: Answering,
         headers: dict[str, str],
         *,
         caller: Caller,
@@ -278,14 +324,17 @@ class Chat:
                 return checkpoint.name
         raise errors.unknown_model(model)
 
-    def _headers(self, request: Request, decision: Decision, budget: Budget) -> dict[str, str]:
-        alpha = self._family.checkpoint(decision.checkpoint).alpha
+    def _headers(self, request: Request, decision: Decision, budget: Budget, account: Account) -> dict[str, str]:
+        checkpoint = account.answers or decision.checkpoint
+        alpha = self._family.checkpoint(checkpoint).alpha
         headers = {
-            "x-laconic-checkpoint": decision.checkpoint,
+            "x-laconic-checkpoint": checkpoint,
             "x-laconic-alpha": "none" if alpha is None else f"{alpha:g}",
             "x-laconic-budget": str(budget),
             "x-laconic-decision": decision.kind,
         }
+        if decision.second_thoughts is not None:
+            headers["x-laconic-second-thoughts"] = decision.second_thoughts.second
         if decision.difficulty is not None:
             headers["x-laconic-difficulty"] = f"{decision.difficulty:.3f}"
         if request.headers.get("x-laconic-debug", "").lower() == "true":
@@ -312,7 +361,7 @@ def upstream_body(question: Question, model: str, budget: Budget) -> questions.B
     return body
 
 
-async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], None]) -> AsyncGenerator[bytes]:
+async def _relayed(relay: Relay, upstream: Answering, settle: Callable[[str], None]) -> AsyncGenerator[bytes]:
     """The stream for the caller. It is in the books before its last bytes leave: who has its end has been settled."""
 
     def settled(events: bytes) -> bytes:
@@ -321,8 +370,8 @@ async def _relayed(relay: Relay, upstream: Upstream, settle: Callable[[str], Non
             settle("")
         return events
 
-    chunk = upstream.first
     try:
+        chunk = upstream.first or await upstream.more()
         while chunk:
             if events := settled(relay.feed(chunk)):
                 yield events

@@ -15,7 +15,7 @@ _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Forecast(NamedTuple):
-    """What the profile expected of one checkpoint under the request's budget."""
+    """What the profile expected of one checkpoint, or of second thoughts, under the request's budget."""
 
     success: Annotated[float, Field(ge=0, le=1)]
     """P(correct within the budget)."""
@@ -35,11 +35,11 @@ class Entry:
     key: str
     """The caller's key, empty where there is none."""
     checkpoint: str
-    """The one that served."""
+    """The one that served; after second thoughts the one whose answer the caller got."""
     alpha: float | None
     decision: str
     choice: str
-    """The checkpoint that was decided on, before a holdout or a fallback moved the request elsewhere."""
+    """What was decided on, a checkpoint or second thoughts, before a holdout or a fallback moved it elsewhere."""
     holdout_fraction: float | None
     """With which probability it was to be a holdout; None where nothing was routed, 0 where there was no draw."""
     holdout: bool
@@ -53,11 +53,11 @@ class Entry:
     reasoning_tokens: _Count
     answer_tokens: _Count
     predicted_tokens: _Tokens | None
-    """Reasoning tokens expected of the checkpoint that served, under the budget."""
+    """Reasoning tokens expected of what served, second thoughts included, under the budget."""
     reference_tokens: _Tokens | None
     """Reasoning tokens expected of the reference checkpoint under the same budget."""
     forecasts: dict[str, Forecast]
-    """By checkpoint, for one choice; empty where the profile did not know the prompt."""
+    """By checkpoint and second thoughts, for one choice; empty where the profile did not know the prompt."""
     finish_reason: str
     status: int
     """HTTP status; 499 means that the caller left."""

@@ -22,6 +22,7 @@ def explain(
     limit: int | None,
     pinned: str | None,
     tolerance: float,
+    second_thoughts: bool = True,
     allowed: frozenset[str],
     available: frozenset[str],
 ) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def explain(
 
     Args:
         limit: what thinking may take at most, the budget and the whole completion's limit considered.
+        second_thoughts: whether the request is one that can have them.
         allowed: the checkpoints that the caller may use.
         available: those of them that engines serve now.
 
@@ -42,6 +44,7 @@ def explain(
         pinned=pinned,
         tolerance=tolerance,
         holdout=False,
+        second_thoughts=second_thoughts,
         allowed=allowed,
         available=available,
     )
@@ -54,7 +57,9 @@ def explain(
     return {
         "checkpoint": decision.checkpoint,
         "alpha": family.checkpoint(decision.checkpoint).alpha,
+        "second_thoughts": decision.second_thoughts and decision.second_thoughts.model_dump(),
         "decision": decision.kind,
+        "choice": decision.choice,
         "reason": decision.reason,
         "difficulty": None if decision.difficulty is None else round(decision.difficulty, 3),
         "budget": {
@@ -70,6 +75,11 @@ def explain(
         "checkpoints": {
             checkpoint.name: {"alpha": checkpoint.alpha, **_prediction(predictions.get(checkpoint.name), limit)}
             for checkpoint in family.checkpoints
+        },
+        "with_second_thoughts": {
+            name: {**prediction.second_thoughts.model_dump(), **_prediction(prediction, limit)}
+            for name, prediction in predictions.items()
+            if prediction.second_thoughts
         },
     }
 

@@ -28,8 +28,12 @@ class _Message(_Loose):
     content: str | list[dict[str, Any]] | None = None
 
 
+_BY_TOKEN = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids")
+
+
 class _StreamOptions(_Loose):
     include_usage: bool | None = None
+    continuous_usage_stats: Any = None
 
 
 class Chat(_Loose):
@@ -58,6 +62,8 @@ class Question:
     choices: int
     max_tokens: int | None
     """What the caller lets thinking and answer take together; None where the context is the only limit."""
+    may_be_thought_anew: bool
+    """Two answers can be made one: not several choices, nor what is told of single tokens."""
     body: Body
     """The body as it came, every parameter included."""
 
@@ -85,6 +91,9 @@ def parse(raw: bytes) -> Question:
         wants_usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         choices=chat.n or 1,
         max_tokens=chat.max_completion_tokens or chat.max_tokens,
+        may_be_thought_anew=(chat.n or 1) == 1
+        and not any(map(body.get, _BY_TOKEN))
+        and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
         body=body,
     )
 

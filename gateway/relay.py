@@ -127,14 +127,13 @@ class Relay:
         return self._shown(events) if self._hides_reasoning else events
 
     def _shown(self, events: bytes) -> bytes:
-        begins = [0, *(end.end() for end in _EVENT_END.finditer(events))]
-        return b"".join(_without_reasoning(events[begin:end]) for begin, end in pairwise(begins))
+        return b"".join(map(_without_reasoning, whole_events(events)[0]))
 
     def _look(self, event: bytes) -> bytes:
         """One event that may matter; what comes back takes its place."""
         if not _INTERESTING.search(event):
             return self._through(event)
-        data = _data_of(event)
+        data = data_of(event)
         if data == b"[DONE]":
             self.done = True
             return self._usage_event(self.usage) + event
@@ -166,7 +165,7 @@ class Relay:
             return b""
         self._usage_sent = True
         same = {name: value for name, value in self._last.items() if name not in ("choices", "usage")}
-        return _event({**same, "choices": [], "usage": self._final})
+        return encoded({**same, "choices": [], "usage": self._final})
 
 
 def _first_hint(events: bytes, start: int) -> int:
@@ -179,20 +178,27 @@ def _first_hint(events: bytes, start: int) -> int:
     return first
 
 
-def _data_of(event: bytes) -> bytes:
+def whole_events(data: bytes) -> tuple[list[bytes], bytes]:
+    """The events that have ended, each with its end, and what is left of the data."""
+    ends = [0, *(end.end() for end in _EVENT_END.finditer(data))]
+    return [data[begin:end] for begin, end in pairwise(ends)], data[ends[-1] :]
+
+
+def data_of(event: bytes) -> bytes:
+    """An event's data, its lines joined."""
     return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
 
 
 def _without_reasoning(event: bytes) -> bytes:
     """The event as it is without the thinking in it; nothing where that is all there is."""
-    parsed = parse_object(_data_of(event)) if b'"reasoning' in event else None
+    parsed = parse_object(data_of(event)) if b'"reasoning' in event else None
     if parsed is None:
         return event
     choices = objects(parsed.get("choices"))
     thought = hide_reasoning(parsed, "delta")
     deltas = [delta for choice in choices for delta in objects([choice.get("delta")])]
     told = any(any(delta.values()) for delta in deltas) or any(choice.get("finish_reason") for choice in choices)
-    return b"" if thought and not told else _event(parsed)
+    return b"" if thought and not told else encoded(parsed)
 
 
 def _end_of_last(events: bytes, start: int, end: int) -> int:
@@ -302,5 +308,6 @@ class RelayedStream(Response):
                 comment.cancel()
 
 
-def _event(data: Json) -> bytes:
+def encoded(data: Json) -> bytes:
+    """Data as an event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

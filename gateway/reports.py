@@ -57,12 +57,13 @@ def route_report(explained: dict[str, Any]) -> RenderableType:
     table = _table("", "checkpoint")
     for header in ("alpha", "success", "correct", "tokens", "p10", "p50", "p90"):
         table.add_column(header, justify="right")
-    for name, known in explained["checkpoints"].items():
+    serves = explained["choice"] if explained["second_thoughts"] else explained["checkpoint"]
+    for name, known in {**explained["checkpoints"], **explained["with_second_thoughts"]}.items():
         quantiles: dict[str, int] = known["quantiles"] or {}
-        chosen = name == explained["checkpoint"]
+        chosen = name == serves
         table.add_row(
             f"{name} ◀" if chosen else name,
-            _said(known["alpha"], "g"),
+            _said(known.get("alpha"), "g"),
             _said(known["success"], ".3f"),
             _said(known["correct"], ".3f"),
             _said(known["tokens"], ".1f"),

@@ -2,7 +2,7 @@
 
 For each checkpoint c the profile predicts P_c(correct | prompt, thinking stopped at B), its success under the budget B.
 The cheapest checkpoint, by expected reasoning tokens under B, whose success is within `tolerance` of the best one's
-is chosen.
+is chosen. Second thoughts, one checkpoint after another (`models.profile`), are chosen among as if they were one more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from gateway.entry import Forecast
 from models.family import Family
-from models.profile import LEVELS, Prediction, Reading
+from models.profile import LEVELS, Prediction, Reading, SecondThoughts
 
 Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
 
@@ -33,15 +33,17 @@ class Decision:
     """The checkpoint that serves and what it was chosen on. Without a familiar prompt there are no predictions."""
 
     checkpoint: str
+    """The first to think, where second thoughts were chosen."""
+    second_thoughts: SecondThoughts | None
     choice: str
-    """What was decided on; a holdout and a fallback are served by another."""
+    """What was decided on, a checkpoint or second thoughts; a holdout and a fallback are served by another."""
     kind: Kind
     reason: str
     routed: bool
     """The rule chose; the caller did not, and the profile did not abstain."""
     difficulty: float | None
     predicted_tokens: float | None
-    """Reasoning tokens expected of this checkpoint under the budget."""
+    """Reasoning tokens expected of what serves, second thoughts included, under the budget."""
     reference_tokens: float | None
     """The same of the reference checkpoint."""
     forecasts: Mapping[str, Forecast]
@@ -56,6 +58,7 @@ def decide(
     tolerance: float,
     pressure: float = 0.0,
     holdout: bool,
+    second_thoughts: bool = True,
     allowed: frozenset[str],
     available: frozenset[str],
 ) -> Decision:
@@ -68,6 +71,7 @@ def decide(
         tolerance: how much predicted success a cheaper checkpoint may give away, in [0, 1].
         pressure: how much of the tolerance is owed to load; said in the reason.
         holdout: this request was drawn to measure what the reference checkpoint spends.
+        second_thoughts: whether the request is one that can have them.
         allowed: the checkpoints that the caller may use, at least one.
         available: those of them that engines serve now.
 
@@ -75,8 +79,10 @@ def decide(
         NoCheckpointError: the pinned one is not available, or none is.
     """
     known = known_of(reading)
-    everyone = forecasts_of(known.predictions, budget) if known else {}
-    forecasts = {name: forecast for name, forecast in everyone.items() if name in allowed}
+    predictions = known.predictions if known else {}
+    everyone = forecasts_of(predictions, budget)
+    possible = _possible(predictions, allowed, available if second_thoughts else frozenset())
+    forecasts = {name: forecast for name, forecast in everyone.items() if name in possible}
     routed = pinned is None and bool(forecasts)
     kind: Kind
     if pinned is not None:
@@ -90,25 +96,39 @@ def decide(
     else:
         choice, kind = cheapest_good_enough(forecasts, tolerance), "routed"
         reason = _why(forecasts, choice, tolerance, pressure)
-    wanted = choice
+    thoughts = predictions[choice].second_thoughts if choice in predictions else None
+    wanted = thoughts.first if thoughts else choice
+    if thoughts:
+        reason = f"{thoughts.first} first, and {thoughts.second} where that is unsure of itself: {reason}"
     if routed and holdout:
+        thoughts = None
         wanted, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
     if wanted not in available:
         if pinned is not None or not available:
             raise NoCheckpointError(wanted)
         kind, reason = "fallback", f"{wanted} is not available, its neighbour on the alpha ladder is"
         wanted = _neighbour(family, wanted, available)
+    serves = choice if thoughts else wanted
     return Decision(
         checkpoint=wanted,
+        second_thoughts=thoughts,
         choice=choice,
         kind=kind,
         reason=reason,
         routed=routed,
         difficulty=known.difficulty if known else None,
-        predicted_tokens=forecasts[wanted].tokens if wanted in forecasts else None,
+        predicted_tokens=forecasts[serves].tokens if serves in forecasts else None,
         reference_tokens=everyone[family.reference].tokens if family.reference in everyone else None,
         forecasts=forecasts,
     )
+
+
+def _possible(
+    predictions: Mapping[str, Prediction], allowed: frozenset[str], available: frozenset[str]
+) -> frozenset[str]:
+    """The allowed checkpoints, and the second thoughts whose checkpoints are both available."""
+    thoughts = {name: p.second_thoughts for name, p in predictions.items() if p.second_thoughts}
+    return allowed | {name for name, both in thoughts.items() if {both.first, both.second} <= available}
 
 
 def known_of(reading: Reading | None) -> Reading | None:

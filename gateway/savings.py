@@ -53,7 +53,7 @@ class Cell(NamedTuple):
     """Since the epoch."""
     key: str
     checkpoint: str
-    """The one that was decided on."""
+    """The one that was decided on, or second thoughts."""
     difficulty: str
     holdout_fraction: float | None
 

@@ -38,6 +38,8 @@ class Account:
         self.whole = False
         """The answer comes as one piece, not as a stream."""
         self.decision: Decision | None = None
+        self.answers: str | None = None
+        """The checkpoint that does, where it is not the one that began."""
         self.holdout_fraction, self.holdout = 0.0, False
 
     def sent(self) -> None:
@@ -78,7 +80,7 @@ class Account:
             return
         spent = spent or Spent()
         decision = self.decision
-        checkpoint = decision.checkpoint if decision else "none"
+        checkpoint = (self.answers or decision.checkpoint) if decision else "none"
         entry = Entry(
             id=self.id,
             time=self._time,

@@ -115,6 +115,15 @@ def totalled(by_choice: Sequence[Json]) -> Json:
     return total
 
 
+def added(usage: Json, *, generated: int, reasoning: int) -> Json:
+    """A usage with tokens generated before, so many of them reasoning; the prompt is counted once."""
+    total = {name: _whole(usage, name) + generated for name in ("completion_tokens", "total_tokens")}
+    if (reported := _reported(usage)) is None:
+        return {**usage, **total}
+    details = _object(usage, "completion_tokens_details")
+    return {**usage, **total, "completion_tokens_details": {**details, "reasoning_tokens": reported + reasoning}}
+
+
 def spent(usage: Json) -> Spent:
     """A completed usage as numbers."""
     reasoning, generated = _reported(usage) or 0, _whole(usage, "completion_tokens")

@@ -13,6 +13,7 @@ still be answered right, which is two numbers more:
     P(correct | stopped at B, x, c) = sigmoid(shift_c(x) + slope_c log(1 + B)),   shift_c(x) linear in f(x) and g(x, c)
 
 So a prediction is a probability and a whole distribution of reasoning tokens, and what a budget leaves of the former.
+A place may also be that of two checkpoints, one after the other (`SecondThoughts`).
 Counts need no tokenizer: numbers, digits, operators, words, lines. Its limits: it counts words and does not know what
 they mean, and it takes being correct and thinking briefly as independent given the prompt (decision 13 says what that
 costs). `laconic-train profile` fits it; the file is JSON, so loading executes nothing.
@@ -37,7 +38,7 @@ from models.forest import Forest, Forests
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
@@ -84,6 +85,19 @@ class ProfileError(ValueError):
     """A profile that cannot be used; the message is one line."""
 
 
+class SecondThoughts(BaseModel):
+    """One checkpoint thinks, and where its thinking was unsure of itself, another thinks anew and answers in its place.
+
+    Unsure is thinking whose surprisal, -log P of its tokens up to and with the end marker, exceeds a threshold.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    first: str
+    second: str
+    surprisal: float
+    """The threshold, in nats."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What one checkpoint is expected to do with one prompt when nothing caps it."""
@@ -93,6 +107,8 @@ class Prediction:
     """Reasoning tokens at `LEVELS`, non-decreasing, (22,)."""
     stopped: tuple[float, float] = (-math.inf, 0.0)
     """Shift and slope (not negative) of what is right when a budget stops the thinking; else nothing is."""
+    second_thoughts: SecondThoughts | None = None
+    """Where this is not about one checkpoint; tokens are then those of both."""
 
     def p_within(self, budget: int | None) -> float:
         """P(reasoning tokens <= budget); None means unlimited."""
@@ -119,7 +135,7 @@ class Reading:
     """The profile's word on one prompt."""
 
     difficulty: float
-    """0 to 1: the share of the fitting prompts that were predicted to be easier."""
+    """0 to 1: the share of the fitting prompts that were predicted to be easier for the checkpoints."""
     familiar: bool
     """False: the prompt is unlike what the profile was fitted on, and its predictions are not to be used."""
     predictions: dict[str, Prediction]
@@ -134,13 +150,15 @@ class _Stored(BaseModel):
     difficulties: list[float]
     correct: Forest
     scales: dict[str, tuple[float, float]]
-    """a and b by checkpoint."""
+    """a and b, by checkpoint and second thoughts."""
     tokens: Forest
     spread: Forest
+    second_thoughts: dict[str, SecondThoughts]
+    """By name; their places come after the checkpoints'."""
     stopped: dict[str, tuple[float, float, float, float]]
     """By checkpoint: a constant, and what f, log(1 + budget) and g are multiplied with."""
     residuals: dict[str, list[float]]
-    """z at `LEVELS`, by checkpoint in the order of their places."""
+    """z at `LEVELS`, by checkpoint and second thoughts in the order of their places."""
     report: dict[str, dict[str, float]]
 
 
@@ -154,7 +172,8 @@ class Profile:
         except ValueError as error:
             raise ProfileError(str(error)) from None
         self.stored = stored
-        self.names = tuple(stored.residuals)
+        self.checkpoints = tuple(stored.stopped)
+        self._names = tuple(stored.residuals)
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
@@ -170,11 +189,16 @@ class Profile:
         p_correct = _sigmoid(self._slope * correct + self._shift)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
-        failure = 1.0 - float(p_correct.mean())
+        known = len(self.checkpoints)
+        failure = 1.0 - float(p_correct[:known].mean())
         difficulty = int(self._difficulties.searchsorted(failure)) / max(len(self._difficulties), 1)
-        shift = self._stopped[:, 0] + self._stopped[:, 1] * correct + self._stopped[:, 3] * mean
-        stopped = [(float(shift[i]), float(self._stopped[i, 2])) for i in range(len(self.names))]
-        predictions = {n: Prediction(float(p_correct[i]), tokens[i], stopped[i]) for i, n in enumerate(self.names)}
+        shift = self._stopped[:, 0] + self._stopped[:, 1] * correct[:known] + self._stopped[:, 3] * mean[:known]
+        stopped = {n: (float(shift[i]), float(self._stopped[i, 2])) for i, n in enumerate(self.checkpoints)}
+        thoughts, never = self.stored.second_thoughts, (-math.inf, 0.0)
+        predictions = {
+            name: Prediction(float(p), quantiles, stopped.get(name, never), thoughts.get(name))
+            for name, p, quantiles in zip(self._names, p_correct, tokens, strict=True)
+        }
         return Reading(difficulty, self._is_familiar(counts), predictions)
 
     def _is_familiar(self, counts: Vector) -> bool:
@@ -194,15 +218,27 @@ def _check(stored: _Stored) -> None:
     for name, values in stored.residuals.items():
         if len(values) != len(LEVELS):
             raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
+    _check_places(stored)
+    for name, weights in stored.stopped.items():
+        if weights[2] < 0:
+            raise ProfileError(f"stopped.{name}: more budget would make it worse ({weights[2]:g} is negative)")
+
+
+def _check_places(stored: _Stored) -> None:
+    """See that everything is of the same places."""
     if not stored.residuals:
         raise ProfileError("residuals is empty")
     if list(stored.scales) != list(stored.residuals):
         raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
-    if list(stored.stopped) != list(stored.residuals):
-        raise ProfileError(f"stopped is of {', '.join(stored.stopped)}, residuals of {', '.join(stored.residuals)}")
-    for name, weights in stored.stopped.items():
-        if weights[2] < 0:
-            raise ProfileError(f"stopped.{name}: more budget would make it worse ({weights[2]:g} is negative)")
+    places = [*stored.stopped, *stored.second_thoughts]
+    if places != list(stored.residuals):
+        raise ProfileError(
+            f"stopped and second_thoughts are of {', '.join(places)}, residuals of {', '.join(stored.residuals)}"
+        )
+    for name, thoughts in stored.second_thoughts.items():
+        for field in ("first", "second"):
+            if (checkpoint := getattr(thoughts, field)) not in stored.stopped:
+                raise ProfileError(f"second_thoughts.{name}.{field}: {checkpoint} is no checkpoint of the profile")
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:

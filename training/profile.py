@@ -23,6 +23,7 @@ from sklearn.model_selection import GroupKFold
 
 from models.forest import Forest, Forests
 from models.profile import COUNTS, LEVELS, SCHEMA_VERSION, counts_of, words_of
+from training import second_thoughts
 from training.cuts import Cut
 from training.evaluate import Judged
 from training.record import write_text
@@ -41,19 +42,22 @@ _MARGIN = float(np.log(1.25))
 """How far a count may lie outside those seen in fitting before the prompt is unfamiliar."""
 
 
-def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cut]], seed: int) -> dict[str, Any]:
+def fit(checkpoints: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cut]], seed: int) -> dict[str, Any]:
     """Fit the profile on every checkpoint's outcomes over the same prompts; their order is their place.
 
-    `cuts` is what each answered when its thinking was stopped, to any prompts.
+    Second thoughts that are worth it have the places after them. `cuts` is what each checkpoint answered when its
+    thinking was stopped, to any prompts.
 
     Raises:
         ValueError: the checkpoints were not measured on the same prompts.
     """
-    rows = next(iter(outcomes.values()))
+    rows = next(iter(checkpoints.values()))
     texts = [row.prompt for row in rows]
-    for name, other in outcomes.items():
+    for name, other in checkpoints.items():
         if [row.prompt for row in other] != texts:
             raise ValueError(f"{name} was measured on other prompts")
+    thoughts = second_thoughts.worthwhile(checkpoints)
+    outcomes = {**checkpoints, **{name: judged for name, (_, judged) in thoughts.items()}}
     seen = Counter(word for text in texts for word in set(words_of(text)))
     vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
     counts = np.stack([counts_of(text, vocabulary) for text in texts])
@@ -65,7 +69,8 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cu
         [[[o.reasoning_tokens for o in row.outcomes] for row in judged] for judged in outcomes.values()], axis=1
     ).reshape(len(inputs), -1)
     stored, unseen = forests(inputs, accuracy, tokens.astype(float), places, seed)
-    failure = 1 - unseen.correct.reshape(-1, places).mean(1)
+    failure = 1 - unseen.correct.reshape(-1, places)[:, : len(checkpoints)].mean(1)
+    stopped = _stopped([cuts[name] for name in checkpoints], stored, vocabulary, places)
     return {
         "schema_version": SCHEMA_VERSION,
         "vocabulary": sorted(vocabulary),
@@ -75,7 +80,8 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cu
         **stored,
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
-        "stopped": dict(zip(outcomes, _stopped([cuts[name] for name in outcomes], stored, vocabulary), strict=True)),
+        "second_thoughts": {name: found.model_dump() for name, (found, _) in thoughts.items()},
+        "stopped": dict(zip(checkpoints, stopped, strict=True)),
         "report": {
             name: {
                 **_correct_report(accuracy[c::places], unseen.correct[c::places]),
@@ -130,9 +136,11 @@ def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: in
     return stored, Unseen(_sigmoid(logits), quantiles)
 
 
-def _stopped(cuts: Sequence[Sequence[Cut]], stored: Mapping[str, Any], vocabulary: Container[str]) -> list[list[float]]:
-    """What P(correct) of stopped thinking is made of, by place (`models.profile`)."""
-    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), len(cuts))
+def _stopped(
+    cuts: Sequence[Sequence[Cut]], stored: Mapping[str, Any], vocabulary: Container[str], places: int
+) -> list[list[float]]:
+    """What P(correct) of stopped thinking is made of, by checkpoint, which have the first places (`models.profile`)."""
+    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), places)
     prompts = {cut.prompt for of_place in cuts for cut in of_place}
     seen = {prompt: read(counts_of(prompt, vocabulary)) for prompt in prompts}
     return [

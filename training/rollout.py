@@ -187,14 +187,9 @@ def _sample_batch(
 
     for _ in range(max_tokens):
         token = _draw(logits, temperature)
-        for row, value, is_running in zip(rows.tolist(), token.tolist(), running.tolist(), strict=True):
-            if is_running:
-                completions[row].append(value)
+        _append(completions, rows, token, running)
         if surprisals is not None:
-            nats = (logits.logsumexp(-1) - logits.gather(1, token[:, None]).squeeze(1)).tolist()
-            for row, value, is_running in zip(rows.tolist(), nats, running.tolist(), strict=True):
-                if is_running:
-                    surprised[row].append(value)
+            _append(surprised, rows, logits.logsumexp(-1) - logits.gather(1, token[:, None]).squeeze(1), running)
         running &= token != eos
         if not running.any():
             break
@@ -213,6 +208,13 @@ def _sample_batch(
     if surprisals is not None:
         surprisals += surprised
     return completions
+
+
+def _append(to: list[list[Any]], rows: Tensor, values: Tensor, running: Tensor) -> None:
+    """Each running row's value to the list that is the row's."""
+    for row, value, is_running in zip(rows.tolist(), values.tolist(), running.tolist(), strict=True):
+        if is_running:
+            to[row].append(value)
 
 
 def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache) -> Tensor:

@@ -34,15 +34,17 @@ PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
 EASY, HARD, STRANGE = "What is easy 1 + 2?", "What is hard 1 + 2?", "Gib mir bitte ein Gedicht"
 """To the house's profile: all checkpoints do the first, only the base does the second, it has never seen the third."""
+SECOND_THOUGHTS = {"alpha-0.4+10%-base": {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}}
+"""As good as the base at everything, and little dearer than alpha-0.4."""
 
 
-def build_family(directory: Path) -> Family:
-    """Write a family of three checkpoints, without any weights, and load it."""
+def build_family(directory: Path, *, second_thoughts: bool = False) -> Family:
+    """Write a family of three checkpoints, without any weights, and load it; its profile may know `SECOND_THOUGHTS`."""
     for name in NAMES:
         (directory / name).mkdir(parents=True)
         (directory / name / "weights").write_text(name)
     tokenizer().save(str(directory / "base" / "tokenizer.json"))
-    (directory / "profile.json").write_text(json.dumps(_profile()))
+    (directory / "profile.json").write_text(json.dumps(_profile(SECOND_THOUGHTS if second_thoughts else {})))
     checkpoints = tuple(
         Checkpoint(
             name=name,
@@ -87,7 +89,7 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def _profile() -> dict[str, Any]:
+def _profile(second_thoughts: dict[str, Any]) -> dict[str, Any]:
     """`hard` is a word of the vocabulary that `easy` is not: what is unknown makes it easy, so to say."""
     unknown = profiles.COUNTS.index("unknown_words")
     place = len(profiles.COUNTS)
@@ -114,11 +116,12 @@ def _profile() -> dict[str, Any]:
         "upper": [20.0] * len(profiles.COUNTS),
         "difficulties": [0.01, 0.05, 0.5],
         "correct": chosen((4.0, 4.0, 4.0), (4.0, -2.0, -5.0)),
-        "scales": dict.fromkeys(NAMES, (1.0, 0.0)),
+        "scales": dict.fromkeys(NAMES, (1.0, 0.0)) | dict.fromkeys(second_thoughts, (0.0, 4.0)),
         "tokens": chosen(tokens, tokens),
         "spread": nothing,
+        "second_thoughts": second_thoughts,
         "stopped": dict.fromkeys(NAMES, (-20.0, 0.0, 0.0, 0.0)),
-        "residuals": dict.fromkeys(NAMES, residuals),
+        "residuals": dict.fromkeys(NAMES, residuals) | {name: [z + 0.5 for z in residuals] for name in second_thoughts},
         "report": {},
     }
 

@@ -44,6 +44,7 @@ def stored(**changes: Any) -> dict[str, Any]:
         "scales": {"base": [1.0, 0.0], "alpha-0.4": [2.0, -2.0]},
         "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
         "spread": steps(PLACE, [0.5], -1.0),
+        "second_thoughts": {},
         "stopped": {"base": [-4.0, 0.5, 0.8, 0.0], "alpha-0.4": [-4.0, 0.5, 0.8, 0.0]},
         "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
         "report": {},
