@@ -217,11 +217,11 @@ async def test_where_the_second_cannot_be_asked_the_first_one_answers(
     assert (entry.checkpoint, entry.status, entry.finish_reason) == ("alpha-0.4", 200, "stop")
 
 
-@pytest.mark.parametrize(("asked", "budget"), [({"max_tokens": 94}, "200"), ({}, "90")], ids=["max_tokens", "budget"])
+@pytest.mark.parametrize(("asked", "budget"), [({"max_tokens": 91}, "200"), ({}, "90")], ids=["max_tokens", "budget"])
 async def test_what_is_used_up_leaves_nothing_for_second_thoughts(
     gateway: Gateway, engine: FakeEngine, asked: dict[str, Any], budget: str
 ) -> None:
-    """93 tokens, 90 of them reasoning, have come when the answer begins."""
+    """91 tokens, 90 of them reasoning, have come when thinking ends."""
     long = told({"reasoning": "7" * 87}, *[("7", -0.1)] * 87)
     engine.script = by_model(stream(UNSURE[0], long, *UNSURE[1:]), stream(*SECOND))
     response = await gateway.ask(HARD, headers={"X-Reasoning-Budget": budget}, stream=True, **asked)
