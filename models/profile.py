@@ -13,7 +13,10 @@ still be answered right, which is two numbers more:
     P(correct | stopped at B, x, c) = sigmoid(shift_c(x) + slope_c log(1 + B)),   shift_c(x) linear in f(x) and g(x, c)
 
 So a prediction is a probability and a whole distribution of reasoning tokens, and what a budget leaves of the former.
-A place may also be that of two checkpoints, one after the other (`SecondThoughts`).
+Where a second checkpoint thinks again whenever the first was unsure (`SecondThoughts`), tokens are a mixture of theirs:
+
+    P(correct | x) = sigmoid(a f(x) + b),   P(unsure | x) = sigmoid(u f(x) + v g(x, first) + w)
+
 Counts need no tokenizer: numbers, digits, operators, words, lines. Its limits: it counts words and does not know what
 they mean, and it takes being correct and thinking briefly as independent given the prompt (decision 13 says what that
 costs). `laconic-train profile` fits it; the file is JSON, so loading executes nothing.
@@ -24,7 +27,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -109,12 +112,14 @@ class Prediction:
     """Shift and slope (not negative) of what is right when a budget stops the thinking; else nothing is."""
     second_thoughts: SecondThoughts | None = None
     """Where this is not about one checkpoint; tokens are then those of both."""
+    mixture: tuple[tuple[float, Vector], ...] = ()
+    """Where the tokens are one: shares, and what each has at `LEVELS`. `tokens` are too coarse for its rare part."""
 
     def p_within(self, budget: int | None) -> float:
         """P(reasoning tokens <= budget); None means unlimited."""
         if budget is None or budget >= self.tokens[-1]:
             return 1.0
-        return float(np.interp(budget, self.tokens, LEVELS))
+        return sum(share * float(np.interp(budget, tokens, LEVELS)) for share, tokens in self._parts)
 
     def success(self, budget: int | None) -> float:
         """P(correct) under the budget, the thinking stopped where that ends: never more than without."""
@@ -126,8 +131,12 @@ class Prediction:
 
     def expected_tokens(self, budget: int | None = None) -> float:
         """E[min(reasoning tokens, budget)]: what the checkpoint is expected to spend under the cap."""
-        spent = self.tokens if budget is None else np.minimum(self.tokens, budget)
-        return float(spent @ _TRAPEZOIDS)
+        capped = math.inf if budget is None else budget
+        return sum(share * float(np.minimum(tokens, capped) @ _TRAPEZOIDS) for share, tokens in self._parts)
+
+    @property
+    def _parts(self) -> tuple[tuple[float, Vector], ...]:
+        return self.mixture or ((1.0, self.tokens),)
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,13 @@ class Reading:
     predictions: dict[str, Prediction]
 
 
+class _StoredThoughts(SecondThoughts):
+    scale: tuple[float, float]
+    """a and b."""
+    unsure: tuple[float, float, float]
+    """w, u and v."""
+
+
 class _Stored(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     schema_version: int
@@ -150,15 +166,15 @@ class _Stored(BaseModel):
     difficulties: list[float]
     correct: Forest
     scales: dict[str, tuple[float, float]]
-    """a and b, by checkpoint and second thoughts."""
+    """a and b by checkpoint."""
     tokens: Forest
     spread: Forest
-    second_thoughts: dict[str, SecondThoughts]
-    """By name; their places come after the checkpoints'."""
+    second_thoughts: dict[str, _StoredThoughts]
+    """By name."""
     stopped: dict[str, tuple[float, float, float, float]]
     """By checkpoint: a constant, and what f, log(1 + budget) and g are multiplied with."""
     residuals: dict[str, list[float]]
-    """z at `LEVELS`, by checkpoint and second thoughts in the order of their places."""
+    """z at `LEVELS`, by checkpoint in the order of their places."""
     report: dict[str, dict[str, float]]
 
 
@@ -172,8 +188,11 @@ class Profile:
         except ValueError as error:
             raise ProfileError(str(error)) from None
         self.stored = stored
-        self.checkpoints = tuple(stored.stopped)
-        self._names = tuple(stored.residuals)
+        self.checkpoints = tuple(stored.residuals)
+        self._thoughts = {
+            name: SecondThoughts(first=kept.first, second=kept.second, surprisal=kept.surprisal)
+            for name, kept in stored.second_thoughts.items()
+        }
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
@@ -189,17 +208,32 @@ class Profile:
         p_correct = _sigmoid(self._slope * correct + self._shift)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
-        known = len(self.checkpoints)
-        failure = 1.0 - float(p_correct[:known].mean())
+        failure = 1.0 - float(p_correct.mean())
         difficulty = int(self._difficulties.searchsorted(failure)) / max(len(self._difficulties), 1)
-        shift = self._stopped[:, 0] + self._stopped[:, 1] * correct[:known] + self._stopped[:, 3] * mean[:known]
-        stopped = {n: (float(shift[i]), float(self._stopped[i, 2])) for i, n in enumerate(self.checkpoints)}
-        thoughts, never = self.stored.second_thoughts, (-math.inf, 0.0)
+        shift = self._stopped[:, 0] + self._stopped[:, 1] * correct + self._stopped[:, 3] * mean
+        stopped = [(float(shift[i]), float(self._stopped[i, 2])) for i in range(len(self.checkpoints))]
         predictions = {
-            name: Prediction(float(p), quantiles, stopped.get(name, never), thoughts.get(name))
-            for name, p, quantiles in zip(self._names, p_correct, tokens, strict=True)
+            name: Prediction(float(p_correct[i]), tokens[i], stopped[i]) for i, name in enumerate(self.checkpoints)
         }
-        return Reading(difficulty, self._is_familiar(counts), predictions)
+        thought_anew = {name: self._thought_anew(name, predictions, correct, mean) for name in self._thoughts}
+        return Reading(difficulty, self._is_familiar(counts), predictions | thought_anew)
+
+    def _thought_anew(
+        self, name: str, predictions: Mapping[str, Prediction], correct: Vector, mean: Vector
+    ) -> Prediction:
+        """What second thoughts come to, by what is predicted of their checkpoints and what the forests said of x."""
+        kept, thoughts = self.stored.second_thoughts[name], self._thoughts[name]
+        constant, u, v = kept.unsure
+        z = np.array(
+            [
+                constant + u * correct[0] + v * mean[self.checkpoints.index(kept.first)],
+                kept.scale[0] * correct[0] + kept.scale[1],
+            ]
+        )
+        unsure, p_correct = _sigmoid(z).tolist()
+        first, second = (predictions[checkpoint].tokens for checkpoint in (kept.first, kept.second))
+        mixture = ((1.0 - unsure, first), (unsure, first + second))
+        return Prediction(p_correct, _quantiles(mixture), second_thoughts=thoughts, mixture=mixture)
 
     def _is_familiar(self, counts: Vector) -> bool:
         by_name = dict(zip(COUNTS, counts.tolist(), strict=True))
@@ -208,6 +242,17 @@ class Profile:
         says_what_to_do = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
         within = (counts >= self._lower) & (counts <= self._upper)
         return says_what_to_do and known_enough and bool(within.all())
+
+
+def _quantiles(mixture: Sequence[tuple[float, Vector]]) -> Vector:
+    """Quantiles at `LEVELS` of a mixture of what has others there, (22,)."""
+    values = np.concatenate([tokens for _, tokens in mixture])
+    weights = np.concatenate([share * _TRAPEZOIDS for share, _ in mixture])
+    order = np.argsort(values, kind="stable")
+    values, weights = values[order], weights[order]
+    found = np.interp(LEVELS, np.cumsum(weights) - 0.5 * weights, values)
+    found[0], found[-1] = values[0], values[-1]
+    return found
 
 
 def _check(stored: _Stored) -> None:
@@ -230,15 +275,14 @@ def _check_places(stored: _Stored) -> None:
         raise ProfileError("residuals is empty")
     if list(stored.scales) != list(stored.residuals):
         raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
-    places = [*stored.stopped, *stored.second_thoughts]
-    if places != list(stored.residuals):
-        raise ProfileError(
-            f"stopped and second_thoughts are of {', '.join(places)}, residuals of {', '.join(stored.residuals)}"
-        )
+    if list(stored.stopped) != list(stored.residuals):
+        raise ProfileError(f"stopped is of {', '.join(stored.stopped)}, residuals of {', '.join(stored.residuals)}")
     for name, thoughts in stored.second_thoughts.items():
+        if name in stored.residuals:
+            raise ProfileError(f"second_thoughts.{name}: a checkpoint is called so")
         for field in ("first", "second"):
             if (checkpoint := getattr(thoughts, field)) not in stored.stopped:
-                raise ProfileError(f"second_thoughts.{name}.{field}: {checkpoint} is no checkpoint of the profile")
+                raise ProfileError(f"second_thoughts.{name}.{field}: {checkpoint} is none of the checkpoints")
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:

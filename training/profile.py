@@ -42,22 +42,20 @@ _MARGIN = float(np.log(1.25))
 """How far a count may lie outside those seen in fitting before the prompt is unfamiliar."""
 
 
-def fit(checkpoints: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cut]], seed: int) -> dict[str, Any]:
+def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cut]], seed: int) -> dict[str, Any]:
     """Fit the profile on every checkpoint's outcomes over the same prompts; their order is their place.
 
-    Second thoughts that are worth it have the places after them. `cuts` is what each checkpoint answered when its
-    thinking was stopped, to any prompts.
+    Second thoughts are fitted where they are worth it. `cuts` is what each answered when its thinking was stopped, to
+    any prompts.
 
     Raises:
         ValueError: the checkpoints were not measured on the same prompts.
     """
-    rows = next(iter(checkpoints.values()))
+    rows = next(iter(outcomes.values()))
     texts = [row.prompt for row in rows]
-    for name, other in checkpoints.items():
+    for name, other in outcomes.items():
         if [row.prompt for row in other] != texts:
             raise ValueError(f"{name} was measured on other prompts")
-    thoughts = second_thoughts.worthwhile(checkpoints)
-    outcomes = {**checkpoints, **{name: judged for name, (_, judged) in thoughts.items()}}
     seen = Counter(word for text in texts for word in set(words_of(text)))
     vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
     counts = np.stack([counts_of(text, vocabulary) for text in texts])
@@ -69,8 +67,8 @@ def fit(checkpoints: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence
         [[[o.reasoning_tokens for o in row.outcomes] for row in judged] for judged in outcomes.values()], axis=1
     ).reshape(len(inputs), -1)
     stored, unseen = forests(inputs, accuracy, tokens.astype(float), places, seed)
-    failure = 1 - unseen.correct.reshape(-1, places)[:, : len(checkpoints)].mean(1)
-    stopped = _stopped([cuts[name] for name in checkpoints], stored, vocabulary, places)
+    failure = 1 - unseen.correct.reshape(-1, places).mean(1)
+    stopped = _stopped([cuts[name] for name in outcomes], stored, vocabulary)
     return {
         "schema_version": SCHEMA_VERSION,
         "vocabulary": sorted(vocabulary),
@@ -80,8 +78,8 @@ def fit(checkpoints: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence
         **stored,
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
-        "second_thoughts": {name: found.model_dump() for name, (found, _) in thoughts.items()},
-        "stopped": dict(zip(checkpoints, stopped, strict=True)),
+        "second_thoughts": _second_thoughts(outcomes, unseen),
+        "stopped": dict(zip(outcomes, stopped, strict=True)),
         "report": {
             name: {
                 **_correct_report(accuracy[c::places], unseen.correct[c::places]),
@@ -101,6 +99,10 @@ class Unseen(NamedTuple):
     """P(correct), (rows,)."""
     quantiles: Array
     """Reasoning tokens at `LEVELS`, (rows, levels)."""
+    easiness: Array
+    """What P(correct) is scaled from, (prompts,)."""
+    centre: Array
+    """log(1 + reasoning tokens), (rows,)."""
 
 
 def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: int) -> tuple[dict[str, Any], Unseen]:
@@ -133,14 +135,29 @@ def forests(inputs: Array, accuracy: Array, tokens: Array, places: int, seed: in
         "spread": spread,
         "residuals": [z.tolist() for z in residuals],
     }
-    return stored, Unseen(_sigmoid(logits), quantiles)
+    return stored, Unseen(_sigmoid(logits), quantiles, easiness, centre)
 
 
-def _stopped(
-    cuts: Sequence[Sequence[Cut]], stored: Mapping[str, Any], vocabulary: Container[str], places: int
-) -> list[list[float]]:
-    """What P(correct) of stopped thinking is made of, by checkpoint, which have the first places (`models.profile`)."""
-    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), places)
+def _second_thoughts(outcomes: Mapping[str, Sequence[Judged]], unseen: Unseen) -> dict[str, Any]:
+    """Those that are worth it, and what is predicted of them from what is said of prompts without having seen them."""
+    stored: dict[str, Any] = {}
+    order = list(outcomes)
+    for name, (thoughts, judged) in second_thoughts.worthwhile(outcomes).items():
+        first = outcomes[thoughts.first]
+        unsure = [[second_thoughts.is_unsure(o, thoughts.surprisal) for o in row.outcomes] for row in first]
+        tokens = unseen.centre.reshape(-1, len(order))[:, order.index(thoughts.first)]
+        x = np.column_stack([np.ones_like(tokens), unseen.easiness, tokens])
+        stored[name] = {
+            **thoughts.model_dump(),
+            "scale": list(_scale(unseen.easiness, np.array([row.accuracy for row in judged]))),
+            "unsure": _logistic(x, np.mean(unsure, axis=1), np.zeros(3)).tolist(),
+        }
+    return stored
+
+
+def _stopped(cuts: Sequence[Sequence[Cut]], stored: Mapping[str, Any], vocabulary: Container[str]) -> list[list[float]]:
+    """What P(correct) of stopped thinking is made of, by place (`models.profile`)."""
+    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), len(cuts))
     prompts = {cut.prompt for of_place in cuts for cut in of_place}
     seen = {prompt: read(counts_of(prompt, vocabulary)) for prompt in prompts}
     return [

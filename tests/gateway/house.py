@@ -116,12 +116,15 @@ def _profile(second_thoughts: dict[str, Any]) -> dict[str, Any]:
         "upper": [20.0] * len(profiles.COUNTS),
         "difficulties": [0.01, 0.05, 0.5],
         "correct": chosen((4.0, 4.0, 4.0), (4.0, -2.0, -5.0)),
-        "scales": dict.fromkeys(NAMES, (1.0, 0.0)) | dict.fromkeys(second_thoughts, (0.0, 4.0)),
+        "scales": dict.fromkeys(NAMES, (1.0, 0.0)),
         "tokens": chosen(tokens, tokens),
         "spread": nothing,
-        "second_thoughts": second_thoughts,
+        "second_thoughts": {
+            name: thoughts | {"scale": (0.0, 4.0), "unsure": (-2.2, 0.0, 0.0)}
+            for name, thoughts in second_thoughts.items()
+        },
         "stopped": dict.fromkeys(NAMES, (-20.0, 0.0, 0.0, 0.0)),
-        "residuals": dict.fromkeys(NAMES, residuals) | {name: [z + 0.5 for z in residuals] for name in second_thoughts},
+        "residuals": dict.fromkeys(NAMES, residuals),
         "report": {},
     }
 

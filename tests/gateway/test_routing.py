@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from gateway import routing
 from gateway.routing import Decision, NoCheckpointError, smallest_feasible
 from models.family import Family
-from models.profile import LEVELS, Prediction, Reading
+from models.profile import LEVELS, Prediction, Reading, SecondThoughts
 
 ALL = frozenset({"base", "alpha-0.1", "alpha-0.4"})
 
@@ -36,6 +38,7 @@ def decide(
     allowed: frozenset[str] = ALL,
     available: frozenset[str] = ALL,
     tolerance: float = 0.02,
+    second_thoughts: bool = True,
 ) -> Decision:
     return routing.decide(
         family,
@@ -44,6 +47,7 @@ def decide(
         pinned=pinned,
         tolerance=tolerance,
         holdout=holdout,
+        second_thoughts=second_thoughts,
         allowed=allowed,
         available=available & allowed,
     )
@@ -169,3 +173,45 @@ def test_the_smallest_feasible_budget_is_feasible_and_the_one_below_is_not(
     assert smallest > budget
     assert smallest_feasible(predicted, smallest) is None
     assert smallest_feasible(predicted, smallest - 1) == smallest
+
+
+def thoughtful(p_correct: float, low: float, high: float) -> Reading:
+    """HARD, and what alpha-0.4 and then the base make of it."""
+    both = SecondThoughts(first="alpha-0.4", second="base", surprisal=1.5)
+    tokens = np.linspace(low, high, len(LEVELS))
+    return Reading(0.25, True, {**HARD.predictions, "both": Prediction(p_correct, tokens, second_thoughts=both)})
+
+
+def test_second_thoughts_are_chosen_as_if_they_were_one_more_checkpoint(family: Family) -> None:
+    found = decide(family, thoughtful(0.89, 20, 60))
+    assert (found.checkpoint, found.choice, found.kind) == ("alpha-0.4", "both", "routed")
+    assert found.second_thoughts == SecondThoughts(first="alpha-0.4", second="base", surprisal=1.5)
+    assert found.predicted_tokens == pytest.approx(40)
+    for worse in (thoughtful(0.87, 20, 60), thoughtful(0.89, 90, 130)):  # not good enough, not cheaper
+        assert (decide(family, worse).checkpoint, decide(family, worse).second_thoughts) == ("base", None)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"allowed": frozenset({"base", "alpha-0.1"})},
+        {"allowed": frozenset({"alpha-0.1", "alpha-0.4"})},
+        {"available": frozenset({"base", "alpha-0.1"})},
+        {"second_thoughts": False},
+        {"pinned": "alpha-0.4"},
+        {"holdout": True},
+    ],
+)
+def test_there_are_none_without_both_checkpoints_or_where_something_else_was_wanted(
+    family: Family, how: dict[str, Any]
+) -> None:
+    found = decide(family, thoughtful(0.89, 20, 60), **how)
+    assert found.second_thoughts is None
+    assert found.predicted_tokens == found.forecasts[found.checkpoint].tokens
+    assert ("both" in found.forecasts) == ("pinned" in how or "holdout" in how)
+
+
+def test_a_budget_that_would_stop_them_speaks_against_second_thoughts(family: Family) -> None:
+    """Nothing is known of what is right when they are stopped, so nothing is taken to be."""
+    assert decide(family, thoughtful(0.89, 20, 60), budget=60).second_thoughts is not None
+    assert decide(family, thoughtful(0.89, 20, 60), budget=22).second_thoughts is None

@@ -322,29 +322,43 @@ class Kept:
         self.closed = True
 
 
-@given(st.sampled_from([SURE, UNSURE]), st.lists(st.integers(0, 5000)), st.lists(st.integers(0, 5000)))
-def test_it_does_not_matter_how_the_bytes_are_cut(events: list[bytes], cuts: list[int], others: list[int]) -> None:
-    one, other = Kept(b"".join(events), cuts), Kept(b"".join(SECOND), others)
+def reconsidered(one: Kept, other: Kept) -> str:
+    """All that a caller gets."""
 
     async def anew(_: Thinking) -> Any:
         return other
 
-    async def read() -> str:
+    async def read() -> bytes:
         found: Any = Reconsidered(one, end="</think>", surprisal=1.5, anew=anew)  # pyright: ignore[reportArgumentType]
         data = found.first or await found.more()
         pieces: list[bytes] = []
         while data:
             pieces.append(data)
             data = await found.more()
-        return b"".join(pieces).decode()
+        return b"".join(pieces)
 
-    thought, said, roles, spent = seen(asyncio.run(read()))
+    return asyncio.run(read()).decode()
+
+
+@given(st.sampled_from([SURE, UNSURE]), st.lists(st.integers(0, 5000)), st.lists(st.integers(0, 5000)))
+def test_it_does_not_matter_how_the_bytes_are_cut(events: list[bytes], cuts: list[int], others: list[int]) -> None:
+    one = Kept(b"".join(events), cuts)
+    thought, said, roles, spent = seen(reconsidered(one, Kept(b"".join(SECOND), others)))
     unsure = events is UNSURE
     assert one.closed == unsure
     assert thought == ("1 + 2 = 4\n1 + 2 = 3, and again: 3" if unsure else "1 + 2 = 4\n")
     assert (said, roles) == ("The answer is 3." if unsure else "The answer is 4.", 1)
     assert spent is not None
     assert spent["completion_tokens_details"]["reasoning_tokens"] == (23 if unsure else 3)
+
+
+@pytest.mark.parametrize(("surprisal", "answer"), [(1.3, "The answer is 4."), (1.5, "The answer is 3.")])
+def test_an_event_may_hold_the_end_of_thinking_and_the_answer_s_beginning(surprisal: float, answer: str) -> None:
+    both = told({"reasoning": "= 4", "content": "The "}, ("= 4", -surprisal), ("</think>", -0.1), ("The ", -9.0))
+    rest = told({"content": "answer is 4."}, ("answer is 4.", -9.0), finish="stop")
+    thought, said, _, _ = seen(reconsidered(Kept(both + rest, []), Kept(b"".join(SECOND), [])))
+    assert thought == ("= 4" if answer == "The answer is 4." else "= 41 + 2 = 3, and again: 3")
+    assert said == answer
 
 
 def tokens(*pairs: tuple[str, float | None]) -> list[dict[str, Any]]:

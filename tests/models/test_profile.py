@@ -51,6 +51,14 @@ def stored(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+BOTH = {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}
+
+
+def thoughtful(**changes: object) -> dict[str, Any]:
+    """The same, and the base after the other where that is unsure."""
+    return stored(second_thoughts={"both": BOTH | {"scale": [1.5, 0.0], "unsure": [3.0, -2.0, 0.1]} | changes})
+
+
 def loaded(directory: Path, content: object) -> Profile:
     (directory / "profile.json").write_text(content if isinstance(content, str) else json.dumps(content))
     return profiles.load(directory / "profile.json")
@@ -67,6 +75,28 @@ def test_what_one_checkpoint_makes_of_a_question_is_a_line_of_what_another_does(
         read = profile.read(prompt).predictions
         base, other = (np.log(p / (1 - p)) for p in (read["base"].p_correct, read["alpha-0.4"].p_correct))
         assert other == pytest.approx(2 * base - 2)
+
+
+def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_second_does_too(tmp_path: Path) -> None:
+    """f is the base's logit, g that of its tokens; they say nothing of what is right when they are stopped."""
+    read = loaded(tmp_path, thoughtful()).read("what is 1 plus 123456").predictions
+    both, base, brief = read["both"], read["base"], read["alpha-0.4"]
+    assert both.second_thoughts is not None
+    assert both.second_thoughts.model_dump() == BOTH
+    assert (base.second_thoughts, brief.second_thoughts) == (None, None)
+    f, g = np.log(base.p_correct / (1 - base.p_correct)), np.log1p(base.tokens).mean()
+    unsure = 1 / (1 + np.exp(-(3 - 2 * f + 0.1 * g)))
+    assert 0.1 < unsure < 0.9
+    assert np.log(both.p_correct / (1 - both.p_correct)) == pytest.approx(1.5 * f)
+    assert both.expected_tokens() == pytest.approx(brief.expected_tokens() + unsure * base.expected_tokens())
+    sums = brief.tokens + base.tokens
+    for budget in (10, 20, 40, 60, 100, 1000):
+        spent = [float(np.interp(budget, tokens, LEVELS)) for tokens in (brief.tokens, sums)]
+        assert both.p_within(budget) == pytest.approx((1 - unsure) * spent[0] + unsure * spent[1])
+        assert np.interp(budget, both.tokens, LEVELS) == pytest.approx(both.p_within(budget), abs=0.05)
+        assert both.success(budget) == pytest.approx(both.p_correct * both.p_within(budget), abs=1e-9)
+    assert both.expected_tokens(15) < both.expected_tokens(60) < both.expected_tokens()
+    assert (both.tokens[0], both.tokens[-1]) == (brief.tokens[0], sums[-1])
 
 
 @given(st.text())
@@ -181,6 +211,11 @@ def test_what_is_stopped_is_answered_the_better_the_easier_it_is(profile: Profil
         (stored(stopped={"base": [0.0, 0.0, 0.0, 0.0]}), "stopped"),
         (stored(stopped={"base": [0, 0, -1, 0], "alpha-0.4": [0, 0, 0, 0]}), "stopped.base"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),
+        (stored(second_thoughts={"both": BOTH}), "second_thoughts.both.scale"),
+        (stored(second_thoughts={"base": thoughtful()["second_thoughts"]["both"]}), "second_thoughts.base"),
+        (thoughtful(first="alpha-0.9"), "second_thoughts.both.first: alpha-0.9"),
+        (thoughtful(second="both"), "second_thoughts.both.second: both"),
+        (thoughtful(surprisal="much"), "second_thoughts.both.surprisal"),
         (stored(correct=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"left": [0, 1, 2]}), "node 0"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"roots": [3]}), "roots"),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from training import profile
 from training.cuts import Cut
 from training.evaluate import Judged
 from training.judge import Outcome
+from training.second_thoughts import simulated
 from training.tasks.prompts import prompts
 
 P_CORRECT = {
@@ -181,6 +184,28 @@ def test_checkpoints_that_are_hardly_ever_or_nearly_always_right_can_be_fitted(r
     prediction = reading.load(tmp_path / "profile.json").read(rows[0].prompt).predictions["base"]
     assert prediction.p_correct == pytest.approx(right / 12, abs=0.15)
     assert 0 <= raw["report"]["base"]["brier"] <= 0.25
+
+
+def test_second_thoughts_that_are_worth_it_are_predicted_as_what_they_come_to(tmp_path):
+    """The brief one knows when it is wrong: second thoughts are as right as the base, and cost little more."""
+    rows = imagined()
+
+    def knowing(o: Outcome) -> Outcome:
+        return dataclasses.replace(o, tokens=900, surprisal=1.0 - o.correct)
+
+    brief = [dataclasses.replace(row, outcomes=tuple(map(knowing, row.outcomes))) for row in rows["alpha-0.4"]]
+    raw = profile.fit({"base": rows["base"], "alpha-0.4": brief}, CUTS, seed=0)
+    profile.save(raw, tmp_path / "profile.json")
+    loaded = reading.load(tmp_path / "profile.json")
+    assert set(raw["second_thoughts"]) <= {f"alpha-0.4+{share}%-base" for share in (5, 10, 20, 30)}
+    (most,) = [name for name in raw["second_thoughts"] if "30%" in name]
+    said = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 200)]
+    right = np.mean([one[most].p_correct for one in said])
+    tokens = np.mean([one[most].expected_tokens() for one in said])
+    true = simulated(brief, rows["base"], raw["second_thoughts"][most]["surprisal"])
+    assert right == pytest.approx(np.mean([row.accuracy for row in true]), abs=0.02)
+    assert tokens == pytest.approx(np.mean([row.reasoning_tokens for row in true]), rel=0.1)
+    assert right > np.mean([one["alpha-0.4"].p_correct for one in said]) + 0.15
 
 
 def test_checkpoints_measured_on_other_prompts_are_refused():

@@ -216,9 +216,7 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
 
 
 @pytest.mark.parametrize("reward", ["alpha", "l2t"])
-def test_alpha_falls_as_rollouts_come_down_to_the_target(
-    model, spoken, tmp_path, monkeypatch, reward
-):
+def test_alpha_falls_as_rollouts_come_down_to_the_target(model, spoken, tmp_path, monkeypatch, reward):
     """Rollouts of 6, then 2 tokens on average; alpha is by the mean of the two steps before: 6, 4, then 2."""
     lengths = iter([6, 2, 2, 2])
     charged: list[float] = []
