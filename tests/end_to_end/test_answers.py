@@ -154,10 +154,10 @@ def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
 def served_by(stack: Stack, prompt: str) -> str:
     raw = stack.sdk.chat.completions.with_raw_response.create(**chat(prompt, max_tokens=400))
     assert raw.headers["x-laconic-decision"] == "routed"
-    return raw.headers["x-laconic-checkpoint"]
+    return f"{raw.headers['x-laconic-checkpoint']} {raw.headers.get('x-laconic-second-thoughts')}"
 
 
-def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
+def test_easy_and_hard_questions_are_served_differently(stack: Stack) -> None:
     easy = {served_by(stack, prompt) for prompt in ("What is 17 + 5?", "What is 7 times 8?", "What is 9 - 4?")}
     hard = {
         served_by(stack, prompt)
@@ -170,10 +170,10 @@ def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> No
     assert not easy & hard
 
 
-def test_hard_questions_go_to_checkpoints_that_think_longer(stack: Stack) -> None:
+def test_hard_questions_are_thought_about_longer_or_twice(stack: Stack) -> None:
     def share(difficulty: Difficulty) -> float:
         rows = source.prompts("heldout", 11, 24, difficulty=difficulty)
-        return sum(served_by(stack, row.prompt) != "alpha-0.4" for row in rows) / len(rows)
+        return sum(served_by(stack, row.prompt) != "alpha-0.4 None" for row in rows) / len(rows)
 
     assert share("hard") > share("easy") + 0.2
 
@@ -227,3 +227,38 @@ def test_every_checkpoint_thinks_beside_the_others_as_it_does_alone(stack: Stack
     for name, asked in of_each.items():
         alone = asyncio.run(thinking(asked))
         assert sum(alone[pair] == beside[pair] for pair in asked) >= 0.75 * len(asked), name
+
+
+async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -> None:
+    """By the engine's own word on the first thinking, asked for beside the gateway's; greedy, and so nearly the same."""
+    limit, hard = asyncio.Semaphore(16), source.prompts("heldout", 11, 60, difficulty="hard")
+
+    async def thought(sdk: openai.AsyncOpenAI, prompt: str) -> tuple[bool, bool] | None:
+        """Whether it was thought anew, and whether it should have been; None where it was not to be, or came otherwise."""
+        async with limit:
+            raw = await sdk.chat.completions.with_raw_response.create(**chat(prompt, **GREEDY))
+            if "x-laconic-second-thoughts" not in raw.headers:
+                return None
+            async with httpx.AsyncClient() as http:
+                route = (await http.post(f"{stack.url}/v1/route", json=chat(prompt, **GREEDY))).json()
+            plan = route["second_thoughts"]
+            first = await sdk.chat.completions.create(
+                **chat(prompt, **GREEDY) | {"model": f"abacus/{plan['first']}"}, logprobs=True
+            )
+        both, completion = first.choices[0], raw.parse()
+        thinking = completion.choices[0].message.reasoning  # pyright: ignore[reportAttributeAccessIssue]
+        if not thinking.startswith(both.message.reasoning):  # pyright: ignore[reportAttributeAccessIssue]
+            return None
+        assert completion.choices[0].logprobs is None
+        assert both.logprobs is not None
+        tokens = both.logprobs.content or []
+        end = [token.token for token in tokens].index("</think>")
+        anew = raw.headers["x-laconic-checkpoint"] == plan["second"]
+        assert (reasoning_tokens(completion.usage) > end) == anew
+        return anew, -sum(token.logprob for token in tokens[: end + 1]) > plan["surprisal"]
+
+    async with stack.async_sdk as sdk:
+        found = [one for one in await asyncio.gather(*(thought(sdk, question.prompt) for question in hard)) if one]
+    assert len(found) >= 20
+    assert sum(anew == unsure for anew, unsure in found) >= 0.95 * len(found)
+    assert 2 <= sum(anew for anew, _ in found) <= 0.5 * len(found)
