@@ -126,7 +126,7 @@ def unlimited(free: dict[str, list[Judged]], family: Family) -> dict[str, Any]:
         ),
         "closed by auto, of the fair oracle's gap": gap_closed(point, fair, singles(*table)),
         "closed by auto, of the lucky oracle's gap": gap_closed(point, lucky, singles(*table)),
-        "closed by the rule at any tolerance, of the fair oracle's gap": share_closed(rule, fair, singles(*table)),
+        "closed without second thoughts, of the fair oracle's gap": share_closed(rule, fair, singles(*table)),
     }
 
 
@@ -245,7 +245,10 @@ def _stacked(free: dict[str, list[Judged]], family: Family) -> tuple[Array, Arra
 
 
 def _rule(free: dict[str, list[Judged]], family: Family) -> list[Point]:
-    """The gateway's rule at every tolerance, on the shipped profile's predictions."""
+    """The gateway's rule over checkpoints alone at every tolerance, on the shipped profile's predictions.
+
+    Second thoughts cannot be had from their answers; `auto` has them.
+    """
     profile = profiles.load(shipped_family() / family.profile)
     order = [checkpoint.name for checkpoint in family.checkpoints]
     forecasts = [forecasts_of(profile.read(row.prompt).predictions, None) for row in free[AUTO]]
@@ -282,7 +285,7 @@ def _plot_cost(free: dict[str, list[Judged]], family: Family, path: Path) -> Non
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
     axis.plot(*zip(*hull(oracle(*table)), strict=True), color="black", linestyle=":", label="oracle, luck included")
     axis.plot(*zip(*hull(_fair_oracle(free, family)), strict=True), color="black", label="oracle of half the samples")
-    axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule at every tolerance")
+    axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule, no second thoughts")
     axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")
     axis.scatter(*zip(*single, strict=True), color="grey", zorder=3)
     for checkpoint, point in zip(family.checkpoints, single, strict=True):

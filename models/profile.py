@@ -155,6 +155,8 @@ class _StoredThoughts(SecondThoughts):
     """a and b."""
     unsure: tuple[float, float, float]
     """w, u and v."""
+    measured: dict[str, float]
+    """`tokens` and `accuracy` on the fitting prompts, to be read by people."""
 
 
 class _Stored(BaseModel):

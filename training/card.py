@@ -17,7 +17,7 @@ def write(
     recipe_path: Path,
     *,
     gate: dict[str, Any] | None,
-    profile_report: dict[str, dict[str, float]],
+    profile: dict[str, Any],
     minutes: dict[str, float],
 ) -> str:
     """The card as Markdown with YAML front matter.
@@ -62,10 +62,11 @@ pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.p
 
 {_at_the_gate(gate) if gate else ""}## The difficulty profile
 
-Cross-validated over prompts; *constant* is the best guess that does not look at the prompt.
+Cross-validated over prompts; *constant* is the best guess that does not look at the prompt. *Its own AUC* is how well a
+checkpoint's thinking tells by its own probability, once it is there, whether the answer will be right.
 
-{_profile_table(profile_report)}
-
+{_profile_table(profile["report"])}
+{_second_thoughts(profile)}
 ## Reproduce
 
     laconic-train run {recipe_path}
@@ -209,15 +210,43 @@ def _gate_verdict(gate: dict[str, Any]) -> str:
 
 def _profile_table(report: dict[str, dict[str, float]]) -> str:
     rows = [
-        "| checkpoint | Brier | constant | AUC | calibration error | mean error in tokens | constant |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| checkpoint | Brier | constant | AUC | calibration error | mean error in tokens | constant | its own AUC |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, r in report.items():
         rows.append(
             f"| {name} | {r['brier']:.4f} | {r['brier_constant']:.4f} | {r['auc']:.3f} | {r['calibration_error']:.3f} "
-            f"| {r['tokens_mean_error']:.1f} | {r['tokens_mean_error_constant']:.1f} |"
+            f"| {r['tokens_mean_error']:.1f} | {r['tokens_mean_error_constant']:.1f} "
+            f"| {_auc(r.get('surprisal_auc'))} |"
         )
     return "\n".join(rows)
+
+
+def _auc(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _second_thoughts(profile: dict[str, Any]) -> str:
+    """What they come to on the profile's prompts; nothing where there are none."""
+    if not (kept := profile["second_thoughts"]):
+        return ""
+    rows = [
+        f"| {one['first']} | {one['second']} | {one['surprisal']:.2f} | {one['measured']['accuracy']:.2%}"
+        f" | {one['measured']['tokens']:.1f} |"
+        for one in kept.values()
+    ]
+    return "\n".join(
+        [
+            "",
+            "Second thoughts: where the first one's thinking, with its end, had a smaller probability than e to the minus",
+            "so many nats, the second one's outcome counts, and the tokens of both. On the profile's own prompts:",
+            "",
+            "| first | second | nats | accuracy | reasoning tokens |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 def _order(family: Family) -> str:

@@ -84,10 +84,11 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cu
             name: {
                 **_correct_report(accuracy[c::places], unseen.correct[c::places]),
                 **_tokens_report(tokens[c::places], unseen.quantiles[c::places]),
+                **_surprisal_report(rows),
                 "prompts": float(len(texts)),
                 "samples": float(tokens.shape[1]),
             }
-            for c, name in enumerate(outcomes)
+            for c, (name, rows) in enumerate(outcomes.items())
         },
     }
 
@@ -151,6 +152,7 @@ def _second_thoughts(outcomes: Mapping[str, Sequence[Judged]], unseen: Unseen) -
             **thoughts.model_dump(),
             "scale": list(_scale(unseen.easiness, np.array([row.accuracy for row in judged]))),
             "unsure": _logistic(x, np.mean(unsure, axis=1), np.zeros(3)).tolist(),
+            "measured": dict(zip(("tokens", "accuracy"), second_thoughts.place_of(judged), strict=True)),
         }
     return stored
 
@@ -302,6 +304,11 @@ def _tokens_report(tokens: Array, quantiles: Array) -> dict[str, float]:
         "tokens_mean_error": float(np.abs(_median(quantiles)[:, None] - tokens).mean()),
         "tokens_mean_error_constant": float(np.abs(np.median(tokens) - tokens).mean()),
     }
+
+
+def _surprisal_report(rows: Sequence[Judged]) -> dict[str, float]:
+    auc_of_surprisal = second_thoughts.surprisal_auc(rows)
+    return {} if auc_of_surprisal is None else {"surprisal_auc": auc_of_surprisal}
 
 
 def _median(quantiles: Array) -> Array:

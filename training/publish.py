@@ -64,11 +64,11 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
         checkpoints=tuple(checkpoints),
     )
     family.save(made, target)
-    profile_report = json.loads((target / "profile.json").read_text())["report"]
+    profile = json.loads((target / "profile.json").read_text())
     if isinstance(recipe.base, BaseStage):
         logs = {"base": run / "base" / "metrics.jsonl", **logs}
     minutes = {name: metrics.minutes(log) for name, log in logs.items()}
-    text = card.write(made, recipe, recipe_path, gate=gate, profile_report=profile_report, minutes=minutes)
+    text = card.write(made, recipe, recipe_path, gate=gate, profile=profile, minutes=minutes)
     (target / "README.md").write_text(text)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from models.profile import SecondThoughts
 from training.evaluate import Judged
@@ -33,15 +34,15 @@ def worthwhile(outcomes: Mapping[str, Rows]) -> dict[str, tuple[SecondThoughts, 
             continue
         surprisals = [outcome.surprisal for row in rows for outcome in row.outcomes if outcome.surprisal is not None]
         for second, anew in outcomes.items():
-            if _place(anew)[0] <= _place(rows)[0]:
+            if place_of(anew)[0] <= place_of(rows)[0]:
                 continue
             for share in SHARES:
                 thoughts = SecondThoughts(
                     first=first, second=second, surprisal=round(float(np.quantile(surprisals, 1 - share)), 4)
                 )
                 tried[f"{first}+{share:.0%}-{second}"] = thoughts, simulated(rows, anew, thoughts.surprisal)
-    places = {name: _place(rows) for name, rows in outcomes.items()}
-    places |= {name: _place(rows) for name, (_, rows) in tried.items()}
+    places = {name: place_of(rows) for name, rows in outcomes.items()}
+    places |= {name: place_of(rows) for name, (_, rows) in tried.items()}
     best = frontier(places)
     return {name: found for name, found in tried.items() if name in best}
 
@@ -76,6 +77,15 @@ def _thought_anew(first: Outcome, second: Outcome) -> Outcome:
     )
 
 
+def surprisal_auc(rows: Rows) -> float | None:
+    """Probability that a wrong sample is more surprised by itself than a right one; None where that is not known."""
+    wrong = [not outcome.correct for row in rows for outcome in row.outcomes]
+    surprisals = [outcome.surprisal for row in rows for outcome in row.outcomes if outcome.surprisal is not None]
+    if len(surprisals) < len(wrong) or len(set(wrong)) < 2:
+        return None
+    return float(roc_auc_score(wrong, surprisals))
+
+
 def frontier(places: Mapping[str, tuple[float, float]]) -> set[str]:
     """Who lies on the upper concave hull of (tokens, accuracy), up to the most accurate."""
     kept: list[str] = []
@@ -93,6 +103,6 @@ def frontier(places: Mapping[str, tuple[float, float]]) -> set[str]:
     return set(kept)
 
 
-def _place(rows: Rows) -> tuple[float, float]:
+def place_of(rows: Rows) -> tuple[float, float]:
     """Mean reasoning tokens, and accuracy."""
     return float(np.mean([row.reasoning_tokens for row in rows])), float(np.mean([row.accuracy for row in rows]))

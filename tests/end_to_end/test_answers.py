@@ -230,11 +230,11 @@ def test_every_checkpoint_thinks_beside_the_others_as_it_does_alone(stack: Stack
 
 
 async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -> None:
-    """By the engine's own word on the first thinking, asked for beside the gateway's; greedy, and so nearly the same."""
+    """By the engine's own word on the first thinking, asked beside the gateway's; greedy, and so nearly the same."""
     limit, hard = asyncio.Semaphore(16), source.prompts("heldout", 11, 60, difficulty="hard")
 
     async def thought(sdk: openai.AsyncOpenAI, prompt: str) -> tuple[bool, bool] | None:
-        """Whether it was thought anew, and whether it should have been; None where it was not to be, or came otherwise."""
+        """Whether it was thought anew, and whether it should have been; None where it was not to be."""
         async with limit:
             raw = await sdk.chat.completions.with_raw_response.create(**chat(prompt, **GREEDY))
             if "x-laconic-second-thoughts" not in raw.headers:

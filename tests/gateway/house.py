@@ -120,7 +120,7 @@ def _profile(second_thoughts: dict[str, Any]) -> dict[str, Any]:
         "tokens": chosen(tokens, tokens),
         "spread": nothing,
         "second_thoughts": {
-            name: thoughts | {"scale": (0.0, 4.0), "unsure": (-2.2, 0.0, 0.0)}
+            name: thoughts | {"scale": (0.0, 4.0), "unsure": (-2.2, 0.0, 0.0), "measured": {}}
             for name, thoughts in second_thoughts.items()
         },
         "stopped": dict.fromkeys(NAMES, (-20.0, 0.0, 0.0, 0.0)),

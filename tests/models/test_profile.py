@@ -56,7 +56,9 @@ BOTH = {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}
 
 def thoughtful(**changes: object) -> dict[str, Any]:
     """The same, and the base after the other where that is unsure."""
-    return stored(second_thoughts={"both": BOTH | {"scale": [1.5, 0.0], "unsure": [3.0, -2.0, 0.1]} | changes})
+    return stored(
+        second_thoughts={"both": BOTH | {"scale": [1.5, 0.0], "unsure": [3.0, -2.0, 0.1], "measured": {}} | changes}
+    )
 
 
 def loaded(directory: Path, content: object) -> Profile:

@@ -56,18 +56,21 @@ def written():
         "seed": 0,
         **{f"temperature_{t}": dict.fromkeys(("easy", "medium", "hard"), figures) for t in (1, 0)},
     }
+    fitted = dict.fromkeys(
+        ("brier", "brier_constant", "auc", "calibration_error", "tokens_mean_error", "tokens_mean_error_constant"), 0.5
+    )
+    measured = {"accuracy": 0.95, "tokens": 43.25}
+    both = {"first": "alpha-0.4", "second": "base", "surprisal": 0.3895, "measured": measured}
     profile = {
-        "base": dict.fromkeys(
-            ("brier", "brier_constant", "auc", "calibration_error", "tokens_mean_error", "tokens_mean_error_constant"),
-            0.5,
-        )
+        "report": {"base": fitted, "alpha-0.4": fitted | {"surprisal_auc": 0.91}},
+        "second_thoughts": {"alpha-0.4+10%-base": both},
     }
     return lambda failures: card.write(
         family,
         recipe,
         Path("recipe.yaml"),
         gate={**gate, "failures": failures},
-        profile_report=profile,
+        profile=profile,
         minutes={"base": 57.2, "alpha-0.4": 9.6},
     )
 
@@ -103,3 +106,10 @@ def test_the_card_says_whether_the_base_passed_the_gate(written):
     failed = written(["easy accuracy is 0.5"])
     assert "does not pass the gate" in failed
     assert "- easy accuracy is 0.5" in failed
+
+
+def test_the_card_says_what_thinking_tells_of_itself_and_what_second_thoughts_come_to(written):
+    text = written([])
+    assert "| base | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | - |" in text
+    assert "| alpha-0.4 | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | 0.910 |" in text
+    assert "| alpha-0.4 | base | 0.39 | 95.00% | 43.2 |" in text

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from training.evaluate import Judged
 from training.judge import Outcome
-from training.second_thoughts import frontier, simulated, worthwhile
+from training.second_thoughts import frontier, simulated, surprisal_auc, worthwhile
 
 
 def outcome(correct: bool, tokens: int, surprisal: float | None = None, *, ended: bool = True) -> Outcome:
@@ -86,3 +86,10 @@ def test_the_frontier_is_what_no_mixture_of_others_beats(places):
         reached += [a + (b - a) * (tokens - x) / (y - x) for x, a in cheaper for y, b in dearer]
         assert (accuracy >= max(reached) - 1e-9) or name not in kept
     assert any(places[name][1] == best for name in kept)
+
+
+def test_the_auc_of_surprisal_is_how_often_a_wrong_sample_is_the_more_surprised():
+    samples = [outcome(False, 1, 2.0), outcome(False, 1, 0.5), outcome(True, 1, 1.0), outcome(True, 1, 0.1)]
+    assert surprisal_auc([row(*samples)]) == pytest.approx(3 / 4)
+    assert surprisal_auc([row(*samples, outcome(True, 1))]) is None
+    assert surprisal_auc([row(outcome(True, 1, 0.1))]) is None
