@@ -173,10 +173,6 @@ class FamilyStage(_Section):
     """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds what each episode
     gains, and `l2t` charges besides for what it says about the parameters; either at any alpha."""
     alphas: tuple[_Alpha, ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
-    target_tokens: float | None = Field(default=None, gt=0)
-    """Reasoning tokens of a rollout at which length has no price: alpha falls evenly from what it is set to, where the
-    last five steps' mean is twice as long or longer, to 0. So alpha is the highest price, and what is trained is to be
-    as right as it can with little more than so many tokens. Default: alpha is always charged in full."""
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
     rollouts: int = Field(default=8, ge=2)
@@ -213,8 +209,6 @@ class FamilyStage(_Section):
             raise ValueError(f"alphas: there would be two checkpoints called {twice[0]}")
         if self.reward == "outcome" and self.alphas != (0,):
             raise ValueError("alphas: the outcome reward has alpha 0 only; reward: alpha has the others")
-        if self.target_tokens is not None and not any(self.alphas):
-            raise ValueError("target_tokens: means nothing at alpha 0, where length has no price")
         if self.dense and self.reward not in ("progress", "l2t"):
             raise ValueError(f"dense: means nothing with reward: {self.reward}")
         if (

@@ -89,14 +89,11 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
 def family_record(recipe: Recipe) -> dict[str, Any]:
     """What a trained checkpoint depends on besides its alpha."""
     stage, dense = recipe.family, recipe.family.dense_reward
-    not_the_training = {"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}
-    if stage.target_tokens is None:
-        not_the_training.add("target_tokens")  # what was trained before there was such a target stands
     return {
         "training": trainer.VERSION,
         "seed": recipe.seed,
         "data": data_record(recipe.data),
-        **stage.model_dump(exclude=not_the_training),
+        **stage.model_dump(exclude={"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}),
         "dense": dense and dense.model_dump(exclude={"memory_gib"}),
         "dtype": checkpoints.dtype(recipe),
         "base": fingerprint(checkpoints.base_directory(recipe)),

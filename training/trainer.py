@@ -43,7 +43,7 @@ from training.precision import autocast_bf16
 from training.resume import MarkComplete, last_checkpoint, processes
 from training.rewards.dense import EpisodeJudge
 from training.rewards.information_gain import gains
-from training.rewards.length import alpha_for, length_reward
+from training.rewards.length import length_reward
 from training.rollout import keeps_everything, sample
 from training.tasks.question import Question
 
@@ -51,8 +51,6 @@ LONGEST_PROMPT = 2048
 """Tokens of a prompt that vLLM keeps room for."""
 NOTED = 300
 """Most episodes of a step that are kept for the report."""
-PRICED_OVER = 5
-"""Steps over which rollouts' reasoning tokens are averaged, to be compared with `target_tokens`."""
 VERSION = 2
 """Of what a training does; another number is another training, of which nothing is taken over."""
 
@@ -64,31 +62,19 @@ class FamilyTrainer(GRPOTrainer):
     """
 
     def __init__(
-        self,
-        *,
-        alpha: float,
-        target_tokens: float | None,
-        dense: DenseReward | None,
-        last_temperature: float | None,
-        notes: Path,
-        **kwargs: Any,
+        self, *, alpha: float, dense: DenseReward | None, last_temperature: float | None, notes: Path, **kwargs: Any
     ) -> None:
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
         self._first_temperature = self.args.temperature
         self._last_temperature = last_temperature or self._first_temperature
-        self._highest_alpha, self._target_tokens = alpha, target_tokens
         self._alpha, self._dense, self._notes = alpha, dense, notes
+        self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be paid for twice
         self._judge = Judge(self.processing_class, dense)
         self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
         self._seen: list[Tensor] | None = None
         cools = self._last_temperature != self._first_temperature
         self._scored_at = self._bound_temperatures() if cools else []
-
-    @property
-    def _outcome_alpha(self) -> float:
-        """Of the outcome's reward: 0 where episodes are charged for tokens, or length would be paid for twice."""
-        return 0.0 if self._dense and self._dense.charge == "tokens" else self._alpha
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; prompts are repeated already. The adapter is merged while it samples."""
@@ -136,23 +122,8 @@ class FamilyTrainer(GRPOTrainer):
             self.vllm_generation.temperature = self.temperature
         self._log({"rollout/temperature": self.temperature})
 
-    def _price(self) -> None:
-        """Set this step's alpha by how long the last steps' rollouts think (`rewards.length.alpha_for`).
-
-        Those before, not these: prompts that are hard by chance would be charged for it. They are read from the log,
-        which every process keeps and a checkpoint holds.
-        """
-        if self._target_tokens is None:
-            return
-        key = "rollout/reasoning_tokens"
-        lately = [row[key] for row in self.state.log_history if key in row][-PRICED_OVER:]
-        if lately:
-            self._alpha = alpha_for(sum(lately) / len(lately), self._target_tokens, self._highest_alpha)
-        self._log({"rollout/alpha": self._alpha})
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._cool()
-        self._price()
         output = super()._generate_and_score_completions(inputs)
         own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         if self._episode_judge is None:
@@ -353,7 +324,6 @@ def train(
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
     trainer = FamilyTrainer(
         alpha=alpha,
-        target_tokens=stage.target_tokens,
         dense=stage.dense_reward,
         last_temperature=stage.last_temperature,
         notes=work.parent / "episodes.jsonl",

@@ -41,8 +41,6 @@ def test_every_shipped_recipe_is_valid():
         ("family: {lr: .inf}", "family.lr"),
         ("evaluate: {temperature: .nan}", "evaluate.temperature"),
         ("family: {alphas: [-0.0, 0.0]}", "family"),
-        ("family: {alphas: [0.2], target_tokens: 0}", "family.target_tokens"),
-        ("family: {alphas: [0], target_tokens: 36}", "family"),
         ("family: {reward: progress, dense: {charge: tokens}}", "family"),
         ("family: {reward: l2t, dense: {charge: tokens, compression_weight: 0}}", "family"),
     ],

@@ -215,40 +215,8 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("reward", ["alpha", "l2t"])
-def test_alpha_falls_as_rollouts_come_down_to_the_target(model, spoken, tmp_path, monkeypatch, reward):
-    """Rollouts of 6, then 2 tokens on average; alpha is by the mean of the two steps before: 6, 4, then 2."""
-    lengths = iter([6, 2, 2, 2])
-    charged: list[float] = []
-
-    def generate(self: trainer.FamilyTrainer, prompts: list, *_: object, **__: object) -> tuple:
-        mean = next(lengths)
-        thoughts = ["7" * (mean - 1 + 2 * (i % 2)) for i in range(len(prompts))]
-        return [spoken.encode(f"{thought}</think>The answer is 7.<|im_end|>") for thought in thoughts], None
-
-    def priced(correct: torch.Tensor, tokens: torch.Tensor, group: int, alpha: float) -> torch.Tensor:
-        charged.append(alpha)
-        return length_reward(correct, tokens, group, alpha)
-
-    monkeypatch.setattr(trainer.FamilyTrainer, "_generate_single_turn", generate)
-    monkeypatch.setattr(trainer, "length_reward", priced)
-    monkeypatch.setattr(trainer, "PRICED_OVER", 2)
-    dense = DenseReward(charge="tokens", credit="counterfactual") if reward == "l2t" else None
-    stage = STAGE.model_copy(update={"steps": 4, "reward": reward, "dense": dense, "target_tokens": 3.0})
-    trainer.train(model, spoken, stage, one_prompt(8), alpha=0.4, seed=0, work=tmp_path / "work")
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "rollout/alpha" in line]
-    assert [line["rollout/reasoning_tokens"] for line in steps] == [6, 2, 2, 2]
-    assert [line["rollout/alpha"] for line in steps] == pytest.approx([0.4, 0.4, 0.4 / 3, 0])
-    if reward == "alpha":
-        assert charged == pytest.approx([0.4, 0.4, 0.4 / 3, 0])
-    else:
-        costs = [json.loads(line)["compression"] for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
-        assert [any(cost) for cost in costs] == [True, True, True, False]
-
-
 def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollouts, tmp_path, monkeypatch):
-    stage = STAGE.model_copy(update={"steps": 4, "target_tokens": 10.0})
+    stage = STAGE.model_copy(update={"steps": 4})
 
     def train(work: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)

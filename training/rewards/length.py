@@ -39,14 +39,3 @@ def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: f
     variance = ((tokens - mean) ** 2 * correct).sum(1, keepdim=True) / count
     penalty = torch.sigmoid((tokens - mean) / (variance.sqrt() + 1e-7))
     return (correct * (1 - alpha * penalty)).view(-1).float()
-
-
-def alpha_for(tokens: float, target: float, highest: float) -> float:
-    """alpha where rollouts think this long on average and `target` reasoning tokens are wanted.
-
-        alpha = highest clip(tokens / target - 1, 0, 1)
-
-    In proportion, not on or off: the fewer checks are left the faster the last ones are given up, and those that are
-    gone do not come back, since what is never sampled is never rewarded.
-    """
-    return highest * min(max(tokens / target - 1.0, 0.0), 1.0)

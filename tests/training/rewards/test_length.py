@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.rewards.length import alpha_for, length_reward
+from training.rewards.length import length_reward
 
 
 def written_out(correct: list[int], lengths: list[int], alpha: float) -> list[float]:
@@ -81,8 +81,3 @@ def test_broken_groups_are_refused():
         length_reward(torch.ones(5), torch.ones(5), 2, 0.1)
     with pytest.raises(ValueError, match="must both be"):
         length_reward(torch.ones(4), torch.ones(5), 2, 0.1)
-
-
-@pytest.mark.parametrize(("tokens", "alpha"), [(0, 0), (30, 0), (36, 0.04), (45, 0.1), (60, 0.2), (500, 0.2)])
-def test_alpha_falls_evenly_from_twice_the_wanted_length_to_it(tokens, alpha):
-    assert alpha_for(tokens, 30, 0.2) == pytest.approx(alpha)
