@@ -110,8 +110,10 @@ class Prediction:
     """Reasoning tokens at `LEVELS`, non-decreasing, (22,)."""
     stopped: tuple[float, float] = (-math.inf, 0.0)
     """Shift and slope (not negative) of what is right when a budget stops the thinking; else nothing is."""
+    before: float = 0.0
+    """Tokens that are spent before the thinking that `stopped` is about."""
     second_thoughts: SecondThoughts | None = None
-    """Where this is not about one checkpoint; tokens are then those of both."""
+    """Where this is not about one checkpoint; tokens are then those of both, and what is stopped is the second's."""
     mixture: tuple[tuple[float, Vector], ...] = ()
     """Where the tokens are one: shares, and what each has at `LEVELS`. `tokens` are too coarse for its rare part."""
 
@@ -126,7 +128,7 @@ class Prediction:
         if budget is None:
             return self.p_correct
         within, (shift, slope) = self.p_within(budget), self.stopped
-        stopped = 1.0 / (1.0 + math.exp(min(-shift - slope * math.log1p(budget), 700.0)))
+        stopped = 1.0 / (1.0 + math.exp(min(-shift - slope * math.log1p(max(budget - self.before, 0.0)), 700.0)))
         return min(self.p_correct, self.p_correct * within + stopped * (1.0 - within))
 
     def expected_tokens(self, budget: int | None = None) -> float:
@@ -233,9 +235,16 @@ class Profile:
             ]
         )
         unsure, p_correct = _sigmoid(z).tolist()
-        first, second = (predictions[checkpoint].tokens for checkpoint in (kept.first, kept.second))
-        mixture = ((1.0 - unsure, first), (unsure, first + second))
-        return Prediction(p_correct, _quantiles(mixture), second_thoughts=thoughts, mixture=mixture)
+        first, second = predictions[kept.first], predictions[kept.second]
+        mixture = ((1.0 - unsure, first.tokens), (unsure, first.tokens + second.tokens))
+        return Prediction(
+            p_correct,
+            _quantiles(mixture),
+            stopped=second.stopped,
+            before=first.expected_tokens(),
+            second_thoughts=thoughts,
+            mixture=mixture,
+        )
 
     def _is_familiar(self, counts: Vector) -> bool:
         by_name = dict(zip(COUNTS, counts.tolist(), strict=True))

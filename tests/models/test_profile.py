@@ -80,7 +80,7 @@ def test_what_one_checkpoint_makes_of_a_question_is_a_line_of_what_another_does(
 
 
 def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_second_does_too(tmp_path: Path) -> None:
-    """f is the base's logit, g that of its tokens; they say nothing of what is right when they are stopped."""
+    """f is the base's logit, g that of its tokens; the base is stopped at what the other has left of a budget."""
     read = loaded(tmp_path, thoughtful()).read("what is 1 plus 123456").predictions
     both, base, brief = read["both"], read["base"], read["alpha-0.4"]
     assert both.second_thoughts is not None
@@ -96,7 +96,11 @@ def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_s
         spent = [float(np.interp(budget, tokens, LEVELS)) for tokens in (brief.tokens, sums)]
         assert both.p_within(budget) == pytest.approx((1 - unsure) * spent[0] + unsure * spent[1])
         assert np.interp(budget, both.tokens, LEVELS) == pytest.approx(both.p_within(budget), abs=0.05)
-        assert both.success(budget) == pytest.approx(both.p_correct * both.p_within(budget), abs=1e-9)
+        within, (shift, slope) = both.p_within(budget), base.stopped
+        left = max(budget - brief.expected_tokens(), 0)
+        stopped = 1 / (1 + np.exp(-shift - slope * np.log1p(left)))
+        expected = min(both.p_correct, both.p_correct * within + stopped * (1 - within))
+        assert both.success(budget) == pytest.approx(expected)
     assert both.expected_tokens(15) < both.expected_tokens(60) < both.expected_tokens()
     assert (both.tokens[0], both.tokens[-1]) == (brief.tokens[0], sums[-1])
 
