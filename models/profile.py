@@ -1,6 +1,6 @@
 """How hard is this prompt, and what would each checkpoint make of it? The difficulty profile, read side.
 
-Three boosted forests over the counts x of the prompt, two of them over the checkpoint c's place in the family, too:
+Boosted forests over the counts x of the prompt, all but one of them over the checkpoint c's place in the family, too:
 
     P(correct | x, c)       = sigmoid(a_c f(x) + b_c)
     log(1 + tokens) | x, c  = g(x, c) + exp(h(x, c)) z,   z drawn from the checkpoint's residual quantiles
@@ -8,9 +8,9 @@ Three boosted forests over the counts x of the prompt, two of them over the chec
 The first is the two-parameter logistic model of item response theory (Birnbaum, 1968): how easy a question is, f, is
 read off the prompt, and what a checkpoint makes of easy and hard ones are two numbers each, so that even differences
 between checkpoints that are small beside those between questions can be learned. Thinking that a budget B stops may
-still be answered right, which is two numbers more:
+still be answered right, which one more forest and a line of numbers d for each checkpoint say; it never falls with B:
 
-    P(correct | stopped at B, x, c) = sigmoid(shift_c(x) + slope_c log(1 + B)),   shift_c(x) linear in f(x) and g(x, c)
+    P(correct | stopped at B, x, c) = sigmoid(s(x, u) + d_c(u)),   u = log2(1 + B), between whole u interpolated
 
 So a prediction is a probability and a whole distribution of reasoning tokens, and what a budget leaves of the former.
 Where a second checkpoint thinks again whenever the first was unsure (`SecondThoughts`), tokens are a mixture of theirs:
@@ -24,10 +24,11 @@ costs). `laconic-train profile` fits it; the file is JSON, so loading executes n
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -108,8 +109,8 @@ class Prediction:
     p_correct: float
     tokens: Vector
     """Reasoning tokens at `LEVELS`, non-decreasing, (22,)."""
-    stopped: tuple[float, float] = (-math.inf, 0.0)
-    """Shift and slope (not negative) of what is right when a budget stops the thinking; else nothing is."""
+    stopped: Callable[[float], float] = lambda _: 0.0
+    """P(correct) of thinking that is stopped after so many tokens; never falls."""
     before: float = 0.0
     """Tokens that are spent before the thinking that `stopped` is about."""
     second_thoughts: SecondThoughts | None = None
@@ -127,8 +128,9 @@ class Prediction:
         """P(correct) under the budget, the thinking stopped where that ends: never more than without."""
         if budget is None:
             return self.p_correct
-        within, (shift, slope) = self.p_within(budget), self.stopped
-        stopped = 1.0 / (1.0 + math.exp(min(-shift - slope * math.log1p(max(budget - self.before, 0.0)), 700.0)))
+        if (within := self.p_within(budget)) == 1.0:
+            return self.p_correct
+        stopped = self.stopped(max(budget - self.before, 0.0))
         return min(self.p_correct, self.p_correct * within + stopped * (1.0 - within))
 
     def expected_tokens(self, budget: int | None = None) -> float:
@@ -175,8 +177,10 @@ class _Stored(BaseModel):
     spread: Forest
     second_thoughts: dict[str, _StoredThoughts]
     """By name."""
-    stopped: dict[str, tuple[float, float, float, float]]
-    """By checkpoint: a constant, and what f, log(1 + budget) and g are multiplied with."""
+    stopped: Forest
+    """s, of the counts and u."""
+    stopped_shifts: dict[str, list[float]]
+    """d at u = 0, 1, ..., by checkpoint."""
     residuals: dict[str, list[float]]
     """z at `LEVELS`, by checkpoint in the order of their places."""
     report: dict[str, dict[str, float]]
@@ -187,8 +191,10 @@ class Profile:
 
     def __init__(self, stored: _Stored) -> None:
         _check(stored)
+        places = len(stored.residuals)
         try:
-            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), len(stored.residuals))
+            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), places)
+            self._stopped = Forests([stored.stopped], len(COUNTS), len(next(iter(stored.stopped_shifts.values()))))
         except ValueError as error:
             raise ProfileError(str(error)) from None
         self.stored = stored
@@ -201,7 +207,7 @@ class Profile:
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
-        self._stopped = np.array(list(stored.stopped.values()))
+        self._shifts = np.array(list(stored.stopped_shifts.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
         self._difficulties = np.sort(np.array(stored.difficulties))
 
@@ -214,13 +220,24 @@ class Profile:
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
         failure = 1.0 - float(p_correct.mean())
         difficulty = int(self._difficulties.searchsorted(failure)) / max(len(self._difficulties), 1)
-        shift = self._stopped[:, 0] + self._stopped[:, 1] * correct + self._stopped[:, 3] * mean
-        stopped = [(float(shift[i]), float(self._stopped[i, 2])) for i in range(len(self.checkpoints))]
+        stopped = self._when_stopped(counts)
         predictions = {
             name: Prediction(float(p_correct[i]), tokens[i], stopped[i]) for i, name in enumerate(self.checkpoints)
         }
         thought_anew = {name: self._thought_anew(name, predictions, correct, mean) for name in self._thoughts}
         return Reading(difficulty, self._is_familiar(counts), predictions | thought_anew)
+
+    def _when_stopped(self, counts: Vector) -> list[Callable[[float], float]]:
+        """By place: P(correct) by where the thinking is stopped. The forest is asked when somebody wants to know."""
+
+        @functools.cache
+        def levels() -> Vector:
+            return np.maximum.accumulate(_sigmoid(self._stopped(counts)[:, 0] + self._shifts), axis=1)
+
+        return [
+            lambda budget, place=place: _between(levels()[place], math.log2(1.0 + budget))
+            for place in range(len(self.checkpoints))
+        ]
 
     def _thought_anew(
         self, name: str, predictions: Mapping[str, Prediction], correct: Vector, mean: Vector
@@ -255,6 +272,14 @@ class Profile:
         return says_what_to_do and known_enough and bool(within.all())
 
 
+def _between(values: Vector, at: float) -> float:
+    """Interpolated between values at 0, 1, ...; beyond the last the last."""
+    if at >= len(values) - 1:
+        return float(values[-1])
+    below = int(at)
+    return float(values[below] + (at - below) * (values[below + 1] - values[below]))
+
+
 def _quantiles(mixture: Sequence[tuple[float, Vector]]) -> Vector:
     """Quantiles at `LEVELS` of a mixture of what has others there, (22,)."""
     values = np.concatenate([tokens for _, tokens in mixture])
@@ -275,9 +300,6 @@ def _check(stored: _Stored) -> None:
         if len(values) != len(LEVELS):
             raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
     _check_places(stored)
-    for name, weights in stored.stopped.items():
-        if weights[2] < 0:
-            raise ProfileError(f"stopped.{name}: more budget would make it worse ({weights[2]:g} is negative)")
 
 
 def _check_places(stored: _Stored) -> None:
@@ -286,13 +308,17 @@ def _check_places(stored: _Stored) -> None:
         raise ProfileError("residuals is empty")
     if list(stored.scales) != list(stored.residuals):
         raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
-    if list(stored.stopped) != list(stored.residuals):
-        raise ProfileError(f"stopped is of {', '.join(stored.stopped)}, residuals of {', '.join(stored.residuals)}")
+    if list(stored.stopped_shifts) != list(stored.residuals):
+        raise ProfileError(
+            f"stopped_shifts is of {', '.join(stored.stopped_shifts)}, residuals of {', '.join(stored.residuals)}"
+        )
+    if len({len(shifts) for shifts in stored.stopped_shifts.values()} - {0}) != 1:
+        raise ProfileError("stopped_shifts: every checkpoint needs the same number of them, at least one")
     for name, thoughts in stored.second_thoughts.items():
         if name in stored.residuals:
             raise ProfileError(f"second_thoughts.{name}: a checkpoint is called so")
         for field in ("first", "second"):
-            if (checkpoint := getattr(thoughts, field)) not in stored.stopped:
+            if (checkpoint := getattr(thoughts, field)) not in stored.residuals:
                 raise ProfileError(f"second_thoughts.{name}.{field}: {checkpoint} is none of the checkpoints")
 
 

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
+from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from models.forest import Forest, Forests
-from models.profile import COUNTS, LEVELS, SCHEMA_VERSION, counts_of, words_of
+from models.profile import LEVELS, SCHEMA_VERSION, counts_of, words_of
 from training import second_thoughts
 from training.cuts import Cut
 from training.evaluate import Judged
@@ -35,6 +34,7 @@ MIN_PROMPTS_PER_WORD = 3
 _FOLDS = 5
 _TREES = {"n_estimators": 100, "learning_rate": 0.1, "max_leaf_nodes": 6, "max_depth": None, "min_samples_leaf": 40}
 """The most trees; cross-validation says after which to stop."""
+_NODES = ("feature", "threshold", "left", "right", "value")
 _QUIETEST = 0.02
 """Added to a residual's size before its logarithm: some checkpoints think equally long every time."""
 _NEWTON_STEPS = 25
@@ -68,7 +68,7 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cu
     ).reshape(len(inputs), -1)
     stored, unseen = forests(inputs, accuracy, tokens.astype(float), places, seed)
     failure = 1 - unseen.correct.reshape(-1, places).mean(1)
-    stopped = _stopped([cuts[name] for name in outcomes], stored, vocabulary)
+    stopped, shifts, losses = _stopped([cuts[name] for name in outcomes], vocabulary, seed)
     return {
         "schema_version": SCHEMA_VERSION,
         "vocabulary": sorted(vocabulary),
@@ -79,12 +79,14 @@ def fit(outcomes: Mapping[str, Sequence[Judged]], cuts: Mapping[str, Sequence[Cu
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
         "second_thoughts": _second_thoughts(outcomes, unseen),
-        "stopped": dict(zip(outcomes, stopped, strict=True)),
+        "stopped": stopped,
+        "stopped_shifts": dict(zip(outcomes, shifts, strict=True)),
         "report": {
             name: {
                 **_correct_report(accuracy[c::places], unseen.correct[c::places]),
                 **_tokens_report(tokens[c::places], unseen.quantiles[c::places]),
                 **_surprisal_report(rows),
+                **losses[c],
                 "prompts": float(len(texts)),
                 "samples": float(tokens.shape[1]),
             }
@@ -157,26 +159,41 @@ def _second_thoughts(outcomes: Mapping[str, Sequence[Judged]], unseen: Unseen) -
     return stored
 
 
-def _stopped(cuts: Sequence[Sequence[Cut]], stored: Mapping[str, Any], vocabulary: Container[str]) -> list[list[float]]:
-    """What P(correct) of stopped thinking is made of, by place (`models.profile`)."""
-    read = Forests([Forest.model_validate(stored[name]) for name in ("correct", "tokens")], len(COUNTS), len(cuts))
-    prompts = {cut.prompt for of_place in cuts for cut in of_place}
-    seen = {prompt: read(counts_of(prompt, vocabulary)) for prompt in prompts}
-    return [
-        _stopped_weights(of_place, np.array([seen[cut.prompt][place] for cut in of_place]).reshape(-1, 2))
-        for place, of_place in enumerate(cuts)
-    ]
+def _stopped(
+    cuts: Sequence[Sequence[Cut]], vocabulary: Container[str], seed: int
+) -> tuple[dict[str, Any], list[list[float]], list[dict[str, float]]]:
+    """Of stopped thinking: the forest, by place its shifts, and what cross-validation over prompts saw of both.
 
-
-def _stopped_weights(cuts: Sequence[Cut], seen: Array) -> list[float]:
-    """Of one checkpoint; `seen` is what the forests for P(correct) and tokens say of each prompt, (cuts, 2)."""
-    right = np.array([cut.correct for cut in cuts], dtype=float)
-    budget = np.log1p([cut.budget for cut in cuts])
-    weights = _logistic(np.column_stack([np.ones(len(cuts)), seen[:, 0], budget, seen[:, 1]]), right, np.zeros(4))
-    if weights[2] < 0:  # by chance, or for want of them
-        weights = _logistic(np.column_stack([np.ones(len(cuts)), seen[:, 0], seen[:, 1]]), right, np.zeros(3))
-        weights = np.insert(weights, 2, 0.0)
-    return weights.tolist()
+    One forest for all, because it is the question that makes most of the difference; the shifts say what the checkpoint
+    makes, by budget, nearer to none the fewer cuts there are.
+    """
+    flat = [(cut, place) for place, of_place in enumerate(cuts) for cut in of_place]
+    seen = {prompt: counts_of(prompt, vocabulary) for prompt in sorted({cut.prompt for cut, _ in flat})}
+    if len(seen) < _FOLDS:  # nothing is known, so nothing is right
+        nothing = {"intercept": _logit(0.0), "roots": [], **{name: [] for name in _NODES}}
+        return nothing, [[0.0] for _ in cuts], [{} for _ in cuts]
+    place = np.array([place for _, place in flat])
+    right = np.array([cut.correct for cut, _ in flat], dtype=float)
+    u = np.log2([1.0 + cut.budget for cut, _ in flat])
+    inputs = np.stack([np.r_[seen[cut.prompt], at] for (cut, _), at in zip(flat, u, strict=True)])
+    number = {prompt: i for i, prompt in enumerate(seen)}
+    splits = GroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    folds = list(splits.split(inputs, groups=[number[cut.prompt] for cut, _ in flat]))
+    forest, logits = _boost(_STOPPED, inputs, right, folds, seed)
+    knots = np.arange(int(np.ceil(u.max())) + 1)
+    hats = np.stack([np.interp(u, knots, hat) for hat in np.eye(len(knots))], axis=1)
+    shifts: list[list[float]] = []
+    losses: list[dict[str, float]] = []
+    for mine in (place == which for which in range(len(cuts))):
+        shift = _logistic(hats[mine], right[mine], np.zeros(len(knots)), logits[mine])
+        shifts.append(shift.tolist())
+        losses.append(
+            {
+                "stopped_log_loss": log_loss(right[mine], _sigmoid(logits[mine] + hats[mine] @ shift)),
+                "stopped_log_loss_constant": log_loss(right[mine], np.full(mine.sum(), right[mine].mean())),
+            }
+        )
+    return forest, shifts, losses
 
 
 def save(profile: dict[str, Any], path: Path) -> None:
@@ -184,7 +201,7 @@ def save(profile: dict[str, Any], path: Path) -> None:
     write_text(path, json.dumps(_rounded(profile)) + "\n")
 
 
-Model = GradientBoostingClassifier | GradientBoostingRegressor | None
+Model = GradientBoostingClassifier | GradientBoostingRegressor | HistGradientBoostingClassifier | None
 
 
 class _Kind(NamedTuple):
@@ -215,6 +232,17 @@ def _fit_correct(inputs: Array, accuracy: Array, trees: int, seed: int) -> Model
     return model.fit(np.r_[inputs, inputs][used], labels[used], sample_weight=weights[used])
 
 
+def _fit_stopped(inputs: Array, right: Array, trees: int, seed: int) -> Model:
+    """Of inputs that end in the budget. More of it makes nothing worse."""
+    if len(set(right)) == 1:
+        return None
+    grows = np.zeros(inputs.shape[1], dtype=int)
+    grows[-1] = 1
+    how = {**_TREES, "max_iter": trees, "early_stopping": False, "monotonic_cst": grows, "random_state": seed}
+    del how["n_estimators"]
+    return HistGradientBoostingClassifier(**how).fit(inputs, right)
+
+
 def _fit_value(inputs: Array, target: Array, trees: int, seed: int) -> Model:
     return GradientBoostingRegressor(**{**_TREES, "n_estimators": trees}, random_state=seed).fit(inputs, target)
 
@@ -223,17 +251,19 @@ def _staged(model: Model, inputs: Array, target: Array) -> Array:
     """What the model says after every tree, (trees, rows); of probabilities their logits."""
     if model is None:
         return np.full((_TREES["n_estimators"], len(inputs)), _logit(target.mean()))
-    if isinstance(model, GradientBoostingClassifier):
-        return np.stack([stage[:, 0] for stage in model.staged_decision_function(inputs)])
+    if isinstance(model, GradientBoostingClassifier | HistGradientBoostingClassifier):
+        return np.stack([np.ravel(stage) for stage in model.staged_decision_function(inputs)])
     return np.stack(list(model.staged_predict(inputs)))
 
 
 def _forest(model: Model, target: Array) -> dict[str, Any]:
     """The model as `models.forest` reads it."""
-    nodes: dict[str, list[Any]] = {"feature": [], "threshold": [], "left": [], "right": [], "value": []}
+    nodes: dict[str, list[Any]] = {name: [] for name in _NODES}
     roots: list[int] = []
     if model is None:
         return {"intercept": _logit(target.mean()), "roots": roots, **nodes}
+    if isinstance(model, HistGradientBoostingClassifier):
+        return _forest_of_histograms(model)
     if isinstance(model, GradientBoostingClassifier):
         wrong, right = model.init_.class_prior_
         intercept = float(np.log(right / wrong))
@@ -252,17 +282,33 @@ def _forest(model: Model, target: Array) -> dict[str, Any]:
     return {"intercept": intercept, "roots": roots, **nodes}
 
 
+def _forest_of_histograms(model: HistGradientBoostingClassifier) -> dict[str, Any]:
+    nodes: dict[str, list[Any]] = {name: [] for name in _NODES}
+    roots: list[int] = []
+    for (tree,) in model._predictors:  # noqa: SLF001  there is no other way to its trees
+        made, offset = tree.nodes, len(nodes["value"])
+        leaf = made["is_leaf"].astype(bool)
+        own = np.arange(len(made))
+        roots.append(offset)
+        nodes["feature"] += np.where(leaf, 0, made["feature_idx"]).tolist()
+        nodes["threshold"] += np.where(leaf, 0.0, made["num_threshold"]).tolist()
+        for side in ("left", "right"):
+            nodes[side] += (offset + np.where(leaf, own, made[side])).tolist()
+        nodes["value"] += np.where(leaf, made["value"], 0.0).tolist()
+    return {"intercept": float(model._baseline_prediction.item()), "roots": roots, **nodes}  # noqa: SLF001
+
+
 def _scale(easiness: Array, accuracy: Array) -> tuple[float, float]:
     """a and b of P(correct) = sigmoid(a easiness + b), by Newton's steps; of few prompts nearer to 1 and 0."""
     a, b = _logistic(np.column_stack([easiness, np.ones_like(easiness)]), accuracy, np.array([1.0, 0.0]))
     return float(a), float(b)
 
 
-def _logistic(x: Array, target: Array, prior: Array) -> Array:
-    """w of target = sigmoid(x w), by Newton's steps; x is (rows, width). Of few rows nearer to `prior`."""
+def _logistic(x: Array, target: Array, prior: Array, known: Array | float = 0.0) -> Array:
+    """w of target = sigmoid(known + x w), by Newton's steps; x is (rows, width). Of few rows nearer to `prior`."""
     weights = prior
     for _ in range(_NEWTON_STEPS):
-        p = _sigmoid(x @ weights)
+        p = _sigmoid(known + x @ weights)
         gradient = x.T @ (p - target) + (weights - prior)
         weights = weights - np.linalg.solve((x.T * (p * (1 - p))) @ x + np.eye(len(prior)), gradient)
     return weights
@@ -277,6 +323,7 @@ def _square_errors(target: Array, predicted: Array) -> Array:
 
 
 _CORRECT, _VALUE = _Kind(_fit_correct, _log_losses), _Kind(_fit_value, _square_errors)
+_STOPPED = _Kind(_fit_stopped, _log_losses)
 
 
 def _with_place(counts: Array, places: int) -> Array:

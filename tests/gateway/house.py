@@ -123,7 +123,8 @@ def _profile(second_thoughts: dict[str, Any]) -> dict[str, Any]:
             name: thoughts | {"scale": (0.0, 4.0), "unsure": (-2.2, 0.0, 0.0), "measured": {}}
             for name, thoughts in second_thoughts.items()
         },
-        "stopped": dict.fromkeys(NAMES, (-20.0, 0.0, 0.0, 0.0)),
+        "stopped": nothing | {"intercept": -20.0},
+        "stopped_shifts": {name: [0.0] for name in NAMES},
         "residuals": dict.fromkeys(NAMES, residuals),
         "report": {},
     }

@@ -45,7 +45,8 @@ def stored(**changes: Any) -> dict[str, Any]:
         "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
         "spread": steps(PLACE, [0.5], -1.0),
         "second_thoughts": {},
-        "stopped": {"base": [-4.0, 0.5, 0.8, 0.0], "alpha-0.4": [-4.0, 0.5, 0.8, 0.0]},
+        "stopped": steps(PLACE, [1.5, 3.5], 1.5, -2.0),
+        "stopped_shifts": {"base": [0.0] * 5, "alpha-0.4": [-1.0, -1.0, -3.0, -1.0, -1.0]},
         "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
         "report": {},
     } | changes
@@ -96,10 +97,8 @@ def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_s
         spent = [float(np.interp(budget, tokens, LEVELS)) for tokens in (brief.tokens, sums)]
         assert both.p_within(budget) == pytest.approx((1 - unsure) * spent[0] + unsure * spent[1])
         assert np.interp(budget, both.tokens, LEVELS) == pytest.approx(both.p_within(budget), abs=0.05)
-        within, (shift, slope) = both.p_within(budget), base.stopped
-        left = max(budget - brief.expected_tokens(), 0)
-        stopped = 1 / (1 + np.exp(-shift - slope * np.log1p(left)))
-        expected = min(both.p_correct, both.p_correct * within + stopped * (1 - within))
+        within, left = both.p_within(budget), max(budget - brief.expected_tokens(), 0)
+        expected = min(both.p_correct, both.p_correct * within + base.stopped(left) * (1 - within))
         assert both.success(budget) == pytest.approx(expected)
     assert both.expected_tokens(15) < both.expected_tokens(60) < both.expected_tokens()
     assert (both.tokens[0], both.tokens[-1]) == (brief.tokens[0], sums[-1])
@@ -165,11 +164,14 @@ def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) ->
 
 
 predictions = st.builds(
-    lambda p, tokens, *stopped: Prediction(p, np.sort(np.array(tokens)), stopped),
+    lambda p, tokens, most, scale, before: Prediction(
+        p, np.sort(np.array(tokens)), lambda budget: most * budget / (scale + budget), before
+    ),
     st.floats(0, 1),
     st.lists(st.floats(0, 1e6), min_size=len(LEVELS), max_size=len(LEVELS)),
-    st.floats(-1000, 1000) | st.just(-np.inf),
-    st.floats(0, 100),
+    st.floats(0, 1),
+    st.floats(1, 1e6),
+    st.floats(0, 1e3),
 )
 budgets = st.none() | st.integers(0, 2_000_000)
 
@@ -188,20 +190,22 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
 def test_thinking_that_a_budget_stops_may_still_be_answered_right() -> None:
     tokens = np.full(len(LEVELS), 50.0)
     assert Prediction(0.9, tokens).success(49) == pytest.approx(0)
-    stopped = Prediction(0.9, tokens, (-2.0, 1.0))
-    assert stopped.success(0) == pytest.approx(1 / (1 + np.exp(2)))
-    assert stopped.success(3) == pytest.approx(1 / (1 + np.exp(2 - np.log(4))))
-    assert stopped.success(49) == pytest.approx(1 / (1 + np.exp(2 - np.log(50))))
+    stopped = Prediction(0.9, tokens, lambda budget: budget / 100)
+    assert [stopped.success(budget) for budget in (0, 3, 49)] == pytest.approx([0, 0.03, 0.49])
     assert stopped.success(50) == stopped.success(None) == 0.9
-    assert Prediction(0.3, tokens, (2.0, 1.0)).success(49) == pytest.approx(0.3), "stopping makes nothing better"
-
-
-def test_what_is_stopped_is_answered_the_better_the_easier_it_is(profile: Profile) -> None:
-    easy, hard = (
-        profile.read(text).predictions["base"] for text in ("What is 1 plus 2?", "What is 123456 times 654321?")
+    assert Prediction(0.3, tokens, lambda budget: budget / 100).success(49) == pytest.approx(0.3), (
+        "makes nothing better"
     )
-    assert easy.stopped[0] > hard.stopped[0]
-    assert easy.stopped[1] == hard.stopped[1] == 0.8
+
+
+def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(profile: Profile) -> None:
+    """At budgets of 0, 1, 3, 7 and 15; between them on a line, and where it would fall it stays."""
+    read = profile.read("What is 1 plus 2?").predictions
+    for name, logits in (("base", [-2, -2, -0.5, -0.5, 1]), ("alpha-0.4", [-3, -3, -3, -1.5, 0])):
+        levels = [1 / (1 + np.exp(-z)) for z in logits]
+        said = [read[name].stopped(budget) for budget in (0, 1, 3, 7, 15, 1e9)]
+        assert said == pytest.approx([*levels, levels[-1]])
+        assert read[name].stopped(2**3.5 - 1) == pytest.approx((levels[3] + levels[4]) / 2)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +218,10 @@ def test_what_is_stopped_is_answered_the_better_the_easier_it_is(profile: Profil
         (stored(lower=[0.0]), "lower"),
         (stored(upper=[]), "upper"),
         (stored(residuals={}), "residuals"),
-        (stored(stopped={"base": [0.0, 0.0, 0.0, 0.0]}), "stopped"),
-        (stored(stopped={"base": [0, 0, -1, 0], "alpha-0.4": [0, 0, 0, 0]}), "stopped.base"),
+        (stored(stopped=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
+        (stored(stopped_shifts={"base": [0.0]}), "stopped_shifts"),
+        (stored(stopped_shifts={"base": [0.0], "alpha-0.4": [0.0, 1.0]}), "stopped_shifts"),
+        (stored(stopped_shifts={"base": [], "alpha-0.4": []}), "stopped_shifts"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),
         (stored(second_thoughts={"both": BOTH}), "second_thoughts.both.scale"),
         (stored(second_thoughts={"base": thoughtful()["second_thoughts"]["both"]}), "second_thoughts.base"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models import profile as reading
+from models.forest import Forest, Forests
 from training import profile
 from training.cuts import Cut
 from training.evaluate import Judged
@@ -81,18 +82,32 @@ def test_it_is_calibrated_on_new_prompts(fitted):
 
 
 def test_what_is_right_after_stopped_thinking_is_learned_for_each_checkpoint(fitted):
-    _, loaded = fitted
+    raw, loaded = fitted
     said = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 100)]
-    for budget in (0, 4, 11):  # less than any of them thinks
-        for name, slope in (("base", 0.0), ("alpha-0.4", 1.0)):
-            shift, found = np.mean([one[name].stopped for one in said], axis=0)
-            assert shift + found * np.log1p(budget) == pytest.approx(slope * np.log1p(budget) - 3, abs=0.5)
+    for name, slope in (("base", 0.0), ("alpha-0.4", 1.0)):
+        for budget in (1, 12, 60):
+            found = np.mean([one[name].stopped(budget) for one in said])
+            assert found == pytest.approx(1 / (1 + np.exp(3 - slope * np.log1p(budget))), abs=0.12)
+    brief = raw["report"]["alpha-0.4"]
+    assert brief["stopped_log_loss"] < 0.9 * brief["stopped_log_loss_constant"]
 
 
 def test_more_budget_is_never_said_to_make_an_answer_worse():
-    raw = profile.fit(imagined(), stopped(**{"base": -0.5, "alpha-0.4": 1.0}), seed=0)
-    assert raw["stopped"]["base"][2] == 0
-    assert raw["stopped"]["alpha-0.4"][2] > 0.5
+    raw = profile.fit(imagined(), stopped(**{"base": -2.0, "alpha-0.4": 1.0}), seed=0)
+    loaded = reading.Profile(reading._Stored.model_validate(raw))
+    for p in prompts("heldout", 1, 50):
+        for prediction in loaded.read(p.prompt).predictions.values():
+            assert np.all(np.diff([prediction.stopped(budget) for budget in range(0, 200, 3)]) >= 0)
+
+
+def test_the_stored_forest_of_stopped_thinking_says_what_the_fitted_model_does():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(800, 3))
+    right = (inputs[:, 0] + inputs[:, 2] > rng.normal(size=800)).astype(float)
+    model = profile._fit_stopped(inputs, right, 20, 0)
+    read = Forests([Forest.model_validate(profile._forest(model, right))], 3, 1)
+    for row, expected in zip(inputs, model.decision_function(inputs), strict=True):
+        assert read(row)[0, 0] == pytest.approx(expected)
 
 
 def test_a_checkpoint_is_placed_by_what_it_makes_of_easy_and_hard_prompts():
