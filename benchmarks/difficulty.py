@@ -8,7 +8,7 @@ over the checkpoints. *Closed* is how much of the gap between mixing checkpoints
 rule closes with these predictions (`benchmarks.frontiers`); the oracle knows each prompt's outcomes, luck included, so
 nobody can close all of it. *Budget Brier* is the Brier score of P(correct within B) over B = 8, 16, 32, 64, 128.
 
-Which tolerance is a good default is asked of the test prompts alone, by cross-validation.
+`benchmarks.tolerance` asks which tolerance is a good default.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks import predictors
-from benchmarks.frontiers import Point, chosen, hull, oracle, share_closed, singles, swept
+from benchmarks.frontiers import Point, hull, oracle, share_closed, singles, swept
 from benchmarks.predictors import Outcomes, Predicted, Predictor, See
 from models import profile as profiles
 from models.family import load as load_family
@@ -40,7 +39,6 @@ from matplotlib import pyplot as plt
 
 Array = NDArray[np.float64]
 BUDGETS = (8, 16, 32, 64, 128)
-TOLERANCES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.05)
 DEFAULT = "counts, boosted"
 
 
@@ -94,24 +92,6 @@ def judged(predicted: Predicted, seen: Outcomes, within: Array) -> dict[str, flo
     }
 
 
-def tolerances(fitted: Outcomes) -> dict[str, dict[str, float]]:
-    """What the gateway's rule would do at several tolerances; each fifth of the prompts predicted from the others."""
-    seen = predictors.counts(fitted.prompts)(fitted.prompts)
-    correct, cost = np.zeros_like(fitted.accuracy), np.zeros_like(fitted.accuracy)
-    for train, test in KFold(5, shuffle=True, random_state=0).split(seen):
-        predicted = predictors.boosted(seen[train], fitted.of(train))(seen[test])
-        correct[test], cost[test] = predicted.correct, predicted.expected_tokens
-    rows, tokens = np.arange(len(correct)), fitted.tokens.mean(2)
-    picks = {tolerance: chosen(correct, cost, tolerance) for tolerance in TOLERANCES}
-    return {
-        f"{tolerance:g}": {
-            "accuracy": float(fitted.accuracy[rows, pick].mean()),
-            "tokens": float(tokens[rows, pick].mean()),
-        }
-        for tolerance, pick in picks.items()
-    }
-
-
 def microseconds(decide: Callable[[str], object], prompts: Sequence[str]) -> float:
     """Median over single prompts."""
     times = []
@@ -155,7 +135,6 @@ def main() -> None:
         "fitted on": len(fitted.prompts),
         "judged on": len(seen.prompts),
         "candidates": table,
-        "tolerances, test prompts": tolerances(fitted),
         "checkpoints, test prompts": dict(zip(names, singles(fitted.accuracy, fitted.tokens.mean(2)), strict=True)),
     }
     (parsed.out / "difficulty.json").write_text(json.dumps(said, indent=1) + "\n")

@@ -31,7 +31,7 @@ import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,7 +199,7 @@ class Profile:
             raise ProfileError(str(error)) from None
         self.stored = stored
         self.checkpoints = tuple(stored.residuals)
-        self._thoughts = {
+        self.second_thoughts = {
             name: SecondThoughts(first=kept.first, second=kept.second, surprisal=kept.surprisal)
             for name, kept in stored.second_thoughts.items()
         }
@@ -210,6 +210,11 @@ class Profile:
         self._shifts = np.array(list(stored.stopped_shifts.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
         self._difficulties = np.sort(np.array(stored.difficulties))
+
+    @classmethod
+    def of(cls, raw: object) -> Self:
+        """A profile from what `training.profile.fit` made, or the file's JSON."""
+        return cls(_Stored.model_validate(raw))
 
     def read(self, prompt: str) -> Reading:
         """Predict for one prompt; any text, the empty one included. Of a longer one than fitting saw only the start."""
@@ -224,7 +229,7 @@ class Profile:
         predictions = {
             name: Prediction(float(p_correct[i]), tokens[i], stopped[i]) for i, name in enumerate(self.checkpoints)
         }
-        thought_anew = {name: self._thought_anew(name, predictions, correct, mean) for name in self._thoughts}
+        thought_anew = {name: self._thought_anew(name, predictions, correct, mean) for name in self.second_thoughts}
         return Reading(difficulty, self._is_familiar(counts), predictions | thought_anew)
 
     def _when_stopped(self, counts: Vector) -> list[Callable[[float], float]]:
@@ -243,7 +248,7 @@ class Profile:
         self, name: str, predictions: Mapping[str, Prediction], correct: Vector, mean: Vector
     ) -> Prediction:
         """What second thoughts come to, by what is predicted of their checkpoints and what the forests said of x."""
-        kept, thoughts = self.stored.second_thoughts[name], self._thoughts[name]
+        kept, thoughts = self.stored.second_thoughts[name], self.second_thoughts[name]
         constant, u, v = kept.unsure
         z = np.array(
             [
@@ -374,7 +379,7 @@ def load(path: Path) -> Profile:
     if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") != SCHEMA_VERSION:
         raise ProfileError(f"{path}: not a difficulty profile of version {SCHEMA_VERSION}")
     try:
-        return Profile(_Stored.model_validate(raw))
+        return Profile.of(cast("object", raw))
     except ValidationError as error:
         first = error.errors()[0]
         raise ProfileError(f"{path}: {path_of(first['loc'])}: {first['msg']}") from None

@@ -94,7 +94,7 @@ def test_what_is_right_after_stopped_thinking_is_learned_for_each_checkpoint(fit
 
 def test_more_budget_is_never_said_to_make_an_answer_worse():
     raw = profile.fit(imagined(), stopped(**{"base": -2.0, "alpha-0.4": 1.0}), seed=0)
-    loaded = reading.Profile(reading._Stored.model_validate(raw))
+    loaded = reading.Profile.of(raw)
     for p in prompts("heldout", 1, 50):
         for prediction in loaded.read(p.prompt).predictions.values():
             assert np.all(np.diff([prediction.stopped(budget) for budget in range(0, 200, 3)]) >= 0)
@@ -139,7 +139,7 @@ def test_small_differences_between_checkpoints_are_read_in_their_right_order():
         name: [Judged(p.prompt, p.task, p.difficulty, outcomes(name, p.difficulty)) for p in asked] for name in right
     }
     fitted = profile.fit(rows, {name: [] for name in rows}, seed=0)
-    loaded = reading.Profile(reading._Stored.model_validate(fitted))
+    loaded = reading.Profile.of(fitted)
     hard = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 200, difficulty="hard")]
     said = {name: np.mean([one[name].p_correct for one in hard]) for name in right}
     assert said["alpha-0.1"] > said["base"] + 0.01 > said["alpha-0.4"] + 0.02
