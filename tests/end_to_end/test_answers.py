@@ -242,9 +242,8 @@ async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -
             async with httpx.AsyncClient() as http:
                 route = (await http.post(f"{stack.url}/v1/route", json=chat(prompt, **GREEDY))).json()
             plan = route["second_thoughts"]
-            first = await sdk.chat.completions.create(
-                **chat(prompt, **GREEDY) | {"model": f"abacus/{plan['first']}"}, logprobs=True
-            )
+            alone = chat(prompt, **GREEDY, model=f"abacus/{plan['first']}", logprobs=True)
+            first = await sdk.chat.completions.create(**alone)
         both, completion = first.choices[0], raw.parse()
         thinking = completion.choices[0].message.reasoning  # pyright: ignore[reportAttributeAccessIssue]
         if not thinking.startswith(both.message.reasoning):  # pyright: ignore[reportAttributeAccessIssue]
