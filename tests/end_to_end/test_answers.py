@@ -233,15 +233,14 @@ async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -
     """By the engine's own word on the first thinking, asked beside the gateway's; greedy, and so nearly the same."""
     limit, hard = asyncio.Semaphore(16), source.prompts("heldout", 11, 60, difficulty="hard")
 
-    async def thought(sdk: openai.AsyncOpenAI, prompt: str) -> tuple[bool, bool] | None:
+    async def thought(sdk: openai.AsyncOpenAI, http: httpx.AsyncClient, prompt: str) -> tuple[bool, bool] | None:
         """Whether it was thought anew, and whether it should have been; None where it was not to be."""
         async with limit:
             raw = await sdk.chat.completions.with_raw_response.create(**chat(prompt, **GREEDY))
             if "x-laconic-second-thoughts" not in raw.headers:
                 return None
-            async with httpx.AsyncClient() as http:
-                route = (await http.post(f"{stack.url}/v1/route", json=chat(prompt, **GREEDY))).json()
-            plan = route["second_thoughts"]
+            route = await http.post(f"{stack.url}/v1/route", json=chat(prompt, **GREEDY))
+            plan = route.json()["second_thoughts"]
             alone = chat(prompt, **GREEDY, model=f"abacus/{plan['first']}", logprobs=True)
             first = await sdk.chat.completions.create(**alone)
         both, completion = first.choices[0], raw.parse()
@@ -256,8 +255,9 @@ async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -
         assert (reasoning_tokens(completion.usage) > end) == anew
         return anew, -sum(token.logprob for token in tokens[: end + 1]) > plan["surprisal"]
 
-    async with stack.async_sdk as sdk:
-        found = [one for one in await asyncio.gather(*(thought(sdk, question.prompt) for question in hard)) if one]
+    async with stack.async_sdk as sdk, httpx.AsyncClient(timeout=600) as http:
+        every = await asyncio.gather(*(thought(sdk, http, question.prompt) for question in hard))
+    found = [one for one in every if one is not None]
     assert len(found) >= 20
     assert sum(anew == unsure for anew, unsure in found) >= 0.95 * len(found)
     assert 2 <= sum(anew for anew, _ in found) <= 0.5 * len(found)
