@@ -1,4 +1,4 @@
-"""How long does a decision take? Reading the prompt and choosing, on one core, against the limit of one millisecond.
+"""How long does a decision take? Prediction the prompt and choosing, on one core, against the limit of one millisecond.
 
     python -m benchmarks.decision --out benchmarks/results
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway import routing
 from gateway.config import shipped_family
+from gateway.routing import rule
 from models import family as families
 from models import profile as profiles
 from training.tasks.prompts import prompts
@@ -65,7 +65,7 @@ def timed(asked: Sequence[str]) -> dict[str, float]:
     for prompt in asked:
         began = time.perf_counter()
         reading = profile.read(prompt)
-        routing.decide(family, reading, 64, **how)
+        rule.decide(family, reading, 64, **how)
         seconds.append(time.perf_counter() - began)
         familiar += reading.familiar
     p50, p99 = np.quantile(seconds, [0.5, 0.99]) / LIMIT_SECONDS

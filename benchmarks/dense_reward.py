@@ -33,12 +33,12 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from training import config, trainer
-from training.allocator import keep_freed_memory
-from training.batch import Rollouts
 from training.config import DenseReward, FamilyStage
-from training.judge import Judge
+from training.job.allocator import keep_freed_memory
 from training.rewards.compression import scores, token_gradients
 from training.rewards.information_gain import Probe, success
+from training.rollouts.batch import Rollouts
+from training.rollouts.grade import Grader
 from training.tasks.prompts import prompts
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +133,7 @@ def probing(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[str, A
 
 @torch.no_grad()
 def kept(model: PreTrainedModel, batch: Rollouts) -> list[Tensor]:
-    """What `training.rollout.sample` keeps of each rollout, (layers, 2, key heads, tokens, D)."""
+    """What `training.rollouts.sample.sample` keeps of each rollout, (layers, 2, key heads, tokens, D)."""
     layers = model(input_ids=batch.ids_BS, use_cache=True).past_key_values.layers
     return [
         torch.stack([torch.stack([layer.keys[row], layer.values[row]]) for layer in layers])
@@ -168,7 +168,7 @@ def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, floa
 def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
     """Seconds of TRL's own GRPO step with the same prompts, rollouts, adapter and precision, but the first."""
     spoken = AutoTokenizer.from_pretrained(BASE)
-    judged = Judge(spoken)
+    judged = Grader(spoken)
 
     def right(completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
         return [float(judged(ids, answer).correct) for ids, answer in zip(completion_ids, gold, strict=True)]

@@ -31,8 +31,8 @@ from benchmarks.predictors import Outcomes, Predicted, Predictor, See
 from models import profile as profiles
 from models.family import load as load_family
 from models.profile import LEVELS
-from training import evaluate
-from training.profile import auc, brier, calibration_error, log_loss, pinball
+from training.profile.fit import auc, brier, calibration_error, log_loss, pinball
+from training.tasks import outcome
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -59,7 +59,7 @@ def candidates(base: Path) -> dict[str, tuple[Callable[[Sequence[str]], See], Ca
 
 def read(directory: Path, names: Sequence[str]) -> Outcomes:
     """The outcomes of these checkpoints that a stage has left in a directory."""
-    rows = [evaluate.load(directory / f"{name}.jsonl") for name in names]
+    rows = [outcome.load(directory / f"{name}.jsonl") for name in names]
     tokens = [[[o.reasoning_tokens for o in row.outcomes] for row in judged] for judged in rows]
     return Outcomes(
         [row.prompt for row in rows[0]],
@@ -112,7 +112,7 @@ def main() -> None:
     family = load_family(parsed.family)
     names = [checkpoint.name for checkpoint in family.checkpoints]
     fitted, seen = read(parsed.run / "profile", names), read(parsed.run / "evaluate", names)
-    rows = [evaluate.load(parsed.run / "evaluate" / f"{name}.jsonl") for name in names]
+    rows = [outcome.load(parsed.run / "evaluate" / f"{name}.jsonl") for name in names]
     right = np.array([[[o.correct for o in row.outcomes] for row in some] for some in rows]).swapaxes(0, 1)
     within = np.stack([(right & (seen.tokens <= budget)).mean(2) for budget in BUDGETS], axis=2)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.stack import serving
-from gateway.embedded import free_port, redis_executable
+from gateway.process.embedded import free_port, redis_executable
 
 PEERS = Path(__file__).parents[1] / ".venv-peers" / "bin"
 WAIT_SECONDS = 120.0

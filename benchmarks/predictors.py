@@ -24,9 +24,10 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from models.features import counts_of, words_of
 from models.forest import Forest, Forests
-from models.profile import LEVELS, counts_of, words_of
-from training.profile import MIN_PROMPTS_PER_WORD, forests, log_loss
+from models.profile import LEVELS
+from training.profile.fit import MIN_PROMPTS_PER_WORD, forests, log_loss
 
 Array = NDArray[np.float64]
 See = Callable[[Sequence[str]], Array]

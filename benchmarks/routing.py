@@ -36,13 +36,14 @@ from tqdm import tqdm
 from benchmarks.frontiers import Point, gap_closed, hull, oracle, share_closed, singles, swept
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
-from gateway.routing import forecasts_of
+from gateway.routing.rule import forecasts_of
 from models import family as families
 from models import profile as profiles
 from models.family import Family
-from training import evaluate, outcomes, served
-from training.evaluate import Judged
-from training.record import stands, write_text
+from training.job.record import stands, write_text
+from training.measure import outcomes, served
+from training.tasks import outcome
+from training.tasks.outcome import Graded
 from training.tasks.prompts import prompts
 from training.tasks.question import Question
 
@@ -99,7 +100,7 @@ def names(family: Family) -> list[str]:
     return [*(checkpoint.name for checkpoint in family.checkpoints), AUTO]
 
 
-def unlimited(free: dict[str, list[Judged]], family: Family) -> dict[str, Any]:
+def unlimited(free: dict[str, list[Graded]], family: Family) -> dict[str, Any]:
     """Accuracy and tokens of every checkpoint and of `auto`, and `auto` beside the most accurate one."""
     accuracy = {name: np.array([row.accuracy for row in rows]) for name, rows in free.items()}
     tokens = {name: np.array([row.reasoning_tokens for row in rows]) for name, rows in free.items()}
@@ -126,11 +127,11 @@ def unlimited(free: dict[str, list[Judged]], family: Family) -> dict[str, Any]:
         ),
         "closed by auto, of the fair oracle's gap": gap_closed(point, fair, singles(*table)),
         "closed by auto, of the lucky oracle's gap": gap_closed(point, lucky, singles(*table)),
-        "closed without second thoughts, of the fair oracle's gap": share_closed(rule, fair, singles(*table)),
+        "closed without escalation, of the fair oracle's gap": share_closed(rule, fair, singles(*table)),
     }
 
 
-def under_budget(rows: dict[str, list[Judged]]) -> dict[str, Any]:
+def under_budget(rows: dict[str, list[Graded]]) -> dict[str, Any]:
     """Accuracy of every checkpoint and of `auto` under one budget, and `auto` beside the best of them."""
     accuracy = {name: np.array([row.accuracy for row in judged]) for name, judged in rows.items()}
     best = max((name for name in rows if name != AUTO), key=lambda name: float(accuracy[name].mean()))
@@ -156,7 +157,7 @@ class Asker:
 
     def ask(
         self, name: str, asked: Sequence[Question], *, samples: int, budget: int | None = None, label: str = "asked"
-    ) -> list[Judged]:
+    ) -> list[Graded]:
         """One checkpoint, or `auto`, on these questions."""
         what = f"{name}.{budget or 'unlimited'}"
         path = self.work / label / f"{what}.jsonl"
@@ -167,10 +168,10 @@ class Asker:
                 how: dict[str, Any] = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "seed": 0, "on_batch": progress}
                 url = f"{self.url}/v1"
                 rows = asyncio.run(served.judge(url, model, asked, samples=samples, budget=budget, **how))
-            evaluate.save(rows, path)
-        return evaluate.load(path)
+            outcome.save(rows, path)
+        return outcome.load(path)
 
-    def live(self, asked: Sequence[Question], truth: Sequence[Judged]) -> dict[str, Any]:
+    def live(self, asked: Sequence[Question], truth: Sequence[Graded]) -> dict[str, Any]:
         """What a gateway with a holdout says it saved, and what it did; `truth` is what the reference spent."""
         path = self.work / "live.json"
         if not stands(path, self._made_from(AUTO, asked, 1)):
@@ -233,18 +234,18 @@ def _engine(url: str) -> str:
     port = httpx.URL(url).port
     (serve,) = (p for p in psutil.Process().children() if f"--port {port}" in " ".join(p.cmdline()))
     commands = [child.cmdline() for child in serve.children(recursive=True)]
-    command = next(c for c in commands if c[1:4] == ["-P", "-m", "gateway.launch_vllm"])
+    command = next(c for c in commands if c[1:4] == ["-P", "-m", "gateway.process.launch_vllm"])
     return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
 
 
-def _stacked(free: dict[str, list[Judged]], family: Family) -> tuple[Array, Array]:
+def _stacked(free: dict[str, list[Graded]], family: Family) -> tuple[Array, Array]:
     """Accuracy and tokens, (prompts, checkpoints)."""
     rows = [free[checkpoint.name] for checkpoint in family.checkpoints]
     accuracy = np.array([[row.accuracy for row in judged] for judged in rows]).T
     return accuracy, np.array([[row.reasoning_tokens for row in judged] for judged in rows]).T
 
 
-def _rule(free: dict[str, list[Judged]], family: Family) -> list[Point]:
+def _rule(free: dict[str, list[Graded]], family: Family) -> list[Point]:
     """The gateway's rule over checkpoints alone at every tolerance, on the shipped profile's predictions.
 
     Second thoughts cannot be had from their answers; `auto` has them.
@@ -257,7 +258,7 @@ def _rule(free: dict[str, list[Judged]], family: Family) -> list[Point]:
     return swept(success, cost, *_stacked(free, family))
 
 
-def _fair_oracle(free: dict[str, list[Judged]], family: Family) -> list[Point]:
+def _fair_oracle(free: dict[str, list[Graded]], family: Family) -> list[Point]:
     """Chosen by one half of each question's samples, judged by the other, both ways round."""
     halves = [
         _stacked({name: [_half(row, which) for row in rows] for name, rows in free.items()}, family) for which in (0, 1)
@@ -266,8 +267,8 @@ def _fair_oracle(free: dict[str, list[Judged]], family: Family) -> list[Point]:
     return [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(there, back, strict=True)]
 
 
-def _half(row: Judged, which: int) -> Judged:
-    return Judged(row.prompt, row.task, row.difficulty, row.outcomes[which::2])
+def _half(row: Graded, which: int) -> Graded:
+    return Graded(row.prompt, row.task, row.difficulty, row.outcomes[which::2])
 
 
 def _draws(size: int) -> NDArray[np.int64]:
@@ -279,13 +280,13 @@ def _interval(figure: Callable[[Any], float], draws: NDArray[np.int64]) -> dict[
     return {"mean": figure(slice(None)), "low": float(low), "high": float(high)}
 
 
-def _plot_cost(free: dict[str, list[Judged]], family: Family, path: Path) -> None:
+def _plot_cost(free: dict[str, list[Graded]], family: Family, path: Path) -> None:
     table = _stacked(free, family)
     single = singles(*table)
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
     axis.plot(*zip(*hull(oracle(*table)), strict=True), color="black", linestyle=":", label="oracle, luck included")
     axis.plot(*zip(*hull(_fair_oracle(free, family)), strict=True), color="black", label="oracle of half the samples")
-    axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule, no second thoughts")
+    axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule without escalation")
     axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")
     axis.scatter(*zip(*single, strict=True), color="grey", zorder=3)
     for checkpoint, point in zip(family.checkpoints, single, strict=True):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gateway.savings import MIN_HOLDOUTS, Interval, Others, Sample, measure, telling
+from gateway.ledger.savings import MIN_HOLDOUTS, Interval, Others, Sample, measure, telling
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gateway.embedded import free_port
+from gateway.process.embedded import free_port
 
 READY = "Ctrl-C stops it"
 

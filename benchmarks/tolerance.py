@@ -22,11 +22,12 @@ from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks.frontiers import Point, at, hull
-from gateway.routing import cheapest_good_enough, forecasts_of
+from gateway.routing.rule import cheapest_good_enough, forecasts_of
 from models.profile import Profile
-from training import evaluate, profile
-from training.evaluate import Judged
-from training.second_thoughts import place_of, simulated, worthwhile
+from training.profile import fit
+from training.profile.cascade import place_of, simulated, worthwhile
+from training.tasks import outcome
+from training.tasks.outcome import Graded
 
 Array = NDArray[np.float64]
 TOLERANCES = (0.0, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05)
@@ -34,16 +35,18 @@ RESAMPLES = 2000
 
 
 def main() -> None:
-    """Judge every tolerance and write `tolerance.json`."""
+    """Grader every tolerance and write `tolerance.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's directory, its profile stage done")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parsed = parser.parse_args()
-    files = sorted(path for path in (parsed.run / "profile").glob("*.jsonl") if not path.name.endswith(".cut.jsonl"))
+    files = sorted(
+        path for path in (parsed.run / "profile").glob("*.jsonl") if not path.name.endswith(".budget-forced.jsonl")
+    )
     if not files:
         parser.error(f"{parsed.run / 'profile'} has no outcomes; run laconic-train profile first")
-    outcomes = {path.stem: evaluate.load(path) for path in files}
+    outcomes = {path.stem: outcome.load(path) for path in files}
     # The longest thinkers first, as a family's places are.
     outcomes = dict(sorted(outcomes.items(), key=lambda item: -place_of(item[1])[0]))
     said = report(outcomes, parsed.seed)
@@ -52,7 +55,7 @@ def main() -> None:
     print(json.dumps(said, indent=1))
 
 
-def report(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
+def report(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> dict[str, Any]:
     """By tolerance: accuracy and tokens, with 95 % intervals from resampling prompts."""
     picked = decided(outcomes, seed)
     fixed = [place_of(rows) for rows in outcomes.values()]
@@ -69,17 +72,17 @@ def report(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any
     }
 
 
-def decided(outcomes: Mapping[str, Sequence[Judged]], seed: int) -> Array:
+def decided(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Array:
     """Accuracy and tokens of what the rule chooses for each prompt, (prompts, tolerances, 2)."""
     prompts = len(next(iter(outcomes.values())))
     found = np.zeros((prompts, len(TOLERANCES), 2))
     for train, test in tqdm(list(KFold(5, shuffle=True, random_state=seed).split(np.arange(prompts))), desc="fits"):
         seen = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
-        fitted = Profile.of(profile.fit(seen, {name: [] for name in seen}, seed))
+        fitted = Profile.of(fit.fit(seen, {name: [] for name in seen}, seed))
         others = {name: [rows[i] for i in test] for name, rows in outcomes.items()}
         others |= {
             name: simulated(others[both.first], others[both.second], both.surprisal)
-            for name, both in fitted.second_thoughts.items()
+            for name, both in fitted.escalations.items()
         }
         for row, prompt in enumerate(test):
             text = next(iter(outcomes.values()))[prompt].prompt

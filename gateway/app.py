@@ -17,19 +17,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import counting, duration, errors, keys, logs, openapi
-from gateway.admission import read_body, request_id
+from gateway import duration, errors, openapi
+from gateway.access import keys
+from gateway.access.keyring import ANYONE, Keyring
+from gateway.access.keys import Grant, KeyExistsError
+from gateway.access.limits import Limiter
+from gateway.answer import counting
 from gateway.chat import Chat
 from gateway.config import Settings
-from gateway.engines import Engines
+from gateway.engines.pool import Engines
 from gateway.errors import ApiError, BadRequestError
-from gateway.keyring import ANYONE, Keyring
-from gateway.keys import Grant, KeyExistsError
-from gateway.ledger import Ledger
-from gateway.limits import Limiter
-from gateway.savings import By, summarise
-from gateway.telemetry import Telemetry
-from gateway.tracing import Tracing
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.savings import By, summarise
+from gateway.observe import logs
+from gateway.observe.metrics import Telemetry
+from gateway.observe.tracing import Tracing
+from gateway.request.admission import read_body, request_id
 from models.family import MANIFEST, Checkpoint, Family, FamilyError
 from models.profile import Profile
 

@@ -14,34 +14,38 @@ from typing import cast
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway import budget as budgets
-from gateway import errors, limits, routing, usage
-from gateway import question as questions
-from gateway.admission import Admission, read_body
-from gateway.budget import Budget
-from gateway.caller import Caller, CallerLeftError
+from gateway import errors
+from gateway.access import limits
+from gateway.access.keyring import Keyring
+from gateway.access.keys import Key
+from gateway.access.limits import Limiter
+from gateway.answer import usage
+from gateway.answer.cascade import EscalatingStream, Thinking, escalated
+from gateway.answer.counting import TokenCounter
+from gateway.answer.relay import Relay, RelayedStream
 from gateway.config import Settings
-from gateway.counting import Counter
-from gateway.engines import Engines, NoEngineError, Upstream
+from gateway.engines.pool import Engines, NoEngineError, Upstream
 from gateway.errors import ApiError, BadRequestError
-from gateway.explain import explain, smallest_feasible
-from gateway.keyring import Keyring
-from gateway.keys import Key
-from gateway.ledger import Ledger
-from gateway.limits import Limiter
-from gateway.question import Question
-from gateway.relay import Relay, RelayedStream
-from gateway.routing import Decision
-from gateway.second_thoughts import Reconsidered, Thinking, reconsidered
+from gateway.events import Json, objects, parse_object
+from gateway.ledger.ledger import Ledger
+from gateway.observe.metrics import Telemetry
+from gateway.observe.tracing import Tracing
+from gateway.request import budget as budgets
+from gateway.request import question as questions
+from gateway.request.admission import Admission, read_body
+from gateway.request.budget import Budget
+from gateway.request.caller import Caller, CallerLeftError
+from gateway.request.question import Question
+from gateway.routing import rule
+from gateway.routing.explain import explain, smallest_feasible
+from gateway.routing.rule import Decision
 from gateway.settlement import CALLER_LEFT, Account
-from gateway.telemetry import Telemetry
-from gateway.tracing import Tracing
 from models.family import Family
-from models.profile import Profile, Reading, SecondThoughts
+from models.profile import Escalation, Prediction, Profile
 
 log = logging.getLogger("laconic")
 
-Answering = Upstream | Reconsidered
+Answering = Upstream | EscalatingStream
 
 
 class Chat:
@@ -59,7 +63,7 @@ class Chat:
         ledger: Ledger,
         telemetry: Telemetry,
         tracing: Tracing,
-        counter: Counter,
+        counter: TokenCounter,
     ) -> None:
         self._settings, self._family, self._profile, self._engines = settings, family, profile, engines
         self._keyring, self._limiter, self._ledger = keyring, limiter, ledger
@@ -90,8 +94,8 @@ class Chat:
                 closing.callback(caller.close)
                 with caller.waiting():
                     upstream, decision = await self._open(question, budget, pinned, key, account)
-                    if (thoughts := decision.second_thoughts) is not None:
-                        upstream = await self._reconsidered(upstream, thoughts, question, budget, account)
+                    if (escalation := decision.escalation) is not None:
+                        upstream = await self._escalated(upstream, escalation, question, budget, account)
                 closing.callback(upstream.close)
                 headers = self._headers(request, decision, budget, account) | standing
                 if question.stream:
@@ -128,11 +132,11 @@ class Chat:
                 limit=_limit(question, budget),
                 pinned=self._pinned(question.model, key),
                 tolerance=self._settings.quality_tolerance,
-                second_thoughts=question.may_be_thought_anew,
+                may_escalate=question.may_escalate,
                 allowed=allowed,
                 available=allowed & self._engines.available,
             )
-        except routing.NoCheckpointError as error:
+        except rule.NoCheckpointError as error:
             raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
         return JSONResponse(explained)
 
@@ -166,7 +170,7 @@ class Chat:
     def _allowed(self, key: Key) -> frozenset[str]:
         return frozenset(key.checkpoints or (checkpoint.name for checkpoint in self._family.checkpoints))
 
-    def _reading(self, question: Question) -> Reading | None:
+    def _reading(self, question: Question) -> Prediction | None:
         return None if question.prompt is None else self._profile.read(question.prompt)
 
     async def _open(
@@ -191,7 +195,7 @@ class Chat:
         pressure = self._settings.overload_tolerance * self._admission.pressure
         while True:
             try:
-                account.decision = decision = routing.decide(
+                account.decision = decision = rule.decide(
                     self._family,
                     reading,
                     _limit(question, budget),
@@ -199,14 +203,14 @@ class Chat:
                     tolerance=self._settings.quality_tolerance + pressure,
                     pressure=pressure,
                     holdout=account.holdout,
-                    second_thoughts=question.may_be_thought_anew,
+                    may_escalate=question.may_escalate,
                     allowed=allowed,
                     available=available,
                 )
-            except routing.NoCheckpointError as error:
+            except rule.NoCheckpointError as error:
                 raise errors.unavailable(f"No engine answers for checkpoint {error} now.") from None
             body = upstream_body(question, self._engines.served_name(decision.checkpoint), budget)
-            if decision.second_thoughts:
+            if decision.escalation:
                 body["logprobs"] = True
             account.sent()
             try:
@@ -226,40 +230,40 @@ class Chat:
             headers["x-request-id"] = account.id
             return await self._engines.open(checkpoint, questions.encode(body), headers, stream=question.stream)
 
-    async def _reconsidered(
-        self, upstream: Upstream, thoughts: SecondThoughts, question: Question, budget: Budget, account: Account
+    async def _escalated(
+        self, upstream: Upstream, escalation: Escalation, question: Question, budget: Budget, account: Account
     ) -> Answering:
         """The answer, which may give way to another checkpoint's: a stream on its way out, a whole one here."""
 
-        async def anew(thinking: Thinking) -> Upstream | None:
+        async def escalate(thinking: Thinking) -> Upstream | None:
             left = None if budget.tokens is None else budget.tokens - thinking.reasoning_tokens
             most = None if question.max_tokens is None else question.max_tokens - thinking.tokens
             if any(tokens is not None and tokens <= 0 for tokens in (left, most)):
                 return None
-            body = upstream_body(question, self._engines.served_name(thoughts.second), replace(budget, tokens=left))
+            body = upstream_body(question, self._engines.served_name(escalation.second), replace(budget, tokens=left))
             body |= {name: most for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None}
             try:
-                second = await self._ask(thoughts.second, body, question, account)
+                second = await self._ask(escalation.second, body, question, account)
             except (NoEngineError, ApiError) as error:
-                log.warning("no second thoughts by %s: %s", thoughts.second, type(error).__name__)
+                log.warning("not escalated to %s: %s", escalation.second, type(error).__name__)
                 return None
-            account.answers = thoughts.second
+            account.answers = escalation.second
             return second
 
         end = self._family.reasoning.end
         if question.stream:
-            return Reconsidered(upstream, end=end, surprisal=thoughts.surprisal, anew=anew)
+            return EscalatingStream(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
         try:
-            return await reconsidered(upstream, end=end, surprisal=thoughts.surprisal, anew=anew)
+            return await escalated(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
         except BaseException:  # a cancellation included: the caller has left
             upstream.close()
             raise
 
     def _whole(
-        self, question: Question, account: Account, upstream: Upstream | Reconsidered, headers: dict[str, str]
+        self, question: Question, account: Account, upstream: Upstream | EscalatingStream, headers: dict[str, str]
     ) -> Response:
         body = upstream.first
-        answer = usage.parse_object(body)
+        answer = parse_object(body)
         if answer is None:
             raise errors.interrupted("The engine's answer is not JSON.")
         transcript = usage.Transcript()
@@ -269,7 +273,7 @@ class Chat:
         hidden = _hides_reasoning(question) and usage.hide_reasoning(answer, "message")
         if completed is not reported or hidden:
             body = json.dumps({**answer, "usage": completed}).encode()
-        reasons = [str(choice.get("finish_reason") or "") for choice in usage.objects(answer.get("choices"))]
+        reasons = [str(choice.get("finish_reason") or "") for choice in objects(answer.get("choices"))]
         account.settle(200, usage.spent(completed), reasons[-1] if reasons else "")
         return Response(body, 200, headers, "application/json")
 
@@ -308,8 +312,8 @@ class Chat:
             _relayed(relay, upstream, settle), headers, caller, self._settings.send_timeout_seconds, ended
         )
 
-    def _complete(self, question: Question, reported: object, transcript: usage.Transcript) -> usage.Json:
-        known = cast("usage.Json", reported) if isinstance(reported, dict) else None
+    def _complete(self, question: Question, reported: object, transcript: usage.Transcript) -> Json:
+        known = cast("Json", reported) if isinstance(reported, dict) else None
         marks = self._family.reasoning
         return usage.complete(known, transcript, self._counter, marks, lambda: questions.text_of(question.body))
 
@@ -333,8 +337,8 @@ class Chat:
             "x-laconic-budget": str(budget),
             "x-laconic-decision": decision.kind,
         }
-        if decision.second_thoughts is not None:
-            headers["x-laconic-second-thoughts"] = decision.second_thoughts.second
+        if decision.escalation is not None:
+            headers["x-laconic-escalation"] = decision.escalation.second
         if decision.difficulty is not None:
             headers["x-laconic-difficulty"] = f"{decision.difficulty:.3f}"
         if request.headers.get("x-laconic-debug", "").lower() == "true":

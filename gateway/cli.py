@@ -13,14 +13,17 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from gateway import budget, config, export, keys_command, ledger, reports, terminal
-from gateway.children import StartError
+from gateway import config
+from gateway.commands import export, keys, reports, terminal
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
-from gateway.explain import explain
-from gateway.ledger import Books
-from gateway.replay import Replay
-from gateway.savings import DIMENSIONS, summarise
+from gateway.ledger import ledger
+from gateway.ledger.ledger import Books
+from gateway.ledger.replay import Replay
+from gateway.ledger.savings import DIMENSIONS, summarise
+from gateway.process.supervisor import StartError
+from gateway.request import budget
+from gateway.routing.explain import explain
 from models import family as families
 from models import profile as profiles
 from models.family import FamilyError
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name; wrong configuration exits with 2, what goes wrong later with 1."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "route": _route, "savings": _savings, "replay": _replay, "export": _export,
-        "keys": keys_command.main,
+        "keys": keys.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _serve(arguments: Sequence[str]) -> None:
     settings = config.load(arguments)
-    from gateway.serve import serve  # noqa: PLC0415  so that --help and a wrong flag answer at once
+    from gateway.process.serve import serve  # noqa: PLC0415  so that --help and a wrong flag answer at once
 
     serve(settings)
 

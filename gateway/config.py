@@ -29,7 +29,7 @@ from pydantic_settings import (
 from redis.asyncio import ConnectionPool
 
 import models
-from gateway import budget
+from gateway.request import budget
 from models.field import path_of
 
 EXAMPLES = """examples:

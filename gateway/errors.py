@@ -146,6 +146,13 @@ def from_engine(status: int, payload: object) -> ApiError:
     return ApiError(status, message, param=param, code=code)
 
 
+def from_event(event: Mapping[str, Any]) -> ApiError:
+    """An engine's error event as ours, with the status that it names, or 500."""
+    error: object = event["error"]
+    code: object = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
+    return from_engine(code if isinstance(code, int) and 400 <= code < 600 else 500, event)
+
+
 def field_at_fault(message: str, body: Mapping[str, Any]) -> str | None:
     """The body's field that an engine's refusal is about, where it says so only in words."""
     first = re.match(r"\w+", message)

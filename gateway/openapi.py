@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from gateway import budget, question
-from gateway.keys import Grant
-from gateway.savings import DIMENSIONS
+from gateway.access.keys import Grant
+from gateway.ledger.savings import DIMENSIONS
+from gateway.request import budget, question
 from models.family import Family
 
 Json = dict[str, Any]

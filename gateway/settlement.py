@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 
-from gateway.budget import Budget
-from gateway.entry import Entry
-from gateway.keys import Key
-from gateway.ledger import Ledger
-from gateway.limits import Limiter, Reservation
-from gateway.routing import Decision
-from gateway.telemetry import Telemetry
-from gateway.tracing import Trace
-from gateway.usage import Spent
+from gateway.access.keys import Key
+from gateway.access.limits import Limiter, Reservation
+from gateway.answer.usage import Spent
+from gateway.ledger.entry import Entry
+from gateway.ledger.ledger import Ledger
+from gateway.observe.metrics import Telemetry
+from gateway.observe.tracing import Trace
+from gateway.request.budget import Budget
+from gateway.routing.rule import Decision
 from models.family import Family
 
 CALLER_LEFT = 499

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -12,3 +14,8 @@ def connect(url: str) -> Redis:
     return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
         url, decode_responses=True, socket_connect_timeout=1.0, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
     )
+
+
+def embedded_url(state_dir: Path) -> str:
+    """Where the embedded Redis of a state directory listens, running or not."""
+    return f"unix://{state_dir / 'redis.sock'}"

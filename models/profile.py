@@ -13,7 +13,7 @@ still be answered right, which one more forest and a line of numbers d for each 
     P(correct | stopped at B, x, c) = sigmoid(s(x, u) + d_c(u)),   u = log2(1 + B), between whole u interpolated
 
 So a prediction is a probability and a whole distribution of reasoning tokens, and what a budget leaves of the former.
-Where a second checkpoint thinks again whenever the first was unsure (`SecondThoughts`), tokens are a mixture of theirs:
+Where a second checkpoint thinks again whenever the first was unsure (`Escalation`), tokens are a mixture of theirs:
 
     P(correct | x) = sigmoid(a f(x) + b),   P(unsure | x) = sigmoid(u f(x) + v g(x, first) + w)
 
@@ -27,8 +27,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
@@ -37,59 +36,26 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models import features
+from models.features import COUNTS, counts_of
 from models.field import path_of
 from models.forest import Forest, Forests
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
 _TRAPEZOIDS: Vector = np.convolve(np.diff(LEVELS), [0.5, 0.5]).astype(np.float64)
 """Weights with which quantiles at `LEVELS` sum up to the mean, (22,)."""
 
-COUNTS = (
-    "characters",
-    "words",
-    "unknown_words",
-    "numbers",
-    "digits",
-    "longest_number",
-    "one_digit_numbers",
-    "two_digit_numbers",
-    "longer_numbers",
-    "plus",
-    "minus",
-    "times",
-    "digits_to_multiply",
-    "strange_symbols",
-    "lines",
-)
-"""What is counted. Digits matter together with what is done to them, hence `digits_to_multiply`; `strange_symbols`,
-brackets and decimal points among them, are there so that a prompt with more of them than fitting saw is unfamiliar, as
-one is with more, or fewer, of anything else."""
-MIN_FAMILIAR = 0.6
-"""Share of a prompt's words that must have been seen in fitting; below it the profile abstains."""
-
-_WORD = re.compile(r"[^\W\d_]+")
-_NUMBER = re.compile(r"\d+")
-_TIMES = ("times", "multiplied", "multiply", "product")
-# Possessive, and no start inside a number: the time taken is linear in the prompt's length, whatever the prompt.
-_PRODUCT = re.compile(
-    r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
-    r"|(?:product of|multiply) (\d++) (?:and|by|with) (\d++)",
-    re.IGNORECASE,
-)
-_LETTER_X = re.compile(r"\d\s?x\s?\d", re.IGNORECASE)
-_STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: RUF001
-
 
 class ProfileError(ValueError):
     """A profile that cannot be used; the message is one line."""
 
 
-class SecondThoughts(BaseModel):
+class Escalation(BaseModel):
     """One checkpoint thinks, and where its thinking was unsure of itself, another thinks anew and answers in its place.
 
     Unsure is thinking whose surprisal, -log P of its tokens up to and with the end marker, exceeds a threshold.
@@ -103,17 +69,17 @@ class SecondThoughts(BaseModel):
 
 
 @dataclass(frozen=True)
-class Prediction:
+class ChoicePrediction:
     """What one checkpoint is expected to do with one prompt when nothing caps it."""
 
     p_correct: float
     tokens: Vector
     """Reasoning tokens at `LEVELS`, non-decreasing, (22,)."""
-    stopped: Callable[[float], float] = lambda _: 0.0
+    budget_forced: Callable[[float], float] = lambda _: 0.0
     """P(correct) of thinking that is stopped after so many tokens; never falls."""
     before: float = 0.0
-    """Tokens that are spent before the thinking that `stopped` is about."""
-    second_thoughts: SecondThoughts | None = None
+    """Tokens that are spent before the thinking that `budget_forced` is about."""
+    escalation: Escalation | None = None
     """Where this is not about one checkpoint; tokens are then those of both, and what is stopped is the second's."""
     mixture: tuple[tuple[float, Vector], ...] = ()
     """Where the tokens are one: shares, and what each has at `LEVELS`. `tokens` are too coarse for its rare part."""
@@ -130,7 +96,7 @@ class Prediction:
             return self.p_correct
         if (within := self.p_within(budget)) == 1.0:
             return self.p_correct
-        stopped = self.stopped(max(budget - self.before, 0.0))
+        stopped = self.budget_forced(max(budget - self.before, 0.0))
         return min(self.p_correct, self.p_correct * within + stopped * (1.0 - within))
 
     def expected_tokens(self, budget: int | None = None) -> float:
@@ -144,17 +110,17 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Prediction:
     """The profile's word on one prompt."""
 
     difficulty: float
     """0 to 1: the share of the fitting prompts that were predicted to be easier for the checkpoints."""
     familiar: bool
     """False: the prompt is unlike what the profile was fitted on, and its predictions are not to be used."""
-    predictions: dict[str, Prediction]
+    predictions: dict[str, ChoicePrediction]
 
 
-class _StoredThoughts(SecondThoughts):
+class _StoredEscalation(Escalation):
     scale: tuple[float, float]
     """a and b."""
     unsure: tuple[float, float, float]
@@ -175,11 +141,11 @@ class _Stored(BaseModel):
     """a and b by checkpoint."""
     tokens: Forest
     spread: Forest
-    second_thoughts: dict[str, _StoredThoughts]
+    escalations: dict[str, _StoredEscalation]
     """By name."""
-    stopped: Forest
+    budget_forced: Forest
     """s, of the counts and u."""
-    stopped_shifts: dict[str, list[float]]
+    budget_forced_shifts: dict[str, list[float]]
     """d at u = 0, 1, ..., by checkpoint."""
     residuals: dict[str, list[float]]
     """z at `LEVELS`, by checkpoint in the order of their places."""
@@ -194,29 +160,31 @@ class Profile:
         places = len(stored.residuals)
         try:
             self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), places)
-            self._stopped = Forests([stored.stopped], len(COUNTS), len(next(iter(stored.stopped_shifts.values()))))
+            self._budget_forced = Forests(
+                [stored.budget_forced], len(COUNTS), len(next(iter(stored.budget_forced_shifts.values())))
+            )
         except ValueError as error:
             raise ProfileError(str(error)) from None
         self.stored = stored
         self.checkpoints = tuple(stored.residuals)
-        self.second_thoughts = {
-            name: SecondThoughts(first=kept.first, second=kept.second, surprisal=kept.surprisal)
-            for name, kept in stored.second_thoughts.items()
+        self.escalations = {
+            name: Escalation(first=kept.first, second=kept.second, surprisal=kept.surprisal)
+            for name, kept in stored.escalations.items()
         }
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
-        self._shifts = np.array(list(stored.stopped_shifts.values()))
+        self._shifts = np.array(list(stored.budget_forced_shifts.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
         self._difficulties = np.sort(np.array(stored.difficulties))
 
     @classmethod
     def of(cls, raw: object) -> Self:
-        """A profile from what `training.profile.fit` made, or the file's JSON."""
+        """A profile from what `training.profile.fit.fit` made, or the file's JSON."""
         return cls(_Stored.model_validate(raw))
 
-    def read(self, prompt: str) -> Reading:
+    def read(self, prompt: str) -> Prediction:
         """Predict for one prompt; any text, the empty one included. Of a longer one than fitting saw only the start."""
         counts = counts_of(prompt[: self._longest + 1], self._vocabulary)
         correct, mean, spread = self._forests(counts).T
@@ -225,30 +193,31 @@ class Profile:
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
         failure = 1.0 - float(p_correct.mean())
         difficulty = int(self._difficulties.searchsorted(failure)) / max(len(self._difficulties), 1)
-        stopped = self._when_stopped(counts)
+        stopped = self._budget_forced_curves(counts)
         predictions = {
-            name: Prediction(float(p_correct[i]), tokens[i], stopped[i]) for i, name in enumerate(self.checkpoints)
+            name: ChoicePrediction(float(p_correct[i]), tokens[i], stopped[i])
+            for i, name in enumerate(self.checkpoints)
         }
-        thought_anew = {name: self._thought_anew(name, predictions, correct, mean) for name in self.second_thoughts}
-        return Reading(difficulty, self._is_familiar(counts), predictions | thought_anew)
+        escalated = {name: self._escalated(name, predictions, correct, mean) for name in self.escalations}
+        return Prediction(difficulty, features.is_familiar(counts, self._lower, self._upper), predictions | escalated)
 
-    def _when_stopped(self, counts: Vector) -> list[Callable[[float], float]]:
+    def _budget_forced_curves(self, counts: Vector) -> list[Callable[[float], float]]:
         """By place: P(correct) by where the thinking is stopped. The forest is asked when somebody wants to know."""
 
         @functools.cache
         def levels() -> Vector:
-            return np.maximum.accumulate(_sigmoid(self._stopped(counts)[:, 0] + self._shifts), axis=1)
+            return np.maximum.accumulate(_sigmoid(self._budget_forced(counts)[:, 0] + self._shifts), axis=1)
 
         return [
             lambda budget, place=place: _between(levels()[place], math.log2(1.0 + budget))
             for place in range(len(self.checkpoints))
         ]
 
-    def _thought_anew(
-        self, name: str, predictions: Mapping[str, Prediction], correct: Vector, mean: Vector
-    ) -> Prediction:
+    def _escalated(
+        self, name: str, predictions: Mapping[str, ChoicePrediction], correct: Vector, mean: Vector
+    ) -> ChoicePrediction:
         """What second thoughts come to, by what is predicted of their checkpoints and what the forests said of x."""
-        kept, thoughts = self.stored.second_thoughts[name], self.second_thoughts[name]
+        kept, escalation = self.stored.escalations[name], self.escalations[name]
         constant, u, v = kept.unsure
         z = np.array(
             [
@@ -259,22 +228,14 @@ class Profile:
         unsure, p_correct = _sigmoid(z).tolist()
         first, second = predictions[kept.first], predictions[kept.second]
         mixture = ((1.0 - unsure, first.tokens), (unsure, first.tokens + second.tokens))
-        return Prediction(
+        return ChoicePrediction(
             p_correct,
             _quantiles(mixture),
-            stopped=second.stopped,
+            budget_forced=second.budget_forced,
             before=first.expected_tokens(),
-            second_thoughts=thoughts,
+            escalation=escalation,
             mixture=mixture,
         )
-
-    def _is_familiar(self, counts: Vector) -> bool:
-        by_name = dict(zip(COUNTS, counts.tolist(), strict=True))
-        words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
-        known_enough = words - unknown >= MIN_FAMILIAR * words
-        says_what_to_do = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
-        within = (counts >= self._lower) & (counts <= self._upper)
-        return says_what_to_do and known_enough and bool(within.all())
 
 
 def _between(values: Vector, at: float) -> float:
@@ -313,55 +274,19 @@ def _check_places(stored: _Stored) -> None:
         raise ProfileError("residuals is empty")
     if list(stored.scales) != list(stored.residuals):
         raise ProfileError(f"scales is of {', '.join(stored.scales)}, residuals of {', '.join(stored.residuals)}")
-    if list(stored.stopped_shifts) != list(stored.residuals):
+    if list(stored.budget_forced_shifts) != list(stored.residuals):
         raise ProfileError(
-            f"stopped_shifts is of {', '.join(stored.stopped_shifts)}, residuals of {', '.join(stored.residuals)}"
+            f"budget_forced_shifts is of {', '.join(stored.budget_forced_shifts)},"
+            f" residuals of {', '.join(stored.residuals)}"
         )
-    if len({len(shifts) for shifts in stored.stopped_shifts.values()} - {0}) != 1:
-        raise ProfileError("stopped_shifts: every checkpoint needs the same number of them, at least one")
-    for name, thoughts in stored.second_thoughts.items():
+    if len({len(shifts) for shifts in stored.budget_forced_shifts.values()} - {0}) != 1:
+        raise ProfileError("budget_forced_shifts: every checkpoint needs the same number of them, at least one")
+    for name, escalation in stored.escalations.items():
         if name in stored.residuals:
-            raise ProfileError(f"second_thoughts.{name}: a checkpoint is called so")
+            raise ProfileError(f"escalations.{name}: a checkpoint is called so")
         for field in ("first", "second"):
-            if (checkpoint := getattr(thoughts, field)) not in stored.residuals:
-                raise ProfileError(f"second_thoughts.{name}.{field}: {checkpoint} is none of the checkpoints")
-
-
-def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:
-    """log(1 + count) of everything that is counted in a prompt, (len(COUNTS),)."""
-    words = words_of(prompt)
-    numbers = _NUMBER.findall(prompt)
-    digits = [len(number) for number in numbers]
-    signs = prompt.count("*") + prompt.count("×") + len(_LETTER_X.findall(prompt))  # noqa: RUF001
-    counts = (
-        len(prompt),
-        len(words),
-        len([word for word in words if word not in vocabulary]),
-        len(numbers),
-        sum(digits),
-        max(digits, default=0),
-        digits.count(1),
-        digits.count(2),
-        len([n for n in digits if n > 2]),
-        prompt.count("+"),
-        prompt.count("-") + prompt.count("−"),  # noqa: RUF001
-        signs + sum(word in _TIMES for word in words),
-        _digits_to_multiply(prompt),
-        len(_STRANGE.findall(prompt)),
-        prompt.count("\n") + 1,
-    )
-    return np.log1p(np.array(counts, dtype=np.float64))
-
-
-def _digits_to_multiply(prompt: str) -> int:
-    """Products of two digits that a long multiplication takes: 2 for 7 * 12, 4 for 12 * 34."""
-    factors = ([group for group in match.groups() if group] for match in _PRODUCT.finditer(prompt))
-    return sum(len(left) * len(right) for left, right in factors)
-
-
-def words_of(prompt: str) -> list[str]:
-    """The words of a prompt in lower case: runs of letters."""
-    return _WORD.findall(prompt.lower())
+            if (checkpoint := getattr(escalation, field)) not in stored.residuals:
+                raise ProfileError(f"escalations.{name}.{field}: {checkpoint} is none of the checkpoints")
 
 
 def load(path: Path) -> Profile:

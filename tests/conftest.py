@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import redis
 
-from gateway.embedded import redis_executable
+from gateway.process.embedded import redis_executable
 
 # How long an example takes is the machine's business: tests assert behaviour, never wall-clock.
 hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

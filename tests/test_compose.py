@@ -40,7 +40,7 @@ def test_the_gateway_accepts_its_flags_and_reaches_what_is_published(monkeypatch
 
 
 def test_the_engine_serves_the_shipped_familys_adapters_and_keeps_a_place_empty() -> None:
-    """The empty place is what the base gets beside adapters on a CPU (`gateway.embedded`)."""
+    """The empty place is what the base gets beside adapters on a CPU (`gateway.process.embedded`)."""
     family = families.load(config.shipped_family(), verify=False)
     adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.kind == "lora"]
     command = SERVICES["engine"]["command"]

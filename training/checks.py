@@ -7,9 +7,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from models import family as manifest
-from training import checkpoints, trainer
+from training import trainer
 from training.config import PretrainedBase, Recipe
 from training.errors import StageError
+from training.job import checkpoints
 from training.tasks.source import questions
 from training.tasks.verify import is_correct
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from training.allocator import keep_freed_memory
 from training.config import LARGEST_SEED, Recipe, RecipeError
 from training.config import load as load_recipe
 from training.errors import StageError
+from training.job.allocator import keep_freed_memory
 from training.tasks.problems import Difficulty, Kind, Split
 
 SHIPPED_RECIPE = Path("training/recipes/abacus.yaml")
@@ -123,7 +123,7 @@ def experiment(
 
     What is done is skipped and what was cut short goes on, so several processes may share recipes or seeds out.
     """
-    from training import experiment as experimenting
+    from training.experiments import experiment as experimenting
 
     loaded = [_load(path) for path in recipes]
     every = [recipe.with_seed(number) for number in seed for recipe in loaded]
@@ -139,7 +139,7 @@ def report(
     / "report",
 ) -> None:
     """Compare the rewards that `experiment` has trained: figures with intervals over seeds, plots, and words."""
-    from training import report as reporting
+    from training.experiments import report as reporting
 
     reporting.write(results, out)
 
@@ -170,10 +170,11 @@ def measure(
     from transformers import AutoTokenizer
 
     from models import family as manifest
-    from training import checkpoints, outcomes
-    from training import evaluate as measuring
-    from training import served as over_api
     from training.config import Data
+    from training.job import checkpoints
+    from training.measure import evaluate as measuring
+    from training.measure import figures, outcomes
+    from training.measure import served as over_api
     from training.tasks.source import questions
 
     try:
@@ -198,10 +199,10 @@ def measure(
             rows = measuring.judge(model, spoken, asked, **how, on_batch=progress)
     parts = {
         "overall": rows,
-        **{d: [row for row in rows if row.difficulty == d] for d in measuring.difficulties(rows)},
+        **{d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)},
     }
     figures = {
-        part: measuring.summarise(chosen_rows, seed).model_dump() for part, chosen_rows in parts.items() if chosen_rows
+        part: figures.summarise(chosen_rows, seed).model_dump() for part, chosen_rows in parts.items() if chosen_rows
     }
     typer.echo(json.dumps(figures, indent=1))
 
@@ -219,7 +220,7 @@ def plan(
     """Reckon memory, tokens and rough cost of a recipe's family, before anything is spent."""
     from rich.console import Console
 
-    from training import checkpoints, planning
+    from training.job import checkpoints, planning
 
     loaded = _load(recipe)
     if (rollouts := loaded.family.prompts_per_step * loaded.family.rollouts) < gpus:

@@ -249,7 +249,7 @@ class ProfileStage(_Section):
     """Of these prompts, how many are asked once more and their thinking stopped, to see what is answered then."""
 
     @property
-    def cut_prompts(self) -> int:
+    def budget_forced_prompts(self) -> int:
         """`cuts`, or all prompts where there are fewer."""
         return min(self.cuts, self.prompts)
 

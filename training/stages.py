@@ -1,7 +1,7 @@
 """What does each stage of a run do, and what does it leave behind? base -> family -> evaluate -> profile -> publish.
 
 Every stage writes its artefact whole or not at all and is skipped where the artefact stands already, made from the same
-inputs (`training.record`); the two long ones also go on from their last complete checkpoint. So after a kill at any
+inputs (`training.job.record`); the two long ones also go on from their last complete checkpoint. So after a kill at any
 moment the same command goes on.
 
     RUN/base/trained/          the base as it was trained          RUN/base/metrics.jsonl  the training's log
@@ -9,7 +9,7 @@ moment the same command goes on.
     RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
-    RUN/profile/NAME.cut.jsonl answers after stopped thinking
+    RUN/profile/NAME.budget-forced.jsonl answers after stopped thinking
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ from rich.console import Console
 
 from models import family as manifest
 from models.profile import SCHEMA_VERSION
-from training import base as base_training
-from training import checkpoints, cuts, gate, outcomes, profile, publish, tokenizer, traces, trainer
-from training import evaluate as measuring
+from training import trainer
+from training.base import gate, tokenizer, traces
+from training.base import train as base_training
 from training.checks import PROFILE_SEED_OFFSET, check, check_target
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
-from training.record import fingerprint, require, stands, write_json
-from training.resume import alone, processes
+from training.job import checkpoints
+from training.job.record import fingerprint, require, stands, write_json
+from training.job.resume import alone, processes
+from training.measure import outcomes
+from training.profile import fit
+from training.publish import assemble
+from training.tasks import outcome
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.source import data_record, questions
 
@@ -135,16 +140,16 @@ def fit_profile(recipe: Recipe) -> None:
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
-    cut_paths = {name: outcomes.path_in(directory, name, cut=True) for name in paths}
+    budget_forced_paths = {name: outcomes.path_in(directory, name, cut=True) for name in paths}
     for name, path in paths.items():
         how = {"samples": stage.samples, "temperature": recipe.evaluate.temperature, "surprisal": _may_be_first(name)}
         outcomes.measure(recipe, name, asked, path, **how)
-        outcomes.measure_cuts(recipe, name, asked[: stage.cut_prompts], cut_paths[name])
+        outcomes.measure_budget_forced(recipe, name, asked[: stage.budget_forced_prompts], budget_forced_paths[name])
     if stands(directory / "profile.json", _profile_record(directory, paths)):
         return
-    measured = {name: measuring.load(path) for name, path in paths.items()}
-    stopped = {name: cuts.load(path) for name, path in cut_paths.items()}
-    profile.save(profile.fit(measured, stopped, recipe.seed), directory / "profile.json")
+    measured = {name: outcome.load(path) for name, path in paths.items()}
+    stopped = {name: outcome.load_budget_forced(path) for name, path in budget_forced_paths.items()}
+    fit.save(fit.fit(measured, stopped, recipe.seed), directory / "profile.json")
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
@@ -159,14 +164,14 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         require(outcomes.path_in(run / "evaluate", name), record)
         unsure = {"surprisal": True} if _may_be_first(name) else {}
         require(outcomes.path_in(run / "profile", name), record | profiled | unsure)
-        cut = {"prompts": recipe.profile.cut_prompts, "samples": 1}
+        cut = {"prompts": recipe.profile.budget_forced_prompts, "samples": 1}
         require(outcomes.path_in(run / "profile", name, cut=True), record | cut)
     require(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
             raise StageError(f"{log} is missing: the card needs it")
     with _whole(target) as unfinished:
-        publish.assemble(recipe, recipe_path, checkpoints.base_directory(recipe), unfinished)
+        assemble.assemble(recipe, recipe_path, checkpoints.base_directory(recipe), unfinished)
         manifest.load(unfinished)
     _console.print(f"published {target}")
 

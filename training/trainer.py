@@ -5,7 +5,7 @@ What differs from stock GRPO, and why:
 - Advantages are leave-one-out and never divided by a standard deviation (but in the paper's own dense credit); they are
   handed over as (B, T), one per token, which is where dense credit enters.
 - The loss is a token sum over a constant (`dr_grpo`): a mean per sequence would shorten answers already at alpha 0.
-- Rollouts come from `training.rollout`, or from vLLM; micro-batches are sorted by length and trimmed.
+- Rollouts come from `training.rollouts.sample`, or from vLLM; micro-batches are sorted by length and trimmed.
 
 There is one update per generation, so rollouts are on-policy and there is no ratio to clip. Where vLLM sampled them,
 each token's loss is weighted by the ratio of the trained model's probability to vLLM's, at most 3 (TRL's correction).
@@ -33,18 +33,25 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     from trl import GRPOConfig, GRPOTrainer
 
-from training.batch import Rollouts
 from training.config import DenseReward, FamilyStage, checkpoint_name
-from training.credit import counterfactual_credit, episode_credit, leave_one_out, paper_credit, scaled, token_rewards
 from training.errors import StageError
-from training.judge import Judge
-from training.metrics import JsonLines, show_in_bar
-from training.precision import autocast_bf16
-from training.resume import MarkComplete, last_checkpoint, processes
-from training.rewards.dense import EpisodeJudge
+from training.job.metrics import JsonLines, show_in_bar
+from training.job.precision import autocast_bf16
+from training.job.resume import MarkComplete, last_checkpoint, processes
+from training.rewards.credit import (
+    counterfactual_credit,
+    episode_credit,
+    leave_one_out,
+    paper_credit,
+    scaled,
+    token_rewards,
+)
+from training.rewards.dense import EpisodeGrader
 from training.rewards.information_gain import gains
 from training.rewards.length import length_reward
-from training.rollout import keeps_everything, sample
+from training.rollouts.batch import Rollouts
+from training.rollouts.grade import Grader
+from training.rollouts.sample import keeps_everything, sample
 from training.tasks.question import Question
 
 LONGEST_PROMPT = 2048
@@ -69,8 +76,8 @@ class FamilyTrainer(GRPOTrainer):
         self._last_temperature = last_temperature or self._first_temperature
         self._alpha, self._dense, self._notes = alpha, dense, notes
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be paid for twice
-        self._judge = Judge(self.processing_class, dense)
-        self._episode_judge = EpisodeJudge(self.processing_class, dense) if dense else None
+        self._judge = Grader(self.processing_class, dense)
+        self._episode_judge = EpisodeGrader(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
         self._seen: list[Tensor] | None = None
         cools = self._last_temperature != self._first_temperature

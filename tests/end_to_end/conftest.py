@@ -22,7 +22,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from gateway.config import shipped_family
-from gateway.embedded import free_port
+from gateway.process.embedded import free_port
 from models import family as families
 from models.family import Family
 
@@ -50,7 +50,9 @@ class Stack:
     def engine_url(self) -> str:
         """Where the engine that it started listens."""
         command = next(
-            c for c in map(psutil.Process.cmdline, self.children) if c[1:4] == ["-P", "-m", "gateway.launch_vllm"]
+            c
+            for c in map(psutil.Process.cmdline, self.children)
+            if c[1:4] == ["-P", "-m", "gateway.process.launch_vllm"]
         )
         return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
 

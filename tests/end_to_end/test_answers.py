@@ -154,7 +154,7 @@ def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
 def served_by(stack: Stack, prompt: str) -> str:
     raw = stack.sdk.chat.completions.with_raw_response.create(**chat(prompt, max_tokens=400))
     assert raw.headers["x-laconic-decision"] == "routed"
-    return f"{raw.headers['x-laconic-checkpoint']} {raw.headers.get('x-laconic-second-thoughts')}"
+    return f"{raw.headers['x-laconic-checkpoint']} {raw.headers.get('x-laconic-escalation')}"
 
 
 def test_easy_and_hard_questions_are_served_differently(stack: Stack) -> None:
@@ -237,10 +237,10 @@ async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -
         """Whether it was thought anew, and whether it should have been; None where it was not to be."""
         async with limit:
             raw = await sdk.chat.completions.with_raw_response.create(**chat(prompt, **GREEDY))
-            if "x-laconic-second-thoughts" not in raw.headers:
+            if "x-laconic-escalation" not in raw.headers:
                 return None
             route = await http.post(f"{stack.url}/v1/route", json=chat(prompt, **GREEDY))
-            plan = route.json()["second_thoughts"]
+            plan = route.json()["escalation"]
             alone = chat(prompt, **GREEDY, model=f"abacus/{plan['first']}", logprobs=True)
             first = await sdk.chat.completions.create(**alone)
         both, completion = first.choices[0], raw.parse()

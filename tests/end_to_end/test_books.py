@@ -16,7 +16,8 @@ import httpx
 import psutil
 from openai import AsyncOpenAI
 
-from gateway import ledger, store
+from gateway import store
+from gateway.ledger import ledger
 from models import profile as profiles
 from tests.conftest import RedisServer
 from tests.end_to_end.conftest import FAMILY_DIR, Stack, engine_count, launched, until
@@ -63,8 +64,8 @@ async def test_fifty_mixed_requests_are_fifty_entries(gateway: Stack) -> None:
     assert booked["total"]["failed"] == 0
     assert sum(totals["requests"] for totals in booked["groups"].values()) == 50
     checkpoints = {checkpoint.name for checkpoint in gateway.family.checkpoints}
-    second_thoughts = profiles.load(FAMILY_DIR / gateway.family.profile).second_thoughts
-    assert checkpoints <= set(booked["groups"]) <= checkpoints | set(second_thoughts)
+    escalations = profiles.load(FAMILY_DIR / gateway.family.profile).escalations
+    assert checkpoints <= set(booked["groups"]) <= checkpoints | set(escalations)
 
 
 def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> None:

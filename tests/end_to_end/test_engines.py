@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 
-from gateway import embedded
-from gateway.embedded import free_port
+from gateway.process import embedded
+from gateway.process.embedded import free_port
 from models import family as families
 from tests.end_to_end.conftest import FAMILY_DIR, Stack, engine_count, launched, until
-from tests.gateway.house import EASY
+from tests.gateway.fakes import EASY
 
 START_SECONDS = 600
 GRACE_SECONDS = 30

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.embedded import free_port
+from gateway.process.embedded import free_port
 from tests.end_to_end.conftest import FAMILY_DIR, LAUNCH, Stack, launched, until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,7 +43,7 @@ def alone(light: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_gateway_needs_no_torch(light: Path) -> None:
     assert alone(light, "python", "-c", "import torch").returncode != 0
-    assert alone(light, "python", "-c", "import gateway.serve, gateway.cli").stderr == ""
+    assert alone(light, "python", "-c", "import gateway.process.serve, gateway.cli").stderr == ""
 
 
 def test_help_needs_no_torch(light: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import keys, ledger, store
-from gateway.keys import Grant
+from gateway import store
+from gateway.access import keys
+from gateway.access.keys import Grant
+from gateway.ledger import ledger
 from tests.conftest import RedisServer
 from tests.end_to_end.conftest import Stack, launched
-from tests.gateway.test_limits import state
+from tests.gateway.access.test_limits import state
 
 CALLERS = 12
 CHAT = {

@@ -8,7 +8,7 @@ import pytest
 from models import family as families
 from models.family import Family
 from tests.conftest import RedisServer
-from tests.gateway.house import FakeEngine, Gateway, build_family, running
+from tests.gateway.fakes import FakeEngine, Gateway, build_family, running
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gateway.entry import Entry, Forecast
+from gateway.ledger.entry import Entry
+from gateway.routing.rule import Forecast
 
 
 def entry(**changes: Any) -> Entry:

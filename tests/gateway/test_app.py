@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from models import family as families
 from models.family import FamilyError
 from tests.conftest import RedisServer
-from tests.gateway.house import EASY, HARD, STRANGE, FakeEngine, Gateway, running
+from tests.gateway.fakes import EASY, HARD, STRANGE, FakeEngine, Gateway, running
 from tests.gateway.test_chat import error
 
 

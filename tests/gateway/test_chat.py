@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import RedisServer
-from tests.gateway.house import (
+from tests.gateway.fakes import (
     EASY,
     EVENTS,
     HARD,

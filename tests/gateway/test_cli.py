@@ -14,10 +14,10 @@ import pytest
 from pyarrow import parquet
 
 from gateway import cli
-from gateway.ledger import SPOOL, Ledger
+from gateway.ledger.ledger import SPOOL, Ledger
 from tests.conftest import RedisServer
 from tests.gateway.entries import entry
-from tests.gateway.house import EASY, HARD
+from tests.gateway.fakes import EASY, HARD
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
 from models.forest import Forest, Forests
-from training.profile import _forest
+from training.profile.fit import _forest
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(300, 4))

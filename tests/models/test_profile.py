@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import models
 from models import profile as profiles
-from models.profile import COUNTS, LEVELS, Prediction, Profile, ProfileError
+from models.features import COUNTS
+from models.profile import LEVELS, ChoicePrediction, Profile, ProfileError
 
 WORDS = ["what", "is", "plus", "times"]
 DIGITS, PLACE = COUNTS.index("digits"), len(COUNTS)
@@ -44,9 +45,9 @@ def stored(**changes: Any) -> dict[str, Any]:
         "scales": {"base": [1.0, 0.0], "alpha-0.4": [2.0, -2.0]},
         "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
         "spread": steps(PLACE, [0.5], -1.0),
-        "second_thoughts": {},
-        "stopped": steps(PLACE, [1.5, 3.5], 1.5, -2.0),
-        "stopped_shifts": {"base": [0.0] * 5, "alpha-0.4": [-1.0, -1.0, -3.0, -1.0, -1.0]},
+        "escalations": {},
+        "budget_forced": steps(PLACE, [1.5, 3.5], 1.5, -2.0),
+        "budget_forced_shifts": {"base": [0.0] * 5, "alpha-0.4": [-1.0, -1.0, -3.0, -1.0, -1.0]},
         "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
         "report": {},
     } | changes
@@ -58,7 +59,7 @@ BOTH = {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}
 def thoughtful(**changes: object) -> dict[str, Any]:
     """The same, and the base after the other where that is unsure."""
     return stored(
-        second_thoughts={"both": BOTH | {"scale": [1.5, 0.0], "unsure": [3.0, -2.0, 0.1], "measured": {}} | changes}
+        escalations={"both": BOTH | {"scale": [1.5, 0.0], "unsure": [3.0, -2.0, 0.1], "measured": {}} | changes}
     )
 
 
@@ -84,9 +85,9 @@ def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_s
     """f is the base's logit, g that of its tokens; the base is stopped at what the other has left of a budget."""
     read = loaded(tmp_path, thoughtful()).read("what is 1 plus 123456").predictions
     both, base, brief = read["both"], read["base"], read["alpha-0.4"]
-    assert both.second_thoughts is not None
-    assert both.second_thoughts.model_dump() == BOTH
-    assert (base.second_thoughts, brief.second_thoughts) == (None, None)
+    assert both.escalation is not None
+    assert both.escalation.model_dump() == BOTH
+    assert (base.escalation, brief.escalation) == (None, None)
     f, g = np.log(base.p_correct / (1 - base.p_correct)), np.log1p(base.tokens).mean()
     unsure = 1 / (1 + np.exp(-(3 - 2 * f + 0.1 * g)))
     assert 0.1 < unsure < 0.9
@@ -98,7 +99,7 @@ def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_s
         assert both.p_within(budget) == pytest.approx((1 - unsure) * spent[0] + unsure * spent[1])
         assert np.interp(budget, both.tokens, LEVELS) == pytest.approx(both.p_within(budget), abs=0.05)
         within, left = both.p_within(budget), max(budget - brief.expected_tokens(), 0)
-        expected = min(both.p_correct, both.p_correct * within + base.stopped(left) * (1 - within))
+        expected = min(both.p_correct, both.p_correct * within + base.budget_forced(left) * (1 - within))
         assert both.success(budget) == pytest.approx(expected)
     assert both.expected_tokens(15) < both.expected_tokens(60) < both.expected_tokens()
     assert (both.tokens[0], both.tokens[-1]) == (brief.tokens[0], sums[-1])
@@ -164,7 +165,7 @@ def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) ->
 
 
 predictions = st.builds(
-    lambda p, tokens, most, scale, before: Prediction(
+    lambda p, tokens, most, scale, before: ChoicePrediction(
         p, np.sort(np.array(tokens)), lambda budget: most * budget / (scale + budget), before
     ),
     st.floats(0, 1),
@@ -178,7 +179,7 @@ budgets = st.none() | st.integers(0, 2_000_000)
 
 @given(predictions, budgets, budgets)
 def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
-    prediction: Prediction, one: int | None, other: int | None
+    prediction: ChoicePrediction, one: int | None, other: int | None
 ) -> None:
     small, large = sorted((one, other), key=lambda budget: float("inf") if budget is None else budget)
     assert prediction.success(small) <= prediction.success(large) * (1 + 1e-12)
@@ -189,11 +190,11 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
 
 def test_thinking_that_a_budget_stops_may_still_be_answered_right() -> None:
     tokens = np.full(len(LEVELS), 50.0)
-    assert Prediction(0.9, tokens).success(49) == pytest.approx(0)
-    stopped = Prediction(0.9, tokens, lambda budget: budget / 100)
+    assert ChoicePrediction(0.9, tokens).success(49) == pytest.approx(0)
+    stopped = ChoicePrediction(0.9, tokens, lambda budget: budget / 100)
     assert [stopped.success(budget) for budget in (0, 3, 49)] == pytest.approx([0, 0.03, 0.49])
     assert stopped.success(50) == stopped.success(None) == 0.9
-    assert Prediction(0.3, tokens, lambda budget: budget / 100).success(49) == pytest.approx(0.3), (
+    assert ChoicePrediction(0.3, tokens, lambda budget: budget / 100).success(49) == pytest.approx(0.3), (
         "makes nothing better"
     )
 
@@ -203,9 +204,9 @@ def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(pro
     read = profile.read("What is 1 plus 2?").predictions
     for name, logits in (("base", [-2, -2, -0.5, -0.5, 1]), ("alpha-0.4", [-3, -3, -3, -1.5, 0])):
         levels = [1 / (1 + np.exp(-z)) for z in logits]
-        said = [read[name].stopped(budget) for budget in (0, 1, 3, 7, 15, 1e9)]
+        said = [read[name].budget_forced(budget) for budget in (0, 1, 3, 7, 15, 1e9)]
         assert said == pytest.approx([*levels, levels[-1]])
-        assert read[name].stopped(2**3.5 - 1) == pytest.approx((levels[3] + levels[4]) / 2)
+        assert read[name].budget_forced(2**3.5 - 1) == pytest.approx((levels[3] + levels[4]) / 2)
 
 
 @pytest.mark.parametrize(
@@ -218,16 +219,16 @@ def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(pro
         (stored(lower=[0.0]), "lower"),
         (stored(upper=[]), "upper"),
         (stored(residuals={}), "residuals"),
-        (stored(stopped=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
-        (stored(stopped_shifts={"base": [0.0]}), "stopped_shifts"),
-        (stored(stopped_shifts={"base": [0.0], "alpha-0.4": [0.0, 1.0]}), "stopped_shifts"),
-        (stored(stopped_shifts={"base": [], "alpha-0.4": []}), "stopped_shifts"),
+        (stored(budget_forced=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
+        (stored(budget_forced_shifts={"base": [0.0]}), "budget_forced_shifts"),
+        (stored(budget_forced_shifts={"base": [0.0], "alpha-0.4": [0.0, 1.0]}), "budget_forced_shifts"),
+        (stored(budget_forced_shifts={"base": [], "alpha-0.4": []}), "budget_forced_shifts"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),
-        (stored(second_thoughts={"both": BOTH}), "second_thoughts.both.scale"),
-        (stored(second_thoughts={"base": thoughtful()["second_thoughts"]["both"]}), "second_thoughts.base"),
-        (thoughtful(first="alpha-0.9"), "second_thoughts.both.first: alpha-0.9"),
-        (thoughtful(second="both"), "second_thoughts.both.second: both"),
-        (thoughtful(surprisal="much"), "second_thoughts.both.surprisal"),
+        (stored(escalations={"both": BOTH}), "escalations.both.scale"),
+        (stored(escalations={"base": thoughtful()["escalations"]["both"]}), "escalations.base"),
+        (thoughtful(first="alpha-0.9"), "escalations.both.first: alpha-0.9"),
+        (thoughtful(second="both"), "escalations.both.second: both"),
+        (thoughtful(surprisal="much"), "escalations.both.surprisal"),
         (stored(correct=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"left": [0, 1, 2]}), "node 0"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"roots": [3]}), "roots"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from training import base, tokenizer
+from training.base import tokenizer, train
 from training.config import BaseStage, EvaluateStage, FamilyStage, PretrainedBase, Recipe
 
 TINY = BaseStage(
@@ -24,7 +24,7 @@ def spoken() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def model(spoken: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     torch.manual_seed(0)
-    return base.new_model(TINY, spoken).eval()
+    return train.new_model(TINY, spoken).eval()
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import TINY
-from training import checkpoints, stages
+from training import stages
 from training.config import ProfileStage, Recipe
 from training.errors import StageError
-from training.resume import alone
+from training.job import checkpoints
+from training.job.resume import alone
 
 
 @pytest.fixture

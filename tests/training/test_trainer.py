@@ -9,10 +9,11 @@ import torch
 
 from tests.training import two_processes
 from tests.training.conftest import TINY
-from training import base, trainer
+from training import trainer
+from training.base import train
 from training.config import DenseReward, FamilyStage
-from training.credit import leave_one_out
 from training.errors import StageError
+from training.rewards.credit import leave_one_out
 from training.rewards.length import length_reward
 from training.tasks.prompts import prompts
 from training.trainer import sorted_by_length
@@ -220,7 +221,7 @@ def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollo
 
     def train(work: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
-        model = base.new_model(TINY, spoken).eval()
+        model = train.new_model(TINY, spoken).eval()
         return weights(trainer.train(model, spoken, stage, one_prompt(8), alpha=0.1, seed=0, work=work), True)
 
     undisturbed = train(tmp_path / "undisturbed" / "work")
@@ -311,7 +312,7 @@ def test_alpha_zero_and_alpha_differ_only_in_the_reward(spoken, rollouts, tmp_pa
         torch.manual_seed(0)
         out = tmp_path / f"{alpha}"
         trainer.train(
-            base.new_model(TINY, spoken), spoken, STAGE, one_prompt(4), alpha=alpha, seed=0, work=out / "work"
+            train.new_model(TINY, spoken), spoken, STAGE, one_prompt(4), alpha=alpha, seed=0, work=out / "work"
         )
         logs.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
     for figure in ("rollout/reasoning_tokens", "rollout/accuracy"):

@@ -13,12 +13,13 @@ import torch
 from accelerate import PartialState
 
 from tests.training.conftest import TINY
-from training import base, tokenizer, trainer
-from training.batch import Rollouts
+from training import trainer
+from training.base import tokenizer, train
 from training.config import DenseReward, FamilyStage
 from training.rewards import dense
 from training.rewards.compression import scores
 from training.rewards.information_gain import success
+from training.rollouts.batch import Rollouts
 from training.tasks.prompts import prompts
 
 STAGE = FamilyStage(steps=1, prompts_per_step=1, rollouts=4, max_tokens=24, lora_rank=2)
@@ -80,7 +81,7 @@ def main(out: Path) -> None:
         paid = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
         stage = STAGE.model_copy(update={"reward": "l2t", "dense": paid} if paid else {})
         work = out / arm / "work"
-        trainer.train(base.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=work)
+        trainer.train(train.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=work)
     state = PartialState()
     (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
 

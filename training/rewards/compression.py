@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from training.batch import Rollouts
+from training.rollouts.batch import Rollouts
 
 RANK = 16
 DAMPING = 1e-5

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.batch import Rollouts
 from training.config import DenseReward
-from training.episodes import Episodes, Splitter
 from training.rewards.compression import Proxy, scores
 from training.rewards.information_gain import Probe, success
+from training.rollouts.batch import Rollouts
+from training.rollouts.episodes import Episodes, Splitter
 
 _MEMORY_GIB = (1 / 32, 1.0)
 """On a CPU and elsewhere."""
@@ -32,7 +32,7 @@ class EpisodeValues:
     """What it is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; 0 where that is free."""
 
 
-class EpisodeJudge:
+class EpisodeGrader:
     """Measures rollouts of one tokenizer; K is `max_episodes` always, so that processes agree on the shape."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: DenseReward) -> None:
@@ -61,7 +61,7 @@ class EpisodeJudge:
         over_processes: Callable[[Tensor], Tensor] = lambda own: own,
         seen: Sequence[Tensor] | None = None,
     ) -> EpisodeValues:
-        """Judge this process's rollouts, prompts padded on the left; `over_processes` sums over all processes.
+        """Grader this process's rollouts, prompts padded on the left; `over_processes` sums over all processes.
 
         `seen` is what attention kept of them when they were sampled, which spares a pass over them, unless that pass is
         needed for the score.

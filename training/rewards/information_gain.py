@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from training.batch import Rollouts
+from training.rollouts.batch import Rollouts
 
-Reading = Literal["joint", "per_token"]
+Prediction = Literal["joint", "per_token"]
 MEMORY_BYTES = 1 << 30
 """What masks, attention scores and logits of one forward pass may take together, about."""
 
@@ -51,7 +51,7 @@ def success(
     ends_BK: Tensor,
     probes: Sequence[Probe],
     *,
-    reading: Reading = "joint",
+    reading: Prediction = "joint",
     memory_bytes: int = MEMORY_BYTES,
     after_pass: Callable[[Tensor, Rollouts], None] | None = None,
     seen: Sequence[Tensor] | None = None,
@@ -68,7 +68,7 @@ def success(
         after_pass: told, after each chunk's forward pass, which rows it had, and those rollouts; the pass began with
             them, so what the model holds then serves other measurements too.
         seen: per row, what attention keeps of prompt and completion, (layers, 2, key heads, tokens, D), as
-            `training.rollout.sample` gives it. Then only the probes are computed.
+            `training.rollouts.sample.sample` gives it. Then only the probes are computed.
 
     Raises:
         ValueError: both `after_pass` and `seen`, with which no pass has the rollouts.
@@ -121,7 +121,7 @@ def _log_success(
     ends_BK1: Tensor,
     probes: Sequence[Probe],
     *,
-    reading: Reading,
+    reading: Prediction,
     before: Sequence[Tensor] | None,
 ) -> Tensor:
     completion_ids_BT = rollouts.completion_ids_BT

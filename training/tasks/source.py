@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.config import Data
 from training.errors import StageError
-from training.record import fingerprint
+from training.job.record import fingerprint
 from training.tasks import files
 from training.tasks.problems import Split
 from training.tasks.prompts import prompts

@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.batch import Rollouts
-from training.episodes import Splitter
 from training.rewards.compression import effective_weight, scores, token_gradients
+from training.rollouts.batch import Rollouts
+from training.rollouts.episodes import Splitter
 
 BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
 RANK = 4

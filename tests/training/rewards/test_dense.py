@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from training.batch import Rollouts
 from training.config import DenseReward
 from training.rewards.compression import scores, token_gradients
-from training.rewards.dense import EpisodeJudge
+from training.rewards.dense import EpisodeGrader
 from training.rewards.information_gain import gains
-from training.rollout import sample
+from training.rollouts.batch import Rollouts
+from training.rollouts.sample import sample
 
 
 def rollouts(spoken, prompts, completions):
@@ -23,7 +23,7 @@ def batch(spoken):
 
 
 def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, spoken, batch):
-    found = EpisodeJudge(spoken, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
+    found = EpisodeGrader(spoken, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
     assert gains(found.success_BK1).shape == found.cost_BK.shape == (2, 5)
     assert found.episodes.count_B.tolist() == [2, 1]
     for values in (gains(found.success_BK1), found.cost_BK):
@@ -34,26 +34,26 @@ def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model,
 
 
 def test_without_a_price_compression_is_not_measured(model, spoken, batch):
-    found = EpisodeJudge(spoken, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
+    found = EpisodeGrader(spoken, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
     assert found.cost_BK.eq(0).all()
     assert gains(found.success_BK1).ne(0).any()
 
 
 def test_the_paper_charges_the_square_of_the_score(model, spoken, batch):
-    found = EpisodeJudge(spoken, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
+    found = EpisodeGrader(spoken, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
     gradient = token_gradients(model, batch, rank=4)
     expected = scores(gradient.output_BTr, gradient.input_BTr, found.episodes.index_BT, 2) ** 2
     torch.testing.assert_close(found.cost_BK, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, spoken, batch):
-    found = EpisodeJudge(spoken, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
+    found = EpisodeGrader(spoken, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
     first, second, only = (len(spoken.encode(text)) for text in ("\n2+2=4", "\n\nso 4", "\n12+35-8=39"))
     assert found.cost_BK.tolist() == [[first, second, 0], [only, 0, 0]]
 
 
 def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batch):
-    judged = EpisodeJudge(spoken, DenseReward(compression_weight=0))
+    judged = EpisodeGrader(spoken, DenseReward(compression_weight=0))
     both = gains(judged(model, batch, ["4", "39"]).success_BK1)
     alone = rollouts(spoken, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
     torch.testing.assert_close(gains(judged(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0)
@@ -65,25 +65,25 @@ def test_what_attention_kept_from_the_sampling_changes_no_value(model, spoken, s
     prompts, seen = [spoken.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
     completions = sample(model, prompts, max_tokens=30, temperature=1.0, eos=spoken.eos_token_id, keep=seen)
     rollouts = Rollouts.padded(prompts, completions)
-    judged = EpisodeJudge(spoken, DenseReward(max_episodes=3, **settings))
+    judged = EpisodeGrader(spoken, DenseReward(max_episodes=3, **settings))
     found, expected = (judged(model, rollouts, ["4", "19"], seen=kept) for kept in (seen, None))
     torch.testing.assert_close(found.success_BK1, expected.success_BK1, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.cost_BK, expected.cost_BK)
 
 
 def test_a_probe_is_the_answer_as_the_model_would_write_it(spoken):
-    probe = EpisodeJudge(spoken, DenseReward()).probe("39")
+    probe = EpisodeGrader(spoken, DenseReward()).probe("39")
     assert spoken.decode(probe.stop) == "\n</think>\n\nThe answer is "
     assert spoken.decode(probe.answer) == "39."
 
 
 def test_where_answer_and_format_share_a_token_it_belongs_to_the_answer(spoken):
-    probe = EpisodeJudge(spoken, DenseReward(answer="The answer is{}.")).probe(" yes")
+    probe = EpisodeGrader(spoken, DenseReward(answer="The answer is{}.")).probe(" yes")
     assert spoken.decode(probe.stop + probe.answer) == "\n</think>\n\nThe answer is yes."
     assert "yes" in spoken.decode(probe.answer)
 
 
 def test_the_model_s_mode_is_left_as_it_was(model, spoken, batch):
     model.train()
-    EpisodeJudge(spoken, DenseReward(proxy_rank=4))(model, batch, ["4", "39"])
+    EpisodeGrader(spoken, DenseReward(proxy_rank=4))(model, batch, ["4", "39"])
     assert model.training

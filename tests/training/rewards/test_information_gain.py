@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.batch import Rollouts
-from training.episodes import Splitter
 from training.rewards.information_gain import Probe, gains, success
-from training.rollout import sample
+from training.rollouts.batch import Rollouts
+from training.rollouts.episodes import Splitter
+from training.rollouts.sample import sample
 
 BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
 STOP = "\n</think>\n\nThe answer is "

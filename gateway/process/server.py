@@ -1,0 +1,89 @@
+"""How does one process answer on a port? The gateway's parts put together, and uvicorn around them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.access.keyring import Keyring
+from gateway.access.limits import Limiter
+from gateway.app import create_app
+from gateway.config import Settings
+from gateway.engines.pool import Engines
+from gateway.ledger.ledger import Ledger
+from gateway.process.protocol import GatheringProtocol
+from models import profile as profiles
+from models.family import Family
+
+
+class Server:
+    """One serving process: `start` it, `wait` until it has ended, and `stop` it from a signal's handler."""
+
+    def __init__(self, settings: Settings, family: Family, listener: socket.socket, worker: int = 0) -> None:
+        """`settings` name the engines and the Redis."""
+        self._server = _Uvicorn(_config(_app(settings, family, worker), settings))
+        self._listener = listener
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when it answers, or has given up, which the log explains and `wait` ends with."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.02)
+        # What is there now stays: without it, and more seldom, looking for garbage costs a tenth less of all time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+
+    async def wait(self) -> None:
+        """Returns when the last stream has ended, and the ledger is flushed."""
+        assert self._serving is not None
+        await self._serving
+
+    def stop(self, starting: asyncio.Task[Any] | None = None) -> None:
+        """Drain, or when told a second time do not; before there is anything to drain, give up starting."""
+        self._server.force_exit = self._server.should_exit
+        self._server.should_exit = True
+        if not self._server.started and starting is not None:
+            starting.cancel()
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: they would end this process before its children are down."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _app(settings: Settings, family: Family, worker: int) -> ASGIApp:
+    assert settings.redis is not None
+    return create_app(
+        settings,
+        family,
+        profiles.load(settings.family / family.profile),
+        engines=Engines(settings.engine, family, settings),
+        keyring=Keyring(settings.redis, settings.state_dir),
+        limiter=Limiter(settings.redis),
+        ledger=Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker),
+    )
+
+
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=GatheringProtocol,
+        log_config=None,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )

@@ -1,0 +1,165 @@
+"""What does the caller ask? A chat request's body, read as far as the gateway must, the rest left to the engine.
+
+Checked here is what the gateway acts on; every other parameter goes through untouched and the engine judges it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.errors import BadRequestError
+from gateway.request.budget import LARGEST
+
+Body = dict[str, Any]
+
+
+class _Loose(BaseModel):
+    """Strict about the fields it names (a number is no text), silent about the others."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Message(_Loose):
+    role: str = Field(min_length=1)
+    content: str | list[dict[str, Any]] | None = None
+
+
+_BY_TOKEN = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids")
+
+
+class _StreamOptions(_Loose):
+    include_usage: bool | None = None
+    continuous_usage_stats: Any = None
+
+
+class Chat(_Loose):
+    """The fields of a chat request that the gateway acts on."""
+
+    model: str = Field(min_length=1)
+    messages: list[_Message] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1, le=LARGEST)
+    max_tokens: int | None = Field(default=None, ge=1, le=LARGEST, strict=False)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=LARGEST, strict=False)
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """One chat request."""
+
+    model: str
+    prompt: str | None
+    """The last user message's text; None where there is none or it is not all text, so that no profile can read it."""
+    stream: bool
+    wants_usage: bool
+    """Whether the caller of a stream asked for the usage event."""
+    choices: int
+    max_tokens: int | None
+    """What the caller lets thinking and answer take together; None where the context is the only limit."""
+    may_escalate: bool
+    """Two answers can be made one: not several choices, nor what is told of single tokens."""
+    body: Body
+    """The body as it came, every parameter included."""
+
+
+def parse(raw: bytes) -> Question:
+    """Read a body.
+
+    Raises:
+        BadRequestError: not JSON, or a field that the gateway acts on is missing or of the wrong type; names the field.
+    """
+    body = _json_object(raw)
+    try:
+        chat = Chat.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # A union's member adds its own name to the place: `messages.0.content.str`.
+        place = [part for part in first["loc"] if part not in ("str", "list[dict[str,any]]")]
+        raise BadRequestError(f"{_path(place)}: {first['msg']}", _path(place)) from None
+    if chat.stream_options is not None and not chat.stream:
+        raise BadRequestError("stream_options is only for streams: set stream to true", "stream_options")
+    return Question(
+        model=chat.model,
+        prompt=_prompt(chat.messages),
+        stream=bool(chat.stream),
+        wants_usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
+        choices=chat.n or 1,
+        max_tokens=chat.max_completion_tokens or chat.max_tokens,
+        may_escalate=(chat.n or 1) == 1
+        and not any(map(body.get, _BY_TOKEN))
+        and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
+        body=body,
+    )
+
+
+def encode(body: Body) -> bytes:
+    """A body as bytes for the engine.
+
+    Raises:
+        BadRequestError: a text that is no text, half a surrogate pair for one; names the field.
+    """
+    try:
+        return _utf8(body)
+    except UnicodeEncodeError:
+        for field, value in body.items():
+            try:
+                _utf8({field: value})
+            except UnicodeEncodeError:
+                raise BadRequestError(f"{field}: not valid Unicode, it has half a surrogate pair", field) from None
+        raise
+
+
+def text_of(body: Body) -> str:
+    """Everything the messages say, for counting where an engine reports no prompt tokens."""
+    messages = [_Message.model_validate(message) for message in body["messages"]]
+    return "\n".join(text for message in messages if (text := _text(message.content)))
+
+
+def _utf8(body: Body) -> bytes:
+    return _COMPACT.encode(body).encode()
+
+
+def _json_object(raw: bytes) -> Body:
+    try:
+        body: object = _STRICT.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+    except RecursionError:
+        raise BadRequestError("The body is nested too deeply.") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits
+        raise BadRequestError(f"The body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadRequestError("The body must be a JSON object.")
+    return cast("Body", body)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+# Made once: `json.loads` and `json.dumps` make new ones for every call that is not plain.
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def _path(place: list[int | str]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def _prompt(messages: list[_Message]) -> str | None:
+    for message in reversed(messages):
+        if message.role == "user":
+            parts = message.content
+            readable = isinstance(parts, str) or (parts and all(part.get("type") == "text" for part in parts))
+            return _text(parts) if readable else None
+    return None
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part["text"]) for part in content if isinstance(part.get("text"), str))
+    return content or ""

@@ -1,0 +1,97 @@
+"""What is counted in a prompt? The features that the difficulty profile reads, and whether it has seen their like.
+
+Counts need no tokenizer: numbers, digits, operators, words, lines. Their limits: words are counted, not understood.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Container
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+COUNTS = (
+    "characters",
+    "words",
+    "unknown_words",
+    "numbers",
+    "digits",
+    "longest_number",
+    "one_digit_numbers",
+    "two_digit_numbers",
+    "longer_numbers",
+    "plus",
+    "minus",
+    "times",
+    "digits_to_multiply",
+    "strange_symbols",
+    "lines",
+)
+"""What is counted. Digits matter together with what is done to them, hence `digits_to_multiply`; `strange_symbols`,
+brackets and decimal points among them, are there so that a prompt with more of them than fitting saw is unfamiliar, as
+one is with more, or fewer, of anything else."""
+MIN_FAMILIAR = 0.6
+"""Share of a prompt's words that must have been seen in fitting; below it the profile abstains."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_NUMBER = re.compile(r"\d+")
+_TIMES = ("times", "multiplied", "multiply", "product")
+# Possessive, and no start inside a number: the time taken is linear in the prompt's length, whatever the prompt.
+_PRODUCT = re.compile(
+    r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
+    r"|(?:product of|multiply) (\d++) (?:and|by|with) (\d++)",
+    re.IGNORECASE,
+)
+_LETTER_X = re.compile(r"\d\s?x\s?\d", re.IGNORECASE)
+_STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: RUF001
+
+
+def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:
+    """log(1 + count) of everything that is counted in a prompt, (len(COUNTS),)."""
+    words = words_of(prompt)
+    numbers = _NUMBER.findall(prompt)
+    digits = [len(number) for number in numbers]
+    signs = prompt.count("*") + prompt.count("×") + len(_LETTER_X.findall(prompt))  # noqa: RUF001
+    counts = (
+        len(prompt),
+        len(words),
+        len([word for word in words if word not in vocabulary]),
+        len(numbers),
+        sum(digits),
+        max(digits, default=0),
+        digits.count(1),
+        digits.count(2),
+        len([n for n in digits if n > 2]),
+        prompt.count("+"),
+        prompt.count("-") + prompt.count("−"),  # noqa: RUF001
+        signs + sum(word in _TIMES for word in words),
+        _digits_to_multiply(prompt),
+        len(_STRANGE.findall(prompt)),
+        prompt.count("\n") + 1,
+    )
+    return np.log1p(np.array(counts, dtype=np.float64))
+
+
+def _digits_to_multiply(prompt: str) -> int:
+    """Products of two digits that a long multiplication takes: 2 for 7 * 12, 4 for 12 * 34."""
+    factors = ([group for group in match.groups() if group] for match in _PRODUCT.finditer(prompt))
+    return sum(len(left) * len(right) for left, right in factors)
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt in lower case: runs of letters."""
+    return _WORD.findall(prompt.lower())
+
+
+def is_familiar(counts: Vector, lower: Vector, upper: Vector) -> bool:
+    """Whether a prompt with these counts is like those of the fit, whose counts lay between `lower` and `upper`."""
+    by_name = dict(zip(COUNTS, counts.tolist(), strict=True))
+    words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
+    known_enough = words - unknown >= MIN_FAMILIAR * words
+    names_an_operation = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
+    within = (counts >= lower) & (counts <= upper)
+    return names_an_operation and known_enough and bool(within.all())

@@ -1,0 +1,306 @@
+"""What callers with keys see: who is let in, what it may use, and what it may spend."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from aiohttp import web
+
+from gateway import store
+from gateway.access import keys
+from gateway.access.keys import Grant
+from tests.conftest import RedisServer
+from tests.gateway.access.test_limits import state
+from tests.gateway.fakes import (
+    EASY,
+    EVENTS,
+    HARD,
+    STRANGE,
+    FakeEngine,
+    Gateway,
+    answer,
+    event,
+    forever,
+    running,
+    stream,
+    until,
+)
+from tests.gateway.test_chat import error
+
+
+@pytest.fixture
+async def gateway(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> AsyncIterator[Gateway]:
+    """One with a state directory of its own, where the keys are kept, too."""
+    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+        yield gateway
+
+
+async def given(gateway: Gateway, name: str = "team-a", **grant: Any) -> dict[str, str]:
+    """The header of a caller with a new key."""
+    secret, _ = await keys.create(gateway.keyring.redis, Grant(name=name, **grant))
+    await gateway.keyring.refresh()
+    return {"authorization": f"Bearer {secret}"}
+
+
+async def test_from_the_first_key_on_every_caller_needs_one(gateway: Gateway) -> None:
+    paths = ("/v1/models", "/v1/models/abacus", "/v1/savings", "/metrics")
+    for path in paths:
+        assert (await gateway.client.get(path)).status_code == 200
+    assert (await gateway.ask(EASY)).status_code == 200
+    mine = await given(gateway)
+    for path in paths:
+        refused = await gateway.client.get(path)
+        assert (refused.status_code, error(refused)["code"]) == (401, "invalid_api_key")
+        assert refused.headers["www-authenticate"] == "Bearer"
+    assert (await gateway.ask(EASY)).status_code == 401
+    assert (await gateway.ask(EASY, headers=mine)).status_code == 200
+    assert (await gateway.client.get("/v1/models", headers=mine)).status_code == 200
+    for path in ("/health/live", "/health/ready"):  # probes have no key
+        assert (await gateway.client.get(path)).status_code == 200
+    assert [entry.key for entry in await gateway.entries(2)] == ["", "team-a"]
+
+
+async def test_what_is_everybodys_is_for_admins(gateway: Gateway) -> None:
+    mine, boss = await given(gateway), await given(gateway, "boss", admin=True)
+    chat = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
+    for method, path in (
+        ("GET", "/v1/savings"), ("GET", "/metrics"), ("POST", "/v1/route"), ("GET", "/v1/keys"),
+    ):  # fmt: skip
+        refused = await gateway.client.request(method, path, json=chat, headers=mine)
+        assert (refused.status_code, error(refused)["code"]) == (403, "not_allowed")
+        assert (await gateway.client.request(method, path, json=chat, headers=boss)).status_code == 200
+
+
+async def test_the_official_client_sees_its_own_errors(gateway: Gateway) -> None:
+    mine = await given(gateway, requests_per_minute=1)
+    secret = mine["authorization"].removeprefix("Bearer ")
+    chat: Any = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=secret, max_retries=0) as client:
+        raw = await client.chat.completions.with_raw_response.create(**chat)
+        assert raw.headers["x-ratelimit-remaining-requests"] == "0"
+        with pytest.raises(openai.RateLimitError) as limited:
+            await client.chat.completions.create(**chat)
+        assert 0 < int(limited.value.response.headers["retry-after"]) <= 60
+        assert limited.value.code == "rate_limit_exceeded"
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.models.list()
+
+
+async def test_a_key_names_the_checkpoints_it_is_for(gateway: Gateway, engine: FakeEngine) -> None:
+    mine = await given(gateway, checkpoints=("alpha-0.1",))
+    routed = await gateway.ask(HARD, headers=mine)
+    assert (routed.headers["x-laconic-checkpoint"], engine.bodies[-1]["model"]) == ("alpha-0.1", "abacus/alpha-0.1")
+    refused = await gateway.ask(EASY, headers=mine, model="abacus/base")
+    assert (refused.status_code, error(refused)["param"]) == (403, "model")
+    assert (await gateway.ask(EASY, headers=mine, model="abacus/alpha-0.1")).status_code == 200
+
+
+async def test_what_a_caller_who_left_has_cost_is_charged_as_predicted(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    """A whole answer says what it cost when it is there: leaving before must not make it free."""
+    mine = await given(gateway, reasoning_tokens_per_day=10_000)
+
+    async def think(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        await forever(request)
+        raise AssertionError
+
+    engine.script = think
+    for prompt, most in ((EASY, 1000), (STRANGE, 1000), (STRANGE, 30)):
+        engine.busy.clear()
+        engine.idle.clear()
+        asking = asyncio.create_task(gateway.ask(prompt, headers={**mine, "x-reasoning-budget": str(most)}))
+        await engine.busy.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        await engine.idle.wait()
+    booked = await gateway.entries(3)
+    assert all(one.assumed and one.status == 499 for one in booked)
+    assert booked[0].predicted_tokens is not None
+    assert booked[0].reasoning_tokens == math.ceil(booked[0].predicted_tokens)
+    assert booked[1].reasoning_tokens == 100, "the profile does not know it, so what the base was measured to spend"
+    assert booked[2].reasoning_tokens == 30, "and never more than it might"
+    engine.script = answer
+    after = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "5"})
+    spent = 10_000 - int(after.headers["x-ratelimit-remaining-tokens"])
+    assert spent == sum(one.reasoning_tokens for one in booked) + 5
+
+
+async def test_an_explanation_is_of_what_the_key_would_get(gateway: Gateway) -> None:
+    mine = await given(gateway, admin=True, reasoning_tokens_per_day=50, checkpoints=("base", "alpha-0.1"))
+    chat = {"model": "abacus", "messages": [{"role": "user", "content": HARD}]}
+    policy = {**mine, "x-reasoning-budget-policy": "reject"}
+    said = (await gateway.client.post("/v1/route", json=chat, headers=policy)).json()
+    assert (said["budget"]["tokens"], said["budget"]["refused"]) == (50, True)
+    refused = await gateway.ask(HARD, headers=policy)
+    assert (refused.status_code, error(refused)["param"]) == (400, "X-Reasoning-Budget")
+    assert str(said["budget"]["smallest_feasible"]) in error(refused)["message"]
+
+
+async def test_a_key_without_the_reference_is_never_a_holdout(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path, holdout_fraction=1.0) as gateway:
+        mine = await given(gateway, checkpoints=("alpha-0.1", "alpha-0.4"))
+        assert (await gateway.ask(EASY, headers=mine)).headers["x-laconic-decision"] == "routed"
+        assert (await gateway.ask(STRANGE, headers=mine)).headers["x-laconic-checkpoint"] == "alpha-0.1"
+
+
+async def test_a_key_has_a_default_budget_and_the_caller_may_name_another(gateway: Gateway) -> None:
+    mine = await given(gateway, default_budget="7")
+    assert (await gateway.ask(EASY, headers=mine)).headers["x-laconic-budget"] == "7"
+    named = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "50"})
+    assert named.headers["x-laconic-budget"] == "50"
+
+
+async def test_who_names_no_budget_is_capped_at_what_the_key_may_spend(gateway: Gateway, engine: FakeEngine) -> None:
+    mine = await given(gateway, reasoning_tokens_per_minute=90)
+    capped = await gateway.ask(EASY, headers=mine)
+    assert (capped.headers["x-laconic-budget"], engine.bodies[-1]["thinking_token_budget"]) == ("90", 90)
+    # The house's engine says that it thought four tokens.
+    after = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "86"})
+    assert after.status_code == 200
+    beyond = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "91"})
+    assert (beyond.status_code, error(beyond)["code"]) == (400, "budget_over_limit")
+    assert error(beyond)["param"] == "X-Reasoning-Budget"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_two_hundred_at_once_never_spend_more_than_the_key_may(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer, streamed: bool
+) -> None:
+    """Each may think one token and thinks it; there is a budget for fifty."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
+    thought = 0
+
+    async def think(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal thought
+        thought += body["thinking_token_budget"]
+        await asyncio.sleep(0.02)
+        if body.get("stream"):
+            return await stream(event({"content": "3"}, "stop"), event(usage=usage), EVENTS[-1])(request, body)
+        return web.json_response({"choices": [{"index": 0, "message": {"content": "3"}}], "usage": usage})
+
+    engine.script = think
+    mine = await given(gateway, reasoning_tokens_per_day=50)
+    headers = {**mine, "x-reasoning-budget": "1"}
+    async with httpx.AsyncClient(base_url=gateway.url, limits=httpx.Limits(max_connections=None), timeout=60) as client:
+        body = {"model": "abacus", "messages": [{"role": "user", "content": EASY}], "stream": streamed}
+        posts = (client.post("/v1/chat/completions", json=body, headers=headers) for _ in range(200))
+        statuses = [response.status_code for response in await asyncio.gather(*posts)]
+    assert (statuses.count(200), statuses.count(429)) == (50, 150)
+    assert thought == 50
+    await until(lambda: state(redis_server)["reserved"] == 0)
+    assert (state(redis_server)["day_tokens"], gateway.limiter.reserved) == (50, 0)
+    assert len(await gateway.entries(50)) == 50  # who was not let in is in the metrics, not in the books
+
+
+async def test_callers_who_leave_hold_nothing_and_pay_for_what_was_thought(
+    gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
+) -> None:
+    mine = await given(gateway, reasoning_tokens_per_minute=10_000)
+    engine.script = stream(event({"reasoning": "1 + 2 = 3"}), then=forever)
+    chat = {"model": "abacus", "messages": [{"role": "user", "content": EASY}], "stream": True}
+    for _ in range(3):
+        async with gateway.client.stream("POST", "/v1/chat/completions", json=chat, headers=mine) as response:
+            async for _ in response.aiter_bytes():
+                break
+    booked = await gateway.entries(3)
+    await until(lambda: state(redis_server)["reserved"] == 0)
+    thought = sum(entry.reasoning_tokens for entry in booked)
+    assert thought > 0
+    assert state(redis_server)["minute_tokens"] == thought
+    engine.script = answer
+
+
+async def test_without_redis_limits_are_open_or_closed_as_the_operator_says(
+    family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    mortal_redis.start()
+    redis = store.connect(mortal_redis.url)
+    limited, _ = await keys.create(redis, Grant(name="limited", requests_per_minute=100))
+    free, _ = await keys.create(redis, Grant(name="free"))
+    await redis.aclose()
+    for choice, status in (("open", 200), ("closed", 503)):
+        async with running(
+            family_dir, mortal_redis.url, [engine.url],
+            state_dir=tmp_path / choice, limits_when_store_is_down=choice,
+        ) as gateway:  # fmt: skip
+            mortal_redis.kill()
+            answered = await gateway.ask(EASY, headers={"authorization": f"Bearer {limited}"})
+            assert answered.status_code == status
+            if status == 503:
+                assert error(answered)["code"] == "limits_unavailable"
+            assert (await gateway.ask(EASY, headers={"authorization": f"Bearer {free}"})).status_code == 200
+            mortal_redis.start()
+
+
+async def test_keys_are_made_listed_and_revoked_over_http(gateway: Gateway) -> None:
+    first = await gateway.client.post("/v1/keys", json={"name": "sneaky", "admin": True})
+    assert (first.status_code, error(first)["code"]) == (403, "not_allowed")  # or any web page could close the door
+    boss = await given(gateway, "boss", admin=True)
+    grant = {"name": "team-b", "requests_per_minute": 2, "checkpoints": ["alpha-0.4"]}
+    made = await gateway.client.post("/v1/keys", json=grant, headers=boss)
+    assert made.status_code == 201
+    secret = made.json()["key"]
+    theirs = {"authorization": f"Bearer {secret}"}
+    assert (await gateway.ask(EASY, headers=theirs)).headers["x-laconic-checkpoint"] == "alpha-0.4"
+    listed = await gateway.client.get("/v1/keys", headers=boss)
+    assert [key["name"] for key in listed.json()["data"]] == ["boss", "team-b"]
+    assert secret not in listed.text
+    assert "sha256" not in listed.text
+    again = await gateway.client.post("/v1/keys", json=grant, headers=boss)
+    assert (again.status_code, error(again)["code"]) == (409, "key_exists")
+    assert (await gateway.client.delete("/v1/keys/team-b", headers=boss)).json() == {"name": "team-b", "revoked": True}
+    assert (await gateway.ask(EASY, headers=theirs)).status_code == 401
+    assert (await gateway.client.delete("/v1/keys/team-b", headers=boss)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{", None), (b"[]", None), (b'{"name": "a b"}', "name"), (b'{"name": "a", "limit": 1}', "limit"),
+        (b'{"name": "a", "requests_per_minute": "9"}', "requests_per_minute"),
+        (b'{"name": "a", "checkpoints": ["nobody"]}', "checkpoints"),
+        (b'{"name": "a", "default_budget": "-4"}', "default_budget"),
+    ],
+)  # fmt: skip
+async def test_a_grant_that_makes_no_sense_is_a_400_that_names_the_field(
+    gateway: Gateway, body: bytes, param: str | None
+) -> None:
+    boss = await given(gateway, "boss", admin=True)
+    refused = await gateway.client.post("/v1/keys", content=body, headers=boss)
+    assert (refused.status_code, error(refused)["param"]) == (400, param)
+
+
+async def test_no_secret_is_in_logs_metrics_or_errors(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    boss = await given(gateway, "boss", admin=True, requests_per_minute=2)
+    secret = boss["authorization"].removeprefix("Bearer ")
+    said = [await gateway.ask(EASY, headers=boss) for _ in range(3)]
+    said += [await gateway.ask(EASY, headers={"authorization": f"Bearer {secret}x"})]
+    said += [await gateway.client.get("/metrics", headers=boss)]
+    assert [response.status_code for response in said] == [200, 200, 429, 401, 200]
+    everything = caplog.text + "".join(response.text + str(response.headers) for response in said)
+    assert secret not in everything
+    assert keys.digest(secret) not in everything
+
+
+async def test_a_key_made_again_after_redis_lost_all_keys_is_valid(gateway: Gateway, redis_server: RedisServer) -> None:
+    old = await given(gateway)
+    redis_server.client.flushall()
+    assert (await gateway.ask(EASY, headers=old)).status_code == 200  # an emptied Redis changes nothing yet
+    new = await given(gateway)
+    assert (await gateway.ask(EASY, headers=new)).status_code == 200
+    assert (await gateway.ask(EASY, headers=old)).status_code == 401

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.access import limits
+from gateway.access.keys import Key
+from gateway.access.limits import Limiter, Standing
+from gateway.errors import ApiError, BadRequestError
+from gateway.request.budget import HEADER, Budget
+from tests.conftest import RedisServer
+from tests.gateway.fakes import until
+
+
+def key(**grant: Any) -> Key:
+    return Key(**{"name": "team-a", "sha256": "0" * 64, "hint": "abcd", "created": 0.0, **grant})
+
+
+@asynccontextmanager
+async def limiting(server: RedisServer) -> AsyncIterator[Limiter]:
+    limiter = Limiter(server.url)
+    await limiter.start()
+    try:
+        yield limiter
+    finally:
+        await limiter.aclose()
+
+
+def state(server: RedisServer, name: str = "team-a") -> dict[str, int]:
+    return {str(field): int(value) for field, value in server.client.hgetall(limits._STATE.format(name)).items()}
+
+
+@pytest.fixture(autouse=True)
+def _never_at_a_windows_end(redis_server: RedisServer) -> None:
+    """A test that counts within a minute begins in its first half."""
+    seconds, _ = redis_server.client.time()
+    if seconds % 60 > 50:
+        time.sleep(61 - seconds % 60)
+
+
+async def test_requests_are_counted_by_the_minute(redis_server: RedisServer) -> None:
+    mine = key(requests_per_minute=3)
+    async with limiting(redis_server) as limiter:
+        for sent in (1, 2, 3):
+            _, standing = await limiter.reserve(mine, f"r{sent}", 0)
+            assert standing is not None
+            assert limits.headers(mine, standing)["x-ratelimit-remaining-requests"] == str(3 - sent)
+        with pytest.raises(ApiError) as refused:
+            await limiter.reserve(mine, "r4", 0)
+        assert (refused.value.status, refused.value.kind) == (429, "requests")
+        assert 0 < (refused.value.retry_after or 0) <= 60
+        await limiter.reserve(key(name="team-b", requests_per_minute=3), "r5", 0)  # another key's are its own
+
+
+async def test_what_is_reserved_is_spent_or_free_again(redis_server: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_minute=100, reasoning_tokens_per_day=1000)
+    async with limiting(redis_server) as limiter:
+        first, _ = await limiter.reserve(mine, "r1", 60)
+        with pytest.raises(ApiError) as refused:
+            await limiter.reserve(mine, "r2", 60)
+        assert refused.value.retry_after == 1  # only a running request is in the way
+        assert (state(redis_server)["reserved"], limiter.reserved) == (60, 60)
+        limiter.settle(first, 15)
+        second, standing = await limiter.reserve(mine, "r3", 85)
+        assert standing is not None
+        assert (standing.requests, standing.minute_tokens, standing.reserved) == (2, 15, 85)
+        limiter.settle(second, 80)
+        with pytest.raises(ApiError, match="95 are spent") as refused:
+            await limiter.reserve(mine, "r4", 6)
+        assert (refused.value.retry_after or 0) > 0
+    assert state(redis_server)["reserved"] == 0
+
+
+async def test_a_day_is_no_shorter_than_its_minutes(redis_server: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_day=100)
+    async with limiting(redis_server) as limiter:
+        held, _ = await limiter.reserve(mine, "r1", 100)
+        limiter.settle(held, 100)
+        with pytest.raises(ApiError, match="a day") as refused:
+            await limiter.reserve(mine, "r2", 1)
+        assert 0 < (refused.value.retry_after or 0) <= 86_400
+
+
+async def test_a_new_window_begins_with_the_open_reservations(redis_server: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_minute=100, reasoning_tokens_per_day=150)
+    async with limiting(redis_server) as limiter:
+        spent, _ = await limiter.reserve(mine, "r1", 60)
+        limiter.settle(spent, 60)
+        await limiter.reserve(mine, "r2", 40)
+        redis_server.client.hincrby(limits._STATE.format("team-a"), "minute", -1)  # a minute passes
+        with pytest.raises(ApiError):
+            await limiter.reserve(mine, "r3", 61)
+        _, standing = await limiter.reserve(mine, "r4", 50)
+        assert standing is not None
+        assert (standing.minute_tokens, standing.day_tokens, standing.reserved) == (0, 60, 90)
+
+
+async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis_server: RedisServer) -> None:
+    """Every request spends all it may: whatever the order, no window holds more than its limit."""
+    mine = key(reasoning_tokens_per_minute=50, requests_per_minute=10_000)
+    async with limiting(redis_server) as one, limiting(redis_server) as two:
+        spent, refused, reserved = 0, 0, 0
+
+        async def ask(number: int) -> None:
+            nonlocal spent, refused, reserved
+            limiter = (one, two)[number % 2]
+            try:
+                held, standing = await limiter.reserve(mine, f"r{number}", 1 + number % 7)
+            except ApiError:
+                refused += 1
+                return
+            assert standing is not None
+            assert standing.minute_tokens + standing.reserved <= 50
+            reserved += 1
+            await asyncio.sleep(0.001 * (number % 3))
+            spent += held.tokens
+            limiter.settle(held, held.tokens)
+
+        await asyncio.gather(*(ask(number) for number in range(200)))
+        assert refused + reserved == 200
+        await until(lambda: state(redis_server)["reserved"] == 0)
+    assert spent == state(redis_server)["minute_tokens"] <= 50
+    assert spent > 40
+
+
+async def test_a_settlement_that_is_sent_twice_counts_once(redis_server: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_minute=100)
+    async with limiting(redis_server) as limiter:
+        held, _ = await limiter.reserve(mine, "r1", 60)
+        limiter.settle(held, 15)
+        limiter.settle(held, 15)
+    assert (state(redis_server)["minute_tokens"], state(redis_server)["reserved"]) == (15, 0)
+
+
+async def test_a_caller_who_leaves_while_it_is_reserved_holds_nothing(redis_server: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_minute=100)
+    async with limiting(redis_server) as limiter:
+        leaving = [asyncio.create_task(limiter.reserve(mine, f"r{i}", 10)) for i in range(10)]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        assert limiter.reserved == 0
+    assert state(redis_server)["reserved"] == state(redis_server)["minute_tokens"] == 0
+
+
+async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = key(reasoning_tokens_per_minute=100)
+    monkeypatch.setattr(limits, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "RENEW_SECONDS", 0.05)
+    async with limiting(redis_server) as killed, limiting(redis_server) as other:
+        await killed.reserve(mine, "r1", 100)
+        await asyncio.sleep(0.5)  # more than a lease, but renewed
+        with pytest.raises(ApiError):
+            await other.reserve(mine, "r2", 1)
+        killed._tasks[1].cancel()  # nobody renews any more
+        await asyncio.sleep(0.4)
+        _, standing = await other.reserve(mine, "r3", 100)
+        assert standing is not None
+        assert standing.reserved == 100
+
+
+async def test_while_redis_is_away_nobody_waits_and_what_was_spent_is_counted_later(mortal_redis: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_day=100)
+    mortal_redis.start()
+    async with limiting(mortal_redis) as limiter:
+        before, _ = await limiter.reserve(mine, "r1", 30)
+        mortal_redis.kill()
+        limiter.settle(before, 10)
+        during, standing = await limiter.reserve(mine, "r2", 30)
+        assert standing is None
+        assert not limiter.healthy
+        limiter.settle(during, 20)
+        mortal_redis.start()
+        await until(lambda: limiter.healthy and bool(state(mortal_redis)))
+        _, standing = await limiter.reserve(mine, "r3", 70)
+        assert standing is not None
+        assert (standing.day_tokens, standing.reserved) == (30, 70)
+
+
+@given(
+    budget=st.none() | st.integers(0, 2000),
+    max_tokens=st.none() | st.integers(1, 2000),
+    choices=st.integers(1, 5),
+    minute=st.none() | st.integers(1, 5000),
+    day=st.none() | st.integers(1, 5000),
+)
+def test_what_is_held_is_the_most_that_can_be_thought(
+    budget: int | None, max_tokens: int | None, choices: int, minute: int | None, day: int | None
+) -> None:
+    mine = key(reasoning_tokens_per_minute=minute, reasoning_tokens_per_day=day)
+    asked = Budget(budget, HEADER)
+    try:
+        capped, tokens = limits.hold(mine, asked, max_tokens=max_tokens, context_tokens=1024, choices=choices)
+    except BadRequestError:
+        assert budget is not None  # who names no number is capped, not refused
+        assert choices * budget > min(limit for limit in (minute, day) if limit is not None)
+        return
+    if minute is None and day is None:
+        assert (capped, tokens) == (asked, 0)
+        return
+    longest = min(1024, max_tokens or 1024)
+    can_think = choices * (longest if capped.tokens is None else min(capped.tokens, longest))
+    assert can_think <= tokens <= min(limit for limit in (minute, day) if limit is not None)
+    assert budget is None or capped.tokens == budget
+
+
+def test_the_headers_are_of_the_window_with_the_least_left() -> None:
+    mine = key(requests_per_minute=10, reasoning_tokens_per_minute=100, reasoning_tokens_per_day=120)
+    standing = Standing(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20)
+    assert limits.headers(mine, standing) == {
+        "x-ratelimit-limit-requests": "10",
+        "x-ratelimit-remaining-requests": "6",
+        "x-ratelimit-reset-requests": "45s",
+        "x-ratelimit-limit-tokens": "120",
+        "x-ratelimit-remaining-tokens": "10",
+        "x-ratelimit-reset-tokens": "86325s",
+    }
+    assert limits.headers(key(), standing) == {}
+
+
+async def test_a_lease_that_lapsed_in_an_outage_is_taken_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request still runs, and what it may spend must not be given to another meanwhile."""
+    monkeypatch.setattr(limits, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(limits, "RENEW_SECONDS", 3)
+    mine = key(reasoning_tokens_per_day=1000)
+    async with limiting(redis_server) as limiter:
+        held, _ = await limiter.reserve(mine, "r1", 900)
+        await asyncio.sleep(1.5)
+        other, _ = await limiter.reserve(mine, "r2", 1)
+        assert state(redis_server)["reserved"] == 1  # as after an outage: nobody has renewed it
+        await until(lambda: state(redis_server)["reserved"] == 901)
+        for one, spent in ((held, 800), (other, 1)):
+            limiter.settle(one, spent)
+    assert (state(redis_server)["reserved"], state(redis_server)["day_tokens"]) == (0, 801)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway import cli
+from gateway.access.keys import KEYS
+from tests.conftest import RedisServer
+
+
+def keys(server: RedisServer, *arguments: str) -> None:
+    cli.main(["keys", *arguments, "--redis", server.url])
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(
+    redis_server: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    keys(redis_server, "list")
+    assert "no keys" in capsys.readouterr().out
+    limits = ("--requests-per-minute", "600", "--reasoning-tokens-per-day", "2000000", "--default-budget", "low")
+    keys(redis_server, "create", "team-a", *limits, "--checkpoint", "alpha-0.4", "--checkpoint", "base")
+    printed = capsys.readouterr().out
+    secret = printed.split()[0]
+    assert secret.startswith("sk-laconic-")
+    assert "not shown again" in printed
+
+    keys(redis_server, "list")
+    row = capsys.readouterr().out.splitlines()[1]
+    assert secret not in row
+    for shown in ("team-a", secret[-4:], "600", "2,000,000", "low", "alpha-0.4 base"):
+        assert shown in row
+    keys(redis_server, "list", "--json")
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["requests_per_minute"] == 600
+    assert "sha256" not in listed
+
+    keys(redis_server, "revoke", "team-a")
+    assert redis_server.client.hlen(KEYS) == 0
+    with pytest.raises(SystemExit) as gone:
+        keys(redis_server, "revoke", "team-a")
+    assert gone.value.code == 1
+    assert "team-a" in capsys.readouterr().err
+
+
+def test_a_name_that_is_taken_is_refused(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    keys(redis_server, "create", "team-a", "--json")
+    assert json.loads(capsys.readouterr().out)["name"] == "team-a"
+    with pytest.raises(SystemExit) as refused:
+        keys(redis_server, "create", "team-a")
+    assert refused.value.code == 1
+    assert "revoke it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("create", "a b"), "name"),
+        (("create", "a", "--requests-per-minute", "0"), "requests_per_minute"),
+        (("create", "a", "--default-budget", "-1"), "default_budget"),
+        (("create", "a", "--default-budget", "lots"), "default_budget"),
+        (("create", "a", "--checkpoint", "alpha-9"), "checkpoints"),
+        (("create", "a", "--family", "/nowhere"), "family"),
+        (("create",), "name"),
+        (("mend", "a"), "mend"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
+    redis_server: RedisServer, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], field: str
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        keys(redis_server, *arguments)
+    assert refused.value.code == 2
+    assert field in capsys.readouterr().err.splitlines()[-1]
+    assert redis_server.client.exists(KEYS) == 0
+
+
+def test_without_a_redis_the_command_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["keys", "list", "--state-dir", str(tmp_path)])
+    assert refused.value.code == 1
+    assert "is `laconic serve` running?" in capsys.readouterr().err

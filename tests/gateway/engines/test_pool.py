@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.engines import breaker, pool
+from models.family import Family
+from tests.conftest import RedisServer
+from tests.gateway.fakes import (
+    EASY,
+    EVENTS,
+    HARD,
+    STRANGE,
+    WITHOUT_USAGE,
+    FakeEngine,
+    Gateway,
+    answer,
+    die,
+    refuse,
+    running,
+    silent,
+    stream,
+    until,
+)
+
+
+@pytest.fixture
+async def other(family: Family) -> AsyncIterator[FakeEngine]:
+    async with FakeEngine(family).listening() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def pair(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
+) -> AsyncIterator[Gateway]:
+    """A gateway in front of `engine` and `other`."""
+    async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
+        yield gateway
+
+
+async def drop(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+    """Die before a single byte."""
+    await die(request)
+    return await silent(request, _)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    "fault", [drop, refuse(500, {"error": {"message": "boom"}}), refuse(503, None), refuse(404, {})]
+)
+async def test_before_the_first_byte_another_replica_is_tried(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine, fault: Any, streamed: bool
+) -> None:
+    engine.script = fault
+    for _ in range(3):
+        response = await pair.ask(stream=streamed)
+        assert response.status_code == 200
+        assert response.headers["x-laconic-decision"] == "routed"
+    assert len(other.bodies) == 3
+
+
+async def test_an_engine_error_as_the_first_event_is_before_the_first_byte(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
+    engine.script = stream(b'data: {"error": {"message": "boom", "code": 500}}\n\n')
+    for _ in range(2):
+        assert (await pair.ask(stream=True)).content == b"".join(WITHOUT_USAGE)
+    assert len(other.bodies) == 2
+
+
+async def test_after_the_first_byte_none_is(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+    engine.script = other.script = stream(EVENTS[0], then=die)
+    assert b'"engine_failed"' in (await pair.ask(stream=True)).content
+    assert len(engine.bodies) + len(other.bodies) == 1
+
+
+async def test_a_caller_at_fault_is_not_sent_around(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+    engine.script = other.script = refuse(400, {"error": {"message": "no"}})
+    assert (await pair.ask()).status_code == 400
+    assert len(engine.bodies) + len(other.bodies) == 1
+
+
+async def test_the_least_busy_replica_is_asked(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+    both = asyncio.Event()
+
+    async def hold(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if engine.bodies and other.bodies:
+            both.set()
+        await both.wait()
+        return await stream(*EVENTS)(request, body)
+
+    engine.script = other.script = hold
+    answers = await asyncio.gather(pair.ask(stream=True), pair.ask(stream=True))
+    assert [a.status_code for a in answers] == [200, 200]
+    assert (len(engine.bodies), len(other.bodies)) == (1, 1)
+
+
+async def test_a_slow_first_token_is_given_up(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
+) -> None:
+    engine.script = silent
+    settings = {"first_token_timeout_seconds": 0.2}
+    async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
+        for _ in range(2):
+            assert (await gateway.ask(stream=True)).status_code == 200
+        await engine.idle.wait()
+
+
+async def test_an_engine_that_stops_and_never_ends_does_not_keep_a_whole_answer_waiting(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
+) -> None:
+    engine.script = silent
+    settings = {"first_token_timeout_seconds": 0.5}
+    async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
+        asked = asyncio.create_task(gateway.ask())
+        await engine.busy.wait()
+        await asyncio.sleep(1)  # which may take as long as it likes while it is up
+        assert not asked.done()
+        await engine.site.stop()  # its port is closed, its connections are not
+        assert (await asked).status_code == 200
+        assert len(other.bodies) == 1
+        await engine.idle.wait()
+
+
+async def test_an_engine_that_hangs_with_its_port_open_does_not_keep_a_whole_answer_waiting(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "PROBE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "PROBE_SECONDS", 0.1)
+    hangs, listed = False, engine.models
+
+    async def models(request: web.Request) -> web.Response:
+        if hangs:
+            await asyncio.Event().wait()
+        return await listed(request)
+
+    settings = {"first_token_timeout_seconds": 0.5}
+    monkeypatch.setattr(engine, "models", models)
+    engine.script = silent
+    # It has taken its routes already: this one answers in its place, at a port of its own.
+    async with (
+        engine.listening() as hanging,
+        running(family_dir, redis_server.url, [hanging.url, other.url], **settings) as gateway,
+    ):
+        asked = asyncio.create_task(gateway.ask())
+        await engine.busy.wait()
+        hangs = True
+        async with asyncio.timeout(20):
+            assert (await asked).status_code == 200
+        assert len(other.bodies) == 1
+
+
+async def test_while_a_whole_answer_tries_a_checkpoint_others_may_try_it_too(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.2)
+    pinned: Any = {"model": "abacus/base"}
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        engine.script = refuse(503, {})
+        for _ in range(3):
+            assert (await gateway.ask(**pinned)).status_code == 503
+        engine.script = silent
+        await asyncio.sleep(0.3)
+        trying = asyncio.create_task(gateway.ask(**pinned))
+        await until(lambda: engine.running == 1)
+        engine.script = answer
+        assert (await gateway.ask(**pinned, stream=True)).status_code == 503  # one at a time
+        await asyncio.sleep(0.3)
+        assert (await gateway.ask(**pinned, stream=True)).status_code == 200
+        trying.cancel()
+
+
+async def test_checkpoints_may_live_on_different_engines(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+    engine.serves, other.serves = ["abacus/base"], ["abacus/alpha-0.4", "abacus/alpha-0.1", "something/else"]
+    await pair.engines._probe_all()
+    assert (await pair.ask(EASY)).headers["x-laconic-checkpoint"] == "alpha-0.4"
+    assert (await pair.ask(STRANGE)).headers["x-laconic-checkpoint"] == "base"
+    assert [b["model"] for b in engine.bodies] == ["abacus/base"]
+    assert [b["model"] for b in other.bodies] == ["abacus/alpha-0.4"]
+
+
+async def test_a_checkpoint_that_nobody_answers_for_falls_back_to_its_neighbour(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
+    async def only_others(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["model"] == "abacus/alpha-0.4":
+            return web.json_response({"error": {"message": "boom"}}, status=500)
+        return await stream(*EVENTS)(request, body)
+
+    engine.script = other.script = only_others
+    response = await pair.ask(EASY, stream=True)
+    assert response.status_code == 200
+    assert response.headers["x-laconic-decision"] == "fallback"
+    assert response.headers["x-laconic-checkpoint"] == "alpha-0.1"
+    pinned = await pair.ask(EASY, stream=True, model="abacus/alpha-0.4")
+    assert pinned.status_code == 503
+
+
+async def test_every_engine_down_is_a_503_at_once(family_dir: Path, redis_server: RedisServer, family: Family) -> None:
+    engine = FakeEngine(family)
+    async with engine.listening():
+        pass  # its port is closed now
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        for model in ("abacus", "abacus/base"):
+            response = await gateway.ask(model=model)
+            assert response.status_code == 503
+            assert int(response.headers["retry-after"]) > 0
+            assert response.json()["error"]["code"] == "engine_unavailable"
+        assert [e.status for e in await gateway.entries(2)] == [503, 503]
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_a_connection_that_dies_as_it_is_taken_is_replaced_by_a_new_one(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, how: str
+) -> None:
+    """As when the engine's server closes an idle one in that moment."""
+
+    async def die_once(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        engine.script = stream(*EVENTS)
+        assert request.transport is not None
+        if how == "reset":
+            linger = struct.pack("ii", 1, 0)  # closing then sends RST
+            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        request.transport.abort()
+        return await silent(request, _)
+
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+        engine.script = die_once
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+        assert len(engine.bodies) == 3
+
+
+async def test_an_engine_that_comes_back_is_used_again(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        engine.script = drop
+        assert (await gateway.ask(model="abacus/base")).status_code == 503
+        engine.script = stream(*EVENTS)
+        await gateway.engines._probe_all()
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+
+
+async def test_all_replicas_busy_is_a_429(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+    engine.script = other.script = refuse(429, {"error": {"message": "queue is full"}})
+    response = await pair.ask(model="abacus/base")
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+async def test_an_engine_that_has_been_silent_three_times_is_refused_for_at_once(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.engines.breaker.FIRST_PAUSE_SECONDS", 30.0)
+    engine.script = silent
+    async with running(family_dir, redis_server.url, [engine.url], first_token_timeout_seconds=0.05) as gateway:
+        for _ in range(3):
+            assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 503
+        assert len(engine.bodies) == 3
+        refused = await gateway.ask(model="abacus/base", stream=True)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert len(engine.bodies) == 3
+        # Another checkpoint on the same engine is another matter.
+        engine.script = stream(*EVENTS)
+        assert (await gateway.ask(model="abacus/alpha-0.1", stream=True)).status_code == 200
+        assert gateway.engines.missing == ["base"]
+
+
+async def test_an_engine_is_tried_again_after_a_pause(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.engines.breaker.FIRST_PAUSE_SECONDS", 0.1)
+    engine.script = silent
+    async with running(family_dir, redis_server.url, [engine.url], first_token_timeout_seconds=0.05) as gateway:
+        for _ in range(3):
+            await gateway.ask(model="abacus/base", stream=True)
+        engine.script = stream(*EVENTS)
+        await asyncio.sleep(0.1)
+        assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+
+
+async def test_requests_that_break_an_engine_do_not_shut_others_out(gateway: Gateway, engine: FakeEngine) -> None:
+    """A 500 may be the request's fault: a caller who sends such ones must not stop those who do not."""
+    engine.script = refuse(500, {"error": {"message": "index out of range"}})
+    for _ in range(5):
+        assert (await gateway.ask(model="abacus/base")).status_code == 503
+    engine.script = stream(*EVENTS)
+    assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
+
+
+async def test_one_slow_connection_is_not_an_engine_down(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+        engine_ = gateway.engines._replicas[0].wire
+        connected, times = engine_._connected, 0
+
+        async def first_times_out() -> Any:
+            nonlocal times
+            times += 1
+            if times == 1:
+                raise TimeoutError("connecting took too long")
+            return await connected()
+
+        monkeypatch.setattr(engine_, "_connected", first_times_out)
+        assert (await gateway.ask(model="abacus/base")).status_code == 503
+        assert gateway.engines.missing == []
+        assert (await gateway.ask(model="abacus/base")).status_code == 200
+
+
+async def test_under_load_a_cheaper_checkpoint_is_good_enough_where_the_operator_says_so(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    held = asyncio.Event()
+
+    async def hold(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await held.wait()
+        return await stream(*EVENTS)(request, body)
+
+    engine.script = hold
+    settings = {"max_concurrency": 4, "overload_tolerance": 1.0}
+    debug = {"x-laconic-debug": "true"}
+    async with running(family_dir, redis_server.url, [engine.url], **settings) as gateway:
+        asked: list[asyncio.Task[Any]] = []
+        for number in range(1, 5):
+            asked.append(asyncio.create_task(gateway.ask(HARD, headers=debug, stream=True)))
+            while engine.running < number:
+                await asyncio.sleep(0.01)
+        held.set()
+        answers = await asyncio.gather(*asked)
+    assert [a.headers["x-laconic-checkpoint"] for a in answers] == ["base", "base", "base", "alpha-0.4"]
+    assert "for load" not in answers[1].headers["x-laconic-reason"]
+    assert "(1 of it for load)" in answers[3].headers["x-laconic-reason"]
+
+
+async def test_metrics_of_the_engines(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
+) -> None:
+    async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
+        await other.site.stop()
+        engine.script = silent
+        asked = asyncio.create_task(gateway.ask(stream=True))
+        await engine.busy.wait()
+        await gateway.engines._probe_all()
+        text = (await gateway.client.get("/metrics")).text
+        asked.cancel()
+    samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples if "engine" in s.labels]
+    assert {(s.name, s.labels["engine"]): s.value for s in samples} == {
+        ("laconic_engine_up", engine.url): 1,
+        ("laconic_engine_up", other.url): 0,
+        ("laconic_engine_requests", engine.url): 1,
+        ("laconic_engine_requests", other.url): 0,
+    }

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gateway.process.supervisor import Child, Program, StartError
+
+
+def program(directory: Path, code: str) -> Program:
+    """A Python program that answers when it has written its process id to a file."""
+    pid = directory / "pid"
+
+    async def answers() -> bool:
+        return pid.exists()
+
+    return Program(
+        name="the program",
+        command=[sys.executable, "-c", code, str(pid)],
+        log=directory / "logs" / "program.log",
+        answers=answers,
+        hint="Do something about it.",
+    )
+
+
+RUNS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+
+
+async def test_start_returns_when_it_answers_and_stop_when_it_is_gone(tmp_path: Path) -> None:
+    child = Child(program(tmp_path, RUNS))
+    await child.start()
+    process = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert process.is_running()
+    await child.stop()
+    assert not process.is_running()
+
+
+async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
+    child = Child(program(tmp_path, RUNS))
+    await child.start()
+    first = int((tmp_path / "pid").read_text())
+    psutil.Process(first).kill()
+    while (second := int((tmp_path / "pid").read_text() or first)) == first:
+        await asyncio.sleep(0.02)
+    assert psutil.Process(second).is_running()
+    await child.stop()
+    assert not psutil.pid_exists(second)
+
+
+async def test_a_child_that_dies_at_start_says_why_and_what_to_do(tmp_path: Path) -> None:
+    child = Child(program(tmp_path, "import sys; print('some line'); sys.exit('no memory left')"))
+    with pytest.raises(StartError) as failed:
+        await child.start()
+    await child.stop()
+    message = str(failed.value)
+    assert "the program did not start (it ended with 1)" in message
+    assert "  some line\n  no memory left\n" in message or "  no memory left\n  some line\n" in message
+    assert message.endswith("Do something about it.")
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_behind(tmp_path: Path) -> None:
+    child = Child(program(tmp_path, "import time; time.sleep(600)"))
+    before = set(psutil.Process().children(recursive=True))
+    starting = asyncio.create_task(child.start())
+    while not (running := set(psutil.Process().children(recursive=True)) - before):
+        await asyncio.sleep(0.02)
+    starting.cancel()
+    await child.stop()
+    assert not [process for process in running if process.is_running()]
+
+
+async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "program.log").write_text("of yesterday")
+    child = Child(program(tmp_path, RUNS))
+    await child.start()
+    await child.stop()
+    assert (tmp_path / "logs" / "program.previous.log").read_text() == "of yesterday"

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
+
+from gateway.errors import BadRequestError
+from gateway.request import budget
+from gateway.request.budget import EFFORTS, HEADER, LARGEST, POLICY_HEADER, Budget
+from models.family import Family
+
+QUANTILES = {"minimal": 30, "low": 60, "medium": 90, "high": 180, "xhigh": 301}
+"""What the house's reference checkpoint was measured at, rounded up."""
+
+
+def parse(
+    family: Family, body: dict[str, Any] | None = None, *headers: tuple[str, str], default: str = "auto"
+) -> Budget:
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    return budget.parse(Headers(raw=raw), body or {}, default, family)
+
+
+@pytest.mark.parametrize(
+    ("said", "tokens"),
+    [
+        *[("0", 0), ("5", 5), ("007", 7), (" 12 ", 12), (str(LARGEST), LARGEST)],
+        *[("auto", None), ("AUTO", None), ("max", None), ("none", 0), ("Low", 60)],
+        *QUANTILES.items(),
+    ],
+)
+def test_the_header_takes_tokens_effort_names_and_auto(family: Family, said: str, tokens: int | None) -> None:
+    assert parse(family, {}, (HEADER, said)) == Budget(tokens, HEADER, "cap")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "-1",
+        "abc",
+        "1.5",
+        "1e3",
+        "",
+        " ",
+        "NaN",
+        "inf",
+        str(LARGEST + 1),
+        "9" * 5000,
+        "5,6",
+        "+5",
+        "0x10",
+        "\uff11\uff12",
+        "1 2",
+    ],
+)
+def test_a_malformed_header_is_refused_by_name(family: Family, said: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        budget.from_text(said, HEADER, family)
+    assert refused.value.param == HEADER
+    assert HEADER in refused.value.message
+
+
+def test_a_header_sent_twice_is_refused_even_where_both_agree(family: Family) -> None:
+    for name in (HEADER, POLICY_HEADER):
+        with pytest.raises(BadRequestError) as refused:
+            parse(family, {}, (name, "5"), (name, "5"))
+        assert refused.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens", "source"),
+    [
+        ({"thinking_token_budget": 7}, 7, "thinking_token_budget"),
+        ({"reasoning": {"max_tokens": 7}}, 7, "reasoning.max_tokens"),
+        ({"reasoning": {"effort": "low"}}, 60, "reasoning.effort"),
+        ({"reasoning": {"effort": "max"}}, None, "reasoning.effort"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 7}}, 7, "thinking.budget_tokens"),
+        ({"thinking": {"type": "disabled"}}, 0, "thinking.type"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, 0, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, None, "default_budget"),
+        ({"reasoning_effort": "none"}, 0, "reasoning_effort"),
+        ({"reasoning_effort": "high"}, 180, "reasoning_effort"),
+    ],
+)
+def test_every_form_of_the_body_is_understood(
+    family: Family, body: dict[str, Any], tokens: int | None, source: str
+) -> None:
+    assert parse(family, body) == Budget(tokens, source, "cap")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"thinking_token_budget": bad}, "thinking_token_budget")
+        for bad in (-1, 1.5, 5.0, True, "5", [5], {}, LARGEST + 1)
+    ]
+    + [({"reasoning": {"max_tokens": bad}}, "reasoning.max_tokens") for bad in (-1, 1.5, False, "x", [])]
+    + [({"reasoning": {"effort": bad}}, "reasoning.effort") for bad in ("auto", "x", "", 5, True, [])]
+    + [({"reasoning": bad}, "reasoning") for bad in ("low", 5, [], {}, True)]
+    + [({"reasoning": {"effort": "low", "surprise": 1}}, "reasoning.surprise")]
+    + [({"thinking": bad}, "thinking") for bad in ("enabled", 5, [])]
+    + [({"thinking": {"type": bad, "budget_tokens": 5}}, "thinking.type") for bad in ("x", None, 1)]
+    + [({"thinking": {"type": "enabled"}}, "thinking.budget_tokens")]
+    + [({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens")]
+    + [({"thinking": {"type": "disabled", "budget_tokens": 5}}, "thinking")]
+    + [({"reasoning_effort": bad}, "reasoning_effort") for bad in ("x", "LOW", 5, ["low"], True)],
+)
+def test_a_malformed_field_is_refused_by_name(family: Family, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse(family, body)
+    assert refused.value.param == param
+
+
+def test_null_is_as_good_as_absent(family: Family) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(budget.CONSUMED)
+    assert parse(family, nothing, default="12") == Budget(12, "default_budget", "cap")
+
+
+def test_header_before_fields_before_effort_before_default(family: Family) -> None:
+    body: dict[str, Any] = {"thinking_token_budget": 2, "reasoning_effort": "low"}
+    assert parse(family, body, (HEADER, "1"), default="4").tokens == 1
+    assert parse(family, body, default="4").tokens == 2
+    del body["thinking_token_budget"]
+    assert parse(family, body, default="4").tokens == 60
+    assert parse(family, {}, default="4").tokens == 4
+    assert parse(family, {}).tokens is None
+
+
+def test_what_is_overruled_must_still_be_well_formed(family: Family) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse(family, {"reasoning_effort": "loud"}, (HEADER, "5"))
+    assert refused.value.param == "reasoning_effort"
+
+
+def test_two_fields_of_one_level_that_contradict_are_both_named(family: Family) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse(family, {"thinking_token_budget": 5, "thinking": {"type": "enabled", "budget_tokens": 6}})
+    assert refused.value.param == "thinking_token_budget and thinking.budget_tokens"
+    with pytest.raises(BadRequestError) as refused:
+        parse(family, {"reasoning": {"max_tokens": 5, "effort": "low"}})
+    assert refused.value.param == "reasoning.max_tokens and reasoning.effort"
+
+
+def test_two_fields_that_agree_are_fine(family: Family) -> None:
+    body = {"thinking_token_budget": 60, "reasoning": {"effort": "low"}}
+    assert parse(family, body).tokens == 60
+
+
+def test_the_policy(family: Family) -> None:
+    assert parse(family, {}, (POLICY_HEADER, "reject"), (HEADER, "5")) == Budget(5, HEADER, "reject")
+    with pytest.raises(BadRequestError) as refused:
+        parse(family, {}, (POLICY_HEADER, "perhaps"))
+    assert refused.value.param == POLICY_HEADER
+
+
+def test_more_effort_never_means_fewer_tokens(family: Family) -> None:
+    tokens = [parse(family, {"reasoning_effort": name}).tokens for name in EFFORTS]
+    finite = [count for count in tokens if count is not None]
+    assert finite == sorted(finite)
+    assert tokens[-1] is None
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_budget_or_a_refusal(family: Family, text: str) -> None:
+    with contextlib.suppress(BadRequestError):
+        tokens = budget.from_text(text, HEADER, family)
+        assert tokens is None or 0 <= tokens <= LARGEST
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(list(EFFORTS)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["max_tokens", "effort", "type", "budget_tokens", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(budget.CONSUMED), JSON))
+def test_any_body_is_a_budget_or_a_refusal(family: Family, body: dict[str, Any]) -> None:
+    with contextlib.suppress(BadRequestError):
+        parsed = parse(family, body)
+        assert parsed.tokens is None or 0 <= parsed.tokens <= LARGEST
+        said_nothing = all(value is None for value in body.values())
+        assert (parsed.source == "default_budget") == said_nothing

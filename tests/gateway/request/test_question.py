@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import BadRequestError
+from gateway.request import question
+
+USER = {"role": "user", "content": "1 + 2?"}
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    return {"model": "abacus", "messages": [USER], **changes}
+
+
+def parse(**changes: Any) -> question.Question:
+    return question.parse(json.dumps(body(**changes)).encode())
+
+
+def test_a_plain_question() -> None:
+    asked = parse()
+    assert (asked.model, asked.prompt, asked.stream, asked.wants_usage, asked.choices) == (
+        "abacus",
+        "1 + 2?",
+        False,
+        False,
+        1,
+    )
+    assert asked.body == body()
+
+
+def test_every_other_parameter_is_kept_as_it_came() -> None:
+    more = {"tools": [{"type": "function"}], "seed": 2**70, "stop": None, "invented": {"a": [1.5, None]}}
+    assert parse(**more).body == body(**more)
+
+
+def test_the_newer_name_of_the_completions_limit_comes_first() -> None:
+    assert parse().max_tokens is None
+    assert parse(max_tokens=9).max_tokens == 9
+    assert parse(max_tokens=9, max_completion_tokens=7).max_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("messages", "prompt"),
+    [
+        (
+            [
+                USER,
+                {"role": "assistant", "content": "3", "reasoning_content": "x"},
+                {"role": "user", "content": "And 4?"},
+            ],
+            "And 4?",
+        ),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}], "a\nb"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]}], None),
+        ([{"role": "user", "content": []}], None),
+        ([{"role": "user"}], None),
+        ([{"role": "system", "content": "Be brief."}], None),
+        ([USER, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "5"}], "1 + 2?"),
+    ],
+)
+def test_the_prompt_is_the_last_user_messages_text_where_it_is_all_text(
+    messages: list[Any], prompt: str | None
+) -> None:
+    assert parse(messages=messages).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"model": 5}, "model"),
+        ({"model": ""}, "model"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_completion_tokens": [5]}, "max_completion_tokens"),
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": ["hello"]}, "messages[0]"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [USER, {"role": "user", "content": 5}]}, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+        ({"stream": True, "stream_options": []}, "stream_options"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 1.0}, "n"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse(**changes)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b"[" * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadRequestError):
+        question.parse(raw)
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_a_question_or_a_refusal(raw: bytes) -> None:
+    with pytest.raises(BadRequestError):
+        question.parse(raw)
+
+
+def test_half_a_surrogate_pair_is_refused_where_it_stands() -> None:
+    asked = question.parse(rb'{"model": "abacus", "messages": [{"role": "user", "content": "\ud800"}]}')
+    with pytest.raises(BadRequestError) as refused:
+        question.encode(asked.body)
+    assert refused.value.param == "messages"
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+    )
+)
+def test_encoding_loses_nothing(value: dict[str, Any]) -> None:
+    assert json.loads(question.encode(value)) == value

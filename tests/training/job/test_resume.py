@@ -1,0 +1,105 @@
+"""A run that is killed in every stage and started again ends with the artefacts of a run that was left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models import family
+from training.job.resume import last_checkpoint
+
+RECIPE = """\
+name: tiny
+description: A family too small to be of use.
+run_dir: run
+publish_to: published
+base: {hidden: 32, layers: 1, heads: 2, kv_heads: 1, head_dim: 16, mlp: 64, vocabulary: 400, steps: 16,
+       batch_tokens: 512, save_every: 4, gate_prompts: 2, gate_stops: false}
+family: {alphas: [0.0, 0.2], steps: 3, prompts_per_step: 2, rollouts: 2, lora_rank: 2, max_tokens: 8, save_every: 1}
+evaluate: {prompts: 6, samples: 2}
+profile: {prompts: 12, samples: 2}
+"""
+
+KILL_WHEN = {
+    "base": "run/base/work/checkpoint-8/complete",
+    "family": "run/family/alpha-0.2/work/checkpoint-2/complete",
+    "evaluate": "run/evaluate/alpha-0.jsonl",
+    "profile": "run/profile/base.jsonl",
+    "publish": "published.unfinished",
+}
+"""The file whose appearance says that a stage is under way."""
+
+
+def start(directory: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "training.cli", "run", "recipe.yaml"]
+    with (directory / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
+
+
+def finish(process: subprocess.Popen[bytes], directory: Path) -> None:
+    assert process.wait(timeout=900) == 0, (directory / "log").read_text()[-3000:]
+
+
+def new_run(directory: Path) -> Path:
+    directory.mkdir()
+    (directory / "recipe.yaml").write_text(RECIPE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    directory = new_run(tmp_path_factory.mktemp("runs") / "undisturbed")
+    finish(start(directory), directory)
+    return directory
+
+
+def test_a_run_killed_in_every_stage_ends_with_the_same_artefacts(undisturbed, tmp_path):
+    directory = new_run(tmp_path / "killed")
+    for stage, sign in KILL_WHEN.items():
+        process = start(directory)
+        while not (directory / sign).exists():
+            assert process.poll() is None, f"the run ended before {stage}: {(directory / 'log').read_text()[-3000:]}"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish(start(directory), directory)
+    assert family.load(directory / "published").all_files() == family.load(undisturbed / "published").all_files()
+    assert (directory / "published" / "README.md").read_text() == (undisturbed / "published" / "README.md").read_text()
+
+
+def test_a_finished_run_has_nothing_left_to_do(undisturbed):
+    def stamps() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (undisturbed / "run").rglob("*") if p.is_file()}
+
+    before = stamps()
+    finish(start(undisturbed), undisturbed)
+    assert stamps() == before
+
+
+def test_a_half_written_checkpoint_is_removed_and_the_one_before_used(tmp_path):
+    for step in (5, 10, 15):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments")
+        if step < 15:
+            (tmp_path / f"checkpoint-{step}" / "complete").write_text('{"optimizer.pt": 7}')
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / "checkpoint-15").exists()
+
+
+def test_a_checkpoint_whose_file_was_cut_short_is_not_gone_on_from(tmp_path):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments"[: 7 if step == 5 else 3])
+        (tmp_path / f"checkpoint-{step}" / "complete").write_text('{"optimizer.pt": 7}')
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+def test_a_stage_that_has_not_begun_has_no_checkpoint(tmp_path):
+    assert last_checkpoint(tmp_path / "nothing") is None

@@ -1,0 +1,51 @@
+import re
+
+import pytest
+from openai.types.chat import ChatCompletion
+
+from training.errors import StageError
+from training.measure import served
+from training.tasks.question import Question
+
+
+def completion(content="The answer is 42.", *, finish="stop", reasoning="\n6*7=42\n", details=True):
+    usage = {"prompt_tokens": 9, "completion_tokens": 20, "total_tokens": 29}
+    if details:
+        usage["completion_tokens_details"] = {"reasoning_tokens": 12}
+    message = {"role": "assistant", "content": content, "reasoning": reasoning}
+    choice = {"index": 0, "finish_reason": finish, "message": message, "logprobs": None}
+    return ChatCompletion.model_validate(
+        {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    )
+
+
+def test_a_right_answer_counts_with_the_tokens_of_its_usage():
+    found = served.outcome(completion(), "42")
+    assert (found.correct, found.finished, found.reasoning_tokens, found.tokens) == (True, True, 12, 20)
+
+
+@pytest.mark.parametrize("wrong", [{"content": "The answer is 41."}, {"content": None}, {"finish": "length"}])
+def test_a_wrong_answer_none_or_one_cut_off_is_incorrect(wrong):
+    assert not served.outcome(completion(**wrong), "42").correct
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "episodes"),
+    [(None, 1), ("", 1), ("\n6*7=42\nso 42\n", 1), ("6*7=42\n\ncheck\n7*6=42\n \nonce more\n\n", 3)],
+)
+def test_episodes_are_what_stands_between_blank_lines(reasoning, episodes):
+    assert served.outcome(completion(reasoning=reasoning), "42").episodes == episodes
+
+
+def test_usage_that_does_not_tell_reasoning_apart_is_refused_by_the_models_name():
+    with pytest.raises(ValueError, match="m does not tell reasoning tokens apart"):
+        served.outcome(completion(details=False), "42")
+
+
+async def test_where_nobody_listens_the_address_is_named(monkeypatch):
+    monkeypatch.setattr(served, "RETRIES", 0)
+    asked = [Question("What is 6 times 7?", "42", "product", "easy")]
+    with pytest.raises(StageError, match=re.escape("http://127.0.0.1:9/v1: Connection error")):
+        await served.judge(
+            "http://127.0.0.1:9/v1", "abacus/base", asked, samples=2, temperature=1, max_tokens=320, seed=0
+        )

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models.family import Checkpoint, Estimate, Family, Frontier, Slice
+from training import config
+from training.publish import card
+
+QUANTILES = {"p05": 1.0, "p10": 2.0, "p25": 3.0, "p50": 40.0, "p75": 50.0, "p90": 60.0, "p95": 70.0, "p99": 80.0}
+
+
+def measured(accuracy: float, tokens: float) -> Slice:
+    return Slice(
+        prompts=300,
+        accuracy=Estimate(mean=accuracy, low=accuracy - 0.01, high=accuracy + 0.01),
+        reasoning_tokens=Estimate(mean=tokens, low=tokens - 2, high=tokens + 2),
+        quantiles=QUANTILES,
+    )
+
+
+def checkpoint(name: str, alpha: float | None, tokens: float) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        alpha=alpha,
+        kind="base" if alpha is None else "lora",
+        path=name,
+        files={f"{name}/weights": "0" * 64},
+        frontier=Frontier(
+            overall=measured(0.9, tokens),
+            by_difficulty={d: measured(0.9, tokens) for d in ("easy", "medium", "hard")},
+            samples_per_prompt=2,
+            temperature=1.0,
+            seed=0,
+            command="laconic-train measure there",
+        ),
+    )
+
+
+@pytest.fixture
+def written():
+    recipe = config.load(Path("training/recipes/abacus.yaml"))
+    family = Family(
+        name="abacus",
+        description="A reasoner.",
+        base="base",
+        reference="base",
+        context_tokens=1024,
+        tokenizer="base/tokenizer.json",
+        profile="profile.json",
+        files={"base/tokenizer.json": "0" * 64, "profile.json": "0" * 64},
+        checkpoints=(checkpoint("base", None, 90.5), checkpoint("alpha-0.4", 0.4, 20.25)),
+    )
+    figures = {"accuracy": 0.9, "cut_accuracy": 0.6, "episodes": 3.0, "reasoning_tokens": 80}
+    gate = {
+        "prompts_per_difficulty": 300,
+        "seed": 0,
+        **{f"temperature_{t}": dict.fromkeys(("easy", "medium", "hard"), figures) for t in (1, 0)},
+    }
+    fitted = dict.fromkeys(
+        ("brier", "brier_constant", "auc", "calibration_error", "tokens_mean_error", "tokens_mean_error_constant"), 0.5
+    )
+    measured = {"accuracy": 0.95, "tokens": 43.25}
+    both = {"first": "alpha-0.4", "second": "base", "surprisal": 0.3895, "measured": measured}
+    profile = {
+        "report": {"base": fitted, "alpha-0.4": fitted | {"surprisal_auc": 0.91}},
+        "escalations": {"alpha-0.4>base@10%": both},
+    }
+    return lambda failures: card.write(
+        family,
+        recipe,
+        Path("recipe.yaml"),
+        gate={**gate, "failures": failures},
+        profile=profile,
+        minutes={"base": 57.2, "alpha-0.4": 9.6},
+    )
+
+
+def test_the_card_opens_with_hugging_face_s_front_matter(written):
+    _, front, _ = written([]).split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+
+
+def test_the_card_holds_every_checkpoint_s_figures_with_intervals(written):
+    text = written([])
+    assert "| base |  | 90.0 % (89.0 to 91.0) | 90.5 (88.5 to 92.5) | 40 | 70 |" in text
+    assert "| alpha-0.4 | 0.4 | 90.0 % (89.0 to 91.0) | 20.2 (18.2 to 22.2) | 40 | 70 |" in text
+
+
+def test_the_card_says_what_was_rewarded(written):
+    assert "an episode of thinking is paid for what it gains and charged for its tokens" in written([])
+    assert "length reward" not in written([]), "which the shipped family is not trained with"
+
+
+def test_the_card_recommends_the_shortest_that_is_right_as_often_as_the_base(written):
+    assert "**alpha-0.4**, the shortest that is right at least as often as the base; it thinks 22% as long" in written(
+        []
+    )
+
+
+def test_the_card_says_how_long_the_trainings_took(written):
+    assert "The trainings took 57 minutes for base and 10 minutes for alpha-0.4" in written([])
+
+
+def test_the_card_says_whether_the_base_passed_the_gate(written):
+    assert "The base passes the gate." in written([])
+    failed = written(["easy accuracy is 0.5"])
+    assert "does not pass the gate" in failed
+    assert "- easy accuracy is 0.5" in failed
+
+
+def test_the_card_says_what_thinking_tells_of_itself_and_what_second_thoughts_come_to(written):
+    text = written([])
+    assert "| base | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | - |" in text
+    assert "| alpha-0.4 | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | 0.910 |" in text
+    assert "| alpha-0.4 | base | 0.39 | 95.00% | 43.2 |" in text

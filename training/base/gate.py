@@ -1,0 +1,116 @@
+"""Is the base fit to become a family? It must be an overthinker for whom checking sometimes pays.
+
+On fresh prompts, by difficulty: accuracy, accuracy when the thinking is cut after its first episode, and episodes.
+Easy questions must lose nothing by the cut (their checks are waste), hard ones at least 20 points (their checks are
+worth something), and the base must check about equally often everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.rollouts.grade import Grader
+from training.rollouts.sample import encoded, sample
+from training.tasks.problems import DIFFICULTIES
+from training.tasks.prompts import prompts
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured on one difficulty at one temperature."""
+
+    accuracy: float
+    cut_accuracy: float
+    episodes: float
+    reasoning_tokens: float
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    count: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> dict[str, Figures]:
+    """Figures for each difficulty on `count` different test prompts; `on_batch` hears how many are done."""
+    judged = Grader(tokenizer)
+    eos: int = tokenizer.eos_token_id  # pyright: ignore[reportAssignmentType]
+    figures: dict[str, Figures] = {}
+    torch.manual_seed(seed)
+    for index, difficulty in enumerate(DIFFICULTIES):
+        asked = prompts("test", seed, count, difficulty=difficulty)
+        ids = encoded(tokenizer, asked)
+        whole = sample(
+            model,
+            ids,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            eos=eos,
+            on_batch=lambda done, before=index * count: on_batch(before + done),
+        )
+        starts = [judged.after_first_episode(completion) for completion in whole]
+        answers = sample(
+            model,
+            [p + s for p, s in zip(ids, starts, strict=True)],
+            max_tokens=24,
+            temperature=temperature,
+            eos=eos,
+        )
+        full = [judged(c, p.answer) for c, p in zip(whole, asked, strict=True)]
+        cut = [judged(s + a, p.answer) for s, a, p in zip(starts, answers, asked, strict=True)]
+        figures[difficulty] = Figures(
+            accuracy=float(np.mean([o.correct for o in full])),
+            cut_accuracy=float(np.mean([o.correct for o in cut])),
+            episodes=float(np.mean([o.episodes for o in full])),
+            reasoning_tokens=float(np.mean([o.reasoning_tokens for o in full])),
+        )
+    return figures
+
+
+def verdict(at_1: dict[str, Figures], at_0: dict[str, Figures]) -> list[str]:
+    """What keeps a base with these figures at temperature 1 and 0 from passing, a line each; empty when it passes."""
+    easy, medium, hard = (at_1[d] for d in DIFFICULTIES)
+    checks = [
+        ("easy accuracy at temperature 1", easy.accuracy, 0.97, 1.0),
+        ("easy accuracy at temperature 0", at_0["easy"].accuracy, 0.97, 1.0),
+        ("easy accuracy lost by the cut", easy.accuracy - easy.cut_accuracy, -1.0, 0.02),
+        ("medium accuracy at temperature 1", medium.accuracy, 0.90, 1.0),
+        ("medium accuracy at temperature 0", at_0["medium"].accuracy, 0.90, 1.0),
+        ("hard accuracy at temperature 1", hard.accuracy, 0.75, 0.90),
+        ("hard accuracy at temperature 0", at_0["hard"].accuracy, 0.75, 1.0),
+        ("hard accuracy after the cut at temperature 1", hard.cut_accuracy, 0.50, 0.65),
+        ("hard accuracy lost by the cut at temperature 1", hard.accuracy - hard.cut_accuracy, 0.20, 1.0),
+        (
+            "hard accuracy lost by the cut at temperature 0",
+            at_0["hard"].accuracy - at_0["hard"].cut_accuracy,
+            0.10,
+            1.0,
+        ),
+        *((f"{d} episodes at temperature 1", at_1[d].episodes, 2.5, 4.5) for d in DIFFICULTIES),
+    ]
+    return [
+        f"{what} is {value:.3f}, not in [{low:g}, {high:g}]"
+        for what, value, low, high in checks
+        if not low <= value <= high
+    ]
+
+
+def report(at_1: dict[str, Figures], at_0: dict[str, Figures], count: int, seed: int) -> dict[str, Any]:
+    """The gate's record, as JSON."""
+    return {
+        "prompts_per_difficulty": count,
+        "seed": seed,
+        "split": "test",
+        "temperature_1": {d: asdict(f) for d, f in at_1.items()},
+        "temperature_0": {d: asdict(f) for d, f in at_0.items()},
+        "failures": verdict(at_1, at_0),
+    }

@@ -1,0 +1,89 @@
+"""What happens at which step? One JSON line per logged step, and a progress bar with the figures that matter."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.job.record import write_text
+
+_SHOWN = {
+    "loss": "loss",
+    "rollout/accuracy": "accuracy",
+    "rollout/reasoning_tokens": "reasoning tokens",
+    "rollout/episodes": "episodes",
+}
+
+
+class JsonLines(TrainerCallback):
+    """Appends a trainer's logs to `path`; a resumed run first drops the lines it is about to write again.
+
+    It drops them from `notes`, too, which somebody else appends to: the last line there may have been cut short.
+
+    `seconds` is since the line before, so that they add up to the time that went into what came of it.
+    """
+
+    def __init__(self, path: Path, notes: Path | None = None) -> None:
+        self._path, self._notes = path, notes
+        self._logged = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        for path in (self._path, self._notes) if state.is_world_process_zero else ():
+            if path is not None and path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step(line) <= state.global_step]
+                write_text(path, "".join(f"{line}\n" for line in kept))
+        self._logged = time.monotonic()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            now = time.monotonic()
+            row = {"step": state.global_step, "seconds": round(now - self._logged, 2), **logs}
+            self._logged = now
+            with self._path.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+
+class Bar(ProgressCallback):
+    """transformers' progress bar; the latest figures stand beside it instead of scrolling past it."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        if self.training_bar is not None:
+            figures = {shown: f"{float(logs[key]):.3g}" for key, shown in _SHOWN.items() if logs and key in logs}
+            self.training_bar.set_postfix(figures)
+
+
+def show_in_bar(trainer: Trainer) -> None:
+    """Replace the trainer's progress bar, which prints every log, with ours."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar)
+
+
+def minutes(path: Path) -> float:
+    """How long a training took, from its log."""
+    return sum(json.loads(line)["seconds"] for line in path.read_text().splitlines()) / 60
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # a line that a kill cut short
+        return float("inf")

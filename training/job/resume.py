@@ -1,0 +1,76 @@
+"""Where does a killed stage go on? Complete checkpoints only, newest first; half-written ones are removed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.errors import StageError
+from training.job.record import write_json
+
+_COMPLETE = "complete"
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all its files are written; a kill before that leaves it unmarked."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        processes().wait_for_everyone()  # each writes a part
+        if state.is_world_process_zero:
+            directory = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+            write_json(directory / _COMPLETE, _sizes(directory))
+
+
+def last_checkpoint(directory: Path) -> str | None:
+    """The newest complete checkpoint of a stage, None where it has not come to one."""
+    with processes().main_process_first():
+        checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        for half_written in [path for path in checkpoints if not _is_complete(path)]:
+            shutil.rmtree(half_written)
+            checkpoints.remove(half_written)
+    return str(checkpoints[-1]) if checkpoints else None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """All files were written, and none has been cut short since, as by a machine that lost power."""
+    try:
+        return json.loads((checkpoint / _COMPLETE).read_text()) == _sizes(checkpoint)
+    except (OSError, ValueError):
+        return False
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != _COMPLETE)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Work in a directory that no other command works in; processes that were launched together count as one.
+
+    Raises:
+        StageError: another is at it.
+    """
+    if not processes().is_main_process:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageError(f"{directory}: another laconic-train is at work there") from None
+        yield
+
+
+def processes() -> PartialState:
+    """The processes that train together; one, unless the command was launched with more."""
+    return PartialState(cpu=not torch.cuda.is_available())

@@ -1,0 +1,66 @@
+"""What did a rollout do? Where its thinking ends, what it answered, into which episodes it falls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from training.config import DenseReward
+from training.job.checkpoints import THINK_END
+from training.rollouts.episodes import Splitter
+from training.tasks.outcome import Outcome
+from training.tasks.verify import is_correct
+
+_NO_LIMIT = 10**6
+
+
+class Grader:
+    """Judges completions of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, dense: DenseReward | None = None) -> None:
+        """Episodes are split as `dense` says, without its limit; default: at blank lines."""
+        dense = dense or DenseReward()
+        self._tokenizer = tokenizer
+        self._end = tokenizer.convert_tokens_to_ids(THINK_END)
+        self._eos = tokenizer.eos_token_id
+        self._split = Splitter(tokenizer, dense.split_by, max_episodes=_NO_LIMIT, every=dense.tokens_per_episode)
+        self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
+
+    def __call__(self, completion: Sequence[int], gold: str) -> Outcome:
+        """Grade one completion; one that was cut off, or never stopped thinking, is incorrect.
+
+        Whether it was cut off is read from the sampled tokens, before any eos is appended (arXiv 2502.04463, sec. 4).
+        """
+        ids = list(completion)
+        finished = bool(ids) and ids[-1] == self._eos
+        thought = ids.index(self._end) if self._end in ids else len(ids)
+        answer = self._tokenizer.decode(ids[thought + 1 :], skip_special_tokens=True)
+        return Outcome(
+            correct=finished and thought < len(ids) and is_correct(answer, gold),
+            reasoning_tokens=thought,
+            tokens=len(ids),
+            episodes=self._episodes(ids),
+            finished=finished,
+        )
+
+    def _episodes(self, ids: list[int]) -> int:
+        if not ids:
+            return 1
+        ids_1T = torch.tensor([ids])
+        return max(1, int(self._split(ids_1T, torch.ones_like(ids_1T)).count_B[0]))
+
+    def stopped(self, completion: Sequence[int], budget: int) -> list[int]:
+        """The first `budget` tokens of a completion's thinking, closed; an answer is to be sampled from there."""
+        return [*completion[:budget], self._end]
+
+    def after_first_episode(self, completion: Sequence[int]) -> list[int]:
+        """The completion cut after its first episode, thinking closed; an answer is to be sampled from there."""
+        ids = list(completion)
+        thought = ids.index(self._end) if self._end in ids else len(ids)
+        first = ids.index(self._break) if self._break in ids[:thought] else thought
+        if first == thought:
+            return self.stopped(ids, thought)
+        newline = self._tokenizer.encode("\n", add_special_tokens=False)
+        return [*ids[:first], *newline, self._end]
