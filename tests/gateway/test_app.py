@@ -65,7 +65,7 @@ async def test_the_frameworks_errors_have_the_same_shape(gateway: Gateway, metho
 
 
 async def test_a_bug_is_a_500_in_the_same_shape(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.chat.routing.decide", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("gateway.routing.rule.decide", lambda *_, **__: 1 / 0)
     response = await gateway.ask(EASY)
     assert response.status_code == 500
     assert error(response)["code"] == "internal_error"
