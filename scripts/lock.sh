@@ -20,6 +20,6 @@ compile() { # NAME ARGUMENTS...
     echo "$file: $(wc -l < "$file") packages"
 }
 
-compile all --extra engine --extra train --extra dev --extra parquet --extra traces --upgrade
+compile all --extra engine --extra train --extra dev --extra docs --extra parquet --extra traces --upgrade
 compile engine --extra engine --constraint requirements/all.txt --upgrade
 compile gateway --extra traces --constraint requirements/all.txt --upgrade
