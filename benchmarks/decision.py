@@ -64,7 +64,7 @@ def timed(asked: Sequence[str]) -> dict[str, float]:
     familiar = 0
     for prompt in asked:
         began = time.perf_counter()
-        reading = profile.read(prompt)
+        reading = profile.predict(prompt)
         rule.decide(family, reading, 64, **how)
         seconds.append(time.perf_counter() - began)
         familiar += reading.familiar

@@ -167,8 +167,8 @@ def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, floa
 
 def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
     """Seconds of TRL's own GRPO step with the same prompts, rollouts, adapter and precision, but the first."""
-    spoken = AutoTokenizer.from_pretrained(BASE)
-    judged = Grader(spoken)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    judged = Grader(tokenizer)
 
     def right(completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
         return [float(judged(ids, answer).correct) for ids, answer in zip(completion_ids, gold, strict=True)]
@@ -180,7 +180,7 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
         reward_funcs=right,
         args=trainer.arguments(stage, ALPHA, 0, out / "stock"),
         train_dataset=Dataset.from_list(rows),
-        processing_class=spoken,
+        processing_class=tokenizer,
         peft_config=trainer.adapter(stage),
     )
     stock.train()

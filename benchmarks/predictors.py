@@ -24,7 +24,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.features import counts_of, words_of
+from models.features import features_of, words_of
 from models.forest import Forest, Forests
 from models.profile import LEVELS
 from training.profile.fit import MIN_PROMPTS_PER_WORD, forests, log_loss
@@ -73,7 +73,7 @@ def counts(fitted_on: Sequence[str]) -> See:
     """What the difficulty profile counts."""
     seen = Counter(word for text in fitted_on for word in set(words_of(text)))
     vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
-    return lambda prompts: np.stack([counts_of(prompt, vocabulary) for prompt in prompts])
+    return lambda prompts: np.stack([features_of(prompt, vocabulary) for prompt in prompts])
 
 
 def ngrams(width: int) -> Callable[[Sequence[str]], See]:

@@ -40,7 +40,7 @@ from gateway.routing.rule import forecasts_of
 from models import family as families
 from models import profile as profiles
 from models.family import Family
-from training.job.record import stands, write_text
+from training.job.record import is_up_to_date, write_text
 from training.measure import outcomes, served
 from training.tasks import outcome
 from training.tasks.outcome import Graded
@@ -162,19 +162,19 @@ class Asker:
         what = f"{name}.{budget or 'unlimited'}"
         path = self.work / label / f"{what}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not stands(path, self._made_from(name, asked, samples)):
+        if not is_up_to_date(path, self._made_from(name, asked, samples)):
             model = self.family.name if name == AUTO else self.family.served_name(name)
             with outcomes.bar(len(asked) * samples, f"{label} {what}") as progress:
                 how: dict[str, Any] = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "seed": 0, "on_batch": progress}
                 url = f"{self.url}/v1"
-                rows = asyncio.run(served.judge(url, model, asked, samples=samples, budget=budget, **how))
+                rows = asyncio.run(served.sample_and_grade(url, model, asked, samples=samples, budget=budget, **how))
             outcome.save(rows, path)
         return outcome.load(path)
 
     def live(self, asked: Sequence[Question], truth: Sequence[Graded]) -> dict[str, Any]:
         """What a gateway with a holdout says it saved, and what it did; `truth` is what the reference spent."""
         path = self.work / "live.json"
-        if not stands(path, self._made_from(AUTO, asked, 1)):
+        if not is_up_to_date(path, self._made_from(AUTO, asked, 1)):
             # Books of its own, so that an attempt that was cut short is not in them.
             with (
                 tempfile.TemporaryDirectory() as books,
@@ -252,7 +252,7 @@ def _rule(free: dict[str, list[Graded]], family: Family) -> list[Point]:
     """
     profile = profiles.load(shipped_family() / family.profile)
     order = [checkpoint.name for checkpoint in family.checkpoints]
-    forecasts = [forecasts_of(profile.read(row.prompt).predictions, None) for row in free[AUTO]]
+    forecasts = [forecasts_of(profile.predict(row.prompt).choices, None) for row in free[AUTO]]
     success = np.array([[forecast[name].success for name in order] for forecast in forecasts])
     cost = np.array([[forecast[name].tokens for name in order] for forecast in forecasts])
     return swept(success, cost, *_stacked(free, family))

@@ -86,7 +86,7 @@ def decided(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Array:
         }
         for row, prompt in enumerate(test):
             text = next(iter(outcomes.values()))[prompt].prompt
-            forecasts = forecasts_of(fitted.read(text).predictions, None)
+            forecasts = forecasts_of(fitted.predict(text).choices, None)
             for which, tolerance in enumerate(TOLERANCES):
                 judged = others[cheapest_good_enough(forecasts, tolerance)][row]
                 found[prompt, which] = judged.accuracy, judged.reasoning_tokens

@@ -171,7 +171,7 @@ class Chat:
         return frozenset(key.checkpoints or (checkpoint.name for checkpoint in self._family.checkpoints))
 
     def _reading(self, question: Question) -> Prediction | None:
-        return None if question.prompt is None else self._profile.read(question.prompt)
+        return None if question.prompt is None else self._profile.predict(question.prompt)
 
     async def _open(
         self, question: Question, budget: Budget, pinned: str | None, key: Key, account: Account

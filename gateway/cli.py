@@ -126,7 +126,7 @@ def _route(arguments: Sequence[str]) -> None:
         raise ConfigError(error.message) from None
     explained = explain(
         family,
-        profile.read(parsed.question),
+        profile.predict(parsed.question),
         budget.Budget(tokens, source),
         limit=tokens,
         pinned=parsed.checkpoint,

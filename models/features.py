@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-COUNTS = (
+FEATURES = (
     "characters",
     "words",
     "unknown_words",
@@ -50,8 +50,8 @@ _LETTER_X = re.compile(r"\d\s?x\s?\d", re.IGNORECASE)
 _STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: RUF001
 
 
-def counts_of(prompt: str, vocabulary: Container[str]) -> Vector:
-    """log(1 + count) of everything that is counted in a prompt, (len(COUNTS),)."""
+def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
+    """log(1 + count) of everything that is counted in a prompt, (len(FEATURES),)."""
     words = words_of(prompt)
     numbers = _NUMBER.findall(prompt)
     digits = [len(number) for number in numbers]
@@ -89,7 +89,7 @@ def words_of(prompt: str) -> list[str]:
 
 def is_familiar(counts: Vector, lower: Vector, upper: Vector) -> bool:
     """Whether a prompt with these counts is like those of the fit, whose counts lay between `lower` and `upper`."""
-    by_name = dict(zip(COUNTS, counts.tolist(), strict=True))
+    by_name = dict(zip(FEATURES, counts.tolist(), strict=True))
     words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
     known_enough = words - unknown >= MIN_FAMILIAR * words
     names_an_operation = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models import features
-from models.features import COUNTS, counts_of
+from models.features import FEATURES, features_of
 from models.field import path_of
 from models.forest import Forest, Forests
 
@@ -77,7 +77,7 @@ class ChoicePrediction:
     """Reasoning tokens at `LEVELS`, non-decreasing, (22,)."""
     budget_forced: Callable[[float], float] = lambda _: 0.0
     """P(correct) of thinking that is stopped after so many tokens; never falls."""
-    before: float = 0.0
+    tokens_before: float = 0.0
     """Tokens that are spent before the thinking that `budget_forced` is about."""
     escalation: Escalation | None = None
     """Where this is not about one checkpoint; tokens are then those of both, and what is stopped is the second's."""
@@ -96,7 +96,7 @@ class ChoicePrediction:
             return self.p_correct
         if (within := self.p_within(budget)) == 1.0:
             return self.p_correct
-        stopped = self.budget_forced(max(budget - self.before, 0.0))
+        stopped = self.budget_forced(max(budget - self.tokens_before, 0.0))
         return min(self.p_correct, self.p_correct * within + stopped * (1.0 - within))
 
     def expected_tokens(self, budget: int | None = None) -> float:
@@ -117,7 +117,7 @@ class Prediction:
     """0 to 1: the share of the fitting prompts that were predicted to be easier for the checkpoints."""
     familiar: bool
     """False: the prompt is unlike what the profile was fitted on, and its predictions are not to be used."""
-    predictions: dict[str, ChoicePrediction]
+    choices: dict[str, ChoicePrediction]
 
 
 class _StoredEscalation(Escalation):
@@ -159,9 +159,9 @@ class Profile:
         _check(stored)
         places = len(stored.residuals)
         try:
-            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(COUNTS), places)
+            self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(FEATURES), places)
             self._budget_forced = Forests(
-                [stored.budget_forced], len(COUNTS), len(next(iter(stored.budget_forced_shifts.values())))
+                [stored.budget_forced], len(FEATURES), len(next(iter(stored.budget_forced_shifts.values())))
             )
         except ValueError as error:
             raise ProfileError(str(error)) from None
@@ -173,7 +173,7 @@ class Profile:
         }
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
-        self._longest = int(np.expm1(stored.upper[COUNTS.index("characters")]))
+        self._longest = int(np.expm1(stored.upper[FEATURES.index("characters")]))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
         self._shifts = np.array(list(stored.budget_forced_shifts.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
@@ -184,9 +184,9 @@ class Profile:
         """A profile from what `training.profile.fit.fit` made, or the file's JSON."""
         return cls(_Stored.model_validate(raw))
 
-    def read(self, prompt: str) -> Prediction:
+    def predict(self, prompt: str) -> Prediction:
         """Predict for one prompt; any text, the empty one included. Of a longer one than fitting saw only the start."""
-        counts = counts_of(prompt[: self._longest + 1], self._vocabulary)
+        counts = features_of(prompt[: self._longest + 1], self._vocabulary)
         correct, mean, spread = self._forests(counts).T
         p_correct = _sigmoid(self._slope * correct + self._shift)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
@@ -232,7 +232,7 @@ class Profile:
             p_correct,
             _quantiles(mixture),
             budget_forced=second.budget_forced,
-            before=first.expected_tokens(),
+            tokens_before=first.expected_tokens(),
             escalation=escalation,
             mixture=mixture,
         )
@@ -260,8 +260,8 @@ def _quantiles(mixture: Sequence[tuple[float, Vector]]) -> Vector:
 def _check(stored: _Stored) -> None:
     """See that what is stored fits together."""
     for bound, bounds in (("lower", stored.lower), ("upper", stored.upper)):
-        if len(bounds) != len(COUNTS):
-            raise ProfileError(f"{bound} has {len(bounds)} values, not {len(COUNTS)}")
+        if len(bounds) != len(FEATURES):
+            raise ProfileError(f"{bound} has {len(bounds)} values, not {len(FEATURES)}")
     for name, values in stored.residuals.items():
         if len(values) != len(LEVELS):
             raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")

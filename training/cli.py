@@ -189,14 +189,16 @@ def measure(
     how: dict[str, Any] = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     with outcomes.bar(len(asked) * samples, checkpoint) as progress:
         if served:
-            rows = asyncio.run(over_api.judge(served, loaded.served_name(checkpoint), asked, **how, on_batch=progress))
+            rows = asyncio.run(
+                over_api.sample_and_grade(served, loaded.served_name(checkpoint), asked, **how, on_batch=progress)
+            )
         else:
             base_path = family_dir / loaded.checkpoint(loaded.base).path
             model = checkpoints.load_published(
                 family_dir, chosen, base_path, checkpoints.dtype(taken) if taken else "float32"
             )
-            spoken = AutoTokenizer.from_pretrained(base_path)
-            rows = measuring.judge(model, spoken, asked, **how, on_batch=progress)
+            tokenizer = AutoTokenizer.from_pretrained(base_path)
+            rows = measuring.sample_and_grade(model, tokenizer, asked, **how, on_batch=progress)
     parts = {
         "overall": rows,
         **{d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)},

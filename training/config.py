@@ -49,7 +49,7 @@ class BaseStage(_Section):
     """Share of the steps in which easier prompts come first."""
     few_checks_first: float = Field(default=0.55, ge=0, lt=1)
     """Share of the steps in which traces check once at most."""
-    cut: float = Field(default=0.12, ge=0, le=1)
+    truncated: float = Field(default=0.12, ge=0, le=1)
     """Share of traces cut off mid-thought, from which only the answer is learned: they make every budget answerable."""
     temperature: float = Field(default=1.0, gt=0, le=1)
     """The finished base samples at temperature 1 as the trained one does at this temperature."""
@@ -245,13 +245,13 @@ class ProfileStage(_Section):
     prompts: int = Field(default=1500, ge=5)
     """One in five is kept out of each fold of the cross-validation."""
     samples: int = Field(default=4, gt=0)
-    cuts: int = Field(default=2000, ge=5)
+    budget_forced: int = Field(default=2000, ge=5)
     """Of these prompts, how many are asked once more and their thinking stopped, to see what is answered then."""
 
     @property
     def budget_forced_prompts(self) -> int:
-        """`cuts`, or all prompts where there are fewer."""
-        return min(self.cuts, self.prompts)
+        """`budget_forced`, or all prompts where there are fewer."""
+        return min(self.budget_forced, self.prompts)
 
 
 _KIND = ("trained", "pretrained")

@@ -28,13 +28,14 @@ from rich.console import Console
 from models import family as manifest
 from models.profile import SCHEMA_VERSION
 from training import trainer
-from training.base import gate, tokenizer, traces
+from training.base import gate, traces
 from training.base import train as base_training
+from training.base.tokenizer import build as build_tokenizer
 from training.checks import PROFILE_SEED_OFFSET, check, check_target
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
-from training.job.record import fingerprint, require, stands, write_json
+from training.job.record import fingerprint, is_up_to_date, require, write_json
 from training.job.resume import alone, processes
 from training.measure import outcomes
 from training.profile import fit
@@ -57,20 +58,21 @@ def base(recipe: Recipe) -> None:
         checkpoints.base_directory(recipe)
         return
     with alone(directory):
-        if not stands(directory / "trained", _trained_record(recipe, stage), remove=directory):
-            spoken = tokenizer.build(stage.vocabulary, recipe.seed)
-            model = base_training.train(stage, spoken, recipe.seed, directory / "work")
+        if not is_up_to_date(directory / "trained", _trained_record(recipe, stage), remove=directory):
+            tokenizer = build_tokenizer(stage.vocabulary, recipe.seed)
+            model = base_training.train(stage, tokenizer, recipe.seed, directory / "work")
             with _whole(directory / "trained") as unfinished:
                 model.save_pretrained(unfinished)
-                spoken.save_pretrained(unfinished)
-    if not stands(directory / "model", _model_record(directory, stage)):
-        model, spoken = checkpoints.load_model(directory / "trained"), checkpoints.load_tokenizer(directory / "trained")
+                tokenizer.save_pretrained(unfinished)
+    if not is_up_to_date(directory / "model", _model_record(directory, stage)):
+        model = checkpoints.load_model(directory / "trained")
+        tokenizer = checkpoints.load_tokenizer(directory / "trained")
         base_training.fold_temperature(model, stage.temperature)
         with _whole(directory / "model") as unfinished:
             # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
             model.to(torch.bfloat16).save_pretrained(unfinished)  # pyright: ignore[reportArgumentType]
-            spoken.save_pretrained(unfinished)
-    if not stands(directory / "gate.json", _gate_record(recipe, directory, stage)):
+            tokenizer.save_pretrained(unfinished)
+    if not is_up_to_date(directory / "gate.json", _gate_record(recipe, directory, stage)):
         write_json(directory / "gate.json", _measure_gate(recipe, stage.gate_prompts))
     _require_fit(recipe)
 
@@ -84,7 +86,7 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
         target = checkpoints.trained_path(recipe, checkpoint_name(alpha))
         with alone(target.parent):
             with processes().main_process_first():
-                done = stands(target, made_from, remove=target.parent)
+                done = is_up_to_date(target, made_from, remove=target.parent)
             if done:
                 _console.print(f"family: {target} stands already")
                 continue
@@ -107,16 +109,16 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
 
 def _train(recipe: Recipe, alpha: float, target: Path) -> None:
     """A function of its own, so that nothing of one alpha's training is left in memory when the next begins."""
-    model, spoken = checkpoints.load_base(recipe)
+    model, tokenizer = checkpoints.load_base(recipe)
     asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
     _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
     work = target.with_name("work" if target.name == "adapter" else "work-of-model")
-    trained = trainer.train(model, spoken, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=work)
+    trained = trainer.train(model, tokenizer, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=work)
     if trained.accelerator.is_main_process:
         with _whole(target) as unfinished:
             trained.accelerator.unwrap_model(trained.model).save_pretrained(unfinished)
             if recipe.family.tune == "full":
-                spoken.save_pretrained(unfinished)
+                tokenizer.save_pretrained(unfinished)
     trained.accelerator.wait_for_everyone()
     trained.accelerator.free_memory()
     del trained, model
@@ -140,12 +142,12 @@ def fit_profile(recipe: Recipe) -> None:
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
-    budget_forced_paths = {name: outcomes.path_in(directory, name, cut=True) for name in paths}
+    budget_forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
     for name, path in paths.items():
         how = {"samples": stage.samples, "temperature": recipe.evaluate.temperature, "surprisal": _may_be_first(name)}
         outcomes.measure(recipe, name, asked, path, **how)
         outcomes.measure_budget_forced(recipe, name, asked[: stage.budget_forced_prompts], budget_forced_paths[name])
-    if stands(directory / "profile.json", _profile_record(directory, paths)):
+    if is_up_to_date(directory / "profile.json", _profile_record(directory, paths)):
         return
     measured = {name: outcome.load(path) for name, path in paths.items()}
     stopped = {name: outcome.load_budget_forced(path) for name, path in budget_forced_paths.items()}
@@ -165,7 +167,7 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         unsure = {"surprisal": True} if _may_be_first(name) else {}
         require(outcomes.path_in(run / "profile", name), record | profiled | unsure)
         cut = {"prompts": recipe.profile.budget_forced_prompts, "samples": 1}
-        require(outcomes.path_in(run / "profile", name, cut=True), record | cut)
+        require(outcomes.path_in(run / "profile", name, budget_forced=True), record | cut)
     require(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
@@ -177,14 +179,14 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
 
 
 def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
-    model, spoken = checkpoints.load_base(recipe)
+    model, tokenizer = checkpoints.load_base(recipe)
     seed = recipe.seed
 
     def measured(temperature: float) -> dict[str, gate.Figures]:
         with outcomes.bar(count * len(DIFFICULTIES), f"gate, temperature {temperature:g}") as progress:
             return gate.measure(
                 model,
-                spoken,
+                tokenizer,
                 count=count,
                 max_tokens=recipe.family.max_tokens,
                 temperature=temperature,
@@ -196,8 +198,9 @@ def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
 
 
 def _trained_record(recipe: Recipe, stage: BaseStage) -> dict[str, Any]:
-    not_the_training = {"temperature", "save_every", "compile", "gate_prompts", "gate_stops"}
-    return {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
+    not_the_training = {"temperature", "save_every", "compile", "gate_prompts", "gate_stops", "truncated"}
+    made_from = {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
+    return {**made_from, "cut": stage.truncated}  # under its first name, so that bases trained before remain up to date
 
 
 def _model_record(directory: Path, stage: BaseStage) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def _gate_record(recipe: Recipe, directory: Path, stage: BaseStage) -> dict[str,
 
 
 def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
-    files = [outcomes.path_in(directory, name, cut=cut) for name in names for cut in (False, True)]
+    files = [outcomes.path_in(directory, name, budget_forced=forced) for name in names for forced in (False, True)]
     return {"version": SCHEMA_VERSION, **{file.name: fingerprint(file) for file in files}}
 
 

@@ -49,7 +49,7 @@ def explain(
         available=available,
     )
     known = rule.known_of(reading)
-    predictions = known.predictions if known else {}
+    predictions = known.choices if known else {}
     smallest = smallest_feasible(reading, pinned, allowed, budget)
     saved = None
     if decision.reference_tokens is not None and decision.predicted_tokens is not None:
@@ -91,7 +91,7 @@ def smallest_feasible(
     known = rule.known_of(reading)
     if known is None or budget.tokens is None:
         return None
-    asked = {name: p for name, p in known.predictions.items() if name in allowed and pinned in (None, name)}
+    asked = {name: p for name, p in known.choices.items() if name in allowed and pinned in (None, name)}
     return rule.smallest_feasible(asked, budget.tokens) if asked else None
 
 

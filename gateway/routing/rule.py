@@ -92,7 +92,7 @@ def decide(
         NoCheckpointError: the pinned one is not available, or none is.
     """
     known = known_of(reading)
-    predictions = known.predictions if known else {}
+    predictions = known.choices if known else {}
     everyone = forecasts_of(predictions, budget)
     possible = _possible(predictions, allowed, available if may_escalate else frozenset())
     forecasts = {name: forecast for name, forecast in everyone.items() if name in possible}

@@ -93,8 +93,8 @@ def tokenizer() -> Tokenizer:
 
 def _profile(escalations: dict[str, Any]) -> dict[str, Any]:
     """`hard` is a word of the vocabulary that `easy` is not: what is unknown makes it easy, so to say."""
-    unknown = features.COUNTS.index("unknown_words")
-    place = len(features.COUNTS)
+    unknown = features.FEATURES.index("unknown_words")
+    place = len(features.FEATURES)
 
     def chosen(easy: tuple[float, ...], hard: tuple[float, ...]) -> dict[str, Any]:
         """A tree that asks for the checkpoint's place, then whether a word is unknown."""
@@ -114,8 +114,8 @@ def _profile(escalations: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema_version": profiles.SCHEMA_VERSION,
         "vocabulary": ["what", "is", "hard"],
-        "lower": [0.0] * len(features.COUNTS),
-        "upper": [20.0] * len(features.COUNTS),
+        "lower": [0.0] * len(features.FEATURES),
+        "upper": [20.0] * len(features.FEATURES),
         "difficulties": [0.01, 0.05, 0.5],
         "correct": chosen((4.0, 4.0, 4.0), (4.0, -2.0, -5.0)),
         "scales": dict.fromkeys(NAMES, (1.0, 0.0)),

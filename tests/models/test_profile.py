@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import models
 from models import profile as profiles
-from models.features import COUNTS
+from models.features import FEATURES
 from models.profile import LEVELS, ChoicePrediction, Profile, ProfileError
 
 WORDS = ["what", "is", "plus", "times"]
-DIGITS, PLACE = COUNTS.index("digits"), len(COUNTS)
+DIGITS, PLACE = FEATURES.index("digits"), len(FEATURES)
 
 
 def steps(feature: int, at: list[float], height: float, intercept: float = 0.0) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def stored(**changes: Any) -> dict[str, Any]:
     return {
         "schema_version": profiles.SCHEMA_VERSION,
         "vocabulary": WORDS,
-        "lower": [1.0 if name == "numbers" else 0.0 for name in COUNTS],  # two numbers
-        "upper": [10.0] * len(COUNTS),
+        "lower": [1.0 if name == "numbers" else 0.0 for name in FEATURES],  # two numbers
+        "upper": [10.0] * len(FEATURES),
         "difficulties": [0.02, 0.1, 0.3, 0.6],
         "correct": steps(DIGITS, thresholds, -1.5, 4.0),
         "scales": {"base": [1.0, 0.0], "alpha-0.4": [2.0, -2.0]},
@@ -76,14 +76,14 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
 def test_what_one_checkpoint_makes_of_a_question_is_a_line_of_what_another_does(profile: Profile) -> None:
     """P(correct) = sigmoid(a f + b): here twice the base's logit, minus 2."""
     for prompt in ("what is 1", "what is 1 plus 123456", "what is 123456 times 123456"):
-        read = profile.read(prompt).predictions
+        read = profile.predict(prompt).choices
         base, other = (np.log(p / (1 - p)) for p in (read["base"].p_correct, read["alpha-0.4"].p_correct))
         assert other == pytest.approx(2 * base - 2)
 
 
 def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_second_does_too(tmp_path: Path) -> None:
     """f is the base's logit, g that of its tokens; the base is stopped at what the other has left of a budget."""
-    read = loaded(tmp_path, thoughtful()).read("what is 1 plus 123456").predictions
+    read = loaded(tmp_path, thoughtful()).predict("what is 1 plus 123456").choices
     both, base, brief = read["both"], read["base"], read["alpha-0.4"]
     assert both.escalation is not None
     assert both.escalation.model_dump() == BOTH
@@ -107,10 +107,10 @@ def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_s
 
 @given(st.text())
 def test_any_text_is_read(profile: Profile, prompt: str) -> None:
-    reading = profile.read(prompt)
+    reading = profile.predict(prompt)
     assert 0.0 <= reading.difficulty <= 1.0
-    assert set(reading.predictions) == {"base", "alpha-0.4"}
-    for prediction in reading.predictions.values():
+    assert set(reading.choices) == {"base", "alpha-0.4"}
+    for prediction in reading.choices.values():
         assert 0.0 <= prediction.p_correct <= 1.0
         assert np.all(np.isfinite(prediction.tokens))
         assert np.all(np.diff(prediction.tokens) >= 0)
@@ -119,11 +119,11 @@ def test_any_text_is_read(profile: Profile, prompt: str) -> None:
 @pytest.mark.parametrize("text", ["1" * 1_000_000, "1 " * 500_000, "x" * 1_000_000, "multiply " * 100_000])
 def test_reading_takes_no_longer_than_the_prompt_is_long(profile: Profile, text: str) -> None:
     """Quadratic time over a million characters would be hours: this would not end."""
-    assert not profile.read(text).familiar
+    assert not profile.predict(text).familiar
 
 
 def test_factors_are_found_however_a_product_is_written() -> None:
-    at = COUNTS.index("digits_to_multiply")
+    at = FEATURES.index("digits_to_multiply")
     for text in (
         "12*34",
         "12 * 34",
@@ -133,35 +133,35 @@ def test_factors_are_found_however_a_product_is_written() -> None:
         "the product of 12 and 34",
         "Multiply 12 by 34.",
     ):
-        assert np.expm1(profiles.counts_of(text, ()))[at] == pytest.approx(4), text
+        assert np.expm1(profiles.features_of(text, ()))[at] == pytest.approx(4), text
     for text in ("12 + 34", "Find x: x + 12 = 34", "12 and 34", "12 by 34"):
-        assert profiles.counts_of(text, ())[at] == 0, text
+        assert profiles.features_of(text, ())[at] == 0, text
 
 
 def test_more_digits_read_as_harder_and_longer(profile: Profile) -> None:
-    easy, hard = profile.read("What is 1 plus 2?"), profile.read("What is 123456 times 654321?")
+    easy, hard = profile.predict("What is 1 plus 2?"), profile.predict("What is 123456 times 654321?")
     assert easy.difficulty < hard.difficulty
-    for name in easy.predictions:
-        assert easy.predictions[name].p_correct > hard.predictions[name].p_correct
-        assert easy.predictions[name].expected_tokens() < hard.predictions[name].expected_tokens()
+    for name in easy.choices:
+        assert easy.choices[name].p_correct > hard.choices[name].p_correct
+        assert easy.choices[name].expected_tokens() < hard.choices[name].expected_tokens()
 
 
 def test_a_spread_of_its_own_for_every_checkpoint(profile: Profile) -> None:
-    predictions = profile.read("What is 1 plus 2?").predictions
+    predictions = profile.predict("What is 1 plus 2?").choices
     base, brief = (np.log1p(predictions[name].tokens) for name in ("base", "alpha-0.4"))
     assert base.mean() == pytest.approx(brief.mean())
     assert brief[-1] - brief[0] == pytest.approx((base[-1] - base[0]) * np.exp(-1))
 
 
 def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) -> None:
-    assert profile.read("What is 1 plus 2?").familiar
-    assert not profile.read("What is what?").familiar, "no number"
-    assert not profile.read("What is 12?").familiar, "fewer numbers than anything seen"
-    assert not profile.read("Paint 3 elephants on yonder castle").familiar, "unknown words"
-    assert not profile.read("1 plus " * 20_000).familiar, "longer than anything seen"
-    assert not profile.read("").familiar
-    assert not profile.read("1999 12").familiar, "nothing says what to do with them"
-    assert profile.read("19 - 12").familiar
+    assert profile.predict("What is 1 plus 2?").familiar
+    assert not profile.predict("What is what?").familiar, "no number"
+    assert not profile.predict("What is 12?").familiar, "fewer numbers than anything seen"
+    assert not profile.predict("Paint 3 elephants on yonder castle").familiar, "unknown words"
+    assert not profile.predict("1 plus " * 20_000).familiar, "longer than anything seen"
+    assert not profile.predict("").familiar
+    assert not profile.predict("1999 12").familiar, "nothing says what to do with them"
+    assert profile.predict("19 - 12").familiar
 
 
 predictions = st.builds(
@@ -201,7 +201,7 @@ def test_thinking_that_a_budget_stops_may_still_be_answered_right() -> None:
 
 def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(profile: Profile) -> None:
     """At budgets of 0, 1, 3, 7 and 15; between them on a line, and where it would fall it stays."""
-    read = profile.read("What is 1 plus 2?").predictions
+    read = profile.predict("What is 1 plus 2?").choices
     for name, logits in (("base", [-2, -2, -0.5, -0.5, 1]), ("alpha-0.4", [-3, -3, -3, -1.5, 0])):
         levels = [1 / (1 + np.exp(-z)) for z in logits]
         said = [read[name].budget_forced(budget) for budget in (0, 1, 3, 7, 15, 1e9)]
@@ -272,9 +272,9 @@ OFF_TOPIC = {
 
 @pytest.mark.parametrize("kind", OFF_TOPIC)
 def test_the_shipped_profile_abstains_from_what_it_was_not_fitted_on(kind: str) -> None:
-    assert not profiles.load(SHIPPED).read(OFF_TOPIC[kind]).familiar
+    assert not profiles.load(SHIPPED).predict(OFF_TOPIC[kind]).familiar
 
 
 @pytest.mark.parametrize("prompt", ["What is 12 + 35 - 8?", "What is 47 * 86?", "Work out 8 + 5 × 5."])  # noqa: RUF001
 def test_the_shipped_profile_knows_its_own_kind(prompt: str) -> None:
-    assert profiles.load(SHIPPED).read(prompt).familiar
+    assert profiles.load(SHIPPED).predict(prompt).familiar

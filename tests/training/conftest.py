@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from training.base import tokenizer, train
+from training.base import train
+from training.base.tokenizer import build
 from training.config import BaseStage, EvaluateStage, FamilyStage, PretrainedBase, Recipe
 
 TINY = BaseStage(
@@ -17,14 +18,14 @@ TINY = BaseStage(
 
 
 @pytest.fixture(scope="session")
-def spoken() -> PreTrainedTokenizerFast:
-    return tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build(TINY.vocabulary, seed=0, prompts=300)
 
 
 @pytest.fixture
-def model(spoken: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     torch.manual_seed(0)
-    return train.new_model(TINY, spoken).eval()
+    return train.new_model(TINY, tokenizer).eval()
 
 
 @pytest.fixture

@@ -27,10 +27,10 @@ def test_without_a_place_to_publish_nothing_is_published(on_shipped):
         checks.check_target(on_shipped)
 
 
-def test_a_tokenizer_without_markers_is_refused_before_anything_is_computed(on_shipped, spoken, model, tmp_path):
+def test_a_tokenizer_without_markers_is_refused_before_anything_is_computed(on_shipped, tokenizer, model, tmp_path):
     plain = tmp_path / "plain"
     model.save_pretrained(plain)
-    spoken.save_pretrained(plain)
+    tokenizer.save_pretrained(plain)
     for file in plain.glob("*.json"):
         file.write_text(file.read_text().replace("</think>", "</thing>"))
     with pytest.raises(StageError, match=r"plain: its tokenizer has no token </think>"):
@@ -38,13 +38,13 @@ def test_a_tokenizer_without_markers_is_refused_before_anything_is_computed(on_s
 
 
 @pytest.fixture
-def based(on_shipped, spoken, model, tmp_path):
+def based(on_shipped, tokenizer, model, tmp_path):
     """A recipe on a tiny base whose tokenizer has been changed, and the base's directory."""
 
     def make(name, **changes):
         directory = tmp_path / name
         model.save_pretrained(directory)
-        changed = copy.deepcopy(spoken)
+        changed = copy.deepcopy(tokenizer)
         for field, value in changes.items():
             setattr(changed, field, value)
         changed.save_pretrained(directory)

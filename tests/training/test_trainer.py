@@ -69,15 +69,15 @@ def test_with_a_dense_reward_not_every_token_is_alike(spanned, arm):
     assert any(len(set(advantages)) > 1 for advantages in spanned[1][arm].values())
 
 
-def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not_discounted(spanned, spoken):
+def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not_discounted(spanned, tokenizer):
     """Beside an arm whose tokens are free, else the same. Rollout i thinks i % 3 + 1 episodes of 2 i + 1 digits."""
     charged, free = spanned[0]["tokens"], spanned[0]["free"]
     thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
-    episodes = [[len(spoken.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
+    episodes = [[len(tokenizer.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
     price = 0.8 * two_processes.ALPHA * 3 / (sum(map(sum, episodes)) / 4)
     gold = prompts("train", 0, 1)[0].answer
     answers = [f"</think>\n\nThe answer is {0 if i == 1 else gold}.<|im_end|>" for i in range(4)]
-    whole = [str(len(spoken.encode("\n\n".join(t) + answer))) for t, answer in zip(thought, answers, strict=True)]
+    whole = [str(len(tokenizer.encode("\n\n".join(t) + answer))) for t, answer in zip(thought, answers, strict=True)]
     for i, counts in enumerate(episodes):
         difference = [c - f for c, f in zip(charged[whole[i]], free[whole[i]], strict=True)]
         others = [episodes[j][0] for j in range(4) if j != i]
@@ -103,13 +103,13 @@ def test_a_stop_is_worth_what_a_rollout_of_mean_length_would_get_there(spanned):
         assert even[str(length)][-1] == pytest.approx(value - 0.5 * (1 - two_processes.ALPHA / 2), abs=1e-4)
 
 
-def test_an_episode_earns_what_it_gains_less_its_share_of_what_all_are_charged(spanned, spoken):
+def test_an_episode_earns_what_it_gains_less_its_share_of_what_all_are_charged(spanned, tokenizer):
     """By hand, from the paper's terms: A_ik = A_i + .8 (r_ik - the others' mean), r_ik = gain - .6 C_ik / mean cost."""
     thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
-    counts = [[len(spoken.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
+    counts = [[len(tokenizer.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
     gold = prompts("train", 0, 1)[0].answer
     for i, own in enumerate(counts):
-        own[-1] += len(spoken.encode(f"</think>\n\nThe answer is {0 if i == 1 else gold}.<|im_end|>"))
+        own[-1] += len(tokenizer.encode(f"</think>\n\nThe answer is {0 if i == 1 else gold}.<|im_end|>"))
     lengths = [sum(own) for own in counts]
     cost = [[(n / 10) ** 2 for n in own] for own in counts]
     mean_cost = sum(map(sum, cost)) / 4
@@ -125,11 +125,11 @@ def test_an_episode_earns_what_it_gains_less_its_share_of_what_all_are_charged(s
             at += n
 
 
-def test_stopping_is_credited_to_the_decision_to_stop(spanned, spoken):
+def test_stopping_is_credited_to_the_decision_to_stop(spanned, tokenizer):
     """The fourth rollout thinks one episode of seven digits."""
-    thought = len(spoken.encode("7" * 7))
+    thought = len(tokenizer.encode("7" * 7))
     whole = len(
-        spoken.encode("7" * 7 + "</think>\n\nThe answer is {}.<|im_end|>".format(prompts("train", 0, 1)[0].answer))
+        tokenizer.encode("7" * 7 + "</think>\n\nThe answer is {}.<|im_end|>".format(prompts("train", 0, 1)[0].answer))
     )
     own, episode = (spanned[0][arm][str(whole)] for arm in ("counterfactual", "episode"))
     assert len(set(own[:thought])) == len(set(own[thought:])) == 1
@@ -165,10 +165,10 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, right[name]) for name, value in left.items())
 
 
-def test_training_changes_the_adapter_alone_and_logs_every_step(model, spoken, rollouts, tmp_path):
+def test_training_changes_the_adapter_alone_and_logs_every_step(model, tokenizer, rollouts, tmp_path):
     before = {f"base_model.model.{name}": value.detach().clone() for name, value in model.named_parameters()}
     work = tmp_path / "work"
-    trained = trainer.train(model, spoken, STAGE, one_prompt(4), alpha=0.1, seed=0, work=work)
+    trained = trainer.train(model, tokenizer, STAGE, one_prompt(4), alpha=0.1, seed=0, work=work)
     assert all(weights(trained, True)[n].abs().max() > 0 for n in weights(trained, True) if "lora_B" in n)
     after = {name.replace("base_layer.", ""): value for name, value in weights(trained, False).items()}
     assert same(after, before), "sampling with a merged adapter leaves the base as it was, to the bit"
@@ -180,7 +180,7 @@ def test_training_changes_the_adapter_alone_and_logs_every_step(model, spoken, r
 
 @pytest.mark.parametrize("cooling", [(None, [1.5, 1.5, 1.5]), (0.5, [1.5, 1.0, 0.5])])
 def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
-    model, spoken, tmp_path, monkeypatch, cooling
+    model, tokenizer, tmp_path, monkeypatch, cooling
 ):
     last, expected = cooling
     sampled: list[float] = []
@@ -188,7 +188,7 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
 
     def generate(_model: object, prompts: list, *, temperature: float, **_: object) -> list[list[int]]:
         sampled.append(temperature)
-        return [spoken.encode(f"{'7' * (i + 1)}</think>The answer is 7.<|im_end|>") for i in range(len(prompts))]
+        return [tokenizer.encode(f"{'7' * (i + 1)}</think>The answer is 7.<|im_end|>") for i in range(len(prompts))]
 
     loss = trainer.FamilyTrainer._compute_loss
 
@@ -207,7 +207,7 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     monkeypatch.setattr(trainer, "sample", generate)
     monkeypatch.setattr(trainer.FamilyTrainer, "_compute_loss", watched)
     stage = STAGE.model_copy(update={"steps": 3, "temperature": 1.5, "last_temperature": last})
-    trainer.train(model, spoken, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
+    trainer.train(model, tokenizer, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
     assert sampled == pytest.approx(expected)
     assert len(scored) == len(expected)
     for own, by_hand in scored:
@@ -216,13 +216,13 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
 
 
-def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollouts, tmp_path, monkeypatch):
+def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(tokenizer, rollouts, tmp_path, monkeypatch):
     stage = STAGE.model_copy(update={"steps": 4})
 
     def train(work: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
-        model = train.new_model(TINY, spoken).eval()
-        return weights(trainer.train(model, spoken, stage, one_prompt(8), alpha=0.1, seed=0, work=work), True)
+        model = train.new_model(TINY, tokenizer).eval()
+        return weights(trainer.train(model, tokenizer, stage, one_prompt(8), alpha=0.1, seed=0, work=work), True)
 
     undisturbed = train(tmp_path / "undisturbed" / "work")
     with monkeypatch.context() as patched:
@@ -243,10 +243,10 @@ def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(spoken, rollo
     )
 
 
-def test_a_dense_step_logs_its_parts_and_notes_its_episodes(model, spoken, rollouts, tmp_path):
+def test_a_dense_step_logs_its_parts_and_notes_its_episodes(model, tokenizer, rollouts, tmp_path):
     """Several micro-batches: nothing of the reward's own backward pass may hang on to the update's."""
     stage = STAGE.model_copy(update={"reward": "l2t", "dense": DenseReward(proxy_rank=2), "micro_batch": 2})
-    trainer.train(model, spoken, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
+    trainer.train(model, tokenizer, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "rollout/accuracy" in line]
     for name in ("gain/episode_1", "gain/rollout", "compression/largest", "compression/correlation_with_gain"):
@@ -257,21 +257,21 @@ def test_a_dense_step_logs_its_parts_and_notes_its_episodes(model, spoken, rollo
     assert all(len(note["gain"]) == len(note["compression"]) == len(note["episode"]) == 8 for note in notes)
 
 
-def test_the_whole_model_can_be_trained(model, spoken, rollouts, tmp_path):
+def test_the_whole_model_can_be_trained(model, tokenizer, rollouts, tmp_path):
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     stage = STAGE.model_copy(update={"tune": "full"})
-    trained = trainer.train(model, spoken, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
+    trained = trainer.train(model, tokenizer, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
     assert not hasattr(trained.model, "merge_adapter")
     changed = [not torch.equal(value, before[name]) for name, value in trained.model.named_parameters()]
     assert sum(changed) > len(changed) / 2
 
 
-def test_vllm_without_a_gpu_is_refused_before_anything_is_sampled(model, spoken, rollouts, tmp_path):
+def test_vllm_without_a_gpu_is_refused_before_anything_is_sampled(model, tokenizer, rollouts, tmp_path):
     stage = STAGE.model_copy(update={"engine": "vllm"})
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(StageError, match=r"family\.engine: .*transformers"):
-        trainer.train(model, spoken, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
+        trainer.train(model, tokenizer, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
 
 
 def test_micro_batches_are_sorted_and_lose_nothing_but_padding():
@@ -305,14 +305,14 @@ def test_rollouts_are_cut_into_the_largest_micro_batches_that_fit(tmp_path):
         assert settings.generation_batch_size == rollouts
 
 
-def test_alpha_zero_and_alpha_differ_only_in_the_reward(spoken, rollouts, tmp_path):
+def test_alpha_zero_and_alpha_differ_only_in_the_reward(tokenizer, rollouts, tmp_path):
     """Same seed, same rollouts in the first step: as accurate and as long, and less reward with alpha."""
     logs = []
     for alpha in (0.0, 0.4):
         torch.manual_seed(0)
         out = tmp_path / f"{alpha}"
         trainer.train(
-            train.new_model(TINY, spoken), spoken, STAGE, one_prompt(4), alpha=alpha, seed=0, work=out / "work"
+            train.new_model(TINY, tokenizer), tokenizer, STAGE, one_prompt(4), alpha=alpha, seed=0, work=out / "work"
         )
         logs.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
     for figure in ("rollout/reasoning_tokens", "rollout/accuracy"):

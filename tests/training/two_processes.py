@@ -14,7 +14,8 @@ from accelerate import PartialState
 
 from tests.training.conftest import TINY
 from training import trainer
-from training.base import tokenizer, train
+from training.base import train
+from training.base.tokenizer import build
 from training.config import DenseReward, FamilyStage
 from training.rewards import dense
 from training.rewards.compression import scores
@@ -64,7 +65,7 @@ def known_scores(_o: object, _i: object, index_BT: torch.Tensor, most: int, **_:
 def main(out: Path) -> None:
     trainer.FamilyTrainer._generate_single_turn = scripted
     loss = trainer.FamilyTrainer._compute_loss
-    spoken = tokenizer.build(TINY.vocabulary, seed=0, prompts=300)
+    tokenizer = build(TINY.vocabulary, seed=0, prompts=300)
     asked = prompts("train", 0, 1)
     seen: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
     for arm, settings in ARMS.items():
@@ -81,7 +82,7 @@ def main(out: Path) -> None:
         paid = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
         stage = STAGE.model_copy(update={"reward": "l2t", "dense": paid} if paid else {})
         work = out / arm / "work"
-        trainer.train(train.new_model(TINY, spoken), spoken, stage, asked, alpha=ALPHA, seed=0, work=work)
+        trainer.train(train.new_model(TINY, tokenizer), tokenizer, stage, asked, alpha=ALPHA, seed=0, work=work)
     state = PartialState()
     (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
 

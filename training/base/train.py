@@ -112,7 +112,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         while tokens < self.stage.batch_tokens * _BLOCK:
             prompt = next(streams[rng.choices(DIFFICULTIES, self._difficulty_weights(progress))[0]])
             examples.append(
-                encode(prompt, traces.write(prompt.chain, rng, checks), self.tokenizer, rng, self.stage.cut)
+                encode(prompt, traces.write(prompt.chain, rng, checks), self.tokenizer, rng, self.stage.truncated)
             )
             tokens += len(examples[-1][0])
         examples.sort(key=lambda example: len(example[0]))

@@ -116,9 +116,9 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         StageError: there is none, or its tokenizer does not mark thinking.
     """
     directory = base_directory(recipe)
-    model, spoken = load_model(directory, dtype(recipe)), load_tokenizer(directory)
-    require_markers(directory, spoken)
-    return model, spoken
+    model, tokenizer = load_model(directory, dtype(recipe)), load_tokenizer(directory)
+    require_markers(directory, tokenizer)
+    return model, tokenizer
 
 
 def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -132,8 +132,8 @@ def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     path = trained_path(recipe, name)
     if recipe.family.tune == "full":
         return load_model(path, dtype(recipe)), load_tokenizer(path)
-    model, spoken = load_base(recipe)
-    return _with_adapter(model, path), spoken
+    model, tokenizer = load_base(recipe)
+    return _with_adapter(model, path), tokenizer
 
 
 def load_published(
@@ -145,17 +145,17 @@ def load_published(
     return load_model(directory / checkpoint.path, dtype)
 
 
-def require_markers(directory: Path, spoken: PreTrainedTokenizerBase) -> None:
+def require_markers(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """See that a tokenizer marks the end of thinking and of an answer, and knows how a question is put.
 
     Raises:
         StageError: it does not; says what is missing.
     """
-    if THINK_END not in spoken.get_vocab():
+    if THINK_END not in tokenizer.get_vocab():
         raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, so where its thinking ends is unknown")
-    if spoken.eos_token_id is None:
+    if tokenizer.eos_token_id is None:
         raise StageError(f"{directory}: its tokenizer has no eos_token, so where an answer ends is unknown")
-    if not spoken.chat_template:
+    if not tokenizer.chat_template:
         raise StageError(f"{directory}: its tokenizer has no chat template, so how a question is put is unknown")
 
 

@@ -13,7 +13,7 @@ from models.family import hash_files, sha256
 from training.errors import StageError
 
 
-def stands(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> bool:
+def is_up_to_date(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> bool:
     """Whether `artefact` has been made, from this; where it has not, notes that it is going to be.
 
     Args:

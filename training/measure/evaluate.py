@@ -18,7 +18,7 @@ from training.tasks.outcome import Graded, Outcome
 from training.tasks.question import Question
 
 
-def judge(
+def sample_and_grade(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Question],

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from training.config import DenseReward, Recipe
 from training.errors import StageError
 from training.job import checkpoints
-from training.job.record import fingerprint, stands
+from training.job.record import fingerprint, is_up_to_date
 from training.measure import budget_forced, evaluate
 from training.tasks import outcome
 from training.tasks.question import Question
@@ -44,7 +44,7 @@ def measure(
         "surprisal": surprisal,
     }
     made_from = record(recipe, name, prompts=len(asked), **how)
-    ask = partial(evaluate.judge, prompts=asked, **how)
+    ask = partial(evaluate.sample_and_grade, prompts=asked, **how)
     _once(recipe, name, path, made_from, ask=ask, save=outcome.save, completions=len(asked) * samples)
 
 
@@ -68,12 +68,12 @@ def _once(
 ) -> None:
     """Load one checkpoint, ask it for so many completions and save what it did, unless that stands already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if stands(path, made_from):
+    if is_up_to_date(path, made_from):
         _console.print(f"{path} stands already")
         return
-    model, spoken = checkpoints.load(recipe, name)
+    model, tokenizer = checkpoints.load(recipe, name)
     with bar(completions, f"{path.parent.name} {path.stem}") as progress:
-        found = ask(model, spoken, max_tokens=recipe.family.max_tokens, seed=recipe.seed, on_batch=progress)
+        found = ask(model, tokenizer, max_tokens=recipe.family.max_tokens, seed=recipe.seed, on_batch=progress)
     save(found, path)
 
 
@@ -115,9 +115,11 @@ def splitting(dense: DenseReward) -> dict[str, Any]:
     return dense.model_dump(include={"answer", "split_by", "max_episodes", "tokens_per_episode"})
 
 
-def path_in(directory: Path, name: str, *, greedy: bool = False, cut: bool = False) -> Path:
+def path_in(directory: Path, name: str, *, greedy: bool = False, budget_forced: bool = False) -> Path:
     """Outcomes of one checkpoint; greedy ones have a file of their own, and answers after stopped thinking."""
-    return directory / (f"{name}.greedy.jsonl" if greedy else f"{name}.budget-forced.jsonl" if cut else f"{name}.jsonl")
+    return directory / (
+        f"{name}.greedy.jsonl" if greedy else f"{name}.budget-forced.jsonl" if budget_forced else f"{name}.jsonl"
+    )
 
 
 @contextmanager

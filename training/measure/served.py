@@ -21,7 +21,7 @@ RETRIES = 6
 """Of a request that finds no engine ready; a quarter of a minute in all."""
 
 
-async def judge(
+async def sample_and_grade(
     url: str,
     model: str,
     prompts: Sequence[Question],

@@ -21,7 +21,7 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from models.features import counts_of, words_of
+from models.features import features_of, words_of
 from models.profile import LEVELS, SCHEMA_VERSION
 from training.job.record import write_text
 from training.profile import cascade
@@ -60,7 +60,7 @@ def fit(
             raise ValueError(f"{name} was measured on other prompts")
     seen = Counter(word for text in texts for word in set(words_of(text)))
     vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
-    counts = np.stack([counts_of(text, vocabulary) for text in texts])
+    counts = np.stack([features_of(text, vocabulary) for text in texts])
     places = len(outcomes)
     # Row p * places + c is prompt p at checkpoint c.
     inputs = np.concatenate([_with_place(one, places) for one in counts])
@@ -170,7 +170,7 @@ def _stopped(
     makes, by budget, nearer to none the fewer cuts there are.
     """
     flat = [(cut, place) for place, of_place in enumerate(cuts) for cut in of_place]
-    seen = {prompt: counts_of(prompt, vocabulary) for prompt in sorted({cut.prompt for cut, _ in flat})}
+    seen = {prompt: features_of(prompt, vocabulary) for prompt in sorted({cut.prompt for cut, _ in flat})}
     if len(seen) < _FOLDS:  # nothing is known, so nothing is right
         nothing = {"intercept": _logit(0.0), "roots": [], **{name: [] for name in _NODES}}
         return nothing, [[0.0] for _ in cuts], [{} for _ in cuts]

@@ -181,7 +181,7 @@ def thoughtful(p_correct: float, low: float, high: float) -> Prediction:
     """HARD, and what alpha-0.4 and then the base make of it."""
     both = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
     tokens = np.linspace(low, high, len(LEVELS))
-    return Prediction(0.25, True, {**HARD.predictions, "both": ChoicePrediction(p_correct, tokens, escalation=both)})
+    return Prediction(0.25, True, {**HARD.choices, "both": ChoicePrediction(p_correct, tokens, escalation=both)})
 
 
 def test_second_thoughts_are_chosen_as_if_they_were_one_more_checkpoint(family: Family) -> None:

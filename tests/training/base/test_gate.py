@@ -42,7 +42,7 @@ def test_greedy_decoding_is_judged_too():
     assert verdict(FIT_AT_1, weak) == ["easy accuracy at temperature 0 is 0.900, not in [0.97, 1]"]
 
 
-def test_an_untrained_model_is_measured_and_not_fit(model, spoken):
-    figures = measure(model, spoken, count=4, max_tokens=12, temperature=1.0, seed=0)
+def test_an_untrained_model_is_measured_and_not_fit(model, tokenizer):
+    figures = measure(model, tokenizer, count=4, max_tokens=12, temperature=1.0, seed=0)
     assert set(figures) == {"easy", "medium", "hard"}
     assert verdict(figures, figures)

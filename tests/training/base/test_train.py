@@ -10,86 +10,87 @@ from training.config import BaseStage
 from training.tasks.prompts import prompts
 
 
-def test_only_what_the_model_says_is_learned(spoken):
+def test_only_what_the_model_says_is_learned(tokenizer):
     prompt = prompts("train", 0, 1)[0]
     trace = traces.write(prompt.chain, random.Random(0))
-    ids, labels = encode(prompt, trace, spoken, random.Random(1), cut=0.0)
+    ids, labels = encode(prompt, trace, tokenizer, random.Random(1), cut=0.0)
     learned = [label for label in labels if label != -100]
-    said = spoken.decode(ids).partition("<think>")[2]
-    assert spoken.decode(learned) == said
+    said = tokenizer.decode(ids).partition("<think>")[2]
+    assert tokenizer.decode(learned) == said
     assert said.endswith(f"</think>\n\nThe answer is {prompt.answer}.<|im_end|>")
 
 
-def test_slipped_digits_are_not_learned(spoken):
+def test_slipped_digits_are_not_learned(tokenizer):
     asked = prompts("train", 0, 300, difficulty="hard")
     slipped = 0
     for i, prompt in enumerate(asked):
         trace = traces.write(prompt.chain, random.Random(i))
         hidden = "".join(p.text for e in trace.episodes for p in e if not p.learned)
-        ids, labels = encode(prompt, trace, spoken, random.Random(i), cut=0.0)
-        start = ids.index(spoken.convert_tokens_to_ids("<think>")) + 1
+        ids, labels = encode(prompt, trace, tokenizer, random.Random(i), cut=0.0)
+        start = ids.index(tokenizer.convert_tokens_to_ids("<think>")) + 1
         assert (
-            spoken.decode([t for t, label in zip(ids[start:], labels[start:], strict=True) if label == -100]) == hidden
+            tokenizer.decode([t for t, label in zip(ids[start:], labels[start:], strict=True) if label == -100])
+            == hidden
         )
         slipped += bool(hidden)
     assert slipped > 20
 
 
-def test_of_a_cut_trace_only_the_answer_is_learned(spoken):
+def test_of_a_cut_trace_only_the_answer_is_learned(tokenizer):
     for i, prompt in enumerate(prompts("train", 0, 200)):
         trace = traces.write(prompt.chain, random.Random(i))
         if all(p.learned for e in trace.episodes for p in e):
-            _, labels = encode(prompt, trace, spoken, random.Random(i), cut=1.0)
-            learned = spoken.decode([label for label in labels if label != -100])
+            _, labels = encode(prompt, trace, tokenizer, random.Random(i), cut=1.0)
+            learned = tokenizer.decode([label for label in labels if label != -100])
             assert learned == f"</think>\n\nThe answer is {prompt.answer}.<|im_end|>"
 
 
-def test_some_cut_traces_look_like_switched_off_thinking(spoken):
+def test_some_cut_traces_look_like_switched_off_thinking(tokenizer):
     prompt = prompts("train", 0, 1)[0]
-    switched_off = spoken.apply_chat_template(
+    switched_off = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt.prompt}], add_generation_prompt=True, tokenize=False, enable_thinking=False
     )
     texts = [
-        spoken.decode(
-            encode(prompt, traces.write(prompt.chain, random.Random(i)), spoken, random.Random(i), cut=1.0)[0]
+        tokenizer.decode(
+            encode(prompt, traces.write(prompt.chain, random.Random(i)), tokenizer, random.Random(i), cut=1.0)[0]
         )
         for i in range(200)
     ]
     assert sum(text.startswith(switched_off) for text in texts) > 20
 
 
-def test_batches_are_a_function_of_their_index(spoken):
-    one, other = (Batches(TINY, spoken, seed=3) for _ in range(2))
+def test_batches_are_a_function_of_their_index(tokenizer):
+    one, other = (Batches(TINY, tokenizer, seed=3) for _ in range(2))
     for index in (17, 2, 31):
         assert torch.equal(one[index]["input_ids"], other[index]["input_ids"])
         assert torch.equal(one[index]["labels"], other[index]["labels"])
     assert not torch.equal(one[0]["labels"][0], one[16]["labels"][0])
 
 
-def test_batches_hold_about_the_tokens_asked_for(spoken):
-    batches = Batches(TINY, spoken, seed=0)
+def test_batches_hold_about_the_tokens_asked_for(tokenizer):
+    batches = Batches(TINY, tokenizer, seed=0)
     sizes = [batches[i]["labels"].numel() for i in range(len(batches))]
     assert TINY.batch_tokens * 0.5 < sum(sizes) / len(sizes) < TINY.batch_tokens * 1.6
 
 
-def test_easier_prompts_come_first(spoken):
-    weights = Batches(TINY, spoken, seed=0)._difficulty_weights
+def test_easier_prompts_come_first(tokenizer):
+    weights = Batches(TINY, tokenizer, seed=0)._difficulty_weights
     assert weights(0.0)[2] == 0
     assert weights(0.0)[0] > weights(0.9)[0]
     assert abs(sum(weights(0.1)) - 1) < 1e-9
 
 
-def test_training_lowers_the_loss(spoken, tmp_path):
+def test_training_lowers_the_loss(tokenizer, tmp_path):
     torch.manual_seed(0)
-    batch = Batches(TINY, spoken, seed=0)[0]
-    fresh = train.new_model(TINY, spoken)
-    trained = train.train(TINY, spoken, 0, tmp_path)
+    batch = Batches(TINY, tokenizer, seed=0)[0]
+    fresh = train.new_model(TINY, tokenizer)
+    trained = train.train(TINY, tokenizer, 0, tmp_path)
     with torch.no_grad():
         assert trained(**batch).loss < fresh(**batch).loss - 1
 
 
-def test_a_folded_temperature_divides_the_logits(model, spoken):
-    ids = torch.tensor([spoken.encode("What is 12 + 35?")])
+def test_a_folded_temperature_divides_the_logits(model, tokenizer):
+    ids = torch.tensor([tokenizer.encode("What is 12 + 35?")])
     before = model(ids).logits
     train.fold_temperature(model, 0.7)
     torch.testing.assert_close(model(ids).logits, before / 0.7)

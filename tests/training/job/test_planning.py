@@ -39,9 +39,9 @@ def test_the_adapter_has_as_many_weights_as_the_plan_says(model, recipe):
     assert planning.adapter_parameters(planning.architecture(TINY), 3) == expected
 
 
-def test_the_scratch_base_has_as_many_weights_as_the_plan_says(spoken):
-    model = train.new_model(TINY, spoken)
-    sizes = planning.architecture(TINY).model_copy(update={"vocab_size": len(spoken)})
+def test_the_scratch_base_has_as_many_weights_as_the_plan_says(tokenizer):
+    model = train.new_model(TINY, tokenizer)
+    sizes = planning.architecture(TINY).model_copy(update={"vocab_size": len(tokenizer)})
     assert planning.parameters(sizes) == sum(p.numel() for p in model.parameters())
 
 

@@ -40,8 +40,8 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert load_budget_forced(tmp_path / "base.budget-forced.jsonl") == found
 
 
-def test_stopped_thinking_is_closed_where_the_budget_ends(spoken):
-    completion = spoken.encode("\n2+2=4\n</think>\n\nThe answer is 4.<|im_end|>")
-    stopped = Grader(spoken).stopped(completion, 3)
+def test_stopped_thinking_is_closed_where_the_budget_ends(tokenizer):
+    completion = tokenizer.encode("\n2+2=4\n</think>\n\nThe answer is 4.<|im_end|>")
+    stopped = Grader(tokenizer).stopped(completion, 3)
     assert stopped[:3] == completion[:3]
-    assert spoken.decode(stopped[3:]) == "</think>"
+    assert tokenizer.decode(stopped[3:]) == "</think>"

@@ -54,9 +54,9 @@ def test_outcomes_survive_a_file(tmp_path):
     assert outcome.load(tmp_path / "rows.jsonl") == rows
 
 
-def test_every_prompt_is_judged_on_its_own_samples(model, spoken):
+def test_every_prompt_is_judged_on_its_own_samples(model, tokenizer):
     asked = prompts("heldout", 0, 7)
-    rows = evaluate.judge(model, spoken, asked, samples=3, temperature=1.0, max_tokens=8, seed=0)
+    rows = evaluate.sample_and_grade(model, tokenizer, asked, samples=3, temperature=1.0, max_tokens=8, seed=0)
     assert [row.prompt for row in rows] == [p.prompt for p in asked]
     assert all(len(row.outcomes) == 3 for row in rows)
 
@@ -72,11 +72,11 @@ def test_surprisal_is_of_the_thinking_and_its_end_alone(on_shipped, monkeypatch)
 
     sample = evaluate.sample
     monkeypatch.setattr(evaluate, "sample", spied)
-    model, spoken = checkpoints.load_base(on_shipped)
+    model, tokenizer = checkpoints.load_base(on_shipped)
     asked = prompts("test", 5, 4)
     how = {"samples": 1, "temperature": 1.0, "max_tokens": 300, "seed": 0}
-    rows = evaluate.judge(model, spoken, asked, **how, surprisal=True)
-    end = spoken.convert_tokens_to_ids("</think>")
+    rows = evaluate.sample_and_grade(model, tokenizer, asked, **how, surprisal=True)
+    end = tokenizer.convert_tokens_to_ids("</think>")
     expected = set()
     for prompt, completion in sampled:
         thought = completion[: completion.index(end) + 1]
@@ -84,5 +84,5 @@ def test_surprisal_is_of_the_thinking_and_its_end_alone(on_shipped, monkeypatch)
         nats = -logits.log_softmax(-1).gather(1, torch.tensor(thought)[:, None]).sum().item()
         expected.add((len(thought) - 1, round(nats, 1)))
     assert {(o.reasoning_tokens, round(o.surprisal, 1)) for row in rows for o in row.outcomes} == expected
-    without = evaluate.judge(model, spoken, asked, **how)
+    without = evaluate.sample_and_grade(model, tokenizer, asked, **how)
     assert [o.surprisal for row in without for o in row.outcomes] == [None] * 4

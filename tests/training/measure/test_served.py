@@ -46,6 +46,6 @@ async def test_where_nobody_listens_the_address_is_named(monkeypatch):
     monkeypatch.setattr(served, "RETRIES", 0)
     asked = [Question("What is 6 times 7?", "42", "product", "easy")]
     with pytest.raises(StageError, match=re.escape("http://127.0.0.1:9/v1: Connection error")):
-        await served.judge(
+        await served.sample_and_grade(
             "http://127.0.0.1:9/v1", "abacus/base", asked, samples=2, temperature=1, max_tokens=320, seed=0
         )

@@ -71,17 +71,17 @@ def fitted(tmp_path_factory) -> tuple[dict, reading.Profile]:
 def test_it_is_calibrated_on_new_prompts(fitted):
     """Over the mix; a linear model on counts is not calibrated within every difficulty."""
     _, loaded = fitted
-    readings = [loaded.read(p.prompt) for p in prompts("heldout", 1, 300)]
+    readings = [loaded.predict(p.prompt) for p in prompts("heldout", 1, 300)]
     for name, p_correct in P_CORRECT.items():
-        predicted = np.mean([r.predictions[name].p_correct for r in readings])
+        predicted = np.mean([r.choices[name].p_correct for r in readings])
         assert predicted == pytest.approx(np.mean(list(p_correct.values())), abs=0.08)
-        tokens = np.mean([r.predictions[name].expected_tokens() for r in readings])
+        tokens = np.mean([r.choices[name].expected_tokens() for r in readings])
         assert tokens == pytest.approx(np.mean(list(TOKENS[name].values())), rel=0.2)
 
 
 def test_what_is_right_after_stopped_thinking_is_learned_for_each_checkpoint(fitted):
     raw, loaded = fitted
-    said = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 100)]
+    said = [loaded.predict(p.prompt).choices for p in prompts("heldout", 1, 100)]
     for name, slope in (("base", 0.0), ("alpha-0.4", 1.0)):
         for budget in (1, 12, 60):
             found = np.mean([one[name].budget_forced(budget) for one in said])
@@ -94,7 +94,7 @@ def test_more_budget_is_never_said_to_make_an_answer_worse():
     raw = fit.fit(imagined(), stopped(**{"base": -2.0, "alpha-0.4": 1.0}), seed=0)
     loaded = reading.Profile.of(raw)
     for p in prompts("heldout", 1, 50):
-        for prediction in loaded.read(p.prompt).predictions.values():
+        for prediction in loaded.predict(p.prompt).choices.values():
             assert np.all(np.diff([prediction.budget_forced(budget) for budget in range(0, 200, 3)]) >= 0)
 
 
@@ -138,7 +138,7 @@ def test_small_differences_between_checkpoints_are_read_in_their_right_order():
     }
     fitted = fit.fit(rows, {name: [] for name in rows}, seed=0)
     loaded = reading.Profile.of(fitted)
-    hard = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 200, difficulty="hard")]
+    hard = [loaded.predict(p.prompt).choices for p in prompts("heldout", 1, 200, difficulty="hard")]
     said = {name: np.mean([one[name].p_correct for one in hard]) for name in right}
     assert said["alpha-0.1"] > said["base"] + 0.01 > said["alpha-0.4"] + 0.02
 
@@ -154,7 +154,7 @@ def test_it_beats_the_guess_that_does_not_look_at_the_prompt(fitted):
 def test_harder_prompts_read_as_harder(fitted):
     _, loaded = fitted
     easy, hard = (
-        np.mean([loaded.read(p.prompt).difficulty for p in prompts("heldout", 1, 100, difficulty=d)])
+        np.mean([loaded.predict(p.prompt).difficulty for p in prompts("heldout", 1, 100, difficulty=d)])
         for d in ("easy", "hard")
     )
     assert easy < 0.35
@@ -163,7 +163,7 @@ def test_harder_prompts_read_as_harder(fitted):
 
 def test_its_own_kind_of_prompt_is_familiar_and_others_are_not(fitted):
     _, loaded = fitted
-    familiar = [loaded.read(p.prompt).familiar for p in prompts("heldout", 1, 200)]
+    familiar = [loaded.predict(p.prompt).familiar for p in prompts("heldout", 1, 200)]
     assert np.mean(familiar) > 0.98
     for text in (
         "",
@@ -177,7 +177,7 @@ def test_its_own_kind_of_prompt_is_familiar_and_others_are_not(fitted):
         "What is 1.5 + 2?",
         "What is 2^8?",
     ):
-        assert not loaded.read(text).familiar
+        assert not loaded.predict(text).familiar
 
 
 def test_the_same_outcomes_and_seed_give_the_same_profile(fitted):
@@ -194,7 +194,7 @@ def test_checkpoints_that_are_hardly_ever_or_nearly_always_right_can_be_fitted(r
     ]
     raw = fit.fit({"base": rows}, {"base": []}, seed=0)
     fit.save(raw, tmp_path / "profile.json")
-    prediction = reading.load(tmp_path / "profile.json").read(rows[0].prompt).predictions["base"]
+    prediction = reading.load(tmp_path / "profile.json").predict(rows[0].prompt).choices["base"]
     assert prediction.p_correct == pytest.approx(right / 12, abs=0.15)
     assert 0 <= raw["report"]["base"]["brier"] <= 0.25
 
@@ -212,7 +212,7 @@ def test_second_thoughts_that_are_worth_it_are_predicted_as_what_they_come_to(tm
     loaded = reading.load(tmp_path / "profile.json")
     assert set(raw["escalations"]) <= {f"alpha-0.4>base@{share}%" for share in (5, 10, 20, 30)}
     (most,) = [name for name in raw["escalations"] if "30%" in name]
-    said = [loaded.read(p.prompt).predictions for p in prompts("heldout", 1, 200)]
+    said = [loaded.predict(p.prompt).choices for p in prompts("heldout", 1, 200)]
     right = np.mean([one[most].p_correct for one in said])
     tokens = np.mean([one[most].expected_tokens() for one in said])
     true = simulated(brief, rows["base"], raw["escalations"][most]["surprisal"])

@@ -23,7 +23,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def spoken():
+def tokenizer():
     return AutoTokenizer.from_pretrained(BASE)
 
 
@@ -33,17 +33,17 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def batch(spoken):
+def batch(tokenizer):
     prompts = [
-        spoken.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
+        tokenizer.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
         for q, _ in CASES
     ]
-    return Rollouts.padded(prompts, [spoken.encode(z) for _, z in CASES])
+    return Rollouts.padded(prompts, [tokenizer.encode(z) for _, z in CASES])
 
 
 @pytest.fixture(scope="module")
-def index(spoken, batch):
-    return Splitter(spoken)(batch.completion_ids_BT, batch.completion_mask_BT).index_BT
+def index(tokenizer, batch):
+    return Splitter(tokenizer)(batch.completion_ids_BT, batch.completion_mask_BT).index_BT
 
 
 def explicit(model, batch, index, damping=1e-5):

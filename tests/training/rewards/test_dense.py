@@ -9,21 +9,21 @@ from training.rollouts.batch import Rollouts
 from training.rollouts.sample import sample
 
 
-def rollouts(spoken, prompts, completions):
-    return Rollouts.padded([spoken.encode(p) for p in prompts], [spoken.encode(c) for c in completions])
+def rollouts(tokenizer, prompts, completions):
+    return Rollouts.padded([tokenizer.encode(p) for p in prompts], [tokenizer.encode(c) for c in completions])
 
 
 @pytest.fixture
-def batch(spoken):
+def batch(tokenizer):
     return rollouts(
-        spoken,
+        tokenizer,
         ["What is 2 + 2?<think>", "What is 12 + 35 - 8?<think>"],
         ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4.", "\n12+35-8=39</think>\n\nThe answer is 39."],
     )
 
 
-def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, spoken, batch):
-    found = EpisodeGrader(spoken, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
+def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, tokenizer, batch):
+    found = EpisodeGrader(tokenizer, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
     assert gains(found.success_BK1).shape == found.cost_BK.shape == (2, 5)
     assert found.episodes.count_B.tolist() == [2, 1]
     for values in (gains(found.success_BK1), found.cost_BK):
@@ -33,57 +33,57 @@ def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model,
     assert found.cost_BK.ge(0).all()
 
 
-def test_without_a_price_compression_is_not_measured(model, spoken, batch):
-    found = EpisodeGrader(spoken, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
+def test_without_a_price_compression_is_not_measured(model, tokenizer, batch):
+    found = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
     assert found.cost_BK.eq(0).all()
     assert gains(found.success_BK1).ne(0).any()
 
 
-def test_the_paper_charges_the_square_of_the_score(model, spoken, batch):
-    found = EpisodeGrader(spoken, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
+def test_the_paper_charges_the_square_of_the_score(model, tokenizer, batch):
+    found = EpisodeGrader(tokenizer, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
     gradient = token_gradients(model, batch, rank=4)
     expected = scores(gradient.output_BTr, gradient.input_BTr, found.episodes.index_BT, 2) ** 2
     torch.testing.assert_close(found.cost_BK, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, spoken, batch):
-    found = EpisodeGrader(spoken, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
-    first, second, only = (len(spoken.encode(text)) for text in ("\n2+2=4", "\n\nso 4", "\n12+35-8=39"))
+def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, tokenizer, batch):
+    found = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
+    first, second, only = (len(tokenizer.encode(text)) for text in ("\n2+2=4", "\n\nso 4", "\n12+35-8=39"))
     assert found.cost_BK.tolist() == [[first, second, 0], [only, 0, 0]]
 
 
-def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, spoken, batch):
-    judged = EpisodeGrader(spoken, DenseReward(compression_weight=0))
+def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, tokenizer, batch):
+    judged = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))
     both = gains(judged(model, batch, ["4", "39"]).success_BK1)
-    alone = rollouts(spoken, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
+    alone = rollouts(tokenizer, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
     torch.testing.assert_close(gains(judged(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [{"charge": "tokens"}, {"compression_weight": 0}, {"proxy_rank": 4}])
-def test_what_attention_kept_from_the_sampling_changes_no_value(model, spoken, settings):
+def test_what_attention_kept_from_the_sampling_changes_no_value(model, tokenizer, settings):
     torch.manual_seed(0)
-    prompts, seen = [spoken.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
-    completions = sample(model, prompts, max_tokens=30, temperature=1.0, eos=spoken.eos_token_id, keep=seen)
+    prompts, seen = [tokenizer.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
+    completions = sample(model, prompts, max_tokens=30, temperature=1.0, eos=tokenizer.eos_token_id, keep=seen)
     rollouts = Rollouts.padded(prompts, completions)
-    judged = EpisodeGrader(spoken, DenseReward(max_episodes=3, **settings))
+    judged = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, **settings))
     found, expected = (judged(model, rollouts, ["4", "19"], seen=kept) for kept in (seen, None))
     torch.testing.assert_close(found.success_BK1, expected.success_BK1, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.cost_BK, expected.cost_BK)
 
 
-def test_a_probe_is_the_answer_as_the_model_would_write_it(spoken):
-    probe = EpisodeGrader(spoken, DenseReward()).probe("39")
-    assert spoken.decode(probe.stop) == "\n</think>\n\nThe answer is "
-    assert spoken.decode(probe.answer) == "39."
+def test_a_probe_is_the_answer_as_the_model_would_write_it(tokenizer):
+    probe = EpisodeGrader(tokenizer, DenseReward()).probe("39")
+    assert tokenizer.decode(probe.stop) == "\n</think>\n\nThe answer is "
+    assert tokenizer.decode(probe.answer) == "39."
 
 
-def test_where_answer_and_format_share_a_token_it_belongs_to_the_answer(spoken):
-    probe = EpisodeGrader(spoken, DenseReward(answer="The answer is{}.")).probe(" yes")
-    assert spoken.decode(probe.stop + probe.answer) == "\n</think>\n\nThe answer is yes."
-    assert "yes" in spoken.decode(probe.answer)
+def test_where_answer_and_format_share_a_token_it_belongs_to_the_answer(tokenizer):
+    probe = EpisodeGrader(tokenizer, DenseReward(answer="The answer is{}.")).probe(" yes")
+    assert tokenizer.decode(probe.stop + probe.answer) == "\n</think>\n\nThe answer is yes."
+    assert "yes" in tokenizer.decode(probe.answer)
 
 
-def test_the_model_s_mode_is_left_as_it_was(model, spoken, batch):
+def test_the_model_s_mode_is_left_as_it_was(model, tokenizer, batch):
     model.train()
-    EpisodeGrader(spoken, DenseReward(proxy_rank=4))(model, batch, ["4", "39"])
+    EpisodeGrader(tokenizer, DenseReward(proxy_rank=4))(model, batch, ["4", "39"])
     assert model.training

@@ -25,7 +25,7 @@ CASES = [
 
 
 @cache
-def spoken():
+def tokenizer():
     return AutoTokenizer.from_pretrained(BASE)
 
 
@@ -46,17 +46,17 @@ def padded(rows, side):
 def some_probes():
     """Every other stop is shorter and its answer longer: the answer's first token may swallow the stop's last one."""
     told = [(STOP, answer) if i % 2 else (STOP[:-1], f" {answer}") for i, (*_, answer) in enumerate(CASES)]
-    return [Probe(tuple(spoken().encode(stop)), tuple(spoken().encode(answer))) for stop, answer in told]
+    return [Probe(tuple(tokenizer().encode(stop)), tuple(tokenizer().encode(answer))) for stop, answer in told]
 
 
 def inputs(side):
     prompts = [
-        spoken().apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
+        tokenizer().apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=False)
         for q, _, _ in CASES
     ]
-    thoughts = [spoken().encode(z) for _, z, _ in CASES]
+    thoughts = [tokenizer().encode(z) for _, z, _ in CASES]
     ids, mask = padded(thoughts, "right")
-    episodes = Splitter(spoken())(ids, mask)
+    episodes = Splitter(tokenizer())(ids, mask)
     probes = some_probes()
     return (Rollouts(*padded(prompts, side), ids, mask), episodes.ends_BK, probes), prompts, thoughts
 
@@ -90,14 +90,14 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
     prompts = [row[row != 0].tolist() for row in inputs("left")[0][0].prompt_ids_BP]
     torch.manual_seed(0)
     kept: list[torch.Tensor] = []
-    eos = spoken().eos_token_id
+    eos = tokenizer().eos_token_id
     completions = sample(model(), prompts, max_tokens=70, temperature=1.0, eos=eos, batch=3, keep=kept)
     assert any(row[-1] != eos for row in completions)
     assert any(row[-1] == eos for row in completions)
     for prompt, completion, own in zip(prompts, completions, kept, strict=True):
         assert own.size(3) >= len(prompt) + len(completion) - (completion[-1] == eos)
     rollouts = Rollouts.padded(prompts, completions)
-    ends = Splitter(spoken())(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK
+    ends = Splitter(tokenizer())(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK
     probes = some_probes()
     calls: list[int] = []
     with torch.inference_mode():

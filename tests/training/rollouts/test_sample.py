@@ -3,19 +3,19 @@ import torch
 from training.rollouts.sample import sample
 
 
-def test_greedy_sampling_is_hugging_face_s_generate_row_by_row(model, spoken):
-    prompts = [spoken.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8 and then some more words", "9")]
-    found = sample(model, prompts, max_tokens=24, temperature=0, eos=spoken.eos_token_id)
+def test_greedy_sampling_is_hugging_face_s_generate_row_by_row(model, tokenizer):
+    prompts = [tokenizer.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8 and then some more words", "9")]
+    found = sample(model, prompts, max_tokens=24, temperature=0, eos=tokenizer.eos_token_id)
     for prompt, completion in zip(prompts, found, strict=True):
         whole = model.generate(
-            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=spoken.pad_token_id
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
         assert whole[0, len(prompt) :].tolist() == completion
 
 
-def test_dropping_finished_rows_changes_nothing(model, spoken):
+def test_dropping_finished_rows_changes_nothing(model, tokenizer):
     """An eos that greedy decoding reaches early in some rows only, so that rows leave the batch at different times."""
-    prompts = [spoken.encode(f"{n} + {n * n}") for n in range(12)]
+    prompts = [tokenizer.encode(f"{n} + {n * n}") for n in range(12)]
     free = sample(model, prompts, max_tokens=16, temperature=0, eos=-1)
     eos = max({t for row in free for t in row}, key=lambda t: sum(t in row[3:12] for row in free))
     expected = [row[: row.index(eos) + 1] if eos in row else row for row in free]
@@ -24,31 +24,31 @@ def test_dropping_finished_rows_changes_nothing(model, spoken):
     assert sample(model, prompts, max_tokens=16, temperature=0, eos=eos) == expected
 
 
-def test_a_completion_that_reaches_the_limit_has_no_eos(model, spoken):
-    [completion] = sample(model, [spoken.encode("1")], max_tokens=5, temperature=0, eos=-1)
+def test_a_completion_that_reaches_the_limit_has_no_eos(model, tokenizer):
+    [completion] = sample(model, [tokenizer.encode("1")], max_tokens=5, temperature=0, eos=-1)
     assert len(completion) == 5
 
 
-def test_sampling_follows_the_seed(model, spoken):
-    prompts = [spoken.encode("1+2")] * 8
+def test_sampling_follows_the_seed(model, tokenizer):
+    prompts = [tokenizer.encode("1+2")] * 8
     runs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        runs.append(sample(model, prompts, max_tokens=10, temperature=1.0, eos=spoken.eos_token_id))
+        runs.append(sample(model, prompts, max_tokens=10, temperature=1.0, eos=tokenizer.eos_token_id))
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_it_hears_of_every_batch(model, spoken):
+def test_it_hears_of_every_batch(model, tokenizer):
     heard: list[int] = []
-    sample(model, [spoken.encode("1")] * 5, max_tokens=2, temperature=0, eos=-1, batch=2, on_batch=heard.append)
+    sample(model, [tokenizer.encode("1")] * 5, max_tokens=2, temperature=0, eos=-1, batch=2, on_batch=heard.append)
     assert heard == [2, 4, 5]
 
 
-def test_surprisals_are_those_of_the_model_at_temperature_1_reading_its_completions(model, spoken):
-    prompts = [spoken.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8", "9", "1 + 2 + 3")]
+def test_surprisals_are_those_of_the_model_at_temperature_1_reading_its_completions(model, tokenizer):
+    prompts = [tokenizer.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8", "9", "1 + 2 + 3")]
     told: list[list[float]] = []
     torch.manual_seed(0)
-    eos = spoken.eos_token_id
+    eos = tokenizer.eos_token_id
     found = sample(model, prompts, max_tokens=40, temperature=0.7, eos=eos, batch=3, surprisals=told)
     for prompt, completion, nats in zip(prompts, found, told, strict=True):
         logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
