@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gateway.ledger.savings import MIN_HOLDOUTS, Interval, Others, Sample, measure, telling
+from gateway.ledger.savings import MIN_HOLDOUTS, HoldoutSample, Interval, TreatmentTotals, count_informative, measure
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Interval, I
     expected = np.exp(kind.slope * log_tokens + 0.8 + kind.blur * rng.standard_normal(kind.requests))
     expected = np.minimum(expected, cap)
     held = rng.random(kind.requests) < kind.holdout_fraction
-    if telling(zip(cap[held].tolist(), reference[held].astype(int).tolist(), strict=True)) < MIN_HOLDOUTS:
+    if count_informative(zip(cap[held].tolist(), reference[held].astype(int).tolist(), strict=True)) < MIN_HOLDOUTS:
         return None
-    sample = Sample(expected[held], reference[held])
-    others = Others(int((~held).sum()), float(expected[~held].sum()), float(chosen[~held].sum()))
+    sample = HoldoutSample(expected[held], reference[held])
+    others = TreatmentTotals(int((~held).sum()), float(expected[~held].sum()), float(chosen[~held].sum()))
     adjusted, plain = measure(sample, others), measure(sample, others, adjust=False)
     if adjusted is None or plain is None:
         raise ValueError("too few holdouts to measure with")

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import duration, errors, openapi
 from gateway.access import keys
-from gateway.access.keyring import ANYONE, Keyring
+from gateway.access.keyring import ANONYMOUS, Keyring
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.access.limits import Limiter
 from gateway.answer import counting
@@ -28,9 +28,9 @@ from gateway.config import Settings
 from gateway.engines.pool import Engines
 from gateway.errors import ApiError, BadRequestError
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.savings import By, summarise
+from gateway.ledger.savings import By, compute_savings
 from gateway.observe import logs
-from gateway.observe.metrics import Telemetry
+from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
 from gateway.request.admission import read_body, request_id
 from models.family import MANIFEST, Checkpoint, Family, FamilyError
@@ -54,7 +54,7 @@ def create_app(
     """
     if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
         raise FamilyError(f"{settings.family / family.profile}: {unlike[0]} is either in the profile or in the family")
-    telemetry = Telemetry(ledger=ledger, limiter=limiter, engines=engines)
+    metrics = Metrics(ledger=ledger, limiter=limiter, engines=engines)
     tracing = Tracing(settings.otlp_endpoint)
     counter = counting.load(settings.family / family.tokenizer)
     chat = Chat(
@@ -65,14 +65,14 @@ def create_app(
         keyring=keyring,
         limiter=limiter,
         ledger=ledger,
-        telemetry=telemetry,
+        metrics=metrics,
         tracing=tracing,
         counter=counter,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        parts = (tracing, ledger, limiter, keyring, engines, telemetry)
+        parts = (tracing, ledger, limiter, keyring, engines, metrics)
         for part in parts:
             await part.start()
         yield
@@ -83,7 +83,7 @@ def create_app(
     _answer_errors(app)
     _serve_models(app, keyring, _models(family, created=int((settings.family / MANIFEST).stat().st_mtime)))
     document = openapi.document(family, metadata.version("laconic"))
-    _serve_operators(app, document, engines=engines, keyring=keyring, ledger=ledger, telemetry=telemetry)
+    _serve_operators(app, document, engines=engines, keyring=keyring, ledger=ledger, metrics=metrics)
     _serve_keys(app, settings, family, keyring)
     return _Front(app, chat)
 
@@ -91,12 +91,12 @@ def create_app(
 def _serve_models(app: FastAPI, keyring: Keyring, models: dict[str, dict[str, Any]]) -> None:
     @app.get("/v1/models")
     async def list_models(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        keyring.caller(request.headers)
+        keyring.authenticate(request.headers)
         return JSONResponse({"object": "list", "data": list(models.values())})
 
     @app.get("/v1/models/{model:path}")
     async def one_model(request: Request, model: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        keyring.caller(request.headers)
+        keyring.authenticate(request.headers)
         if model not in models:
             raise errors.unknown_model(model)
         return JSONResponse(models[model])
@@ -109,10 +109,10 @@ def _serve_operators(
     engines: Engines,
     keyring: Keyring,
     ledger: Ledger,
-    telemetry: Telemetry,
+    metrics: Metrics,
 ) -> None:
     def admin(request: Request) -> None:
-        keyring.admin(request.headers)
+        keyring.authenticate_admin(request.headers)
 
     @app.get("/v1/savings", dependencies=[Depends(admin)])
     async def savings(window: Annotated[_Window, Query()]) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -134,15 +134,16 @@ def _serve_operators(
         return JSONResponse(body, 503 if missing else 200)
 
     @app.get("/metrics", dependencies=[Depends(admin)])
-    async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def prometheus() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _serve_keys(app: FastAPI, settings: Settings, family: Family, keyring: Keyring) -> None:
     """Keys over HTTP, for who has an admin's key: the first is made by `laconic keys create`."""
 
     def admin(request: Request) -> None:
-        if keyring.admin(request.headers) is ANYONE:  # or any page in a browser on this machine could close the door
+        # Otherwise any web page in a browser on this machine could create the first key and lock everyone else out.
+        if keyring.authenticate_admin(request.headers) is ANONYMOUS:
             raise errors.forbidden("There is no key yet: make the first with `laconic keys create NAME --admin`.")
 
     @app.get("/v1/keys", dependencies=[Depends(admin)])
@@ -156,7 +157,7 @@ def _serve_keys(app: FastAPI, settings: Settings, family: Family, keyring: Keyri
         try:
             body = await read_body(request, settings.max_body_bytes, settings.send_timeout_seconds)
             grant = Grant.model_validate_json(body)
-            keys.check(grant, family)
+            keys.check_checkpoints(grant, family)
         except ValidationError as error:
             raise _invalid(error.errors()[0]) from None
         except ValueError as error:
@@ -199,9 +200,9 @@ class _Window(BaseModel):
 async def _savings(ledger: Ledger, window: _Window) -> dict[str, object]:
     since = 0.0 if window.since is None else time.time() - window.since
     with _store("ledger"):
-        books = await ledger.books(since)
+        books = await ledger.snapshot(since)
     # The bootstrap takes its time, and streams must not wait for it.
-    savings = await asyncio.to_thread(summarise, books.cells, books.holdouts, window.by, books.since_hour)
+    savings = await asyncio.to_thread(compute_savings, books.cells, books.holdouts, window.by, books.since_hour)
     return {"since": books.since_hour * 3600, **savings.as_json(window.price)}
 
 

@@ -28,7 +28,7 @@ from gateway.engines.pool import Engines, NoEngineError, Upstream
 from gateway.errors import ApiError, BadRequestError
 from gateway.events import Json, objects, parse_object
 from gateway.ledger.ledger import Ledger
-from gateway.observe.metrics import Telemetry
+from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
 from gateway.request import budget as budgets
 from gateway.request import question as questions
@@ -61,13 +61,13 @@ class Chat:
         keyring: Keyring,
         limiter: Limiter,
         ledger: Ledger,
-        telemetry: Telemetry,
+        metrics: Metrics,
         tracing: Tracing,
         counter: TokenCounter,
     ) -> None:
         self._settings, self._family, self._profile, self._engines = settings, family, profile, engines
         self._keyring, self._limiter, self._ledger = keyring, limiter, ledger
-        self._telemetry, self._tracing, self._counter = telemetry, tracing, counter
+        self._metrics, self._tracing, self._counter = metrics, tracing, counter
         self._admission = Admission(settings.max_concurrency)
 
     async def answer(self, request: Request) -> Response:
@@ -77,18 +77,18 @@ class Chat:
             self._family,
             ledger=self._ledger,
             limiter=self._limiter,
-            telemetry=self._telemetry,
-            trace=self._tracing.begin(request.headers),
+            metrics=self._metrics,
+            trace=self._tracing.start_trace(request.headers),
         )
         with ExitStack() as closing:
             try:
-                account.key = key = self._keyring.caller(request.headers)
+                account.key = key = self._keyring.authenticate(request.headers)
                 self._admission.enter()
                 closing.callback(self._admission.leave)
                 question = questions.parse(await self._body(request))
                 pinned = self._pinned(question.model, key)
                 budget, tokens = self._hold(self._budget(request, question, key), question, key)
-                standing = await self._reserve(key, tokens, account)
+                rate_limits = await self._reserve(key, tokens, account)
                 account.budget, account.choices, account.whole = budget, question.choices, not question.stream
                 caller = Caller(request.receive)
                 closing.callback(caller.close)
@@ -97,7 +97,7 @@ class Chat:
                     if (escalation := decision.escalation) is not None:
                         upstream = await self._escalated(upstream, escalation, question, budget, account)
                 closing.callback(upstream.close)
-                headers = self._headers(request, decision, budget, account) | standing
+                headers = self._headers(request, decision, budget, account) | rate_limits
                 if question.stream:
                     return self._stream(question, account, upstream, headers, caller=caller, closing=closing.pop_all())
                 return self._whole(question, account, upstream, headers)
@@ -117,7 +117,7 @@ class Chat:
 
     async def explain(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
-        key = self._keyring.admin(request.headers)
+        key = self._keyring.authenticate_admin(request.headers)
         try:
             question = questions.parse(await self._body(request))
         except ClientDisconnect:
@@ -148,7 +148,7 @@ class Chat:
         return budgets.parse(request.headers, question.body, default, self._family)
 
     def _hold(self, budget: Budget, question: Question, key: Key) -> tuple[Budget, int]:
-        return limits.hold(
+        return limits.apply_key_limits(
             key,
             budget,
             max_tokens=question.max_tokens,
@@ -158,11 +158,11 @@ class Chat:
 
     async def _reserve(self, key: Key, tokens: int, account: Account) -> dict[str, str]:
         """Count the request against its key's limits; what comes back are the headers that say where it stands."""
-        if not key.limited:
+        if not key.has_limits:
             return {}
-        account.reservation, standing = await self._limiter.reserve(key, account.id, tokens)
-        if standing is not None:
-            return limits.headers(key, standing)
+        account.reservation, state = await self._limiter.reserve(key, account.id, tokens)
+        if state is not None:
+            return limits.rate_limit_headers(key, state)
         if self._settings.limits_when_store_is_down == "closed":
             raise errors.unavailable("The limits of this key cannot be counted now.", code="limits_unavailable")
         return {}
@@ -226,7 +226,7 @@ class Chat:
             return upstream, decision
 
     async def _ask(self, checkpoint: str, body: questions.Body, question: Question, account: Account) -> Upstream:
-        with account.trace.calling(self._engines.served_name(checkpoint)) as headers:
+        with account.trace.engine_span(self._engines.served_name(checkpoint)) as headers:
             headers["x-request-id"] = account.id
             return await self._engines.open(checkpoint, questions.encode(body), headers, stream=question.stream)
 
@@ -370,7 +370,7 @@ async def _relayed(relay: Relay, upstream: Answering, settle: Callable[[str], No
 
     def settled(events: bytes) -> bytes:
         if relay.done:
-            upstream.ending = relay.failure is None
+            upstream.relayed = relay.failure is None
             settle("")
         return events
 

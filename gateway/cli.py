@@ -18,9 +18,9 @@ from gateway.commands import export, keys, reports, terminal
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
 from gateway.ledger import ledger
-from gateway.ledger.ledger import Books
+from gateway.ledger.ledger import LedgerSnapshot
 from gateway.ledger.replay import Replay
-from gateway.ledger.savings import DIMENSIONS, summarise
+from gateway.ledger.savings import DIMENSIONS, compute_savings
 from gateway.process.supervisor import StartError
 from gateway.request import budget
 from gateway.routing.explain import explain
@@ -102,7 +102,7 @@ def _serve(arguments: Sequence[str]) -> None:
 
 
 def _route(arguments: Sequence[str]) -> None:
-    parser = terminal.parser_of(
+    parser = terminal.command_parser(
         "route", "Why would a question go where it goes? The decision, without asking a model.", ROUTE_EXAMPLES
     )
     parser.add_argument("question", help="the last thing the user says")
@@ -113,7 +113,7 @@ def _route(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", metavar="PATH", help="the TOML file of the `laconic serve` to ask about")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = terminal.settings_of(parsed, "family", "quality_tolerance", "config")
+    settings = terminal.load_settings(parsed, "family", "quality_tolerance", "config")
     family = families.load(settings.family, verify=False)
     profile = profiles.load(settings.family / family.profile)
     source = "default_budget" if parsed.budget is None else "--budget"
@@ -148,13 +148,13 @@ def _savings(arguments: Sequence[str]) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     form.add_argument("--csv", action="store_true", help="print comma-separated rows instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = terminal.settings_of(parsed, "redis", "state_dir", "config")
+    settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
 
-    async def books(redis: Redis) -> Books:
-        return await ledger.read_books(redis, terminal.since_of(parsed))
+    async def books(redis: Redis) -> LedgerSnapshot:
+        return await ledger.read_snapshot(redis, terminal.window_start(parsed))
 
     read = terminal.with_redis("savings", settings, books)
-    savings = summarise(read.cells, read.holdouts, parsed.by, read.since_hour)
+    savings = compute_savings(read.cells, read.holdouts, parsed.by, read.since_hour)
     if parsed.json:
         print(json.dumps(savings.as_json(parsed.price), indent=2))
     elif parsed.csv:
@@ -165,7 +165,7 @@ def _savings(arguments: Sequence[str]) -> None:
     else:
         console = terminal.console()
         console.print(reports.savings_report(savings, parsed.price, bars=console.width >= reports.WIDE))
-        if waiting := ledger.waiting_in(settings.state_dir):
+        if waiting := ledger.count_pending(settings.state_dir):
             spool = settings.state_dir / ledger.SPOOL
             print(f"Up to {waiting} more requests are on their way to Redis; while it is away they wait in {spool}.")
 
@@ -174,11 +174,11 @@ def _replay(arguments: Sequence[str]) -> None:
     parser = _ledger_parser("replay", "What would another quality tolerance have chosen and saved?", REPLAY_EXAMPLES)
     parser.add_argument("--quality-tolerance", metavar="X", required=True, help="the setting to try, from 0 to 1")
     parsed = parser.parse_args(arguments)
-    settings = terminal.settings_of(parsed, "redis", "state_dir", "config", "quality_tolerance")
+    settings = terminal.load_settings(parsed, "redis", "state_dir", "config", "quality_tolerance")
 
     async def again(redis: Redis) -> Replay:
         done = Replay(settings.quality_tolerance)
-        async for entry in ledger.read(redis, terminal.since_of(parsed)):
+        async for entry in ledger.read_entries(redis, terminal.window_start(parsed)):
             done.add(entry)
         return done
 
@@ -189,17 +189,17 @@ def _export(arguments: Sequence[str]) -> None:
     parser = _ledger_parser("export", "The ledger's entries as a file.", EXPORT_EXAMPLES)
     parser.add_argument("file", type=Path, help="what to write; its name ends in .jsonl or .parquet")
     parsed = parser.parse_args(arguments)
-    settings = terminal.settings_of(parsed, "redis", "state_dir", "config")
+    settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
     write = export.writer(parsed.file)
 
     async def entries(redis: Redis) -> int:
-        return await write(ledger.read(redis, terminal.since_of(parsed)))
+        return await write(ledger.read_entries(redis, terminal.window_start(parsed)))
 
     print(f"{terminal.with_redis('export', settings, entries):,} entries are in {parsed.file}")
 
 
 def _ledger_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
-    parser = terminal.parser_of(command, description, examples)
+    parser = terminal.command_parser(command, description, examples)
     terminal.add_redis(parser)
     terminal.add_since(parser)
     return parser

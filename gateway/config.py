@@ -178,12 +178,12 @@ class Settings(BaseSettings):
             return None
         parts = urlsplit(_url(url, ("redis", "rediss", "unix")))
         if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", parts.path):
-            raise ValueError(f"{public(url)!r}: the path {parts.path!r} is no database's number")
+            raise ValueError(f"{redact_url(url)!r}: the path {parts.path!r} is no database's number")
         try:
             # Which does not connect yet.
             ConnectionPool.from_url(url).make_connection()  # pyright: ignore[reportUnknownMemberType]
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{public(url)!r} cannot be used: {error}") from None
+            raise ValueError(f"{redact_url(url)!r} cannot be used: {error}") from None
         return url
 
     @field_validator("family", "state_dir")
@@ -242,7 +242,7 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
     return parser.add_argument(*names, **options)
 
 
-def public(url: str) -> str:
+def redact_url(url: str) -> str:
     """A URL without its user and password, for messages."""
     secret, at, _ = urlsplit(url).netloc.rpartition("@")
     return url.replace(f"{secret}{at}", "", 1)
@@ -256,5 +256,5 @@ def _url(url: str, schemes: tuple[str, ...]) -> str:
         usable = False
     if not usable:
         begins = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ValueError(f"{public(url)!r} is not a URL that starts with {begins}")
+        raise ValueError(f"{redact_url(url)!r} is not a URL that starts with {begins}")
     return url

@@ -10,7 +10,7 @@ from gateway.access.limits import Limiter, Reservation
 from gateway.answer.usage import Spent
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
-from gateway.observe.metrics import Telemetry
+from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Trace
 from gateway.request.budget import Budget
 from gateway.routing.rule import Decision
@@ -23,10 +23,10 @@ class Account:
     """One request from its arrival to its end. What is not known when it ends stays as it is here."""
 
     def __init__(
-        self, request_id: str, family: Family, *, ledger: Ledger, limiter: Limiter, telemetry: Telemetry, trace: Trace
+        self, request_id: str, family: Family, *, ledger: Ledger, limiter: Limiter, metrics: Metrics, trace: Trace
     ) -> None:
         self.id, self.trace = request_id, trace
-        self._family, self._ledger, self._limiter, self._telemetry = family, ledger, limiter, telemetry
+        self._family, self._ledger, self._limiter, self._metrics = family, ledger, limiter, metrics
         self._time, self._arrived = time.time(), time.perf_counter()
         self._sent: float | None = None
         self._first_token: float | None = None
@@ -75,7 +75,7 @@ class Account:
         if self.reservation is not None:
             self._limiter.settle(self.reservation, spent.reasoning if spent else 0)
         if self.budget is None:
-            self._telemetry.refused(status)
+            self._metrics.record_refusal(status)
             self.trace.end(status, self.id, None)
             return
         spent = spent or Spent()
@@ -108,7 +108,7 @@ class Account:
             assumed=assumed,
         )
         self._ledger.put(entry)
-        self._telemetry.settled(entry, self._sent or entry.total_seconds)
+        self._metrics.record(entry, self._sent or entry.total_seconds)
         self.trace.end(status, self.id, entry)
 
     def _predicted(self) -> Spent:
@@ -119,7 +119,7 @@ class Account:
             limit = self.budget.tokens if self.budget else None
             tokens = mean if limit is None else min(mean, limit)
         reasoning = math.ceil(tokens * self.choices)
-        if self.reservation is not None and self.reservation.key.most_tokens is not None:
+        if self.reservation is not None and self.reservation.key.max_tokens_per_request is not None:
             reasoning = min(reasoning, self.reservation.tokens)
         return Spent(0, reasoning)
 

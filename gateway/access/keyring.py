@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 COPY = "keys.json"
 REFRESH_SECONDS = 1.0
-ANYONE = Key.model_construct(name="", sha256="", hint="", created=0.0, admin=True)
+ANONYMOUS = Key.model_construct(name="", sha256="", hint="", created=0.0, admin=True)
 """The caller of a gateway that has no keys."""
 
 _TABLE = TypeAdapter(Table)
@@ -44,7 +44,7 @@ class Keyring:
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
-    def closed(self) -> bool:
+    def requires_key(self) -> bool:
         """Whether it is known that callers need a key, for there has been one."""
         return self._table is not None and self._table.version > 0
 
@@ -92,8 +92,8 @@ class Keyring:
         self._take(table)
         self._keep(table)
 
-    def caller(self, headers: Headers) -> Key:
-        """The key that a request was sent with; `ANYONE` where there are no keys.
+    def authenticate(self, headers: Headers) -> Key:
+        """The key that a request was sent with; `ANONYMOUS` where there are no keys.
 
         Raises:
             ApiError: 401, without a key or with one that is not valid; 503, the keys have not been read yet.
@@ -101,7 +101,7 @@ class Keyring:
         if self._table is None:
             raise errors.unavailable("Redis, which has the keys, does not answer now.", code="keys_unavailable")
         if not self._table.version:
-            return ANYONE
+            return ANONYMOUS
         given = headers.getlist("authorization")
         scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not secret:
@@ -112,13 +112,13 @@ class Keyring:
             raise errors.unauthorized("This key is not valid here.")
         return key
 
-    def admin(self, headers: Headers) -> Key:
+    def authenticate_admin(self, headers: Headers) -> Key:
         """The same, of a caller who may see and change what is everybody's.
 
         Raises:
             ApiError: as above; 403, the key is not an admin's.
         """
-        key = self.caller(headers)
+        key = self.authenticate(headers)
         if not key.admin:
             raise errors.forbidden("This needs an admin's key.")
         return key

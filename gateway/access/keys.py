@@ -59,18 +59,18 @@ class Grant(BaseModel):
     checkpoints: tuple[str, ...] | None = Field(default=None, min_length=1)
 
     @property
-    def most_tokens(self) -> int | None:
+    def max_tokens_per_request(self) -> int | None:
         """What a single request could spend at most."""
         limits = (self.reasoning_tokens_per_minute, self.reasoning_tokens_per_day)
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
-    def limited(self) -> bool:
+    def has_limits(self) -> bool:
         """Whether anything has to be counted."""
-        return self.requests_per_minute is not None or self.most_tokens is not None
+        return self.requests_per_minute is not None or self.max_tokens_per_request is not None
 
 
-def check(grant: Grant, family: Family) -> None:
+def check_checkpoints(grant: Grant, family: Family) -> None:
     """Raises ValueError where a checkpoint is none of the family's."""
     names = [checkpoint.name for checkpoint in family.checkpoints]
     if unknown := sorted(set(grant.checkpoints or ()) - set(names)):

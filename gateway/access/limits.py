@@ -96,7 +96,7 @@ return answers
 
 
 @dataclass(frozen=True)
-class Standing:
+class LimitState:
     """Where a key stood in its windows when a reservation was made or refused."""
 
     now: float
@@ -119,7 +119,7 @@ class Reservation:
     tokens: int
 
 
-def hold(
+def apply_key_limits(
     key: Grant, budget: Budget, *, max_tokens: int | None, context_tokens: int, choices: int
 ) -> tuple[Budget, int]:
     """The budget as the key can bear it, and the reasoning tokens to reserve: the most that all choices can think.
@@ -129,7 +129,7 @@ def hold(
     Raises:
         BadRequestError: the request alone might spend more than the key may in a whole window.
     """
-    most = key.most_tokens
+    most = key.max_tokens_per_request
     if most is None:
         return budget, 0
     longest = context_tokens if max_tokens is None else min(max_tokens, context_tokens)
@@ -146,46 +146,46 @@ def hold(
     return budget, tokens
 
 
-def headers(key: Grant, standing: Standing) -> dict[str, str]:
+def rate_limit_headers(key: Grant, state: LimitState) -> dict[str, str]:
     """`x-ratelimit-*` as OpenAI's API has them; for tokens, those of the window with the least left."""
     found: dict[str, str] = {}
-    minute_ends, day_ends = 60 - standing.now % 60, 86_400 - standing.now % 86_400
+    minute_ends, day_ends = 60 - state.now % 60, 86_400 - state.now % 86_400
     if (limit := key.requests_per_minute) is not None:
-        found |= _headers("requests", limit, limit - standing.requests, minute_ends)
+        found |= _headers("requests", limit, limit - state.requests, minute_ends)
     windows = (
-        (key.reasoning_tokens_per_minute, standing.minute_tokens, minute_ends),
-        (key.reasoning_tokens_per_day, standing.day_tokens, day_ends),
+        (key.reasoning_tokens_per_minute, state.minute_tokens, minute_ends),
+        (key.reasoning_tokens_per_day, state.day_tokens, day_ends),
     )
-    left = [(limit - spent - standing.reserved, limit, ends) for limit, spent, ends in windows if limit is not None]
+    left = [(limit - spent - state.reserved, limit, ends) for limit, spent, ends in windows if limit is not None]
     if left:
         remaining, limit, ends = min(left)
         found |= _headers("tokens", limit, remaining, ends)
     return found
 
 
-def refusal(key: Grant, standing: Standing, tokens: int) -> ApiError:
+def rate_limit_error(key: Grant, state: LimitState, tokens: int) -> ApiError:
     """The 429 for a reservation that was refused, with the time after which it may be granted."""
-    if standing.refused == "requests":
+    if state.refused == "requests":
         message = f"The key {key.name} may send {key.requests_per_minute} requests a minute."
-        wait = 60 - standing.now % 60
+        wait = 60 - state.now % 60
     else:
-        day = standing.refused == "day_tokens"
+        day = state.refused == "day_tokens"
         limit = key.reasoning_tokens_per_day if day else key.reasoning_tokens_per_minute
-        spent = standing.day_tokens if day else standing.minute_tokens
+        spent = state.day_tokens if day else state.minute_tokens
         length = 86_400 if day else 60
         message = (
             f"The key {key.name} may spend {limit} reasoning tokens a {'day' if day else 'minute'}; {spent} are spent,"
-            f" {standing.reserved} reserved, and this request might take {tokens}."
+            f" {state.reserved} reserved, and this request might take {tokens}."
         )
         # Where only running requests are in the way, one of them may be over at any moment.
-        wait = 1 if limit is not None and spent + tokens <= limit else length - standing.now % length
+        wait = 1 if limit is not None and spent + tokens <= limit else length - state.now % length
     return ApiError(
         429,
         message,
-        kind="requests" if standing.refused == "requests" else "tokens",
+        kind="requests" if state.refused == "requests" else "tokens",
         code="rate_limit_exceeded",
         retry_after=math.ceil(wait),
-        headers=headers(key, standing),
+        headers=rate_limit_headers(key, state),
     )
 
 
@@ -195,7 +195,7 @@ class Limiter:
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url)
         self._run = self._redis.register_script(_RUN)
-        self._waiting: deque[tuple[dict[str, Any], asyncio.Future[Standing | None] | None]] = deque()
+        self._waiting: deque[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]] = deque()
         self._open: dict[str, Reservation] = {}
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -227,7 +227,7 @@ class Limiter:
             await sending
         await self._redis.aclose()
 
-    async def reserve(self, key: Key, request_id: str, tokens: int) -> tuple[Reservation, Standing | None]:
+    async def reserve(self, key: Key, request_id: str, tokens: int) -> tuple[Reservation, LimitState | None]:
         """Count a request and hold tokens for it. Redis away: None, and nothing has been counted yet.
 
         Raises:
@@ -242,30 +242,30 @@ class Limiter:
             "day_tokens": key.reasoning_tokens_per_day,
         }
         op = {name: limit for name, limit in limits.items() if limit is not None}
-        answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[LimitState | None] = asyncio.get_running_loop().create_future()
         self._send({"what": "reserve", **op, **_named(held)}, answer)
         try:
-            standing = await answer
+            state = await answer
         except BaseException:  # the caller has left, and the reservation may be made all the same
             self.settle(held, 0)
             raise
-        if standing is not None and standing.refused:
-            raise refusal(key, standing, tokens)
-        if standing is not None:
+        if state is not None and state.refused:
+            raise rate_limit_error(key, state, tokens)
+        if state is not None:
             self._open[held.lease] = held
-        return held, standing
+        return held, state
 
     def settle(self, held: Reservation, spent: int) -> None:
         """The request is over and its choices have thought so much together. Returns at once."""
         self._open.pop(held.lease, None)
-        if held.key.most_tokens is None:
+        if held.key.max_tokens_per_request is None:
             return
         if len(self._waiting) < MAX_WAITING:
             self._send({"what": "settle", "spent": spent, **_named(held)})
         else:
             log.error("%d tokens of key %s are not counted: too much is waiting for Redis", spent, held.key.name)
 
-    def _send(self, op: dict[str, Any], answer: asyncio.Future[Standing | None] | None = None) -> None:
+    def _send(self, op: dict[str, Any], answer: asyncio.Future[LimitState | None] | None = None) -> None:
         self._waiting.append((op, answer))
         if answer is not None:
             self._news.set()
@@ -286,10 +286,10 @@ class Limiter:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
                 if batch or not self.healthy:
-                    standings = await self._call([op for op, _ in batch])
-                    for (_, answer), standing in zip(batch, standings, strict=True):
+                    states = await self._call([op for op, _ in batch])
+                    for (_, answer), state in zip(batch, states, strict=True):
                         if answer is not None and not answer.done():
-                            answer.set_result(standing)
+                            answer.set_result(state)
             except (RedisError, OSError) as error:
                 if self.healthy:
                     log.warning("the limits' Redis is away: %s", error)
@@ -300,13 +300,13 @@ class Limiter:
             if not self._waiting:
                 return
 
-    async def _call(self, ops: list[dict[str, Any]]) -> list[Standing]:
+    async def _call(self, ops: list[dict[str, Any]]) -> list[LimitState]:
         names = [key.format(op["key"]) for op in ops for key in (_STATE, _OPEN, _SETTLED)]
         arguments = [to_json(ops), LEASE_SECONDS, SETTLED_SECONDS, KEEP_SECONDS]
         now, *answers = cast("list[Any]", await self._run(keys=names, args=arguments))
-        return [Standing(float(now), *answer) for answer in answers]
+        return [LimitState(float(now), *answer) for answer in answers]
 
-    def _take_back(self, batch: list[tuple[dict[str, Any], asyncio.Future[Standing | None] | None]]) -> None:
+    def _take_back(self, batch: list[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]]) -> None:
         """Nobody waits for a Redis that is away; but what was spent is still to be counted."""
         batch += self._waiting
         self._waiting.clear()

@@ -68,13 +68,13 @@ class EscalatingStream:
         """What has come and may go on; perhaps nothing."""
 
     @property
-    def ending(self) -> bool:
+    def relayed(self) -> bool:
         """The caller has had all that matters of it."""
-        return self._upstream.ending
+        return self._upstream.relayed
 
-    @ending.setter
-    def ending(self, ending: bool) -> None:
-        self._upstream.ending = ending
+    @relayed.setter
+    def relayed(self, relayed: bool) -> None:
+        self._upstream.relayed = relayed
 
     async def more(self) -> bytes:
         """What has come after that, waiting for something; nothing at the end.

@@ -31,7 +31,7 @@ second or two. Limits are of the clock's minutes and days (UTC), and of all gate
 
 def main(arguments: Sequence[str]) -> None:
     """Run `create`, `list` or `revoke`."""
-    parser = terminal.parser_of("keys", "Who may call, and what may each spend?", EXAMPLES)
+    parser = terminal.command_parser("keys", "Who may call, and what may each spend?", EXAMPLES)
     commands = parser.add_subparsers(dest="action", required=True, metavar="create|list|revoke")
     creating = commands.add_parser("create", help="make a key and show its secret, this once")
     creating.add_argument("name", help="who it is for; the ledger and `laconic savings --by key` show it")
@@ -59,10 +59,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _create(parsed: argparse.Namespace) -> None:
-    settings = terminal.settings_of(parsed, "redis", "state_dir", "config", "family")
+    settings = terminal.load_settings(parsed, "redis", "state_dir", "config", "family")
     try:
         grant = Grant(**{name: getattr(parsed, name) for name in Grant.model_fields})
-        keys.check(grant, families.load(settings.family, verify=False))
+        keys.check_checkpoints(grant, families.load(settings.family, verify=False))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
@@ -83,7 +83,7 @@ def _create(parsed: argparse.Namespace) -> None:
 
 
 def _list(parsed: argparse.Namespace) -> None:
-    settings = terminal.settings_of(parsed, "redis", "state_dir", "config")
+    settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
     found = terminal.with_redis("keys", settings, keys.load).keys
     if parsed.json:
         print(json.dumps([key.public() for key in found], indent=2))
@@ -108,7 +108,7 @@ def _list(parsed: argparse.Namespace) -> None:
 
 
 def _revoke(parsed: argparse.Namespace) -> None:
-    settings = terminal.settings_of(parsed, "redis", "state_dir", "config")
+    settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
 
     async def revoke(redis: Redis) -> bool:
         return await keys.revoke(redis, parsed.name)

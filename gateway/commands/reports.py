@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.ledger.replay import Replay, Side
-from gateway.ledger.savings import MAX_ASSUMED, MIN_HOLDOUTS, Group, Measured, Savings
+from gateway.ledger.savings import MAX_ASSUMED, MIN_HOLDOUTS, Group, Measurement, Savings
 
 BAR = 24
 """Characters of the longest bar."""
@@ -42,13 +42,13 @@ def replay_report(replay: Replay) -> RenderableType:
     for header in ("as it was", "replayed"):
         table.add_column(header, justify="right")
     if replay.requests:
-        sides = (replay.then, replay.now)
+        sides = (replay.recorded, replay.replayed)
         table.add_row("expected reasoning tokens", *(f"{side.tokens:,.0f}" for side in sides))
         table.add_row("saved against the reference", *(_saved(side, replay) for side in sides))
         table.add_row("expected success", *(f"{side.success / replay.requests:.3f}" for side in sides))
         table.add_section()
-    for name in sorted(set(replay.then.choices) | set(replay.now.choices)):
-        table.add_row(f"sent to {name}", f"{replay.then.choices[name]:,}", f"{replay.now.choices[name]:,}")
+    for name in sorted(set(replay.recorded.choices) | set(replay.replayed.choices)):
+        table.add_row(f"sent to {name}", f"{replay.recorded.choices[name]:,}", f"{replay.replayed.choices[name]:,}")
     return Lines(table, Text("Both columns are the profile's expectation; `laconic savings` measures what was spent."))
 
 
@@ -92,7 +92,7 @@ def savings_rows(savings: Savings, price: float | None) -> Iterable[dict[str, ob
         yield {
             savings.by: name,
             **said,
-            **{f"measured_{f.name}": measured.get(f.name) for f in fields(Measured)},
+            **{f"measured_{f.name}": measured.get(f.name) for f in fields(Measurement)},
         }
 
 

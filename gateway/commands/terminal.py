@@ -21,7 +21,7 @@ from gateway.config import Settings
 T = TypeVar("T")
 
 
-def parser_of(command: str, description: str, examples: str) -> argparse.ArgumentParser:
+def command_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
     """A command's parser, which teaches by example."""
     return argparse.ArgumentParser(
         prog=f"laconic {command}",
@@ -39,16 +39,16 @@ def add_redis(parser: argparse.ArgumentParser) -> None:
 
 
 def add_since(parser: argparse.ArgumentParser) -> None:
-    """The flag for a window that ends now; `since_of` reads it."""
+    """The flag for a window that ends now; `window_start` reads it."""
     parser.add_argument("--since", metavar="TIME", type=_seconds, help="how far to look back, as in 24h; none: all")
 
 
-def since_of(parsed: argparse.Namespace) -> float:
+def window_start(parsed: argparse.Namespace) -> float:
     """The window's begin in Unix seconds."""
     return 0.0 if parsed.since is None else time.time() - parsed.since
 
 
-def settings_of(parsed: argparse.Namespace, *names: str) -> Settings:
+def load_settings(parsed: argparse.Namespace, *names: str) -> Settings:
     """The settings of a gateway whose flags were given to another command."""
     given = {name: getattr(parsed, name) for name in names}
     flags = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
@@ -69,7 +69,7 @@ def with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitab
     try:
         return asyncio.run(connected())
     except (RedisError, OSError) as error:
-        where = config.public(url)
+        where = config.redact_url(url)
         fail(f"laconic {command}: no Redis at {where} ({error}); is `laconic serve` running? If not: --redis URL", 1)
 
 

@@ -52,8 +52,8 @@ class Replica:
 
     def __init__(self, url: str, connect_seconds: float) -> None:
         self.url = url
-        self.wire = wire.Engine(url, connect_seconds)
-        self.serves: frozenset[str] = frozenset()
+        self.client = wire.Client(url, connect_seconds)
+        self.serving: frozenset[str] = frozenset()
         """Checkpoints it lists; none while it is down."""
         self._breakers: dict[str, Breaker] = {}
         """By checkpoint, of those that have failed since they last succeeded."""
@@ -62,11 +62,11 @@ class Replica:
         self.missed = 0
 
     @property
-    def answers(self) -> frozenset[str]:
+    def available(self) -> frozenset[str]:
         """Checkpoints it may be asked for now."""
         if not self._breakers:
-            return self.serves
-        return frozenset(name for name in self.serves if self.allows(name))
+            return self.serving
+        return frozenset(name for name in self.serving if self.allows(name))
 
     def allows(self, checkpoint: str) -> bool:
         """Whether it may be asked for this checkpoint now."""
@@ -94,24 +94,24 @@ class Replica:
 
     def down(self, why: object) -> None:
         """Leave it out until it answers a probe again."""
-        if self.serves:
+        if self.serving:
             log.warning("engine %s is down: %s", self.url, why)
-        self.serves = frozenset()
+        self.serving = frozenset()
 
     def gone(self, why: object, grace_seconds: float) -> None:
         """It takes no more. One that is stopping may still answer what it has; one that hangs never will."""
         self.down(why)
-        self.wire.limit_silence(grace_seconds)
+        self.client.limit_silence(grace_seconds)
 
 
 class Upstream:
     """An engine's answer that has begun: its first bytes (all of it, where it is no stream), and the rest."""
 
-    def __init__(self, replica: Replica, answer: wire.Answer, first: bytes) -> None:
+    def __init__(self, replica: Replica, answer: wire.Response, first: bytes) -> None:
         self._replica, self._answer = replica, answer
         self._open = True
         self.first = first
-        self.ending = False
+        self.relayed = False
         """The caller has had all that matters of it."""
 
     async def more(self) -> bytes:
@@ -127,7 +127,7 @@ class Upstream:
         if self._open:
             self._open = False
             self._replica.running -= 1
-            self._answer.close(ending=self.ending)
+            self._answer.close(ending=self.relayed)
 
 
 class Engines:
@@ -163,12 +163,12 @@ class Engines:
                 await task
         await self._http.close()
         for replica in self._replicas:
-            replica.wire.close()
+            replica.client.close()
 
     @property
     def available(self) -> frozenset[str]:
         """The checkpoints that some engine answers for now."""
-        return frozenset[str]().union(*(replica.answers for replica in self._replicas))
+        return frozenset[str]().union(*(replica.available for replica in self._replicas))
 
     @property
     def names(self) -> list[str]:
@@ -188,7 +188,7 @@ class Engines:
     @property
     def up(self) -> dict[str, bool]:
         """Whether an engine answers for anything, by its URL."""
-        return {replica.url: bool(replica.serves) for replica in self._replicas}
+        return {replica.url: bool(replica.serving) for replica in self._replicas}
 
     def served_name(self, checkpoint: str) -> str:
         """What engines call a checkpoint."""
@@ -203,7 +203,7 @@ class Engines:
         """
         busy: ApiError | None = None
         last: object = "no engine serves it"
-        for replica in sorted((r for r in self._replicas if checkpoint in r.answers), key=lambda r: r.running):
+        for replica in sorted((r for r in self._replicas if checkpoint in r.available), key=lambda r: r.running):
             if not replica.allows(checkpoint):  # another request tries it meanwhile
                 continue
             replica.begin(checkpoint)
@@ -243,10 +243,10 @@ class Engines:
         # A whole answer comes when it is finished, and how long that takes is the caller's to bear.
         silence = self._settings.first_token_timeout_seconds if stream else None
         headers = {"content-type": "application/json", **headers}
-        answer: wire.Answer | None = None
+        answer: wire.Response | None = None
         replica.running += 1
         try:
-            answer = await replica.wire.post("/v1/chat/completions", body, headers, silence, fresh=fresh)
+            answer = await replica.client.post("/v1/chat/completions", body, headers, silence, fresh=fresh)
             if answer.status in AWAY:
                 raise _AwayError(f"it answered {answer.status}")
             if answer.status != 200:
@@ -291,9 +291,9 @@ class Engines:
             replica.missed = 0
             names = {model.get("id") for model in objects(listed.get("data"))} if listed else set[object]()
             serves = frozenset(checkpoint for name, checkpoint in self._checkpoints.items() if name in names)
-            if serves - replica.serves:
+            if serves - replica.serving:
                 log.info("engine %s serves %s", replica.url, ", ".join(sorted(serves)))
-            replica.serves = serves
+            replica.serving = serves
             if (loading := self._loading.get(replica.url)) is None or loading.done():
                 self._loading[replica.url] = asyncio.create_task(self._loader.load(self._http, replica.url, serves))
 

@@ -32,7 +32,7 @@ class StaleError(BrokenError):
     """A kept connection had been closed in the moment it was taken: nothing of an answer came."""
 
 
-class Engine:
+class Client:
     """The connections to one engine, kept for as long as they may be."""
 
     def __init__(self, url: str, connect_seconds: float) -> None:
@@ -48,7 +48,7 @@ class Engine:
 
     async def post(
         self, path: str, body: bytes, headers: Mapping[str, str], silence: float | None = None, *, fresh: bool = False
-    ) -> Answer:
+    ) -> Response:
         """Send a request; the answer has its status, its body is still to come.
 
         Args:
@@ -69,7 +69,7 @@ class Engine:
             self.done(connection)
             connection.abort()
             raise
-        return Answer(self, connection)
+        return Response(self, connection)
 
     def limit_silence(self, seconds: float) -> None:
         """Also of what was to take as long as it takes."""
@@ -107,10 +107,10 @@ class Engine:
         return connection
 
 
-class Answer:
+class Response:
     """What an engine answers, as it comes. `close` it in any case."""
 
-    def __init__(self, engine: Engine, connection: _Connection) -> None:
+    def __init__(self, engine: Client, connection: _Connection) -> None:
         self._engine, self._connection = engine, connection
         self.status = connection.status
 

@@ -83,7 +83,7 @@ return added
 
 
 @dataclass(frozen=True)
-class Books:
+class LedgerSnapshot:
     """What `savings` sums up: from an hour on, the sums by cell and the entries of the holdouts."""
 
     since_hour: int
@@ -120,7 +120,7 @@ class Ledger:
         """Redis took what it was last given."""
 
     @property
-    def waiting(self) -> int:
+    def pending(self) -> int:
         """Entries that Redis does not have yet."""
         return self._lines + len(self._unspooled)
 
@@ -153,13 +153,13 @@ class Ledger:
             self._recent[line] = entry
         self._news.set()
 
-    async def books(self, since: float) -> Books:
+    async def snapshot(self, since: float) -> LedgerSnapshot:
         """What Redis has from the hour of `since` (Unix seconds) on.
 
         Raises:
             RedisError, OSError: Redis is away.
         """
-        return await read_books(self._redis, since)
+        return await read_snapshot(self._redis, since)
 
     async def aclose(self) -> None:
         """Give Redis what is waiting, or else leave it in the spool, and stop."""
@@ -270,7 +270,7 @@ class Ledger:
         return self.healthy
 
 
-def gather_spools(state_dir: Path) -> None:
+def merge_spools(state_dir: Path) -> None:
     """Into the first worker's spool what other workers left: there may be fewer of them now. None may be running."""
     for other in state_dir.glob(OTHER_SPOOL.format("*")):
         with (state_dir / SPOOL).open("ab") as first:
@@ -279,12 +279,12 @@ def gather_spools(state_dir: Path) -> None:
         other.unlink()
 
 
-def waiting_in(state_dir: Path) -> int:
+def count_pending(state_dir: Path) -> int:
     """Entries in all spools, those that are just being sent included."""
     return sum(file.read_bytes().count(b"\n") for file in state_dir.glob("ledger.spool*.jsonl"))
 
 
-async def read(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:
+async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:
     """Every entry of requests that came in at `since` (Unix seconds) or later, in the order they were written."""
     # An entry is written after its request came in, so the stream's own ids bound the search from below.
     start = str(max(0, int((since - CLOCK_SKEW_SECONDS) * 1000)))
@@ -296,7 +296,7 @@ async def read(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterato
         start = f"({page[-1][0]}"
 
 
-async def read_books(redis: Redis, since: float) -> Books:
+async def read_snapshot(redis: Redis, since: float) -> LedgerSnapshot:
     """The books from the hour of `since` (Unix seconds) on."""
     since_hour = int(since // 3600)
     known = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
@@ -308,8 +308,8 @@ async def read_books(redis: Redis, since: float) -> Books:
             pipeline.hgetall(_SUMS.format(hour=hour))
         for hour, sums in zip(some, await pipeline.execute(), strict=True):
             cells += _cells(hour, sums)
-    holdouts = [entry async for entry in read(redis, since_hour * 3600.0, HOLDOUTS)]
-    return Books(since_hour, cells, holdouts)
+    holdouts = [entry async for entry in read_entries(redis, since_hour * 3600.0, HOLDOUTS)]
+    return LedgerSnapshot(since_hour, cells, holdouts)
 
 
 def _addition(line: bytes, entry: Entry) -> bytes:

@@ -37,8 +37,8 @@ class Replay:
     """The other `quality_tolerance`, in [0, 1]."""
     requests: int = 0
     reference_tokens: float = 0.0
-    then: Side = field(default_factory=Side)
-    now: Side = field(default_factory=Side)
+    recorded: Side = field(default_factory=Side)
+    replayed: Side = field(default_factory=Side)
 
     def add(self, entry: Entry) -> None:
         """Decide one request again, if it was routed."""
@@ -46,5 +46,5 @@ class Replay:
             return
         self.requests += 1
         self.reference_tokens += entry.reference_tokens
-        self.then.add(entry, entry.choice)
-        self.now.add(entry, cheapest_good_enough(entry.forecasts, self.tolerance))
+        self.recorded.add(entry, entry.choice)
+        self.replayed.add(entry, cheapest_good_enough(entry.forecasts, self.tolerance))

@@ -96,7 +96,7 @@ def added(parts: Sequence[Totals]) -> Totals:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Tokens saved by the holdout's word, with a 95 % interval."""
 
     saved_tokens: float
@@ -115,7 +115,7 @@ class Group:
     """The books of some requests."""
 
     totals: Totals
-    measured: Measured | None
+    measured: Measurement | None
     """None with fewer than `MIN_HOLDOUTS` holdouts that tell something, or more than `MAX_ASSUMED` assumed."""
 
     def as_json(self, price: float | None = None) -> dict[str, object]:
@@ -174,7 +174,7 @@ def totals_of(entry: Entry) -> Totals:
     )
 
 
-def summarise(
+def compute_savings(
     cells: Iterable[tuple[Cell, Totals]], holdouts: Iterable[Entry], by: By = "checkpoint", since_hour: int = 0
 ) -> Savings:
     """The books from `since_hour` on.
@@ -225,18 +225,18 @@ def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], comp
     return Group(added([totals for _, totals in parts]), measured)
 
 
-def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measured | None:
+def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | None:
     """The measurement, from the sums and the holdouts of each holdout fraction."""
     found: list[Interval] = []
     answered: list[Interval] = []
     requests, estimate = 0, 0.0
     for sums, holdouts in parts:
-        others = Others(sums.drawn, sums.drawn_reference_tokens, sums.drawn_spent_tokens)
+        others = TreatmentTotals(sums.drawn, sums.drawn_reference_tokens, sums.drawn_spent_tokens)
         if (interval := _interval(holdouts, others, sums)) is None:
             continue
         found.append(interval)
         requests, estimate = requests + sums.drawn, estimate + sums.saved_tokens
-        others = Others(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
+        others = TreatmentTotals(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
         if (check := _interval([entry for entry in holdouts if entry.status == 200], others, sums)) is not None:
             answered.append(check)
     if not found:
@@ -245,21 +245,21 @@ def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measured | Non
     if len(answered) == len(found):
         _, low, high = _together(answered)
         drift = not low <= estimate <= high
-    return Measured(*_together(found), requests, estimate, drift)
+    return Measurement(*_together(found), requests, estimate, drift)
 
 
-def _interval(holdouts: Sequence[Entry], others: Others, sums: Totals) -> Interval | None:
-    if telling((entry.budget, entry.reasoning_tokens) for entry in holdouts) < MIN_HOLDOUTS:
+def _interval(holdouts: Sequence[Entry], others: TreatmentTotals, sums: Totals) -> Interval | None:
+    if count_informative((entry.budget, entry.reasoning_tokens) for entry in holdouts) < MIN_HOLDOUTS:
         return None
     assumed = sum(entry.assumed for entry in holdouts)
     if assumed > MAX_ASSUMED * len(holdouts) or sums.assumed > MAX_ASSUMED * sums.requests:
         return None
     x = np.array([entry.reference_tokens or 0.0 for entry in holdouts])
     y = np.array([float(entry.reasoning_tokens) for entry in holdouts])
-    return measure(Sample(x, y), others)
+    return measure(HoldoutSample(x, y), others)
 
 
-def telling(holdouts: Iterable[tuple[object, int]]) -> int:
+def count_informative(holdouts: Iterable[tuple[object, int]]) -> int:
     """How many holdouts differ from the rest, given the budget and the tokens spent of each.
 
     Where a budget stops nearly all of them, the few that it does not stop make the whole spread, and an interval from a
@@ -284,7 +284,7 @@ def _was_drawn(fraction: float | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Sample:
+class HoldoutSample:
     """The holdout, or many resamples of it: (holdouts,), or (samples, holdouts)."""
 
     x: Vector
@@ -294,7 +294,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Others:
+class TreatmentTotals:
     """Those that were in the draw and not drawn."""
 
     requests: int
@@ -304,7 +304,7 @@ class Others:
     """Tokens spent, in all."""
 
 
-def measure(holdout: Sample, others: Others, *, adjust: bool = True) -> Interval | None:
+def measure(holdout: HoldoutSample, others: TreatmentTotals, *, adjust: bool = True) -> Interval | None:
     """Tokens that the others saved, with their 95 % interval; None with fewer than `MIN_HOLDOUTS`.
 
     Without `adjust` x is left out of it.
@@ -321,7 +321,7 @@ def measure(holdout: Sample, others: Others, *, adjust: bool = True) -> Interval
     return saved, saved - high * width, saved - low * width
 
 
-def _reference(rows: Sample, at: float, adjust: bool) -> tuple[Vector, Vector]:
+def _reference(rows: HoldoutSample, at: float, adjust: bool) -> tuple[Vector, Vector]:
     """Mean tokens of the reference where x is `at` on average, and the spread of single requests; both (samples,)."""
     x_mean, y_mean = rows.x.mean(1), rows.y.mean(1)
     x_off, y_off = rows.x - x_mean[:, None], rows.y - y_mean[:, None]
@@ -332,7 +332,7 @@ def _reference(rows: Sample, at: float, adjust: bool) -> tuple[Vector, Vector]:
     return y_mean + theta * (at - x_mean), np.sqrt((residual**2).sum(1) / freedom)
 
 
-def _quantiles(holdout: Sample, at: float, mean: float, adjust: bool) -> tuple[float, float]:
+def _quantiles(holdout: HoldoutSample, at: float, mean: float, adjust: bool) -> tuple[float, float]:
     """2.5 and 97.5 % of (estimate - truth) / standard error, over resamples; seeded, so repeatable."""
     size = len(holdout.y)
     if size >= ENOUGH:
@@ -350,8 +350,8 @@ def _quantiles(holdout: Sample, at: float, mean: float, adjust: bool) -> tuple[f
     return float(low), float(high)
 
 
-def _rows(holdout: Sample, index: NDArray[np.int64]) -> Sample:
-    return Sample(holdout.x[index], holdout.y[index])
+def _rows(holdout: HoldoutSample, index: NDArray[np.int64]) -> HoldoutSample:
+    return HoldoutSample(holdout.x[index], holdout.y[index])
 
 
 def _fifth(difficulty: float | None) -> str:

@@ -29,7 +29,7 @@ _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
 
-class Telemetry:
+class Metrics:
     """One gateway's metrics, in a registry of their own so that several gateways fit into one process."""
 
     def __init__(self, *, ledger: Ledger, limiter: Limiter, engines: Engines) -> None:
@@ -72,12 +72,12 @@ class Telemetry:
             "laconic_checkpoint_available", "1 while some engine answers for it", ("checkpoint",), **gauges
         )
 
-    def refused(self, status: int) -> None:
+    def record_refusal(self, status: int) -> None:
         """A request that was answered before there was a decision."""
         self._requests.labels("none", "none", str(status)).inc()
         log.info("refused", extra={"fields": {"status": status}})
 
-    def settled(self, entry: Entry, overhead_seconds: float) -> None:
+    def record(self, entry: Entry, overhead_seconds: float) -> None:
         """A request that is over."""
         labels = (entry.checkpoint, entry.decision)
         self._requests.labels(*labels, str(entry.status)).inc()
@@ -124,7 +124,7 @@ class Telemetry:
             await asyncio.sleep(REFRESH_SECONDS)
 
     def _refresh(self) -> None:
-        self._spool.set(self._ledger.waiting)
+        self._spool.set(self._ledger.pending)
         self._reserved.set(self._limiter.reserved)
         for url, running in self._engines.running.items():
             self._running.labels(url).set(running)

@@ -33,7 +33,7 @@ class Tracing:
         """
         self._provider, self._tracer = _exporting(endpoint) if endpoint else (None, _NO_TRACER)
 
-    def begin(self, headers: Mapping[str, str]) -> Trace:
+    def start_trace(self, headers: Mapping[str, str]) -> Trace:
         """A request has come in."""
         if self._provider is None and "traceparent" not in headers:
             return Trace(_NO_TRACER, _NO_CALLER)
@@ -55,7 +55,7 @@ class Trace:
         self._tracer, self._caller = tracer, caller
         self._span = tracer.start_span("chat", caller, SpanKind.SERVER, {"gen_ai.operation.name": "chat"})
 
-    def calling(self, model: str) -> AbstractContextManager[dict[str, str]]:
+    def engine_span(self, model: str) -> AbstractContextManager[dict[str, str]]:
         """While an engine is asked; what is given are the headers that it gets."""
         return nullcontext({}) if self._caller is _NO_CALLER else self._calling(model)
 

@@ -44,7 +44,7 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
         )
     names = {family.served_name(checkpoint.name) for checkpoint in family.checkpoints}
 
-    async def answers() -> bool:
+    async def is_ready() -> bool:
         try:
             async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/v1/models") as response:
                 listed = await response.json()
@@ -60,7 +60,7 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
             "PYTHONDONTWRITEBYTECODE": "",  # compiling vLLM and torch anew costs each start several seconds
         },
         log=state_dir / "logs" / "engine.log",
-        answers=answers,
+        is_ready=is_ready,
         hint=f"The whole log is in {state_dir / 'logs' / 'engine.log'}. To use an engine of your own: --engine URL.",
     )
 
@@ -122,7 +122,7 @@ def redis(state_dir: Path) -> Program:
     data = state_dir / "redis"
     data.mkdir(parents=True, exist_ok=True)
 
-    async def answers() -> bool:
+    async def is_ready() -> bool:
         client = connect(embedded_url(state_dir))
         try:
             return bool(await client.ping())  # pyright: ignore[reportUnknownMemberType]
@@ -136,7 +136,7 @@ def redis(state_dir: Path) -> Program:
         name="Redis",
         command=[str(executable), *(text for name, value in options.items() for text in (f"--{name}", str(value)))],
         log=state_dir / "logs" / "redis.log",
-        answers=answers,
+        is_ready=is_ready,
         hint=f"The whole log is in {state_dir / 'logs' / 'redis.log'}. To use a Redis of your own: --redis URL.",
     )
 

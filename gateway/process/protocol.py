@@ -17,12 +17,12 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 
-class GatheringProtocol(HttpToolsProtocol):
+class BatchingProtocol(HttpToolsProtocol):
     """uvicorn's, on a transport that gathers."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The connection is there."""
-        gathering = cast("asyncio.Transport", Gathering(cast("asyncio.Transport", transport), self.loop))
+        gathering = cast("asyncio.Transport", BatchingTransport(cast("asyncio.Transport", transport), self.loop))
         self._answering: RequestResponseCycle | None = None
         super().connection_made(gathering)
 
@@ -45,7 +45,7 @@ class GatheringProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
 
-class Gathering:
+class BatchingTransport:
     """A transport that passes on what was written at the end of the loop's turn; all else at once."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

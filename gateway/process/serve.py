@@ -33,7 +33,7 @@ from gateway.ledger import ledger
 from gateway.observe import logs
 from gateway.process import embedded
 from gateway.process.server import Server
-from gateway.process.supervisor import Child, Program
+from gateway.process.supervisor import ChildProcess, Program
 from gateway.process.workers import Workers
 from models import family as families
 from models.family import Family
@@ -68,7 +68,7 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
         engine_urls = [f"http://127.0.0.1:{port}"]
 
     settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
-    ledger.gather_spools(settings.state_dir)
+    ledger.merge_spools(settings.state_dir)
     keyring = Keyring(redis_url, settings.state_dir)
     many = settings.workers > 1
     server = Workers(settings, listener, lock.fileno()) if many else Server(settings, family, listener)
@@ -91,18 +91,18 @@ async def _has_keys(settings: Settings, keyring: Keyring) -> bool:
         await keyring.read()
     finally:
         await keyring.redis.aclose()
-    if not keyring.closed and not ipaddress.ip_address(settings.host).is_loopback:
+    if not keyring.requires_key and not ipaddress.ip_address(settings.host).is_loopback:
         raise ConfigError(
             f"host: {settings.host} can be reached from elsewhere, and there are no keys yet, or Redis does not answer:"
             " make one with `laconic keys create NAME` (an embedded Redis needs `laconic serve` on 127.0.0.1 for that)"
         )
-    return keyring.closed
+    return keyring.requires_key
 
 
 @asynccontextmanager
 async def _running(programs: Sequence[Program], lock: IO[str]) -> AsyncGenerator[None]:
     """The programs, answering; and taken down on the way out, whatever the way."""
-    children = [Child(program, lock.fileno()) for program in programs]
+    children = [ChildProcess(program, lock.fileno()) for program in programs]
     try:
         if children:
             await _start(children)
@@ -111,13 +111,13 @@ async def _running(programs: Sequence[Program], lock: IO[str]) -> AsyncGenerator
         await asyncio.shield(asyncio.gather(*(child.stop() for child in children)))
 
 
-async def _start(children: Sequence[Child]) -> None:
+async def _start(children: Sequence[ChildProcess]) -> None:
     """Start all at once, showing who answers already and how long the others take."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
-        async def start(child: Child) -> None:
+        async def start(child: ChildProcess) -> None:
             name = child.program.name
             line = progress.add_task(f"{name} is starting; its log is {child.program.log}", total=1)
             began = time.monotonic()

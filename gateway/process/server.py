@@ -18,7 +18,7 @@ from gateway.app import create_app
 from gateway.config import Settings
 from gateway.engines.pool import Engines
 from gateway.ledger.ledger import Ledger
-from gateway.process.protocol import GatheringProtocol
+from gateway.process.protocol import BatchingProtocol
 from models import profile as profiles
 from models.family import Family
 
@@ -79,7 +79,7 @@ def _app(settings: Settings, family: Family, worker: int) -> ASGIApp:
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=GatheringProtocol,
+        http=BatchingProtocol,
         log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,

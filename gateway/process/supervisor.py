@@ -30,7 +30,7 @@ class Program:
     name: str
     command: Sequence[str]
     log: Path
-    answers: Callable[[], Awaitable[bool]]
+    is_ready: Callable[[], Awaitable[bool]]
     hint: str
     descriptors: Sequence[int] = ()
     """Open files that it gets, a listening socket for one."""
@@ -43,7 +43,7 @@ class StartError(RuntimeError):
     """A child that ended before it answered; the message shows its last lines and says what to do."""
 
 
-class Child:
+class ChildProcess:
     """One program, running, and running again."""
 
     def __init__(self, program: Program, lock: int | None = None) -> None:
@@ -51,14 +51,14 @@ class Child:
         self.program = program
         self._inherit = (*program.descriptors, *(() if lock is None else (lock,)))
         self._task: asyncio.Task[None] | None = None
-        self._answered = asyncio.Event()
+        self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
     @property
-    def answered(self) -> bool:
+    def was_ready(self) -> bool:
         """It has answered at least once."""
-        return self._answered.is_set()
+        return self._was_ready.is_set()
 
     async def start(self) -> None:
         """Start it and return when it answers.
@@ -87,9 +87,9 @@ class Child:
                 await self._task
 
     async def _wait_for_answer(self) -> None:
-        while not await self.program.answers():
+        while not await self.program.is_ready():
             await asyncio.sleep(0.1)
-        self._answered.set()
+        self._was_ready.set()
 
     async def _keep_running(self) -> None:
         pause = 1.0
@@ -98,7 +98,7 @@ class Child:
             code = await self._run()
             if self._stopping.is_set():
                 return
-            if not self._answered.is_set():
+            if not self._was_ready.is_set():
                 raise StartError(self._why(code))
             if asyncio.get_running_loop().time() - started > SETTLED_SECONDS:
                 pause = 1.0

@@ -26,7 +26,7 @@ from gateway.config import Settings
 from gateway.observe import logs
 from gateway.observe.metrics import METRICS_DIRECTORY
 from gateway.process.server import Server
-from gateway.process.supervisor import Child, Program
+from gateway.process.supervisor import ChildProcess, Program
 from models import family as families
 
 _SETTINGS, _SOCKET = "LACONIC_WORKER_SETTINGS", "LACONIC_WORKER_SOCKET"
@@ -44,7 +44,9 @@ class Workers:
         directory = settings.state_dir / "workers"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
-        self._children = [Child(_program(settings, number, listener), lock) for number in range(settings.workers)]
+        self._children = [
+            ChildProcess(_program(settings, number, listener), lock) for number in range(settings.workers)
+        ]
         self._stopped = asyncio.Event()
 
     async def start(self) -> None:
@@ -71,7 +73,7 @@ class Workers:
 
     def stop(self, starting: asyncio.Task[Any] | None = None) -> None:
         """Drain; a second time: do not."""
-        if starting is not None and (self._stopped.is_set() or not all(child.answered for child in self._children)):
+        if starting is not None and (self._stopped.is_set() or not all(child.was_ready for child in self._children)):
             starting.cancel()
         self._stopped.set()
 
@@ -83,14 +85,14 @@ def _program(settings: Settings, number: int, listener: socket.socket) -> Progra
     directory = settings.state_dir / "workers"
     ready = _ready(settings, number)
 
-    async def answers() -> bool:
+    async def is_ready() -> bool:
         return ready.exists()
 
     return Program(
         name=f"worker {number}",
         command=[sys.executable, "-P", "-m", "gateway.process.workers", str(number)],
         log=settings.state_dir / "logs" / f"worker-{number}.log",
-        answers=answers,
+        is_ready=is_ready,
         hint=f"The whole log is in {settings.state_dir / 'logs' / f'worker-{number}.log'}.",
         environment={
             _SETTINGS: settings.model_dump_json(),

@@ -133,8 +133,8 @@ async def test_whatever_is_killed_under_load_every_answer_is_in_the_books_once(
         spool = tmp_path / "ledger.spool.jsonl"
         until(lambda: spool.stat().st_size == 0, "the spool was not replayed")
         redis = store.connect(mortal_redis.url)
-        ids = [entry.id async for entry in ledger.read(redis, 0)]
-        books = await ledger.read_books(redis, 0)
+        ids = [entry.id async for entry in ledger.read_entries(redis, 0)]
+        books = await ledger.read_snapshot(redis, 0)
         await redis.aclose()
     assert len(ids) == len(set(ids))
     assert set(answered) <= set(ids)

@@ -65,7 +65,7 @@ async def test_told_to_stop_under_load_it_cuts_no_stream_and_books_everything(
         assert await asyncio.to_thread(gateway.process.wait) == 0
     assert not streaming, "a stream was cut"
     assert at_the_signal <= set(whole)
-    booked = [entry async for entry in ledger.read(redis, 0)]
+    booked = [entry async for entry in ledger.read_entries(redis, 0)]
     await redis.aclose()
     assert {entry.id for entry in booked} == set(whole)
     assert len(booked) == len(whole)

@@ -26,7 +26,7 @@ from gateway.engines.pool import Engines
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
-from gateway.process.protocol import GatheringProtocol
+from gateway.process.protocol import BatchingProtocol
 from models import family as families
 from models import features
 from models import profile as profiles
@@ -318,7 +318,7 @@ class Gateway:
         redis = store.connect(self.settings.redis or "")
         try:
             async with asyncio.timeout(60):
-                while len(found := [one async for one in ledger.read(redis, 0)]) < count:
+                while len(found := [one async for one in ledger.read_entries(redis, 0)]) < count:
                     await asyncio.sleep(0.01)
                 return found
         finally:
@@ -353,7 +353,7 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         limiter, keyring = Limiter(redis_url), Keyring(redis_url, chosen.state_dir)
         app = create_app(chosen, family, profile, engines=replicas, keyring=keyring, limiter=limiter, ledger=book)
         server = uvicorn.Server(
-            uvicorn.Config(app, http=GatheringProtocol, log_level="critical", timeout_graceful_shutdown=2)
+            uvicorn.Config(app, http=BatchingProtocol, log_level="critical", timeout_graceful_shutdown=2)
         )
         # Not `serve`, which would take over the test's signals.
         serving = asyncio.create_task(server._serve([listener]))

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from gateway import store
 from gateway.access import keyring, keys
-from gateway.access.keyring import ANYONE, Keyring
+from gateway.access.keyring import ANONYMOUS, Keyring
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError
 from tests.conftest import RedisServer
@@ -70,22 +70,22 @@ async def test_without_keys_everybody_is_let_in_and_with_one_only_who_has_it(
 ) -> None:
     ring = Keyring(redis_server.url, tmp_path)
     await ring.start()
-    assert ring.caller(Headers()) is ANYONE
+    assert ring.authenticate(Headers()) is ANONYMOUS
     secret, key = await keys.create(redis, Grant(name="team-a"))
     await ring.refresh()
-    assert ring.caller(bearer(secret)) == key
+    assert ring.authenticate(bearer(secret)) == key
     wrong = (Headers(), bearer(secret[:-1]), bearer(""), Headers({"authorization": secret}), bearer(key.sha256))
     for headers in (*wrong, Headers(raw=[(b"authorization", f"Bearer {secret}".encode())] * 2)):
         with pytest.raises(ApiError) as refused:
-            ring.caller(headers)
+            ring.authenticate(headers)
         assert refused.value.status == 401
         assert secret not in refused.value.message
     await keys.revoke(redis, "team-a")
     await ring.refresh()
     with pytest.raises(ApiError):
-        ring.caller(bearer(secret))
+        ring.authenticate(bearer(secret))
     with pytest.raises(ApiError):  # once there has been a key, the door does not open by itself
-        ring.caller(Headers())
+        ring.authenticate(Headers())
     await ring.aclose()
 
 
@@ -94,9 +94,9 @@ async def test_an_admins_key_is_another_matter(redis: Redis, redis_server: Redis
     theirs, _ = await keys.create(redis, Grant(name="boss", admin=True))
     ring = Keyring(redis_server.url, tmp_path)
     await ring.read()
-    assert ring.admin(bearer(theirs)).name == "boss"
+    assert ring.authenticate_admin(bearer(theirs)).name == "boss"
     with pytest.raises(ApiError) as refused:
-        ring.admin(bearer(mine))
+        ring.authenticate_admin(bearer(mine))
     assert refused.value.status == 403
     await ring.aclose()
 
@@ -109,13 +109,13 @@ async def test_an_outage_neither_opens_nor_closes_the_door(mortal_redis: RedisSe
     await ring.read()
     mortal_redis.kill()
     await ring.read()
-    assert ring.caller(bearer(secret)) == key
+    assert ring.authenticate(bearer(secret)) == key
 
     restarted = Keyring(mortal_redis.url, tmp_path)
     await restarted.read()
-    assert restarted.caller(bearer(secret)) == key
+    assert restarted.authenticate(bearer(secret)) == key
     with pytest.raises(ApiError) as refused:
-        restarted.caller(Headers())
+        restarted.authenticate(Headers())
     assert refused.value.status == 401
     assert (tmp_path / keyring.COPY).stat().st_mode & 0o777 == 0o600
     assert secret not in (tmp_path / keyring.COPY).read_text()
@@ -123,15 +123,15 @@ async def test_an_outage_neither_opens_nor_closes_the_door(mortal_redis: RedisSe
     elsewhere = Keyring(mortal_redis.url, tmp_path / "new")
     await elsewhere.read()
     with pytest.raises(ApiError) as unknown:  # nothing is known of the keys there, not even that there are none
-        elsewhere.caller(bearer(secret))
+        elsewhere.authenticate(bearer(secret))
     assert unknown.value.status == 503
 
     mortal_redis.start()
     mortal_redis.client.flushall()
     await restarted.read()
     with pytest.raises(ApiError):  # nor does an emptied Redis open it
-        restarted.caller(Headers())
-    assert restarted.caller(bearer(secret)) == key
+        restarted.authenticate(Headers())
+    assert restarted.authenticate(bearer(secret)) == key
     for ring_ in (ring, restarted, elsewhere):
         await ring_.aclose()
     await redis.aclose()
@@ -146,6 +146,6 @@ async def test_a_record_that_cannot_be_read_admits_nobody(
     ring = Keyring(redis_server.url, tmp_path)
     await ring.read()
     with pytest.raises(ApiError):
-        ring.caller(bearer(secret))
+        ring.authenticate(bearer(secret))
     assert keys.digest(secret) not in caplog.text
     await ring.aclose()

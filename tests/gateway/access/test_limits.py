@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.access import limits
 from gateway.access.keys import Key
-from gateway.access.limits import Limiter, Standing
+from gateway.access.limits import Limiter, LimitState
 from gateway.errors import ApiError, BadRequestError
 from gateway.request.budget import HEADER, Budget
 from tests.conftest import RedisServer
@@ -33,7 +33,7 @@ async def limiting(server: RedisServer) -> AsyncIterator[Limiter]:
         await limiter.aclose()
 
 
-def state(server: RedisServer, name: str = "team-a") -> dict[str, int]:
+def redis_state(server: RedisServer, name: str = "team-a") -> dict[str, int]:
     return {str(field): int(value) for field, value in server.client.hgetall(limits._STATE.format(name)).items()}
 
 
@@ -49,9 +49,9 @@ async def test_requests_are_counted_by_the_minute(redis_server: RedisServer) -> 
     mine = key(requests_per_minute=3)
     async with limiting(redis_server) as limiter:
         for sent in (1, 2, 3):
-            _, standing = await limiter.reserve(mine, f"r{sent}", 0)
-            assert standing is not None
-            assert limits.headers(mine, standing)["x-ratelimit-remaining-requests"] == str(3 - sent)
+            _, state = await limiter.reserve(mine, f"r{sent}", 0)
+            assert state is not None
+            assert limits.rate_limit_headers(mine, state)["x-ratelimit-remaining-requests"] == str(3 - sent)
         with pytest.raises(ApiError) as refused:
             await limiter.reserve(mine, "r4", 0)
         assert (refused.value.status, refused.value.kind) == (429, "requests")
@@ -66,16 +66,16 @@ async def test_what_is_reserved_is_spent_or_free_again(redis_server: RedisServer
         with pytest.raises(ApiError) as refused:
             await limiter.reserve(mine, "r2", 60)
         assert refused.value.retry_after == 1  # only a running request is in the way
-        assert (state(redis_server)["reserved"], limiter.reserved) == (60, 60)
+        assert (redis_state(redis_server)["reserved"], limiter.reserved) == (60, 60)
         limiter.settle(first, 15)
-        second, standing = await limiter.reserve(mine, "r3", 85)
-        assert standing is not None
-        assert (standing.requests, standing.minute_tokens, standing.reserved) == (2, 15, 85)
+        second, state = await limiter.reserve(mine, "r3", 85)
+        assert state is not None
+        assert (state.requests, state.minute_tokens, state.reserved) == (2, 15, 85)
         limiter.settle(second, 80)
         with pytest.raises(ApiError, match="95 are spent") as refused:
             await limiter.reserve(mine, "r4", 6)
         assert (refused.value.retry_after or 0) > 0
-    assert state(redis_server)["reserved"] == 0
+    assert redis_state(redis_server)["reserved"] == 0
 
 
 async def test_a_day_is_no_shorter_than_its_minutes(redis_server: RedisServer) -> None:
@@ -97,9 +97,9 @@ async def test_a_new_window_begins_with_the_open_reservations(redis_server: Redi
         redis_server.client.hincrby(limits._STATE.format("team-a"), "minute", -1)  # a minute passes
         with pytest.raises(ApiError):
             await limiter.reserve(mine, "r3", 61)
-        _, standing = await limiter.reserve(mine, "r4", 50)
-        assert standing is not None
-        assert (standing.minute_tokens, standing.day_tokens, standing.reserved) == (0, 60, 90)
+        _, state = await limiter.reserve(mine, "r4", 50)
+        assert state is not None
+        assert (state.minute_tokens, state.day_tokens, state.reserved) == (0, 60, 90)
 
 
 async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis_server: RedisServer) -> None:
@@ -112,12 +112,12 @@ async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis
             nonlocal spent, refused, reserved
             limiter = (one, two)[number % 2]
             try:
-                held, standing = await limiter.reserve(mine, f"r{number}", 1 + number % 7)
+                held, state = await limiter.reserve(mine, f"r{number}", 1 + number % 7)
             except ApiError:
                 refused += 1
                 return
-            assert standing is not None
-            assert standing.minute_tokens + standing.reserved <= 50
+            assert state is not None
+            assert state.minute_tokens + state.reserved <= 50
             reserved += 1
             await asyncio.sleep(0.001 * (number % 3))
             spent += held.tokens
@@ -125,8 +125,8 @@ async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis
 
         await asyncio.gather(*(ask(number) for number in range(200)))
         assert refused + reserved == 200
-        await until(lambda: state(redis_server)["reserved"] == 0)
-    assert spent == state(redis_server)["minute_tokens"] <= 50
+        await until(lambda: redis_state(redis_server)["reserved"] == 0)
+    assert spent == redis_state(redis_server)["minute_tokens"] <= 50
     assert spent > 40
 
 
@@ -136,7 +136,7 @@ async def test_a_settlement_that_is_sent_twice_counts_once(redis_server: RedisSe
         held, _ = await limiter.reserve(mine, "r1", 60)
         limiter.settle(held, 15)
         limiter.settle(held, 15)
-    assert (state(redis_server)["minute_tokens"], state(redis_server)["reserved"]) == (15, 0)
+    assert (redis_state(redis_server)["minute_tokens"], redis_state(redis_server)["reserved"]) == (15, 0)
 
 
 async def test_a_caller_who_leaves_while_it_is_reserved_holds_nothing(redis_server: RedisServer) -> None:
@@ -148,7 +148,7 @@ async def test_a_caller_who_leaves_while_it_is_reserved_holds_nothing(redis_serv
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
         assert limiter.reserved == 0
-    assert state(redis_server)["reserved"] == state(redis_server)["minute_tokens"] == 0
+    assert redis_state(redis_server)["reserved"] == redis_state(redis_server)["minute_tokens"] == 0
 
 
 async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
@@ -164,9 +164,9 @@ async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
             await other.reserve(mine, "r2", 1)
         killed._tasks[1].cancel()  # nobody renews any more
         await asyncio.sleep(0.4)
-        _, standing = await other.reserve(mine, "r3", 100)
-        assert standing is not None
-        assert standing.reserved == 100
+        _, state = await other.reserve(mine, "r3", 100)
+        assert state is not None
+        assert state.reserved == 100
 
 
 async def test_while_redis_is_away_nobody_waits_and_what_was_spent_is_counted_later(mortal_redis: RedisServer) -> None:
@@ -176,15 +176,15 @@ async def test_while_redis_is_away_nobody_waits_and_what_was_spent_is_counted_la
         before, _ = await limiter.reserve(mine, "r1", 30)
         mortal_redis.kill()
         limiter.settle(before, 10)
-        during, standing = await limiter.reserve(mine, "r2", 30)
-        assert standing is None
+        during, state = await limiter.reserve(mine, "r2", 30)
+        assert state is None
         assert not limiter.healthy
         limiter.settle(during, 20)
         mortal_redis.start()
-        await until(lambda: limiter.healthy and bool(state(mortal_redis)))
-        _, standing = await limiter.reserve(mine, "r3", 70)
-        assert standing is not None
-        assert (standing.day_tokens, standing.reserved) == (30, 70)
+        await until(lambda: limiter.healthy and bool(redis_state(mortal_redis)))
+        _, state = await limiter.reserve(mine, "r3", 70)
+        assert state is not None
+        assert (state.day_tokens, state.reserved) == (30, 70)
 
 
 @given(
@@ -200,7 +200,9 @@ def test_what_is_held_is_the_most_that_can_be_thought(
     mine = key(reasoning_tokens_per_minute=minute, reasoning_tokens_per_day=day)
     asked = Budget(budget, HEADER)
     try:
-        capped, tokens = limits.hold(mine, asked, max_tokens=max_tokens, context_tokens=1024, choices=choices)
+        capped, tokens = limits.apply_key_limits(
+            mine, asked, max_tokens=max_tokens, context_tokens=1024, choices=choices
+        )
     except BadRequestError:
         assert budget is not None  # who names no number is capped, not refused
         assert choices * budget > min(limit for limit in (minute, day) if limit is not None)
@@ -216,8 +218,8 @@ def test_what_is_held_is_the_most_that_can_be_thought(
 
 def test_the_headers_are_of_the_window_with_the_least_left() -> None:
     mine = key(requests_per_minute=10, reasoning_tokens_per_minute=100, reasoning_tokens_per_day=120)
-    standing = Standing(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20)
-    assert limits.headers(mine, standing) == {
+    state = LimitState(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20)
+    assert limits.rate_limit_headers(mine, state) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "6",
         "x-ratelimit-reset-requests": "45s",
@@ -225,7 +227,7 @@ def test_the_headers_are_of_the_window_with_the_least_left() -> None:
         "x-ratelimit-remaining-tokens": "10",
         "x-ratelimit-reset-tokens": "86325s",
     }
-    assert limits.headers(key(), standing) == {}
+    assert limits.rate_limit_headers(key(), state) == {}
 
 
 async def test_a_lease_that_lapsed_in_an_outage_is_taken_again(
@@ -239,8 +241,8 @@ async def test_a_lease_that_lapsed_in_an_outage_is_taken_again(
         held, _ = await limiter.reserve(mine, "r1", 900)
         await asyncio.sleep(1.5)
         other, _ = await limiter.reserve(mine, "r2", 1)
-        assert state(redis_server)["reserved"] == 1  # as after an outage: nobody has renewed it
-        await until(lambda: state(redis_server)["reserved"] == 901)
+        assert redis_state(redis_server)["reserved"] == 1  # as after an outage: nobody has renewed it
+        await until(lambda: redis_state(redis_server)["reserved"] == 901)
         for one, spent in ((held, 800), (other, 1)):
             limiter.settle(one, spent)
-    assert (state(redis_server)["reserved"], state(redis_server)["day_tokens"]) == (0, 801)
+    assert (redis_state(redis_server)["reserved"], redis_state(redis_server)["day_tokens"]) == (0, 801)

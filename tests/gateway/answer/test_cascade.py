@@ -312,7 +312,7 @@ class Kept:
     def __init__(self, data: bytes, cuts: list[int]) -> None:
         ends = [*sorted({cut % (len(data) + 1) for cut in cuts} - {0}), len(data)]
         self._pieces = [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-        self.ending, self.closed = False, False
+        self.relayed, self.closed = False, False
         self.first = self._pieces.pop(0)
 
     async def more(self) -> bytes:

@@ -301,7 +301,7 @@ async def test_one_slow_connection_is_not_an_engine_down(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
-        engine_ = gateway.engines._replicas[0].wire
+        engine_ = gateway.engines._replicas[0].client
         connected, times = engine_._connected, 0
 
         async def first_times_out() -> Any:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.engines import wire
-from gateway.engines.wire import BrokenError, Engine, StaleError
+from gateway.engines.wire import BrokenError, Client, StaleError
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
@@ -19,7 +19,7 @@ CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n
 
 
 @asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[Engine]:
+async def served(serve: Serve) -> AsyncIterator[Client]:
     """A client of a server whose wire the test writes."""
 
     async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ async def served(serve: Serve) -> AsyncIterator[Engine]:
             writer.close()
 
     server = await asyncio.start_server(quietly, "127.0.0.1", 0)
-    engine = Engine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5.0)
+    engine = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5.0)
     try:
         yield engine
     finally:
@@ -58,7 +58,7 @@ def always(answer: bytes, seen: list[bytes] | None = None) -> Serve:
     return serve
 
 
-async def asked(engine: Engine, body: bytes = b"{}") -> tuple[int, bytes]:
+async def asked(engine: Client, body: bytes = b"{}") -> tuple[int, bytes]:
     answer = await engine.post("/v1/chat", body, {"x-request-id": "req_1"})
     try:
         return answer.status, await answer.read()
@@ -222,7 +222,7 @@ async def test_what_is_read_ahead_is_bounded() -> None:
 
 async def test_nothing_that_listens_is_told_from_what_is_slow() -> None:
     with pytest.raises(ConnectionRefusedError):
-        await Engine("http://127.0.0.1:1", 5.0).post("/", b"", {})
+        await Client("http://127.0.0.1:1", 5.0).post("/", b"", {})
 
 
 async def test_bytes_that_nobody_asked_for_are_not_the_next_answer() -> None:

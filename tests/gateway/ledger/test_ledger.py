@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from gateway import store
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry, dump, parse
-from gateway.ledger.ledger import Books, Ledger
-from gateway.ledger.savings import added, cell_of, summarise, totals_of
+from gateway.ledger.ledger import Ledger, LedgerSnapshot
+from gateway.ledger.savings import added, cell_of, compute_savings, totals_of
 from tests.conftest import RedisServer
 from tests.gateway.entries import entries, entry
 from tests.gateway.fakes import until
@@ -21,15 +21,15 @@ from tests.gateway.fakes import until
 async def stored(server: RedisServer, since: float = 0.0) -> list[Entry]:
     redis = store.connect(server.url)
     try:
-        return [one async for one in ledger.read(redis, since)]
+        return [one async for one in ledger.read_entries(redis, since)]
     finally:
         await redis.aclose()
 
 
-async def books_of(server: RedisServer, since: float = 0.0) -> Books:
+async def books_of(server: RedisServer, since: float = 0.0) -> LedgerSnapshot:
     redis = store.connect(server.url)
     try:
-        return await ledger.read_books(redis, since)
+        return await ledger.read_snapshot(redis, since)
     finally:
         await redis.aclose()
 
@@ -99,13 +99,13 @@ async def test_without_redis_entries_wait_in_the_spool_of_the_next_process(
     for one in sample:
         first.put(one)
     await first.aclose()
-    assert first.waiting == 5
+    assert first.pending == 5
 
     mortal_redis.start()
     second = Ledger(mortal_redis.url, tmp_path)
     await second.start()
     assert second.healthy
-    await until(lambda: second.waiting == 0)
+    await until(lambda: second.pending == 0)
     await second.aclose()
     assert await stored(mortal_redis) == sample
     assert not (tmp_path / ledger.SPOOL).exists()
@@ -125,9 +125,9 @@ async def test_killing_redis_midway_loses_nothing_and_counts_nothing_twice(
             mortal_redis.kill()
     await until(lambda: not book.healthy)
     book.put(last := entry())
-    await until(lambda: book.waiting > 0)
+    await until(lambda: book.pending > 0)
     mortal_redis.start()
-    await until(lambda: book.healthy and book.waiting == 0)
+    await until(lambda: book.healthy and book.pending == 0)
     await book.aclose()
     ids = [one.id for one in await stored(mortal_redis)]
     assert sorted(ids) == sorted(one.id for one in [*sample, last])
@@ -216,7 +216,7 @@ async def test_a_full_disk_tears_no_line(
         full.setattr("gateway.ledger.ledger.os.write", lambda file, line: write(file, line[:20]))
         no_redis.put(second := entry())
     no_redis.put(third := entry())
-    assert no_redis.waiting == 3
+    assert no_redis.pending == 3
     await no_redis.aclose()
     book = Ledger(redis_server.url, tmp_path)
     await book.start()
@@ -243,7 +243,7 @@ async def test_a_spool_with_a_torn_line_is_kept_until_redis_has_it(redis_server:
     (tmp_path / ledger.SPOOL).write_text('{"id": "torn", "ti')
     book = Ledger(redis_server.url, tmp_path)
     await book.start()
-    await until(lambda: book.waiting == 0)
+    await until(lambda: book.pending == 0)
     await book._redis.aclose()
     book._redis = store.connect("redis://127.0.0.1:1/0")
     book._add = book._redis.register_script("return 1")
@@ -270,7 +270,7 @@ async def test_a_disk_that_cannot_be_read_for_a_while_ends_nothing(
         book.put(one := entry())
         await until(lambda: not book.healthy)
     assert "the disk is gone" in caplog.text
-    await until(lambda: book.healthy and book.waiting == 0)
+    await until(lambda: book.healthy and book.pending == 0)
     await book.aclose()
     assert await stored(redis_server) == [one]
 
@@ -338,8 +338,8 @@ async def test_sums_are_those_of_the_entries(redis_server: RedisServer, tmp_path
         book.put(one)
     await book.aclose()
     books = await books_of(redis_server)
-    booked = summarise(books.cells, books.holdouts, "key")
-    direct = summarise(((cell_of(one), totals_of(one)) for one in sample), books.holdouts, "key")
+    booked = compute_savings(books.cells, books.holdouts, "key")
+    direct = compute_savings(((cell_of(one), totals_of(one)) for one in sample), books.holdouts, "key")
     assert list(booked.groups) == list(direct.groups)
     for name, group in direct.groups.items():
         assert booked.groups[name].totals == pytest.approx(group.totals)
@@ -362,8 +362,8 @@ async def test_what_other_workers_left_is_the_first_ones_to_send(redis_server: R
     (tmp_path / ledger.SPOOL).write_text(dump(left[0]) + "\n" + '{"id": "torn')
     for worker in (1, 7):
         (tmp_path / ledger.OTHER_SPOOL.format(worker)).write_text(dump(left[1 + worker // 7]) + "\n")
-    assert ledger.waiting_in(tmp_path) == 3
-    ledger.gather_spools(tmp_path)
+    assert ledger.count_pending(tmp_path) == 3
+    ledger.merge_spools(tmp_path)
     assert sorted(file.name for file in tmp_path.glob("*.jsonl")) == [ledger.SPOOL]
     book = Ledger(redis_server.url, tmp_path)
     await book.start()
@@ -376,6 +376,6 @@ async def test_workers_spools_are_apart(mortal_redis: RedisServer, tmp_path: Pat
     for book in books:
         await book.start()
         book.put(entry())
-    assert len(list(tmp_path.glob("ledger.spool*.jsonl"))) == ledger.waiting_in(tmp_path) == 3
+    assert len(list(tmp_path.glob("ledger.spool*.jsonl"))) == ledger.count_pending(tmp_path) == 3
     for book in books:
         await book.aclose()

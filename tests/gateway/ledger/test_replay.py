@@ -39,13 +39,13 @@ def routed(draw: st.DrawFn) -> Entry:
 @given(st.lists(routed(), max_size=10))
 def test_the_same_tolerance_chooses_the_same(sample: list[Entry]) -> None:
     done = replay(sample, 0.1)
-    assert done.now == done.then
+    assert done.replayed == done.recorded
     assert done.requests == len(sample)
 
 
 @given(st.lists(routed(), max_size=10), st.floats(0, 1), st.floats(0, 1))
 def test_more_tolerance_never_costs_more(sample: list[Entry], one: float, other: float) -> None:
-    strict, lax = (replay(sample, tolerance).now for tolerance in sorted((one, other)))
+    strict, lax = (replay(sample, tolerance).replayed for tolerance in sorted((one, other)))
     assert lax.tokens <= strict.tokens
 
 
@@ -55,4 +55,6 @@ def test_what_was_not_routed_is_not_decided_again() -> None:
 
 def test_several_choices_cost_several_times() -> None:
     one = entry(choices=1)
-    assert replay([dataclasses.replace(one, choices=3)], 0.02).now.tokens == 3 * replay([one], 0.02).now.tokens
+    assert (
+        replay([dataclasses.replace(one, choices=3)], 0.02).replayed.tokens == 3 * replay([one], 0.02).replayed.tokens
+    )

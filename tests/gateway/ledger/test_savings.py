@@ -15,14 +15,14 @@ from gateway.ledger.entry import Entry
 from gateway.ledger.savings import (
     MIN_HOLDOUTS,
     By,
-    Others,
-    Sample,
+    HoldoutSample,
     Savings,
     Totals,
+    TreatmentTotals,
     added,
     cell_of,
+    compute_savings,
     measure,
-    summarise,
     totals_of,
 )
 from tests.gateway.entries import entries, entry
@@ -30,7 +30,7 @@ from tests.gateway.entries import entries, entry
 
 def books(sample: Sequence[Entry], by: By = "checkpoint", since_hour: int = 0) -> Savings:
     cells = ((cell_of(one), totals_of(one)) for one in sample)
-    return summarise(cells, [one for one in sample if one.holdout], by, since_hour)
+    return compute_savings(cells, [one for one in sample if one.holdout], by, since_hour)
 
 
 def holdout(**changes: Any) -> Entry:
@@ -204,7 +204,7 @@ def test_hours_of_which_holdouts_are_missing_are_not_measured() -> None:
     ]
     cells = [(cell_of(one), totals_of(one)) for one in [*others, *held]]
     kept = [one for one in held if one.time >= 3600.0 * 10][1:]  # one of hour 10 is missing
-    measured = summarise(cells, kept).total.measured
+    measured = compute_savings(cells, kept).total.measured
     assert measured is not None
     assert (measured.requests, measured.saved_tokens) == (180, pytest.approx(1800, rel=0.01))
 
@@ -215,7 +215,7 @@ def test_holdouts_that_outlived_their_hours_sums_are_compared_with_nobody() -> N
     new = [holdout(time=3600.0 * 5000, reasoning_tokens=20 + (-1) ** i) for i in range(100)]
     others = [entry(time=3600.0 * 5000, reasoning_tokens=0)] * 100
     cells = [(cell_of(one), totals_of(one)) for one in [*others, *new]]
-    measured = summarise(cells, [*old, *new]).total.measured
+    measured = compute_savings(cells, [*old, *new]).total.measured
     assert measured is not None
     assert measured.saved_tokens == pytest.approx(2000)
 
@@ -247,16 +247,16 @@ def test_total_is_the_sum_of_the_groups_in_any_order(sample: list[Entry], shuffl
 def test_the_measurement_has_the_units_of_tokens(seed: int, factor: float) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.lognormal(4, 0.5, 60), rng.lognormal(4, 0.7, 60)
-    plain = measure(Sample(x, y), Others(500, 500 * 50.0, 500 * 20.0))
-    scaled = measure(Sample(x, y * factor), Others(500, 500 * 50.0, 500 * 20.0 * factor))
+    plain = measure(HoldoutSample(x, y), TreatmentTotals(500, 500 * 50.0, 500 * 20.0))
+    scaled = measure(HoldoutSample(x, y * factor), TreatmentTotals(500, 500 * 50.0, 500 * 20.0 * factor))
     assert plain is not None
     assert scaled == pytest.approx([factor * part for part in plain])
 
 
 def test_many_holdouts_need_no_resampling_to_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    sample = Sample(rng.lognormal(4, 0.5, 3000), rng.lognormal(4, 0.5, 3000))
-    others = Others(100_000, 100_000 * 60.0, 0.0)
+    sample = HoldoutSample(rng.lognormal(4, 0.5, 3000), rng.lognormal(4, 0.5, 3000))
+    others = TreatmentTotals(100_000, 100_000 * 60.0, 0.0)
     normal = measure(sample, others)
     monkeypatch.setattr("gateway.ledger.savings.ENOUGH", 10_000)
     assert normal == pytest.approx(measure(sample, others), rel=0.01)
@@ -265,7 +265,7 @@ def test_many_holdouts_need_no_resampling_to_say_the_same(monkeypatch: pytest.Mo
 def test_few_others_are_as_uncertain_as_single_requests() -> None:
     """What ten requests would have spent is uncertain by themselves, however many holdouts there are."""
     y = np.random.default_rng(0).normal(100, 20, 1000)
-    found = measure(Sample(np.full(1000, 100.0), y), Others(10, 1000.0, 0.0))
+    found = measure(HoldoutSample(np.full(1000, 100.0), y), TreatmentTotals(10, 1000.0, 0.0))
     assert found is not None
     assert (found[2] - found[1]) / 2 == pytest.approx(1.96 * 20 * 10**0.5, rel=0.1)
 

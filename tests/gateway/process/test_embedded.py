@@ -9,7 +9,7 @@ import pytest
 from gateway import store
 from gateway.config import ConfigError
 from gateway.process import embedded
-from gateway.process.supervisor import Child
+from gateway.process.supervisor import ChildProcess
 from gateway.store import connect
 from models.family import Family
 
@@ -77,7 +77,7 @@ def test_without_vllm_one_is_told_what_to_do(
 
 async def test_the_embedded_redis_keeps_what_it_was_given_through_a_restart(tmp_path: Path) -> None:
     for expected in (1, 2):
-        child = Child(embedded.redis(tmp_path))
+        child = ChildProcess(embedded.redis(tmp_path))
         await child.start()
         client = connect(store.embedded_url(tmp_path))
         assert await client.incr("starts") == expected
@@ -93,7 +93,7 @@ def test_a_state_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> N
 
 async def test_a_redis_that_cannot_start_shows_its_own_words(tmp_path: Path) -> None:
     program = embedded.redis(tmp_path)
-    child = Child(dataclasses.replace(program, command=[*program.command, "--maxmemory", "plenty"]))
+    child = ChildProcess(dataclasses.replace(program, command=[*program.command, "--maxmemory", "plenty"]))
     with pytest.raises(Exception, match=r"(?s)Redis did not start.*maxmemory.*--redis URL"):
         await child.start()
     await child.stop()

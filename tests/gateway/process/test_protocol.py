@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from gateway.process.protocol import Gathering, GatheringProtocol
+from gateway.process.protocol import BatchingProtocol, BatchingTransport
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -32,9 +32,9 @@ class Recorded(asyncio.Transport):
         return "close" in self.told
 
 
-def gathering() -> tuple[Gathering, Recorded]:
+def gathering() -> tuple[BatchingTransport, Recorded]:
     recorded = Recorded()
-    return Gathering(recorded, asyncio.get_running_loop()), recorded
+    return BatchingTransport(recorded, asyncio.get_running_loop()), recorded
 
 
 async def test_what_is_written_in_one_turn_of_the_loop_is_one_write() -> None:
@@ -79,7 +79,7 @@ async def test_all_else_is_the_transports() -> None:
 async def asked(app: App) -> AsyncIterator[asyncio.StreamReader]:
     """The connection on which a server with this application answers one GET."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, http=GatheringProtocol, lifespan="off", log_level="critical")
+        config = uvicorn.Config(app, http=BatchingProtocol, lifespan="off", log_level="critical")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server._serve([listener]))  # not `serve`, which takes over signals
         reader, writer = await asyncio.open_connection(*listener.getsockname())

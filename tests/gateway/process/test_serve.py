@@ -282,6 +282,6 @@ async def test_several_workers_are_one_gateway(
     lines = [json.loads(line) for log in logs for line in log.read_text().splitlines() if '"answered"' in line]
     assert len(lines) == 40
     assert all(line["request_id"].startswith("req_") and line["status"] == 200 for line in lines)
-    assert len([one async for one in ledger.read(redis, 0)]) == 40
+    assert len([one async for one in ledger.read_entries(redis, 0)]) == 40
     assert not any(worker.is_running() for worker in last)
     await redis.aclose()

@@ -7,21 +7,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.process.supervisor import Child, Program, StartError
+from gateway.process.supervisor import ChildProcess, Program, StartError
 
 
 def program(directory: Path, code: str) -> Program:
     """A Python program that answers when it has written its process id to a file."""
     pid = directory / "pid"
 
-    async def answers() -> bool:
+    async def is_ready() -> bool:
         return pid.exists()
 
     return Program(
         name="the program",
         command=[sys.executable, "-c", code, str(pid)],
         log=directory / "logs" / "program.log",
-        answers=answers,
+        is_ready=is_ready,
         hint="Do something about it.",
     )
 
@@ -30,7 +30,7 @@ RUNS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(
 
 
 async def test_start_returns_when_it_answers_and_stop_when_it_is_gone(tmp_path: Path) -> None:
-    child = Child(program(tmp_path, RUNS))
+    child = ChildProcess(program(tmp_path, RUNS))
     await child.start()
     process = psutil.Process(int((tmp_path / "pid").read_text()))
     assert process.is_running()
@@ -39,7 +39,7 @@ async def test_start_returns_when_it_answers_and_stop_when_it_is_gone(tmp_path: 
 
 
 async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
-    child = Child(program(tmp_path, RUNS))
+    child = ChildProcess(program(tmp_path, RUNS))
     await child.start()
     first = int((tmp_path / "pid").read_text())
     psutil.Process(first).kill()
@@ -51,7 +51,7 @@ async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_a_child_that_dies_at_start_says_why_and_what_to_do(tmp_path: Path) -> None:
-    child = Child(program(tmp_path, "import sys; print('some line'); sys.exit('no memory left')"))
+    child = ChildProcess(program(tmp_path, "import sys; print('some line'); sys.exit('no memory left')"))
     with pytest.raises(StartError) as failed:
         await child.start()
     await child.stop()
@@ -62,7 +62,7 @@ async def test_a_child_that_dies_at_start_says_why_and_what_to_do(tmp_path: Path
 
 
 async def test_a_start_that_is_given_up_leaves_nothing_behind(tmp_path: Path) -> None:
-    child = Child(program(tmp_path, "import time; time.sleep(600)"))
+    child = ChildProcess(program(tmp_path, "import time; time.sleep(600)"))
     before = set(psutil.Process().children(recursive=True))
     starting = asyncio.create_task(child.start())
     while not (running := set(psutil.Process().children(recursive=True)) - before):
@@ -75,7 +75,7 @@ async def test_a_start_that_is_given_up_leaves_nothing_behind(tmp_path: Path) ->
 async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "program.log").write_text("of yesterday")
-    child = Child(program(tmp_path, RUNS))
+    child = ChildProcess(program(tmp_path, RUNS))
     await child.start()
     await child.stop()
     assert (tmp_path / "logs" / "program.previous.log").read_text() == "of yesterday"
