@@ -15,7 +15,7 @@ from gateway.access.keys import Grant
 from gateway.ledger import ledger
 from tests.conftest import RedisServer
 from tests.end_to_end.conftest import Stack, launched
-from tests.gateway.access.test_limits import state
+from tests.gateway.access.test_limits import redis_state
 
 CALLERS = 12
 CHAT = {
@@ -70,5 +70,5 @@ async def test_told_to_stop_under_load_it_cuts_no_stream_and_books_everything(
     assert {entry.id for entry in booked} == set(whole)
     assert len(booked) == len(whole)
     assert {entry.status for entry in booked} == {200}
-    limits = state(redis_server)
+    limits = redis_state(redis_server)
     assert (limits["reserved"], limits["day_tokens"]) == (0, sum(entry.reasoning_tokens for entry in booked))

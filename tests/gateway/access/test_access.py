@@ -18,7 +18,7 @@ from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant
 from tests.conftest import RedisServer
-from tests.gateway.access.test_limits import state
+from tests.gateway.access.test_limits import redis_state
 from tests.gateway.fakes import (
     EASY,
     EVENTS,
@@ -201,8 +201,8 @@ async def test_two_hundred_at_once_never_spend_more_than_the_key_may(
         statuses = [response.status_code for response in await asyncio.gather(*posts)]
     assert (statuses.count(200), statuses.count(429)) == (50, 150)
     assert thought == 50
-    await until(lambda: state(redis_server)["reserved"] == 0)
-    assert (state(redis_server)["day_tokens"], gateway.limiter.reserved) == (50, 0)
+    await until(lambda: redis_state(redis_server)["reserved"] == 0)
+    assert (redis_state(redis_server)["day_tokens"], gateway.limiter.reserved) == (50, 0)
     assert len(await gateway.entries(50)) == 50  # who was not let in is in the metrics, not in the books
 
 
@@ -217,10 +217,10 @@ async def test_callers_who_leave_hold_nothing_and_pay_for_what_was_thought(
             async for _ in response.aiter_bytes():
                 break
     booked = await gateway.entries(3)
-    await until(lambda: state(redis_server)["reserved"] == 0)
+    await until(lambda: redis_state(redis_server)["reserved"] == 0)
     thought = sum(entry.reasoning_tokens for entry in booked)
     assert thought > 0
-    assert state(redis_server)["minute_tokens"] == thought
+    assert redis_state(redis_server)["minute_tokens"] == thought
     engine.script = answer
 
 

@@ -23,7 +23,7 @@ from aiohttp import web
 from gateway.access import keys
 from gateway.access.keys import Grant
 from tests.conftest import RedisServer
-from tests.gateway.access.test_limits import state
+from tests.gateway.access.test_limits import redis_state
 from tests.gateway.fakes import (
     EASY,
     EVENTS,
@@ -65,7 +65,7 @@ async def assert_nothing_is_left(gateway: Gateway, engine: FakeEngine, server: R
     """No request at the engine, no token reserved, no task that belongs to a request."""
     await until(lambda: engine.running == 0)
     await until(lambda: not any(gateway.engines.running.values()) and gateway.limiter.reserved == 0)
-    await until(lambda: state(server)["reserved"] == 0)
+    await until(lambda: redis_state(server)["reserved"] == 0)
     gc.collect()
     names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
     assert not {name for name in names if name.startswith(("Chat.", "Caller.", "RelayedStream."))}
@@ -170,7 +170,7 @@ async def test_a_fault_of_the_engine(
     assert (booked.status, booked.error) == (fault.booked or fault.status, fault.error)
     assert fault.thought(booked.reasoning_tokens), booked.reasoning_tokens
     await assert_nothing_is_left(gateway, engine, redis_server)
-    assert state(redis_server)["day_tokens"] == booked.reasoning_tokens
+    assert redis_state(redis_server)["day_tokens"] == booked.reasoning_tokens
 
     engine.script = answer  # and the gateway serves on
     assert (await gateway.client.post("/v1/chat/completions", json=CHAT)).status_code == 200
@@ -280,7 +280,7 @@ async def test_a_thousand_callers_who_leave_at_random_moments(
         assert any(0 < entry.reasoning_tokens < 30 for entry in booked if entry.status == 499)
         # Those who left before they were told their request's id are in the ledger, too, maybe a moment later.
         async with asyncio.timeout(60):
-            while sum(entry.reasoning_tokens for entry in booked) != state(redis_server)["day_tokens"]:
+            while sum(entry.reasoning_tokens for entry in booked) != redis_state(redis_server)["day_tokens"]:
                 booked = await gateway.entries()
         await until(lambda: half_closed() <= before)
 
@@ -358,7 +358,7 @@ async def test_who_hides_the_thinking_and_leaves_has_it_counted(
     assert b"1 + 2" not in got
     (booked,) = await gateway.entries()
     assert booked.reasoning_tokens > 0
-    await until(lambda: state(redis_server)["day_tokens"] == booked.reasoning_tokens)
+    await until(lambda: redis_state(redis_server)["day_tokens"] == booked.reasoning_tokens)
 
 
 async def test_running_totals_of_several_choices_are_added_up(
@@ -374,7 +374,7 @@ async def test_running_totals_of_several_choices_are_added_up(
     await left_after(gateway, 8, n=8, stream_options={"include_usage": True, "continuous_usage_stats": True})
     (booked,) = await gateway.entries()
     assert (booked.prompt_tokens, booked.reasoning_tokens, booked.answer_tokens) == (5, 720, 80)
-    await until(lambda: state(redis_server)["day_tokens"] == 720)
+    await until(lambda: redis_state(redis_server)["day_tokens"] == 720)
 
 
 def raw(gateway: Gateway) -> bytes:
