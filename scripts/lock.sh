@@ -12,14 +12,14 @@ if [ -n "$find_links" ]; then
     torch=()
 fi
 
-compile() { # NAME ARGUMENTS...
+compile() { # NAME ARGUMENTS...: with setuptools, which builds this package
     local file=requirements/$1.txt
     shift
-    $python -m uv pip compile pyproject.toml --python-version 3.11 --override requirements/overrides.txt \
-        --no-header --no-annotate --quiet "${torch[@]}" --output-file "$file" "$@"
+    $python -m uv pip compile pyproject.toml - --python-version 3.11 --override requirements/overrides.txt \
+        --no-header --no-annotate --quiet "${torch[@]}" --output-file "$file" "$@" <<<setuptools
     echo "$file: $(wc -l < "$file") packages"
 }
 
-compile all --extra engine --extra train --extra dev --extra docs --extra parquet --extra traces --upgrade
-compile engine --extra engine --constraint requirements/all.txt --upgrade
+compile all --extra engine --extra redis --extra train --extra dev --extra docs --extra parquet --extra traces --upgrade
+compile engine --extra engine --extra redis --constraint requirements/all.txt --upgrade
 compile gateway --extra traces --constraint requirements/all.txt --upgrade

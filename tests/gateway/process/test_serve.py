@@ -21,7 +21,7 @@ from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant
 from gateway.ledger import ledger
-from gateway.process.embedded import free_port
+from gateway.process.embedded import REDIS_SERVERS, free_port
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EVENTS, FakeEngine, event, forever, stream
 
@@ -118,7 +118,7 @@ async def test_it_serves_and_brings_its_own_redis(engine: FakeEngine, family_dir
 async def test_ctrl_c_ends_it_and_everything_it_started(engine: FakeEngine, family_dir: Path, tmp_path: Path) -> None:
     async with serving(engine, family_dir, tmp_path) as serve:
         children = serve.children
-        assert [child for child in children if "redis-server" in child.name()]
+        assert [child for child in children if child.name() in REDIS_SERVERS]
         serve.process.send_signal(signal.SIGINT)
         await serve.process.communicate()
         assert serve.process.returncode == 0
@@ -160,10 +160,10 @@ async def test_a_killed_redis_stops_no_answer_and_comes_back(
     engine: FakeEngine, family_dir: Path, tmp_path: Path
 ) -> None:
     async with serving(engine, family_dir, tmp_path) as serve:
-        redis = next(child for child in serve.children if "redis-server" in child.name())
+        redis = next(child for child in serve.children if child.name() in REDIS_SERVERS)
         redis.kill()
         assert (await serve.ask()).status_code == 200
-        while not [child for child in serve.children if "redis-server" in child.name() and child != redis]:
+        while not [child for child in serve.children if child.name() in REDIS_SERVERS and child != redis]:
             await asyncio.sleep(0.05)
         assert (await serve.ask()).status_code == 200
 
