@@ -56,7 +56,7 @@ def create_app(
         raise FamilyError(f"{settings.family / family.profile}: {unlike[0]} is either in the profile or in the family")
     metrics = Metrics(ledger=ledger, limiter=limiter, engines=engines)
     tracing = Tracing(settings.otlp_endpoint)
-    counter = counting.load(settings.family / family.tokenizer)
+    counter = counting.load(settings.family / family.tokenizer, family.tokenizer_pattern)
     chat = Chat(
         settings,
         family,

@@ -127,7 +127,9 @@ class Family(_Frozen):
     reasoning: Reasoning = Reasoning()
     context_tokens: int = Field(gt=0)
     tokenizer: RelativePath
-    """Path of the byte-level BPE `tokenizer.json`."""
+    """Path of a `tokenizer.json`, or of a tiktoken rank file."""
+    tokenizer_pattern: str | None = None
+    """The regular expression that text is cut by before a rank file's merges, which the file does not say."""
     profile: RelativePath
     """Path of the difficulty profile (`models.profile`)."""
     files: Files = Field(default_factory=dict)

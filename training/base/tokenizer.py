@@ -17,7 +17,7 @@ from training.base import traces
 from training.tasks.prompts import stream
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
-"""Where text is cut before merging; read by `gateway.answer.counting` out of tokenizer.json."""
+"""Where text is cut before merging."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 ANSWER_PREFIX = "The answer is "
 CHAT_TEMPLATE = """\

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import base64
 from pathlib import Path
 
 import pytest
@@ -13,66 +13,79 @@ from gateway.answer.counting import TokenCounter
 from models.family import FamilyError
 
 TRACE = "12 + 35 = 47; 47 - 8 = 39.\n\nLet me check: 35 - 8 = 27, 27 + 12 = 39. It matches.\n\nThe answer is 39."
+WORDS = r"\p{L}+|\s+|[^\s\p{L}]+"
 
 
-@pytest.fixture(scope="module")
-def reference(family_dir: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(family_dir / "base" / "tokenizer.json"))
+def in_json(family_dir: Path) -> Path:
+    return family_dir / "base" / "tokenizer.json"
 
 
 @pytest.fixture(scope="module")
 def counter(family_dir: Path) -> TokenCounter:
-    return counting.load(family_dir / "base" / "tokenizer.json")
+    return counting.load(in_json(family_dir))
 
 
-pieces = st.sampled_from(
-    ["What is ", "the answer", " 12", "\n\n", "\n", "  ", "check", "ab", "é", "日本", "🙂", "٣", "\u0301"]
-)
-texts = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(pieces).map("".join)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiktoken encoding of the bytes and three merges."""
+    path = tmp_path_factory.mktemp("ranks") / "small.tiktoken"
+    tokens = [*(bytes([byte]) for byte in range(256)), b"ab", b"abc", "é".encode()]
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    return path
 
 
-@given(texts)
-def test_it_cuts_text_exactly_as_the_familys_tokenizer(reference: Tokenizer, counter: TokenCounter, text: str) -> None:
-    ours = counter.encoding.encode_ordinary(text)
-    theirs = reference.encode(text, add_special_tokens=False)
-    lengths = [len(counter.encoding.decode_single_token_bytes(token)) for token in ours]
-    assert len(theirs.ids) == len(ours) == counter.count(text)
-    # Each character stands for one byte in a byte-level vocabulary.
-    assert [len(token) for token in theirs.tokens] == lengths
-
-
-def test_a_trace_is_counted(reference: Tokenizer, counter: TokenCounter) -> None:
-    assert counter.count(TRACE) == len(reference.encode(TRACE).ids) > 40
+def test_a_trace_is_counted_as_the_engine_counts_it(family_dir: Path, counter: TokenCounter) -> None:
+    assert counter.count(TRACE) == len(Tokenizer.from_file(str(in_json(family_dir))).encode(TRACE).ids) > 40
     assert counter.count("") == 0
 
 
-def test_half_a_surrogate_pair_is_counted_as_something(counter: TokenCounter) -> None:
-    assert counter.count("a\ud800b") > 0
+@pytest.mark.parametrize("special", ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+def test_special_tokens_written_in_a_text_are_its_characters(counter: TokenCounter, special: str) -> None:
+    assert counter.count(special) > 3
+    assert counter.count(f"a{special}b") == counter.count("a") + counter.count(special) + counter.count("b")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pre_tokenizer": {"type": "Whitespace"}},
-        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}},
-        {"normalizer": {"type": "Lowercase"}},
-        {"model": {"type": "WordPiece"}},
-    ],
-)
-def test_a_tokenizer_of_another_kind_is_refused_in_one_line(
-    family_dir: Path, tmp_path: Path, change: dict[str, object]
+def test_what_the_file_does_for_training_is_left_out(family_dir: Path, tmp_path: Path, counter: TokenCounter) -> None:
+    tokenizer = Tokenizer.from_file(str(in_json(family_dir)))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=100)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert counting.load(tmp_path / "tokenizer.json").count(TRACE) == counter.count(TRACE)
+
+
+def test_a_rank_file_is_counted_with_its_pattern(ranks: Path) -> None:
+    count = counting.load(ranks, WORDS).count
+    assert [count(text) for text in ("", "a", "ab", "abc", "abcab", "ab cab", "é", "ab<|endoftext|>")] == [
+        0, 1, 1, 1, 2, 4, 1, 14,
+    ]  # fmt: skip
+    assert counting.load(ranks, ".").count("abc") == 3, "nothing merges across what the pattern cuts"
+
+
+@given(st.text(st.characters()))
+def test_any_text_counts_for_something_and_for_no_more_than_its_bytes(
+    counter: TokenCounter, ranks: Path, text: str
 ) -> None:
-    raw = json.loads((family_dir / "base" / "tokenizer.json").read_text())
-    changed = tmp_path / "tokenizer.json"
-    changed.write_text(json.dumps(raw | change))
-    with pytest.raises(FamilyError) as refused:
-        counting.load(changed)
-    assert str(refused.value).startswith(str(changed))
-    assert "\n" not in str(refused.value)
+    for count in (counter.count, counting.load(ranks, WORDS).count):
+        assert bool(text) <= count(text) <= len(text.encode(errors="replace"))
 
 
-def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "broken").write_text("{")
-    for name in ("missing", "broken"):
-        with pytest.raises(FamilyError):
-            counting.load(tmp_path / name)
+def test_half_a_surrogate_pair_is_counted_as_something(counter: TokenCounter, ranks: Path) -> None:
+    assert counter.count("a\ud800b") == counting.load(ranks, WORDS).count("a\ud800b") == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b'{"model": {"type": "WordPiece"}}', b"YQ== 0\n", b"\xff"])
+def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "tokenizer"
+    file.write_bytes(content)
+    for pattern in (None, WORDS):
+        with pytest.raises(FamilyError) as refused:
+            counting.load(file, pattern)
+        assert str(refused.value).startswith(str(file))
+        assert "\n" not in str(refused.value)
+
+
+def test_a_pattern_that_is_no_regular_expression_and_a_missing_file_are_refused(ranks: Path, tmp_path: Path) -> None:
+    with pytest.raises(FamilyError):
+        counting.load(ranks, "(")
+    with pytest.raises(FamilyError, match="cannot be read"):
+        counting.load(tmp_path / "missing")
