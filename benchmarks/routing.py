@@ -40,7 +40,8 @@ from gateway.routing.rule import forecasts_of
 from models import family as families
 from models import profile as profiles
 from models.family import Family
-from training.job.record import is_up_to_date, write_text
+from models.files import sha256, write_text
+from training.job.record import is_up_to_date
 from training.measure import outcomes, served
 from training.tasks import outcome
 from training.tasks.outcome import Graded
@@ -200,7 +201,7 @@ class Asker:
             "max_tokens": MAX_TOKENS,
         }
         if name == AUTO:
-            made_from["family"] = families.sha256(shipped_family() / families.MANIFEST)
+            made_from["family"] = sha256(shipped_family() / families.MANIFEST)
             made_from["tolerance"] = Settings.model_fields["quality_tolerance"].default
         else:
             made_from["files"] = [dict(self.family.checkpoint(which).files) for which in (self.family.base, name)]

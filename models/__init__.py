@@ -1,1 +1,1 @@
-"""The contract between the training job and the gateway: what a family is, and what it predicts of a prompt."""
+"""The contract between the training job and the gateway: a family's manifest and its difficulty profile."""

@@ -1,20 +1,20 @@
 """What is a family? The manifest `family.json`: its schema, and how it is loaded, verified and saved.
 
-A family is one reasoning model at several efficiency levels alpha (arXiv 2502.04463): a base and checkpoints made
-from it, with the figures measured on each. The manifest is untrusted input to the gateway, hence pydantic; a
-`Family` in memory has been checked.
+A family is one reasoning model at several efficiency levels alpha (arXiv 2502.04463): a base, the checkpoints trained
+from it, and the figures measured on each. The manifest is untrusted input to the gateway, so pydantic parses it. A
+`Family` in memory has been validated.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.field import path_of
+from models.field import first_error
+from models.files import sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "family.json"
@@ -24,7 +24,7 @@ Quantiles = dict[QuantileName, float]
 
 
 class FamilyError(ValueError):
-    """A family that cannot be used; the message is one line that says which file or field is wrong and why."""
+    """The family cannot be used. The message is one line that names the file or field and says what is wrong."""
 
 
 def _inside(path: str) -> str:
@@ -59,13 +59,13 @@ class Estimate(_Frozen):
 
 
 class Slice(_Frozen):
-    """What was measured on one set of prompts. Accuracy in [0, 1]; reasoning tokens as the engine counts them."""
+    """Figures over one set of prompts. Accuracy is in [0, 1]; reasoning tokens are as the engine counts them."""
 
     prompts: int = Field(gt=0)
     accuracy: Estimate
     reasoning_tokens: Estimate
     quantiles: Quantiles
-    """Of the reasoning tokens of single samples."""
+    """Quantiles of the reasoning tokens of single samples."""
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -75,12 +75,12 @@ class Slice(_Frozen):
             raise ValueError(f"quantiles: {missing[0]} is missing")
         values = [self.quantiles[name] for name in get_args(QuantileName)]
         if values[0] < 0 or values != sorted(values):
-            raise ValueError("quantiles must be non-negative and not fall from p05 to p99")
+            raise ValueError("quantiles must be non-negative and must not fall from p05 to p99")
         return self
 
 
 class Frontier(_Frozen):
-    """A checkpoint's place on the accuracy-tokens plane, overall and by difficulty, and how to measure it again."""
+    """A checkpoint's accuracy and tokens, overall and by difficulty, and the command that measures them again."""
 
     overall: Slice
     by_difficulty: dict[str, Slice]
@@ -91,7 +91,7 @@ class Frontier(_Frozen):
 
 
 class Checkpoint(_Frozen):
-    """One member of the family. `alpha` is the efficiency level it was trained at, None for the base."""
+    """One member of the family. `alpha` is the efficiency level it was trained at; None for the base."""
 
     name: Name
     alpha: float | None = Field(default=None, ge=0, lt=1)
@@ -104,12 +104,12 @@ class Checkpoint(_Frozen):
     def _files_under_path(self) -> Self:
         for file in self.files:
             if not PurePosixPath(file).is_relative_to(self.path):
-                raise ValueError(f"files: {file} does not lie under the path {self.path}")
+                raise ValueError(f"files: {file} is not under the path {self.path}")
         return self
 
 
 class Reasoning(_Frozen):
-    """How the model marks its thinking."""
+    """The markers around the model's thinking and before its answer."""
 
     start: str = "<think>"
     end: str = "</think>"
@@ -117,7 +117,7 @@ class Reasoning(_Frozen):
 
 
 class Family(_Frozen):
-    """A checked manifest. Savings are measured against the checkpoint `reference`, which also serves when in doubt."""
+    """A validated manifest. Savings are measured against the checkpoint `reference`; it also serves when in doubt."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
@@ -127,13 +127,13 @@ class Family(_Frozen):
     reasoning: Reasoning = Reasoning()
     context_tokens: int = Field(gt=0)
     tokenizer: RelativePath
-    """Path of a `tokenizer.json`, or of a tiktoken rank file."""
+    """Path to a `tokenizer.json`, or to a tiktoken rank file."""
     tokenizer_pattern: str | None = None
-    """The regular expression that text is cut by before a rank file's merges, which the file does not say."""
+    """The regular expression that splits text before a rank file's merges; the file itself does not contain it."""
     profile: RelativePath
-    """Path of the difficulty profile (`models.profile`)."""
+    """Path to the difficulty profile (`models.profile`)."""
     files: Files = Field(default_factory=dict)
-    """SHA-256 of the files that belong to no single checkpoint, the profile among them."""
+    """SHA-256 of the files that belong to no single checkpoint, such as the profile."""
     checkpoints: tuple[Checkpoint, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -152,18 +152,18 @@ class Family(_Frozen):
         return self
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """The checkpoint called `name`; KeyError where there is none."""
+        """The checkpoint called `name`; raises KeyError if there is none."""
         for checkpoint in self.checkpoints:
             if checkpoint.name == name:
                 return checkpoint
         raise KeyError(name)
 
     def served_name(self, checkpoint: str) -> str:
-        """The model name under which engines and callers know a checkpoint, e.g. `abacus/alpha-0.2`."""
+        """The model name that engines and callers use for a checkpoint, e.g. `abacus/alpha-0.2`."""
         return f"{self.name}/{checkpoint}"
 
     def all_files(self) -> Files:
-        """Every file the family consists of, with its SHA-256."""
+        """Every file of the family, with its SHA-256."""
         files = dict(self.files)
         for checkpoint in self.checkpoints:
             files.update(checkpoint.files)
@@ -171,12 +171,12 @@ class Family(_Frozen):
 
 
 def load(directory: Path, *, verify: bool = True) -> Family:
-    """Read and check `directory/family.json`; with `verify`, hash every file it lists.
+    """Read and validate `directory/family.json`; with `verify`, also hash every file it lists.
 
     Raises:
-        FamilyError: no manifest, an unknown schema version, a field that is wrong, a path that leaves the
-            directory, a file that is missing or differs from its hash, or one beside a checkpoint's that the
-            manifest does not list: engines load whatever weights they find there.
+        FamilyError: the manifest is missing, its schema version is unknown, a field is invalid, a path leaves the
+            directory, a file is missing or differs from its hash, or a checkpoint's directory has a file that the
+            manifest does not list. The last matters because engines load any weights they find there.
     """
     manifest = directory / MANIFEST
     try:
@@ -187,13 +187,12 @@ def load(directory: Path, *, verify: bool = True) -> Family:
         raise FamilyError(f"{manifest}: not JSON ({error})") from None
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
-        raise FamilyError(f"{manifest}: schema_version is {version!r}, this Laconic reads {SCHEMA_VERSION}")
+        raise FamilyError(f"{manifest}: schema_version is {version!r}, this version of Laconic reads {SCHEMA_VERSION}")
     try:
         family = Family.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = path_of(first["loc"]) or "manifest"
-        raise FamilyError(f"{manifest}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+        field, reason = first_error(error)
+        raise FamilyError(f"{manifest}: {field or 'manifest'}: {reason}") from None
     _check_files(family, directory, verify)
     return family
 
@@ -210,26 +209,11 @@ def _check_files(family: Family, directory: Path, verify: bool) -> None:
         if verify and sha256(file) != digest:
             raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
     for checkpoint in family.checkpoints:
-        found = (p.relative_to(directory).as_posix() for p in (directory / checkpoint.path).rglob("*") if p.is_file())
-        if unlisted := sorted(set(found) - set(checkpoint.files)):
+        on_disk = (p.relative_to(directory).as_posix() for p in (directory / checkpoint.path).rglob("*") if p.is_file())
+        if unlisted := sorted(set(on_disk) - set(checkpoint.files)):
             raise FamilyError(f"{manifest}: {unlisted[0]} is not listed in the manifest")
 
 
 def save(family: Family, directory: Path) -> None:
-    """Write the manifest, whole or not at all."""
-    temporary = directory / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(family.model_dump(mode="json"), indent=1) + "\n")
-    temporary.replace(directory / MANIFEST)
-
-
-def hash_files(directory: Path, path: str) -> Files:
-    """SHA-256 of every file under `directory/path`, keyed by path relative to `directory`, sorted."""
-    top = directory / path
-    files = [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
-    return {file.relative_to(directory).as_posix(): sha256(file) for file in files}
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Write the manifest atomically."""
+    write_json(directory / MANIFEST, family.model_dump(mode="json"))

@@ -1,6 +1,6 @@
-"""What is counted in a prompt? The features that the difficulty profile reads, and whether it has seen their like.
+"""What does the difficulty profile see of a prompt? Counts of words, numbers and operators, and whether it is familiar.
 
-Counts need no tokenizer: numbers, digits, operators, words, lines. Their limits: words are counted, not understood.
+Counting needs no tokenizer. The limit: words are counted, not understood.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ FEATURES = (
     "strange_symbols",
     "lines",
 )
-"""What is counted. Digits matter together with what is done to them, hence `digits_to_multiply`; `strange_symbols`,
-brackets and decimal points among them, are there so that a prompt with more of them than fitting saw is unfamiliar, as
-one is with more, or fewer, of anything else."""
+"""The names of the counts, in order. `digits_to_multiply` exists because the cost of digits depends on the operation.
+`strange_symbols` counts brackets, decimal points and the like. It exists only for the check of familiarity: a prompt is
+unfamiliar if any count is outside the range of the fit."""
 MIN_FAMILIAR = 0.6
-"""Share of a prompt's words that must have been seen in fitting; below it the profile abstains."""
+"""The profile abstains if a smaller share of a prompt's words is in its vocabulary."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+")
 _TIMES = ("times", "multiplied", "multiply", "product")
-# Possessive, and no start inside a number: the time taken is linear in the prompt's length, whatever the prompt.
+# Possessive quantifiers, and no match that starts inside a number: matching takes linear time on any prompt.
 _PRODUCT = re.compile(
     r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
     r"|(?:product of|multiply) (\d++) (?:and|by|with) (\d++)",
@@ -51,7 +51,7 @@ _STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: 
 
 
 def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
-    """log(1 + count) of everything that is counted in a prompt, (len(FEATURES),)."""
+    """log(1 + count) of every feature of a prompt, (len(FEATURES),)."""
     words = words_of(prompt)
     numbers = _NUMBER.findall(prompt)
     digits = [len(number) for number in numbers]
@@ -77,21 +77,21 @@ def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
 
 
 def _digits_to_multiply(prompt: str) -> int:
-    """Products of two digits that a long multiplication takes: 2 for 7 * 12, 4 for 12 * 34."""
+    """How many products of two digits long multiplication takes: 2 for 7 * 12, 4 for 12 * 34."""
     factors = ([group for group in match.groups() if group] for match in _PRODUCT.finditer(prompt))
     return sum(len(left) * len(right) for left, right in factors)
 
 
 def words_of(prompt: str) -> list[str]:
-    """The words of a prompt in lower case: runs of letters."""
+    """The words of a prompt, in lower case. A word is a run of letters."""
     return _WORD.findall(prompt.lower())
 
 
-def is_familiar(counts: Vector, lower: Vector, upper: Vector) -> bool:
-    """Whether a prompt with these counts is like those of the fit, whose counts lay between `lower` and `upper`."""
-    by_name = dict(zip(FEATURES, counts.tolist(), strict=True))
+def is_familiar(features: Vector, lower: Vector, upper: Vector) -> bool:
+    """Whether a prompt with these features resembles the prompts of the fit, whose features were in [lower, upper]."""
+    by_name = dict(zip(FEATURES, features.tolist(), strict=True))
     words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
-    known_enough = words - unknown >= MIN_FAMILIAR * words
+    enough_known_words = words - unknown >= MIN_FAMILIAR * words
     names_an_operation = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
-    within = (counts >= lower) & (counts <= upper)
-    return names_an_operation and known_enough and bool(within.all())
+    in_range = (features >= lower) & (features <= upper)
+    return names_an_operation and enough_known_words and bool(in_range.all())

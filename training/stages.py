@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 
 from models import family as manifest
+from models.files import write_json
 from models.profile import SCHEMA_VERSION
 from training import trainer
 from training.base import gate, traces
@@ -35,7 +36,7 @@ from training.checks import PROFILE_SEED_OFFSET, check, check_target
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
-from training.job.record import fingerprint, is_up_to_date, require, write_json
+from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import alone, processes
 from training.measure import outcomes
 from training.profile import fit
@@ -163,12 +164,12 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         evaluated = {"prompts": stage.prompts, "samples": stage.samples}
         profiled = {"prompts": recipe.profile.prompts, "samples": recipe.profile.samples}
         record = outcomes.record(recipe, name, **evaluated, temperature=stage.temperature)  # reads all weights: once
-        require(outcomes.path_in(run / "evaluate", name), record)
+        require_up_to_date(outcomes.path_in(run / "evaluate", name), record)
         unsure = {"surprisal": True} if _may_be_first(name) else {}
-        require(outcomes.path_in(run / "profile", name), record | profiled | unsure)
+        require_up_to_date(outcomes.path_in(run / "profile", name), record | profiled | unsure)
         cut = {"prompts": recipe.profile.budget_forced_prompts, "samples": 1}
-        require(outcomes.path_in(run / "profile", name, budget_forced=True), record | cut)
-    require(run / "profile" / "profile.json", _profile_record(run / "profile", names))
+        require_up_to_date(outcomes.path_in(run / "profile", name, budget_forced=True), record | cut)
+    require_up_to_date(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
             raise StageError(f"{log} is missing: the card needs it")
@@ -227,9 +228,9 @@ def _require_base(recipe: Recipe) -> None:
     _require_fit(recipe)
     if isinstance(stage := recipe.base, BaseStage):
         directory = recipe.run_dir / "base"
-        require(directory / "trained", _trained_record(recipe, stage), remove=directory)
-        require(directory / "model", _model_record(directory, stage))
-        require(directory / "gate.json", _gate_record(recipe, directory, stage))
+        require_up_to_date(directory / "trained", _trained_record(recipe, stage), remove=directory)
+        require_up_to_date(directory / "model", _model_record(directory, stage))
+        require_up_to_date(directory / "gate.json", _gate_record(recipe, directory, stage))
 
 
 def _require_family(recipe: Recipe) -> None:
@@ -238,7 +239,7 @@ def _require_family(recipe: Recipe) -> None:
     made_from = family_record(recipe)
     for name in checkpoints.names(recipe)[1:]:
         trained = checkpoints.trained_path(recipe, name)
-        require(trained, made_from, remove=trained.parent)
+        require_up_to_date(trained, made_from, remove=trained.parent)
 
 
 def _require_fit(recipe: Recipe) -> None:

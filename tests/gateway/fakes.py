@@ -31,6 +31,7 @@ from models import family as families
 from models import features
 from models import profile as profiles
 from models.family import Checkpoint, Estimate, Family, Frontier, Slice
+from models.files import hash_files
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
@@ -53,7 +54,7 @@ def build_family(directory: Path, *, escalations: bool = False) -> Family:
             alpha=alpha,
             kind="base" if alpha is None else "lora",
             path=name,
-            files=families.hash_files(directory, name),
+            files=hash_files(directory, name),
             frontier=_frontier(100.0 if alpha is None else 80 - 100 * alpha),
         )
         for name, alpha in NAMES.items()
@@ -66,7 +67,7 @@ def build_family(directory: Path, *, escalations: bool = False) -> Family:
         context_tokens=1024,
         tokenizer="base/tokenizer.json",
         profile="profile.json",
-        files=families.hash_files(directory, "profile.json"),
+        files=hash_files(directory, "profile.json"),
         checkpoints=checkpoints,
     )
     families.save(family, directory)

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models import family as families
 from models.family import FamilyError
+from models.files import sha256
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, HARD, STRANGE, FakeEngine, Gateway, running
 from tests.gateway.test_chat import error
@@ -209,7 +210,7 @@ async def test_a_profile_of_other_checkpoints_is_refused(
     profile = other / "profile.json"
     profile.write_text(profile.read_text().replace('"alpha-0.4"', '"alpha-0.3"'))
     family = families.load(other, verify=False)
-    files = {**family.files, "profile.json": families.sha256(profile)}
+    files = {**family.files, "profile.json": sha256(profile)}
     families.save(family.model_copy(update={"files": files}), other)
     with pytest.raises(FamilyError, match=r"alpha-0.3 is either in the profile or in the family"):
         async with running(other, redis_server.url, [engine.url]):
@@ -224,7 +225,7 @@ async def test_what_cannot_work_is_refused_before_serving(
     tokenizer = broken / "base" / "tokenizer.json"
     tokenizer.write_text("{}")
     family = families.load(broken, verify=False)
-    files = {**family.checkpoint("base").files, "base/tokenizer.json": families.sha256(tokenizer)}
+    files = {**family.checkpoint("base").files, "base/tokenizer.json": sha256(tokenizer)}
     base = family.checkpoint("base").model_copy(update={"files": files})
     families.save(family.model_copy(update={"checkpoints": (base, *family.checkpoints[1:])}), broken)
     with pytest.raises(FamilyError):

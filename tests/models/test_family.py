@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from models import family as families
 from models.family import Family, FamilyError
+from models.files import hash_files, sha256
 
 
-def made(directory: Path) -> dict[str, Any]:
-    """A family of two checkpoints on disk, and its manifest to tamper with."""
+def write_family(directory: Path) -> dict[str, Any]:
+    """Write a family of two checkpoints; returns its manifest, for tests to tamper with."""
     for name in ("base", "alpha-0.2"):
         (directory / name).mkdir()
         (directory / name / "weights").write_bytes(name.encode())
@@ -29,14 +30,14 @@ def made(directory: Path) -> dict[str, Any]:
     checkpoints = [
         {
             "name": name, "alpha": alpha, "kind": kind, "path": name, "frontier": frontier,
-            "files": families.hash_files(directory, name),
+            "files": hash_files(directory, name),
         }
         for name, alpha, kind in (("base", None, "base"), ("alpha-0.2", 0.2, "lora"))
     ]  # fmt: skip
     manifest = {
         "schema_version": 1, "name": "abacus", "description": "to test with", "base": "base", "reference": "base",
         "context_tokens": 64, "tokenizer": "base/tokenizer.json", "profile": "profile.json",
-        "files": families.hash_files(directory, "profile.json"), "checkpoints": checkpoints,
+        "files": hash_files(directory, "profile.json"), "checkpoints": checkpoints,
     }  # fmt: skip
     write(directory, manifest)
     return manifest
@@ -46,17 +47,17 @@ def write(directory: Path, manifest: object) -> None:
     (directory / families.MANIFEST).write_text(json.dumps(manifest))
 
 
-def refusal(directory: Path) -> str:
-    with pytest.raises(FamilyError) as refused:
+def rejection(directory: Path) -> str:
+    with pytest.raises(FamilyError) as error:
         families.load(directory)
-    message = str(refused.value)
+    message = str(error.value)
     assert "\n" not in message
     assert str(directory / families.MANIFEST) in message
     return message
 
 
-def test_a_sound_family_loads(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_a_valid_family_loads(tmp_path: Path) -> None:
+    write_family(tmp_path)
     family = families.load(tmp_path)
     assert [checkpoint.name for checkpoint in family.checkpoints] == ["base", "alpha-0.2"]
     assert family.checkpoint("alpha-0.2").alpha == 0.2
@@ -65,56 +66,56 @@ def test_a_sound_family_loads(tmp_path: Path) -> None:
         family.checkpoint("alpha-0.3")
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_a_saved_family_loads_unchanged(tmp_path: Path) -> None:
+    write_family(tmp_path)
     family = families.load(tmp_path)
     families.save(family, tmp_path)
     assert families.load(tmp_path) == family
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_every_file_of_the_family_is_hashed_and_a_changed_byte_is_found(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_a_changed_byte_in_any_file_is_detected(tmp_path: Path) -> None:
+    write_family(tmp_path)
     for file in families.load(tmp_path).all_files():
         content = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        assert f"{file} differs from its SHA-256" in refusal(tmp_path)
+        assert f"{file} differs from its SHA-256" in rejection(tmp_path)
         families.load(tmp_path, verify=False)
         (tmp_path / file).write_bytes(content)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    made(tmp_path)
+    write_family(tmp_path)
     (tmp_path / "alpha-0.2" / "weights").unlink()
-    assert "alpha-0.2/weights is missing" in refusal(tmp_path)
+    assert "alpha-0.2/weights is missing" in rejection(tmp_path)
 
 
-def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_a_file_that_the_manifest_does_not_list_is_rejected(tmp_path: Path) -> None:
+    write_family(tmp_path)
     (tmp_path / "base" / "more.safetensors").write_bytes(b"weights that an engine would load")
-    assert "base/more.safetensors is not listed" in refusal(tmp_path)
+    assert "base/more.safetensors is not listed" in rejection(tmp_path)
 
 
 @pytest.mark.parametrize(("field", "path"), [("tokenizer", "base/weights.json"), ("profile", "other.json")])
 def test_tokenizer_and_profile_need_a_hash(field: str, path: str, tmp_path: Path) -> None:
-    manifest = made(tmp_path)
+    manifest = write_family(tmp_path)
     (tmp_path / path).write_text("{}")
     write(tmp_path, manifest | {field: path})
-    assert f"{field}: {path} has no SHA-256" in refusal(tmp_path)
+    assert f"{field}: {path} has no SHA-256" in rejection(tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
-def test_unknown_schema_versions_are_refused(version: object, tmp_path: Path) -> None:
-    write(tmp_path, made(tmp_path) | {"schema_version": version})
-    assert "schema_version" in refusal(tmp_path)
+def test_unknown_schema_versions_are_rejected(version: object, tmp_path: Path) -> None:
+    write(tmp_path, write_family(tmp_path) | {"schema_version": version})
+    assert "schema_version" in rejection(tmp_path)
 
 
 @pytest.mark.parametrize("escape", ["../outside", "/etc/passwd", "base/../../outside", "base\\..\\outside", "", ".."])
-def test_a_path_that_leaves_the_directory_is_refused(escape: str, tmp_path: Path) -> None:
+def test_a_path_that_leaves_the_directory_is_rejected(escape: str, tmp_path: Path) -> None:
     (tmp_path / "family").mkdir()
     (tmp_path / "outside").write_text("secret")
-    manifest = made(tmp_path / "family")
-    digest = families.sha256(tmp_path / "outside")
+    manifest = write_family(tmp_path / "family")
+    digest = sha256(tmp_path / "outside")
     for tampered in (
         manifest | {"profile": escape},
         manifest | {"tokenizer": escape},
@@ -123,17 +124,17 @@ def test_a_path_that_leaves_the_directory_is_refused(escape: str, tmp_path: Path
         manifest | {"checkpoints": [manifest["checkpoints"][0] | {"files": {escape: digest}}]},
     ):
         write(tmp_path / "family", tampered)
-        assert "inside the family's directory" in refusal(tmp_path / "family")
+        assert "inside the family's directory" in rejection(tmp_path / "family")
 
 
-def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+def test_a_link_that_leads_outside_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "family").mkdir()
-    manifest = made(tmp_path / "family")
-    (tmp_path / "outside").write_bytes(b"base")  # the very bytes of base/weights, so that the hash would be right
+    manifest = write_family(tmp_path / "family")
+    (tmp_path / "outside").write_bytes(b"base")  # the bytes of base/weights, so that the hash matches
     (tmp_path / "family" / "base" / "weights").unlink()
     (tmp_path / "family" / "base" / "weights").symlink_to(tmp_path / "outside")
-    assert "base/weights leads outside" in refusal(tmp_path / "family")
-    assert manifest["checkpoints"][0]["files"]["base/weights"] == families.sha256(tmp_path / "outside")
+    assert "base/weights leads outside" in rejection(tmp_path / "family")
+    assert manifest["checkpoints"][0]["files"]["base/weights"] == sha256(tmp_path / "outside")
 
 
 @pytest.mark.parametrize(
@@ -142,31 +143,29 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
         ("accuracy", {"mean": 1.0, "low": 0.5, "high": 1.5}, "accuracy must lie in"),
         ("accuracy", {"mean": 0.9, "low": 0.95, "high": 1.0}, "low <= mean <= high"),
         ("quantiles", {"p05": 1.0}, "p10 is missing"),
-        ("quantiles", dict.fromkeys(get_args(families.QuantileName), 1.0) | {"p99": 0.5}, "not fall"),
+        ("quantiles", dict.fromkeys(get_args(families.QuantileName), 1.0) | {"p99": 0.5}, "must not fall"),
         ("prompts", 0, "prompts"),
     ],
 )
-def test_figures_that_cannot_have_been_measured_are_refused(
-    part: str, value: object, named: str, tmp_path: Path
-) -> None:
-    manifest = made(tmp_path)
+def test_impossible_figures_are_rejected(part: str, value: object, named: str, tmp_path: Path) -> None:
+    manifest = write_family(tmp_path)
     manifest["checkpoints"][0]["frontier"]["overall"][part] = value
     write(tmp_path, manifest)
-    assert named in refusal(tmp_path)
+    assert named in rejection(tmp_path)
 
 
-def test_a_checkpoints_files_lie_under_its_path(tmp_path: Path) -> None:
-    manifest = made(tmp_path)
+def test_a_checkpoint_s_files_must_be_under_its_path(tmp_path: Path) -> None:
+    manifest = write_family(tmp_path)
     manifest["checkpoints"][0]["path"] = "alpha-0.2"
     write(tmp_path, manifest)
-    assert "does not lie under the path alpha-0.2" in refusal(tmp_path)
+    assert "is not under the path alpha-0.2" in rejection(tmp_path)
 
 
-def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path) -> None:
-    manifest = made(tmp_path)
+def test_two_checkpoints_with_the_same_name_are_rejected(tmp_path: Path) -> None:
+    manifest = write_family(tmp_path)
     manifest["checkpoints"].append(manifest["checkpoints"][1])
     write(tmp_path, manifest)
-    assert "duplicate name 'alpha-0.2'" in refusal(tmp_path)
+    assert "duplicate name 'alpha-0.2'" in rejection(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -182,24 +181,24 @@ def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path) -> None:
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_a_wrong_field_is_named(change: dict[str, object], named: str, tmp_path: Path) -> None:
-    write(tmp_path, made(tmp_path) | change)
-    assert named in refusal(tmp_path).removeprefix(str(tmp_path))
+def test_an_invalid_field_is_named(change: dict[str, object], named: str, tmp_path: Path) -> None:
+    write(tmp_path, write_family(tmp_path) | change)
+    assert named in rejection(tmp_path).removeprefix(str(tmp_path))
 
 
-def test_an_interval_holds_its_mean(tmp_path: Path) -> None:
-    manifest = made(tmp_path)
+def test_an_interval_must_contain_its_mean(tmp_path: Path) -> None:
+    manifest = write_family(tmp_path)
     manifest["checkpoints"][0]["frontier"]["overall"]["accuracy"] = {"mean": 0.9, "low": 0.95, "high": 1.0}
     write(tmp_path, manifest)
-    assert "checkpoints.0.frontier.overall.accuracy" in refusal(tmp_path)
+    assert "checkpoints.0.frontier.overall.accuracy" in rejection(tmp_path)
 
 
-def test_no_manifest_and_no_json_are_told_apart(tmp_path: Path) -> None:
-    assert "cannot be read" in refusal(tmp_path)
+def test_a_missing_manifest_and_a_malformed_one_have_different_messages(tmp_path: Path) -> None:
+    assert "cannot be read" in rejection(tmp_path)
     (tmp_path / families.MANIFEST).write_text("{")
-    assert "not JSON" in refusal(tmp_path)
+    assert "not JSON" in rejection(tmp_path)
     (tmp_path / families.MANIFEST).write_text("[]")
-    assert "schema_version" in refusal(tmp_path)
+    assert "schema_version" in rejection(tmp_path)
 
 
 JSON = st.recursive(
@@ -211,11 +210,11 @@ JSON = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(sorted(Family.model_fields)), value=JSON)
-def test_any_value_in_any_field_loads_or_is_refused_in_one_line(tmp_path: Path, field: str, value: object) -> None:
-    if not (tmp_path / "sound.json").exists():
-        (tmp_path / "sound.json").write_text(json.dumps(made(tmp_path)))
-    write(tmp_path, json.loads((tmp_path / "sound.json").read_text()) | {field: value})
+def test_any_value_in_any_field_loads_or_is_rejected_in_one_line(tmp_path: Path, field: str, value: object) -> None:
+    if not (tmp_path / "valid.json").exists():
+        (tmp_path / "valid.json").write_text(json.dumps(write_family(tmp_path)))
+    write(tmp_path, json.loads((tmp_path / "valid.json").read_text()) | {field: value})
     try:
         families.load(tmp_path)
     except FamilyError:
-        refusal(tmp_path)
+        rejection(tmp_path)

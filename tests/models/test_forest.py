@@ -25,8 +25,8 @@ def test_a_stump_goes_left_up_to_its_threshold() -> None:
     assert stump(np.array([9.0, 0.50001])).tolist() == [[21.0]]
 
 
-def test_forests_of_different_depths_say_what_sklearn_says_at_every_place() -> None:
-    """The last input is the place; trees ask for it first, in the middle and last, and several times on one way."""
+def test_forests_of_different_depths_agree_with_sklearn_at_every_position() -> None:
+    """The last input is the position; trees test it first, in the middle and last, and several times on one path."""
     inputs = np.column_stack([INPUTS, RNG.integers(0, 5, size=300)])
     labels = LABELS * (inputs[:, 4] != 2)
     classifier = GradientBoostingClassifier(n_estimators=20, max_depth=4, random_state=0)
@@ -34,33 +34,35 @@ def test_forests_of_different_depths_say_what_sklearn_says_at_every_place() -> N
     classifier.fit(inputs, labels)
     regressor.fit(inputs, inputs[:, 2] ** 2 + inputs[:, 4])
     stored = [Forest.model_validate(_forest(model, labels)) for model in (classifier, regressor, None)]
-    assert {4} < set(stored[0].feature), "or places would not matter here"
+    assert {4} < set(stored[0].feature), "the trees must test the position"
     forests = Forests(stored, 4, 5)
-    for counts in RNG.normal(size=(100, 4)).astype(np.float32).astype(float):  # sklearn compares single precision
-        said = forests(counts)
+    for counts in RNG.normal(size=(100, 4)).astype(np.float32).astype(float):  # sklearn compares in single precision
+        predicted = forests(counts)
         new = np.column_stack([np.tile(counts, (5, 1)), np.arange(5)])
-        assert said[:, 0] == pytest.approx(classifier.decision_function(new))
-        assert said[:, 1] == pytest.approx(regressor.predict(new))
+        assert predicted[:, 0] == pytest.approx(classifier.decision_function(new))
+        assert predicted[:, 1] == pytest.approx(regressor.predict(new))
     share = labels.mean()
-    assert said[:, 2] == pytest.approx(np.full(5, np.log(share / (1 - share)))), "no trees: the intercept alone"
+    assert predicted[:, 2] == pytest.approx(np.full(5, np.log(share / (1 - share)))), (
+        "without trees, the intercept alone"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"threshold": (0.5,)}, "threshold has 1 values, not 3"),
-        ({"roots": (-1,)}, "roots must be nodes"),
+        ({"roots": (-1,)}, "roots must be indices of nodes"),
         ({"right": (0, 1, 2)}, "node 0 must come before its children"),
         ({"left": (1, 2, 2)}, "node 1 must come before its children"),
         ({"right": (3, 1, 2)}, "node 0 must come before its children"),
         ({"value": (0.0, float("nan"), 1.0)}, "finite"),
     ],
 )
-def test_what_cannot_be_walked_is_refused(change: dict[str, Any], named: str) -> None:
+def test_a_malformed_forest_is_rejected(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         Forest(**(STUMP | change))
 
 
-def test_an_input_that_is_not_there_is_refused() -> None:
+def test_a_feature_beyond_the_inputs_is_rejected() -> None:
     with pytest.raises(ValueError, match="not one of the 1 inputs"):
         Forests([Forest(**STUMP)], 0, 1)

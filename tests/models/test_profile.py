@@ -15,11 +15,11 @@ from models.features import FEATURES
 from models.profile import LEVELS, ChoicePrediction, Profile, ProfileError
 
 WORDS = ["what", "is", "plus", "times"]
-DIGITS, PLACE = FEATURES.index("digits"), len(FEATURES)
+DIGITS, POSITION = FEATURES.index("digits"), len(FEATURES)
 
 
 def steps(feature: int, at: list[float], height: float, intercept: float = 0.0) -> dict[str, Any]:
-    """A forest that rises by `height` at each of these values of one input."""
+    """A forest that rises by `height` at each of these thresholds of one input."""
     trees = len(at)
     return {
         "intercept": intercept,
@@ -33,7 +33,7 @@ def steps(feature: int, at: list[float], height: float, intercept: float = 0.0) 
 
 
 def stored(**changes: Any) -> dict[str, Any]:
-    """A profile of two checkpoints in which more digits mean harder and longer."""
+    """A profile of two checkpoints in which more digits mean harder prompts and longer thinking."""
     thresholds = list(np.log1p([2.5, 5.5, 11.5]))
     return {
         "schema_version": profiles.SCHEMA_VERSION,
@@ -44,9 +44,9 @@ def stored(**changes: Any) -> dict[str, Any]:
         "correct": steps(DIGITS, thresholds, -1.5, 4.0),
         "scales": {"base": [1.0, 0.0], "alpha-0.4": [2.0, -2.0]},
         "tokens": steps(DIGITS, thresholds, 0.7, 2.0),
-        "spread": steps(PLACE, [0.5], -1.0),
+        "spread": steps(POSITION, [0.5], -1.0),
         "escalations": {},
-        "budget_forced": steps(PLACE, [1.5, 3.5], 1.5, -2.0),
+        "budget_forced": steps(POSITION, [1.5, 3.5], 1.5, -2.0),
         "budget_forced_shifts": {"base": [0.0] * 5, "alpha-0.4": [-1.0, -1.0, -3.0, -1.0, -1.0]},
         "residuals": {name: list(np.linspace(-0.5, 0.5, len(LEVELS))) for name in ("base", "alpha-0.4")},
         "report": {},
@@ -56,8 +56,8 @@ def stored(**changes: Any) -> dict[str, Any]:
 BOTH = {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}
 
 
-def thoughtful(**changes: object) -> dict[str, Any]:
-    """The same, and the base after the other where that is unsure."""
+def escalating(**changes: object) -> dict[str, Any]:
+    """The same profile with an escalation from `alpha-0.4` to the base."""
     return stored(
         escalations={"both": BOTH | {"scale": [1.5, 0.0], "unsure": [3.0, -2.0, 0.1], "measured": {}} | changes}
     )
@@ -73,18 +73,20 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     return loaded(tmp_path_factory.mktemp("profile"), stored())
 
 
-def test_what_one_checkpoint_makes_of_a_question_is_a_line_of_what_another_does(profile: Profile) -> None:
-    """P(correct) = sigmoid(a f + b): here twice the base's logit, minus 2."""
+def test_the_logits_of_two_checkpoints_differ_by_scale_and_shift(profile: Profile) -> None:
+    """P(correct) = sigmoid(a f + b): here twice the logit of the base, minus 2."""
     for prompt in ("what is 1", "what is 1 plus 123456", "what is 123456 times 123456"):
-        read = profile.predict(prompt).choices
-        base, other = (np.log(p / (1 - p)) for p in (read["base"].p_correct, read["alpha-0.4"].p_correct))
+        choices = profile.predict(prompt).choices
+        base, other = (np.log(p / (1 - p)) for p in (choices["base"].p_correct, choices["alpha-0.4"].p_correct))
         assert other == pytest.approx(2 * base - 2)
 
 
-def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_second_does_too(tmp_path: Path) -> None:
-    """f is the base's logit, g that of its tokens; the base is stopped at what the other has left of a budget."""
-    read = loaded(tmp_path, thoughtful()).predict("what is 1 plus 123456").choices
-    both, base, brief = read["both"], read["base"], read["alpha-0.4"]
+def test_an_escalation_spends_the_first_checkpoint_s_tokens_and_if_it_was_unsure_the_second_s_too(
+    tmp_path: Path,
+) -> None:
+    """f is the base's logit, g its log tokens; the base's budget is what the first checkpoint leaves of it."""
+    choices = loaded(tmp_path, escalating()).predict("what is 1 plus 123456").choices
+    both, base, brief = choices["both"], choices["base"], choices["alpha-0.4"]
     assert both.escalation is not None
     assert both.escalation.model_dump() == BOTH
     assert (base.escalation, brief.escalation) == (None, None)
@@ -106,39 +108,23 @@ def test_second_thoughts_think_as_the_first_does_and_where_it_is_unsure_as_the_s
 
 
 @given(st.text())
-def test_any_text_is_read(profile: Profile, prompt: str) -> None:
-    reading = profile.predict(prompt)
-    assert 0.0 <= reading.difficulty <= 1.0
-    assert set(reading.choices) == {"base", "alpha-0.4"}
-    for prediction in reading.choices.values():
+def test_predictions_are_in_range_for_any_text(profile: Profile, prompt: str) -> None:
+    predicted = profile.predict(prompt)
+    assert 0.0 <= predicted.difficulty <= 1.0
+    assert set(predicted.choices) == {"base", "alpha-0.4"}
+    for prediction in predicted.choices.values():
         assert 0.0 <= prediction.p_correct <= 1.0
         assert np.all(np.isfinite(prediction.tokens))
         assert np.all(np.diff(prediction.tokens) >= 0)
 
 
 @pytest.mark.parametrize("text", ["1" * 1_000_000, "1 " * 500_000, "x" * 1_000_000, "multiply " * 100_000])
-def test_reading_takes_no_longer_than_the_prompt_is_long(profile: Profile, text: str) -> None:
-    """Quadratic time over a million characters would be hours: this would not end."""
+def test_predicting_takes_linear_time_at_most(profile: Profile, text: str) -> None:
+    """Quadratic time over a million characters would be hours, so the timeout would end this test."""
     assert not profile.predict(text).familiar
 
 
-def test_factors_are_found_however_a_product_is_written() -> None:
-    at = FEATURES.index("digits_to_multiply")
-    for text in (
-        "12*34",
-        "12 * 34",
-        "12 x 34",
-        "12×34",  # noqa: RUF001
-        "12 times 34",
-        "the product of 12 and 34",
-        "Multiply 12 by 34.",
-    ):
-        assert np.expm1(profiles.features_of(text, ()))[at] == pytest.approx(4), text
-    for text in ("12 + 34", "Find x: x + 12 = 34", "12 and 34", "12 by 34"):
-        assert profiles.features_of(text, ())[at] == 0, text
-
-
-def test_more_digits_read_as_harder_and_longer(profile: Profile) -> None:
+def test_more_digits_predict_harder_prompts_and_longer_thinking(profile: Profile) -> None:
     easy, hard = profile.predict("What is 1 plus 2?"), profile.predict("What is 123456 times 654321?")
     assert easy.difficulty < hard.difficulty
     for name in easy.choices:
@@ -146,21 +132,21 @@ def test_more_digits_read_as_harder_and_longer(profile: Profile) -> None:
         assert easy.choices[name].expected_tokens() < hard.choices[name].expected_tokens()
 
 
-def test_a_spread_of_its_own_for_every_checkpoint(profile: Profile) -> None:
-    predictions = profile.predict("What is 1 plus 2?").choices
-    base, brief = (np.log1p(predictions[name].tokens) for name in ("base", "alpha-0.4"))
+def test_every_checkpoint_has_a_spread_of_its_own(profile: Profile) -> None:
+    choices = profile.predict("What is 1 plus 2?").choices
+    base, brief = (np.log1p(choices[name].tokens) for name in ("base", "alpha-0.4"))
     assert base.mean() == pytest.approx(brief.mean())
     assert brief[-1] - brief[0] == pytest.approx((base[-1] - base[0]) * np.exp(-1))
 
 
-def test_what_is_not_like_the_fitting_prompts_is_unfamiliar(profile: Profile) -> None:
+def test_a_prompt_unlike_those_of_the_fit_is_unfamiliar(profile: Profile) -> None:
     assert profile.predict("What is 1 plus 2?").familiar
     assert not profile.predict("What is what?").familiar, "no number"
-    assert not profile.predict("What is 12?").familiar, "fewer numbers than anything seen"
+    assert not profile.predict("What is 12?").familiar, "fewer numbers than any prompt of the fit"
     assert not profile.predict("Paint 3 elephants on yonder castle").familiar, "unknown words"
-    assert not profile.predict("1 plus " * 20_000).familiar, "longer than anything seen"
+    assert not profile.predict("1 plus " * 20_000).familiar, "longer than any prompt of the fit"
     assert not profile.predict("").familiar
-    assert not profile.predict("1999 12").familiar, "nothing says what to do with them"
+    assert not profile.predict("1999 12").familiar, "names no operation"
     assert profile.predict("19 - 12").familiar
 
 
@@ -178,7 +164,7 @@ budgets = st.none() | st.integers(0, 2_000_000)
 
 
 @given(predictions, budgets, budgets)
-def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
+def test_a_larger_budget_never_makes_success_less_likely_or_thinking_shorter(
     prediction: ChoicePrediction, one: int | None, other: int | None
 ) -> None:
     small, large = sorted((one, other), key=lambda budget: float("inf") if budget is None else budget)
@@ -188,25 +174,25 @@ def test_a_larger_budget_never_makes_success_less_likely_nor_thinking_shorter(
     assert small is None or prediction.expected_tokens(small) <= small * (1 + 1e-12)
 
 
-def test_thinking_that_a_budget_stops_may_still_be_answered_right() -> None:
+def test_budget_forced_thinking_can_still_lead_to_a_correct_answer() -> None:
     tokens = np.full(len(LEVELS), 50.0)
     assert ChoicePrediction(0.9, tokens).success(49) == pytest.approx(0)
-    stopped = ChoicePrediction(0.9, tokens, lambda budget: budget / 100)
-    assert [stopped.success(budget) for budget in (0, 3, 49)] == pytest.approx([0, 0.03, 0.49])
-    assert stopped.success(50) == stopped.success(None) == 0.9
+    predicted = ChoicePrediction(0.9, tokens, lambda budget: budget / 100)
+    assert [predicted.success(budget) for budget in (0, 3, 49)] == pytest.approx([0, 0.03, 0.49])
+    assert predicted.success(50) == predicted.success(None) == 0.9
     assert ChoicePrediction(0.3, tokens, lambda budget: budget / 100).success(49) == pytest.approx(0.3), (
-        "makes nothing better"
+        "a budget never helps"
     )
 
 
-def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(profile: Profile) -> None:
-    """At budgets of 0, 1, 3, 7 and 15; between them on a line, and where it would fall it stays."""
-    read = profile.predict("What is 1 plus 2?").choices
+def test_budget_forced_accuracy_is_the_forest_plus_the_checkpoint_s_shifts(profile: Profile) -> None:
+    """At budgets of 0, 1, 3, 7 and 15; interpolated between them, and never falling."""
+    choices = profile.predict("What is 1 plus 2?").choices
     for name, logits in (("base", [-2, -2, -0.5, -0.5, 1]), ("alpha-0.4", [-3, -3, -3, -1.5, 0])):
         levels = [1 / (1 + np.exp(-z)) for z in logits]
-        said = [read[name].budget_forced(budget) for budget in (0, 1, 3, 7, 15, 1e9)]
-        assert said == pytest.approx([*levels, levels[-1]])
-        assert read[name].budget_forced(2**3.5 - 1) == pytest.approx((levels[3] + levels[4]) / 2)
+        predicted = [choices[name].budget_forced(budget) for budget in (0, 1, 3, 7, 15, 1e9)]
+        assert predicted == pytest.approx([*levels, levels[-1]])
+        assert choices[name].budget_forced(2**3.5 - 1) == pytest.approx((levels[3] + levels[4]) / 2)
 
 
 @pytest.mark.parametrize(
@@ -219,17 +205,17 @@ def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(pro
         (stored(lower=[0.0]), "lower"),
         (stored(upper=[]), "upper"),
         (stored(residuals={}), "residuals"),
-        (stored(budget_forced=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
+        (stored(budget_forced=steps(POSITION + 1, [0.5], 1.0)), "inputs"),
         (stored(budget_forced_shifts={"base": [0.0]}), "budget_forced_shifts"),
         (stored(budget_forced_shifts={"base": [0.0], "alpha-0.4": [0.0, 1.0]}), "budget_forced_shifts"),
         (stored(budget_forced_shifts={"base": [], "alpha-0.4": []}), "budget_forced_shifts"),
         (stored(residuals={"base": [0.0]}), "residuals.base"),
         (stored(escalations={"both": BOTH}), "escalations.both.scale"),
-        (stored(escalations={"base": thoughtful()["escalations"]["both"]}), "escalations.base"),
-        (thoughtful(first="alpha-0.9"), "escalations.both.first: alpha-0.9"),
-        (thoughtful(second="both"), "escalations.both.second: both"),
-        (thoughtful(surprisal="much"), "escalations.both.surprisal"),
-        (stored(correct=steps(PLACE + 1, [0.5], 1.0)), "inputs"),
+        (stored(escalations={"base": escalating()["escalations"]["both"]}), "escalations.base"),
+        (escalating(first="alpha-0.9"), "escalations.both.first: alpha-0.9"),
+        (escalating(second="both"), "escalations.both.second: both"),
+        (escalating(surprisal="much"), "escalations.both.surprisal"),
+        (stored(correct=steps(POSITION + 1, [0.5], 1.0)), "inputs"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"left": [0, 1, 2]}), "node 0"),
         (stored(tokens=steps(0, [0.5], 1.0) | {"roots": [3]}), "roots"),
         (stored(spread=steps(0, [0.5], 1.0) | {"value": [0.0]}), "feature has 3 values"),
@@ -237,14 +223,14 @@ def test_what_is_stopped_is_what_the_forest_says_and_the_checkpoint_s_shifts(pro
         (stored(surprise=1), "surprise"),
     ],
 )
-def test_a_profile_that_cannot_be_used_is_refused_in_one_line(content: object, named: str, tmp_path: Path) -> None:
-    with pytest.raises(ProfileError) as refused:
+def test_an_unusable_profile_is_rejected_in_one_line(content: object, named: str, tmp_path: Path) -> None:
+    with pytest.raises(ProfileError) as error:
         loaded(tmp_path, content)
-    assert named in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_missing_profile_is_refused(tmp_path: Path) -> None:
+def test_a_missing_profile_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be read"):
         profiles.load(tmp_path / "none.json")
 
@@ -265,16 +251,16 @@ OFF_TOPIC = {
     "a story with a number missing": "There are 7 apples. How many are left?",
     "algebra": "Solve x^2 + 3x = 10 for x.",
     "a word problem": "Natalia sold 48 clips to her friends in April and half as many in May. How many in all?",
-    "20,000 characters of its own kind": "What is 12 + 35 - 8? " * 953,
-    "20,000 characters of nothing": "x" * 20_000,
+    "20,000 characters of familiar questions": "What is 12 + 35 - 8? " * 953,
+    "20,000 characters of one letter": "x" * 20_000,
 }
 
 
 @pytest.mark.parametrize("kind", OFF_TOPIC)
-def test_the_shipped_profile_abstains_from_what_it_was_not_fitted_on(kind: str) -> None:
+def test_the_shipped_profile_abstains_from_prompts_unlike_those_of_its_fit(kind: str) -> None:
     assert not profiles.load(SHIPPED).predict(OFF_TOPIC[kind]).familiar
 
 
 @pytest.mark.parametrize("prompt", ["What is 12 + 35 - 8?", "What is 47 * 86?", "Work out 8 + 5 × 5."])  # noqa: RUF001
-def test_the_shipped_profile_knows_its_own_kind(prompt: str) -> None:
+def test_the_shipped_profile_is_familiar_with_arithmetic(prompt: str) -> None:
     assert profiles.load(SHIPPED).predict(prompt).familiar

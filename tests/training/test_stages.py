@@ -68,7 +68,7 @@ def test_the_gate_may_be_told_only_to_record(recipe):
 
 def test_publishing_names_what_is_missing(recipe):
     with_gate(recipe, [])
-    with pytest.raises(StageError, match=r"base/trained is missing; run the earlier stages first: .* run goes"):
+    with pytest.raises(StageError, match=r"base/trained is missing: run the earlier stages first; `laconic-train run`"):
         stages.publish_family(recipe, Path("mine.yaml"))
 
 

@@ -6,7 +6,6 @@ the run that made them is gone. An experiment whose file is there is not run aga
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +15,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
-from models.field import path_of
+from models.field import first_error
+from models.files import write_json
 from training import checks, stages
 from training.config import DenseReward, PretrainedBase, Recipe, Reward, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
-from training.job.record import differing, require, write_json
+from training.job.record import fingerprint_of, first_difference, require_up_to_date
 from training.measure import figures, outcomes
 from training.tasks import outcome
 from training.tasks.outcome import Graded
@@ -66,7 +66,7 @@ def run(recipe: Recipe, results: Path) -> None:
     """
     path, made_from = path_in(results, recipe), _made_from(recipe)
     if path.exists():
-        if changed := differing(load(path).made_from, made_from):
+        if changed := first_difference(load(path).made_from, made_from):
             raise StageError(f"{path} is of an experiment with {changed}: remove it to run this one")
         _console.print(f"{path} stands already")
         return
@@ -122,8 +122,8 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
         how = {"prompts": recipe.evaluate.prompts, "samples": recipe.evaluate.samples, "temperature": 1.0}
         of_base = outcomes.record(recipe, "base", **how, first_episode=recipe.family.dense_reward or DenseReward())
         if (measured := outcomes.path_in(base_outcomes(recipe), "base")).exists():
-            require(measured, of_base)
-        if changed := differing(shared.setdefault(base_outcomes(recipe), of_base), of_base):
+            require_up_to_date(measured, of_base)
+        if changed := first_difference(shared.setdefault(base_outcomes(recipe), of_base), of_base):
             raise StageError(
                 f"{recipe.name}: experiments beside each other measure their base once, and this one has {changed};"
                 " give it a run_dir elsewhere"
@@ -146,15 +146,14 @@ def load(path: Path) -> Result:
     except OSError as error:
         raise StageError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = path_of(first["loc"])
-        raise StageError(f"{path}: not a result of laconic-train experiment ({field}: {first['msg']})") from None
+        reason = ": ".join(first_error(error))
+        raise StageError(f"{path}: not a result of `laconic-train experiment` ({reason})") from None
 
 
 def base_outcomes(recipe: Recipe) -> Path:
     """Where the experiments of a seed that split thinking alike keep the outcomes of their base."""
     dense = recipe.family.dense_reward or DenseReward()
-    alike = hashlib.sha256(json.dumps(outcomes.splitting(dense)).encode()).hexdigest()[:8]
+    alike = fingerprint_of(json.dumps(outcomes.splitting(dense)))[:8]
     return recipe.run_dir.absolute().parents[1] / "base" / f"{recipe.run_dir.name}-{alike}"
 
 

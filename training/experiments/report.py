@@ -17,11 +17,12 @@ import numpy as np
 from scipy.stats import t as student
 
 from models.family import Estimate
+from models.files import write_json, write_text
 from training.config import Reward
 from training.errors import StageError
 from training.experiments import experiment
 from training.experiments.experiment import Measures, Result
-from training.job.record import differing, write_json, write_text
+from training.job.record import first_difference
 from training.publish import plots
 
 Figures = dict[str, Estimate | None]
@@ -198,7 +199,7 @@ def _require_comparable(directory: Path, one: Result, other: Result) -> None:
 
 def _require_alike(directory: Path, one: Result, other: Result, keys: Set[str]) -> None:
     before, now = ({key: each.made_from.get(key) for key in keys if key != "seed"} for each in (one, other))
-    if changed := differing(before, now):
+    if changed := first_difference(before, now):
         names = [f"{each.recipe}, seed {each.seed}" for each in (one, other)]
         raise StageError(f"{directory}: {names[0]}, and {names[1]}, were made with {changed}")
 

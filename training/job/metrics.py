@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.job.record import write_text
+from models.files import write_text
 
 _SHOWN = {
     "loss": "loss",

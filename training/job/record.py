@@ -1,97 +1,89 @@
-"""What was an artefact made from? A record beside it, so that one made from something else is not taken for it."""
+"""What was an artefact made from? A record beside it, so that an artefact made from other inputs is not reused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.family import hash_files, sha256
+from models.files import hash_files, sha256, write_json
 from training.errors import StageError
+
+_RUN_EARLIER_STAGES = "run the earlier stages first; `laconic-train run` runs all of them"
 
 
 def is_up_to_date(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> bool:
-    """Whether `artefact` has been made, from this; where it has not, notes that it is going to be.
+    """Whether `artefact` exists and was made from these inputs. If it does not exist, the inputs are recorded.
 
     Args:
         artefact: a file or a directory.
-        made_from: everything that what is in it depends on, as JSON.
-        remove: what holds the artefact and the work towards it, where there can be unfinished work.
+        made_from: everything its content depends on, as JSON.
+        remove: the directory that holds the artefact and unfinished work towards it, if work can be left unfinished.
 
     Raises:
-        StageError: it was made, or work on it was begun, from something else; names what differs and what to remove.
+        StageError: it was made, or its making was begun, from other inputs. Names what differs and what to remove.
     """
-    _require_same(artefact, made_from, remove)
+    _require_same_inputs(artefact, made_from, remove)
     if artefact.exists():
         return True
-    write_json(_record(artefact), json.loads(json.dumps(made_from)))
+    write_json(_record_path(artefact), made_from)
     return False
 
 
-def require(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> None:
-    """See that `artefact` has been made, from this.
+def require_up_to_date(artefact: Path, made_from: Mapping[str, Any], *, remove: Path | None = None) -> None:
+    """Raise unless `artefact` exists and was made from these inputs.
 
     Raises:
-        StageError: it has not, or from something else; names what differs.
+        StageError: it is missing, or was made from other inputs. Names what differs.
     """
     if not artefact.exists():
-        raise StageError(f"{artefact} is missing; run the earlier stages first: laconic-train run goes through all")
-    _require_same(artefact, made_from, remove)
+        raise StageError(f"{artefact} is missing: {_RUN_EARLIER_STAGES}")
+    _require_same_inputs(artefact, made_from, remove)
 
 
-def _require_same(artefact: Path, made_from: Mapping[str, Any], remove: Path | None) -> None:
-    record = _record(artefact)
+def _require_same_inputs(artefact: Path, made_from: Mapping[str, Any], remove: Path | None) -> None:
+    record = _record_path(artefact)
     if record.exists() and (artefact.exists() or remove):
-        if changed := differing(json.loads(record.read_text()), made_from):
+        if change := first_difference(json.loads(record.read_text()), made_from):
             raise StageError(
-                f"{artefact} was made with {changed}: remove {remove or artefact} to make it anew, or change it back"
+                f"{artefact} was made with {change}: remove {remove or artefact} to make it again, or undo the change"
             )
     elif artefact.exists():
         raise StageError(f"{artefact} has no record of what it was made from: remove {remove or artefact}")
 
 
-def _record(artefact: Path) -> Path:
+def _record_path(artefact: Path) -> Path:
     return artefact.with_name(f"{artefact.name}.made-from.json")
 
 
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What has changed between two records, in words; None where nothing has."""
-    now = json.loads(json.dumps(now))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+def first_difference(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
+    """The first key in which two records differ, in words with both values; None if the records are equal."""
+    current = json.loads(json.dumps(current))  # tuples become lists, as in the recorded one
+    changed = sorted(key for key in recorded.keys() | current.keys() if recorded.get(key) != current.get(key))
     if not changed:
         return None
     key = changed[0]
-    return f"another {key} ({_brief(before.get(key))}, now {_brief(now.get(key))})"
+    return f"another {key} ({_shortened(recorded.get(key))}, now {_shortened(current.get(key))})"
 
 
 def fingerprint(path: Path) -> str:
-    """A hash over a file, or over all files of a directory and their names in it; wherever it lies.
+    """A short hash of a file, or of a directory's files and their names; it does not depend on where they are.
 
     Raises:
         StageError: there is nothing at `path`.
     """
     if not path.exists():
-        raise StageError(f"{path} is missing; run the earlier stages first: laconic-train run goes through all")
-    found = sha256(path) if path.is_file() else json.dumps(hash_files(path, "."))
-    return hashlib.sha256(found.encode()).hexdigest()[:16]
+        raise StageError(f"{path} is missing: {_RUN_EARLIER_STAGES}")
+    return fingerprint_of(sha256(path) if path.is_file() else json.dumps(hash_files(path, ".")))
 
 
-def write_json(path: Path, value: object) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def fingerprint_of(text: str) -> str:
+    """A short hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _brief(value: object) -> str:
+def _shortened(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) < 60 else text[:57] + "..."

@@ -13,8 +13,8 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from models.files import write_json
 from training.errors import StageError
-from training.job.record import write_json
 
 _COMPLETE = "complete"
 

@@ -22,8 +22,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from models.features import features_of, words_of
+from models.files import write_text
 from models.profile import LEVELS, SCHEMA_VERSION
-from training.job.record import write_text
 from training.profile import cascade
 from training.tasks.outcome import BudgetForced, Graded
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models import family
 from models.family import Checkpoint, Family, Frontier, Reasoning
+from models.files import hash_files
 from training.base.tokenizer import ANSWER_PREFIX
 from training.config import BaseStage, Data, DenseReward, Recipe, checkpoint_name
 from training.job import metrics
@@ -40,7 +41,7 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
             alpha=alphas.get(name),
             kind=("full" if whole else "lora") if name in alphas else "base",
             path=name,
-            files=family.hash_files(target, name),
+            files=hash_files(target, name),
             frontier=frontier(rows, recipe, recipe_path, name),
         )
         for name, rows in outcomes.items()
@@ -63,7 +64,7 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
         context_tokens=recipe.base.context_tokens,
         tokenizer="base/tokenizer.json",
         profile="profile.json",
-        files={**family.hash_files(target, "profile.json"), **family.hash_files(target, "report")},
+        files={**hash_files(target, "profile.json"), **hash_files(target, "report")},
         checkpoints=tuple(checkpoints),
     )
     family.save(made, target)

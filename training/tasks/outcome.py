@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.job.record import write_text
+from models.files import write_text
 
 
 @dataclass(frozen=True)

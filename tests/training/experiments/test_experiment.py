@@ -96,5 +96,5 @@ def test_of_many_episodes_some_of_every_time_are_kept(tmp_path):
 
 def test_what_is_no_result_is_named(tmp_path):
     (tmp_path / "notes.json").write_text("{}")
-    with pytest.raises(StageError, match=r"notes.json: not a result of laconic-train experiment"):
+    with pytest.raises(StageError, match=r"notes.json: not a result of `laconic-train experiment`"):
         experiment.load(tmp_path / "notes.json")

@@ -211,7 +211,7 @@ def test_results_that_do_not_go_together_are_named(results, tmp_path):
     changed(path, checkpoints=dict(points), difficulties=["easy"])
     refused("dense, seed 1, has the difficulties")
     changed(path, difficulties=list(PARTS[1:]), seed="two")
-    refused(r"dense\.seed-1\.json: not a result of laconic-train experiment \(seed: ")
+    refused(r"dense\.seed-1\.json: not a result of `laconic-train experiment` \(seed: ")
     written(results, original)
     written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), max_tokens=64))
     refused("made with another max_tokens")
