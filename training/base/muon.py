@@ -1,6 +1,6 @@
 """Muon for matrices and AdamW for the rest, as one optimizer.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which takes half a second a matrix on a CPU without bfloat16
+`torch.optim.Muon` orthogonalises in bfloat16, which takes seconds a step on a CPU without bfloat16
 instructions (docs/decisions/0002-muon.md); this does the same five Newton-Schulz steps in bfloat16 only where that is
 fast, in float32 elsewhere, and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden
 layers in neural networks", 2024; the step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns))

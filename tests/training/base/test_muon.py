@@ -36,6 +36,22 @@ def test_what_is_not_a_hidden_matrix_moves_as_adamw_moves_it():
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(16, 32), (48, 16), (24, 24)])
+def test_matrices_move_as_torchs_muon_moves_them(monkeypatch, shape):
+    monkeypatch.setattr(muon, "autocast_bf16", lambda: False)
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    mine = Muon([("layer", ours)], lr=0.1, weight_decay=0.1)
+    torchs = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        gradient = torch.randn(shape)
+        for parameter, optimizer in ((ours, mine), (theirs, torchs)):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.03 * (ours - start).norm(), "but for torch's bfloat16"
+
+
 def test_a_matrix_step_has_the_root_mean_square_of_an_adamw_step():
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(64, 128))
