@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Everything lives in .venv, which the first target that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format train bench bench-gateway routing-report lock clean
+.PHONY: help serve test lint format docs train bench bench-gateway routing-report lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -27,6 +27,10 @@ format: ## put the code in shape
 	@scripts/install.sh all
 	ruff format .
 	ruff check --fix .
+
+docs: ## build the documentation as a site, with every link checked, into build/site
+	@scripts/install.sh all
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 train: ## train the shipped family anew (hours; resumes where it was stopped)
 	@scripts/install.sh all
