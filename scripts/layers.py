@@ -17,7 +17,7 @@ WIDTH, COLUMN, GAP = 900, 408, 36
 COLOURS = {"gateway": ("#dbeafe", "#3b82f6"), "training": ("#fef3c7", "#d97706"), "models": ("#dcfce7", "#16a34a")}
 MUTED = "#7d8590"
 _HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"
-  role="img" font-size="13" font-family="system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif">
+  role="img" font-size="13" font-family="system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif">
 <title>The rooms of gateway and training as layers</title>
 <defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">
 <path d="M0 0 L10 5 L0 10 z" fill="{colour}"/></marker></defs>"""
