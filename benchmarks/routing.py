@@ -43,6 +43,7 @@ from models.family import Family
 from models.files import sha256, write_text
 from training.job.record import is_up_to_date
 from training.measure import outcomes, served
+from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 from training.tasks.prompts import prompts
@@ -166,9 +167,9 @@ class Asker:
         if not is_up_to_date(path, self._made_from(name, asked, samples)):
             model = self.family.name if name == AUTO else self.family.served_name(name)
             with outcomes.bar(len(asked) * samples, f"{label} {what}") as progress:
-                how: dict[str, Any] = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "seed": 0, "on_batch": progress}
+                params = SamplingParams(MAX_TOKENS, 1.0, samples, seed=0)
                 url = f"{self.url}/v1"
-                rows = asyncio.run(served.sample_and_grade(url, model, asked, samples=samples, budget=budget, **how))
+                rows = asyncio.run(served.sample_and_grade(url, model, asked, params, budget=budget, on_batch=progress))
             outcome.save(rows, path)
         return outcome.load(path)
 

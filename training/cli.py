@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -175,6 +175,7 @@ def measure(
     from training.measure import evaluate as measuring
     from training.measure import figures, outcomes
     from training.measure import served as over_api
+    from training.rollouts.params import SamplingParams
     from training.tasks.source import questions
 
     try:
@@ -186,11 +187,11 @@ def measure(
         _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
     taken = _load(recipe) if recipe else None
     asked = questions(taken.data if taken else Data(), split, seed, prompts)
-    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    params = SamplingParams(max_tokens, temperature, samples, seed)
     with outcomes.bar(len(asked) * samples, checkpoint) as progress:
         if served:
             rows = asyncio.run(
-                over_api.sample_and_grade(served, loaded.served_name(checkpoint), asked, **how, on_batch=progress)
+                over_api.sample_and_grade(served, loaded.served_name(checkpoint), asked, params, on_batch=progress)
             )
         else:
             base_path = family_dir / loaded.checkpoint(loaded.base).path
@@ -198,7 +199,7 @@ def measure(
                 family_dir, chosen, base_path, checkpoints.dtype(taken) if taken else "float32"
             )
             tokenizer = AutoTokenizer.from_pretrained(base_path)
-            rows = measuring.sample_and_grade(model, tokenizer, asked, **how, on_batch=progress)
+            rows = measuring.sample_and_grade(model, tokenizer, asked, params, on_batch=progress)
     parts = {
         "overall": rows,
         **{d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)},

@@ -41,6 +41,7 @@ from training.job.resume import alone, processes
 from training.measure import outcomes
 from training.profile import fit
 from training.publish import assemble
+from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.source import data_record, questions
@@ -132,9 +133,10 @@ def evaluate(recipe: Recipe) -> None:
     _require_family(recipe)
     stage = recipe.evaluate
     asked = questions(recipe.data, "heldout", recipe.seed, stage.prompts)
+    params = outcomes.sampling_params(recipe, samples=stage.samples)
     for name in checkpoints.names(recipe):
         path = outcomes.path_in(recipe.run_dir / "evaluate", name)
-        outcomes.measure(recipe, name, asked, path, samples=stage.samples, temperature=stage.temperature)
+        outcomes.measure(recipe, name, asked, path, params)
 
 
 def fit_profile(recipe: Recipe) -> None:
@@ -142,11 +144,11 @@ def fit_profile(recipe: Recipe) -> None:
     _require_family(recipe)
     directory, stage = recipe.run_dir / "profile", recipe.profile
     asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
+    params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     budget_forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
     for name, path in paths.items():
-        how = {"samples": stage.samples, "temperature": recipe.evaluate.temperature, "surprisal": _may_be_first(name)}
-        outcomes.measure(recipe, name, asked, path, **how)
+        outcomes.measure(recipe, name, asked, path, params, surprisal=_may_be_first(name))
         outcomes.measure_budget_forced(recipe, name, asked[: stage.budget_forced_prompts], budget_forced_paths[name])
     if is_up_to_date(directory / "profile.json", _profile_record(directory, paths)):
         return
@@ -161,9 +163,9 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
     _require_family(recipe)
     run, names, stage = recipe.run_dir, checkpoints.names(recipe), recipe.evaluate
     for name in names:
-        evaluated = {"prompts": stage.prompts, "samples": stage.samples}
+        params = outcomes.sampling_params(recipe, samples=stage.samples)
         profiled = {"prompts": recipe.profile.prompts, "samples": recipe.profile.samples}
-        record = outcomes.record(recipe, name, **evaluated, temperature=stage.temperature)  # reads all weights: once
+        record = outcomes.record(recipe, name, params, prompts=stage.prompts)  # reads all weights: once
         require_up_to_date(outcomes.path_in(run / "evaluate", name), record)
         unsure = {"surprisal": True} if _may_be_first(name) else {}
         require_up_to_date(outcomes.path_in(run / "profile", name), record | profiled | unsure)
@@ -188,9 +190,8 @@ def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
             return gate.measure(
                 model,
                 tokenizer,
+                SamplingParams(recipe.family.max_tokens, temperature),
                 count=count,
-                max_tokens=recipe.family.max_tokens,
-                temperature=temperature,
                 seed=seed,
                 on_batch=progress,
             )

@@ -51,6 +51,7 @@ from training.rewards.information_gain import gains
 from training.rewards.length import length_reward
 from training.rollouts.batch import Rollouts
 from training.rollouts.grade import Grader
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import keeps_everything, sample
 from training.tasks.question import Question
 
@@ -94,8 +95,7 @@ class FamilyTrainer(GRPOTrainer):
             completion_ids = sample(
                 model,
                 prompt_ids,
-                max_tokens=self.args.max_completion_length,
-                temperature=self.temperature,
+                SamplingParams(self.args.max_completion_length, self.temperature),
                 eos=self.processing_class.eos_token_id,
                 keep=self._seen,
             )

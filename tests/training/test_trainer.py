@@ -15,6 +15,7 @@ from training.config import DenseReward, FamilyStage
 from training.errors import StageError
 from training.rewards.credit import leave_one_out
 from training.rewards.length import length_reward
+from training.rollouts.params import SamplingParams
 from training.tasks.prompts import prompts
 from training.trainer import sorted_by_length
 
@@ -186,8 +187,8 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     sampled: list[float] = []
     scored: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def generate(_model: object, prompts: list, *, temperature: float, **_: object) -> list[list[int]]:
-        sampled.append(temperature)
+    def generate(_model: object, prompts: list, params: SamplingParams, **_: object) -> list[list[int]]:
+        sampled.append(params.temperature)
         return [tokenizer.encode(f"{'7' * (i + 1)}</think>The answer is 7.<|im_end|>") for i in range(len(prompts))]
 
     loss = trainer.FamilyTrainer._compute_loss
@@ -219,12 +220,12 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
 def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(tokenizer, rollouts, tmp_path, monkeypatch):
     stage = STAGE.model_copy(update={"steps": 4})
 
-    def train(work: Path) -> dict[str, torch.Tensor]:
+    def trained(work: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = train.new_model(TINY, tokenizer).eval()
         return weights(trainer.train(model, tokenizer, stage, one_prompt(8), alpha=0.1, seed=0, work=work), True)
 
-    undisturbed = train(tmp_path / "undisturbed" / "work")
+    undisturbed = trained(tmp_path / "undisturbed" / "work")
     with monkeypatch.context() as patched:
         step = trainer.FamilyTrainer.training_step
 
@@ -235,9 +236,9 @@ def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(tokenizer, ro
 
         patched.setattr(trainer.FamilyTrainer, "training_step", cut_short)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "killed" / "work")
+            trained(tmp_path / "killed" / "work")
     torch.manual_seed(99)
-    assert same(train(tmp_path / "killed" / "work"), undisturbed)
+    assert same(trained(tmp_path / "killed" / "work"), undisturbed)
     assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == len(
         (tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines()
     )

@@ -8,7 +8,7 @@ worth something), and the base must check about equally often everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.rollouts.grade import Grader
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded, sample
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.prompts import prompts
+
+ANSWER_TOKENS = 24
+"""Longest answer after the first episode."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,13 @@ class Figures:
 def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    params: SamplingParams,
     *,
     count: int,
-    max_tokens: int,
-    temperature: float,
     seed: int,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Figures]:
-    """Figures for each difficulty on `count` different test prompts; `on_batch` hears how many are done."""
+    """Figures for each difficulty on `count` test questions of this seed; `on_batch` receives how many are done."""
     judged = Grader(tokenizer)
     eos: int = tokenizer.eos_token_id  # pyright: ignore[reportAssignmentType]
     figures: dict[str, Figures] = {}
@@ -52,8 +55,7 @@ def measure(
         whole = sample(
             model,
             ids,
-            max_tokens=max_tokens,
-            temperature=temperature,
+            params,
             eos=eos,
             on_batch=lambda done, before=index * count: on_batch(before + done),
         )
@@ -61,8 +63,7 @@ def measure(
         answers = sample(
             model,
             [p + s for p, s in zip(ids, starts, strict=True)],
-            max_tokens=24,
-            temperature=temperature,
+            replace(params, max_tokens=ANSWER_TOKENS),
             eos=eos,
         )
         full = [judged(c, p.answer) for c, p in zip(whole, asked, strict=True)]

@@ -77,9 +77,9 @@ def run(recipe: Recipe, results: Path) -> None:
     for name in checkpoints.names(recipe):
         directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
         sampled, greedy = outcomes.path_in(directory, name), outcomes.path_in(directory, name, greedy=True)
-        samples = recipe.evaluate.samples
-        outcomes.measure(recipe, name, asked, sampled, samples=samples, temperature=1.0, first_episode=dense)
-        outcomes.measure(recipe, name, asked, greedy, samples=1, temperature=0.0)
+        params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples, temperature=1.0)
+        outcomes.measure(recipe, name, asked, sampled, params, first_episode=dense)
+        outcomes.measure(recipe, name, asked, greedy, outcomes.sampling_params(recipe, samples=1, temperature=0.0))
         rows = outcome.load(sampled)
         measured[name] = measures(rows, outcome.load(greedy))
     result = Result(
@@ -119,8 +119,9 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
         if path.exists():
             continue
         checks.check(recipe)
-        how = {"prompts": recipe.evaluate.prompts, "samples": recipe.evaluate.samples, "temperature": 1.0}
-        of_base = outcomes.record(recipe, "base", **how, first_episode=recipe.family.dense_reward or DenseReward())
+        params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples, temperature=1.0)
+        dense = recipe.family.dense_reward or DenseReward()
+        of_base = outcomes.record(recipe, "base", params, prompts=recipe.evaluate.prompts, first_episode=dense)
         if (measured := outcomes.path_in(base_outcomes(recipe), "base")).exists():
             require_up_to_date(measured, of_base)
         if changed := first_difference(shared.setdefault(base_outcomes(recipe), of_base), of_base):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.config import DenseReward
@@ -13,6 +12,7 @@ from training.rewards.dense import EpisodeGrader
 from training.rewards.information_gain import success
 from training.rollouts.batch import Rollouts
 from training.rollouts.grade import Grader
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded, sample
 from training.tasks.outcome import Graded, Outcome
 from training.tasks.question import Question
@@ -22,31 +22,26 @@ def sample_and_grade(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Question],
+    params: SamplingParams,
     *,
-    samples: int,
-    temperature: float,
-    max_tokens: int,
-    seed: int,
     on_batch: Callable[[int], None] = lambda _: None,
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
 ) -> list[Graded]:
-    """Sample every prompt `samples` times and judge the completions.
+    """Sample every prompt `params.samples` times and judge the completions.
 
     `first_episode` says how an answer is written and episodes are split, where what the first one was worth is wanted;
     `surprisal`, that how unsure the thinking was of itself is.
     """
-    torch.manual_seed(seed)
     ids = encoded(tokenizer, prompts)
     # Prompts of like length, and so of like difficulty, finish together.
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
-    repeated = [i for i in order for _ in range(samples)]
+    repeated = [i for i in order for _ in range(params.samples)]
     nats: list[list[float]] = []
     completions = sample(
         model,
-        [ids[i] for i in repeated],
-        max_tokens=max_tokens,
-        temperature=temperature,
+        [ids[i] for i in order],
+        params,
         eos=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
         on_batch=on_batch,
         surprisals=nats if surprisal else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from training.errors import StageError
 from training.job import checkpoints
 from training.job.record import fingerprint, is_up_to_date
 from training.measure import budget_forced, evaluate
+from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.question import Question
 from training.tasks.source import data_record
@@ -30,29 +32,23 @@ def measure(
     name: str,
     asked: Sequence[Question],
     path: Path,
+    params: SamplingParams,
     *,
-    samples: int,
-    temperature: float,
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
 ) -> None:
     """Outcomes of one checkpoint on these prompts, unless they stand already."""
-    how: dict[str, Any] = {
-        "samples": samples,
-        "temperature": temperature,
-        "first_episode": first_episode,
-        "surprisal": surprisal,
-    }
-    made_from = record(recipe, name, prompts=len(asked), **how)
-    ask = partial(evaluate.sample_and_grade, prompts=asked, **how)
-    _once(recipe, name, path, made_from, ask=ask, save=outcome.save, completions=len(asked) * samples)
+    how: dict[str, Any] = {"first_episode": first_episode, "surprisal": surprisal}
+    made_from = record(recipe, name, params, prompts=len(asked), **how)
+    ask = partial(evaluate.sample_and_grade, prompts=asked, params=params, **how)
+    _once(recipe, name, path, made_from, ask=ask, save=outcome.save, completions=len(asked) * params.samples)
 
 
 def measure_budget_forced(recipe: Recipe, name: str, asked: Sequence[Question], path: Path) -> None:
     """What one checkpoint answers to these prompts when its thinking is stopped, unless that stands already."""
-    temperature = recipe.evaluate.temperature
-    made_from = record(recipe, name, prompts=len(asked), samples=1, temperature=temperature)
-    ask = partial(budget_forced.measure, prompts=asked, temperature=temperature)
+    params = sampling_params(recipe, samples=1)
+    made_from = record(recipe, name, params, prompts=len(asked))
+    ask = partial(budget_forced.measure, prompts=asked, params=params)
     _once(recipe, name, path, made_from, ask=ask, save=outcome.save_budget_forced, completions=2 * len(asked))
 
 
@@ -73,17 +69,23 @@ def _once(
         return
     model, tokenizer = checkpoints.load(recipe, name)
     with bar(completions, f"{path.parent.name} {path.stem}") as progress:
-        found = ask(model, tokenizer, max_tokens=recipe.family.max_tokens, seed=recipe.seed, on_batch=progress)
+        found = ask(model, tokenizer, on_batch=progress)
     save(found, path)
+
+
+def sampling_params(recipe: Recipe, *, samples: int, temperature: float | None = None) -> SamplingParams:
+    """How the recipe's checkpoints are measured; default: at the recipe's own temperature."""
+    if temperature is None:
+        temperature = recipe.evaluate.temperature
+    return SamplingParams(recipe.family.max_tokens, temperature, samples, recipe.seed)
 
 
 def record(
     recipe: Recipe,
     name: str,
+    params: SamplingParams,
     *,
     prompts: int,
-    samples: int,
-    temperature: float,
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
 ) -> dict[str, Any]:
@@ -96,11 +98,8 @@ def record(
     if name != "base" and not trained.exists():
         raise StageError(f"{trained} is missing; run the family stage first: laconic-train family")
     return {
-        "seed": recipe.seed,
+        **asdict(params),
         "prompts": prompts,
-        "samples": samples,
-        "temperature": temperature,
-        "max_tokens": recipe.family.max_tokens,
         "data": data_record(recipe.data),
         "dtype": checkpoints.dtype(recipe),
         "first_episode": first_episode and splitting(first_episode),

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 
 from training.errors import StageError
+from training.rollouts.params import SamplingParams
 from training.tasks.outcome import Graded, Outcome
 from training.tasks.question import Question
 from training.tasks.verify import is_correct
@@ -25,24 +26,19 @@ async def sample_and_grade(
     url: str,
     model: str,
     prompts: Sequence[Question],
+    params: SamplingParams,
     *,
-    samples: int,
-    temperature: float,
-    max_tokens: int,
-    seed: int,
     budget: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[Graded]:
-    """Ask every prompt `samples` times and judge the answers; tokens are those of the response's usage.
+    """Ask every prompt `params.samples` times and judge the answers; tokens are those of the response's usage.
 
     Args:
         url: where the API is, e.g. http://127.0.0.1:8080/v1; its key is OPENAI_API_KEY's, if it wants one.
         model: the name it is served under.
         prompts: what to ask.
-        samples: of each.
-        temperature: of the sampling.
-        max_tokens: longer completions are cut off, and so incorrect.
-        seed: of the first request; each has its own.
+        params: how to sample. A truncated completion is incorrect. The seed is the first request's; each further
+            request adds 1.
         budget: what each request may think, in tokens; sent as the header X-Reasoning-Budget.
         on_batch: takes how many are done.
 
@@ -57,16 +53,16 @@ async def sample_and_grade(
             completion = await client.chat.completions.create(
                 model=model,
                 messages=[{"role": "user", "content": question.prompt}],
-                temperature=temperature,
-                max_tokens=max_tokens,
-                seed=seed + number,
+                temperature=params.temperature,
+                max_tokens=params.max_tokens,
+                seed=None if params.seed is None else params.seed + number,
                 extra_headers={} if budget is None else {"X-Reasoning-Budget": str(budget)},
             )
         done += 1
         on_batch(done)
         return outcome(completion, question.answer)
 
-    repeated = [question for question in prompts for _ in range(samples)]
+    repeated = [question for question in prompts for _ in range(params.samples)]
     try:
         async with _client(url) as client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(ask(client, number, question)) for number, question in enumerate(repeated)]
@@ -77,7 +73,7 @@ async def sample_and_grade(
         raise StageError(f"{url}: {known.exceptions[0]}") from None
     found = [task.result() for task in tasks]
     return [
-        Graded(p.prompt, p.task, p.difficulty, tuple(found[i * samples : (i + 1) * samples]))
+        Graded(p.prompt, p.task, p.difficulty, tuple(found[i * params.samples : (i + 1) * params.samples]))
         for i, p in enumerate(prompts)
     ]
 

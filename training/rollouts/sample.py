@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from training.rollouts.params import SamplingParams
 from training.tasks.question import Question
 
 _SHRINK_AT = 0.95
@@ -41,29 +42,40 @@ def encoded(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -
 def sample(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
     *,
-    max_tokens: int,
-    temperature: float,
     eos: int,
     batch: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
     keep: list[Tensor] | None = None,
     surprisals: list[list[float]] | None = None,
 ) -> list[list[int]]:
-    """One completion per prompt, its eos included; one that came to `max_tokens` without eos was cut off.
+    """`params.samples` completions of each prompt, a prompt's next to each other; each includes its eos.
 
-    At most `batch` at a time; default: 256, or fewer where a GPU has no room for as many caches. `temperature` 0 is
-    greedy. Randomness is torch's global generator. `on_batch` hears how many prompts are done. To `keep` is added, for
-    each prompt in turn, what attention saw of it and its completion, perhaps without the eos: keys and values,
-    (layers, 2, key heads, tokens, D); only for a model that `keeps_everything`. To `surprisals` is added, for each
-    prompt in turn, -log P in nats of every token of its completion, at temperature 1 whatever it was drawn at.
+    A completion of `params.max_tokens` tokens without an eos was truncated.
+
+    Args:
+        model: the causal language model to sample from.
+        prompts: token ids.
+        params: its seed, if it has one, sets torch's global generator.
+        eos: token id that ends a completion; it counts as one of its tokens.
+        batch: most completions at a time; default: 256, or fewer where a GPU has no room for as many KV caches.
+        on_batch: receives the number of completions so far.
+        keep: receives the KV cache of each completion and its prompt, perhaps without the eos, in order:
+            (layers, 2, key heads, tokens, D). Only for a model that `keeps_everything`.
+        surprisals: receives -log P in nats of every token of each completion, in order, at temperature 1 whatever
+            temperature it was drawn at.
     """
+    if params.seed is not None:
+        torch.manual_seed(params.seed)
+    rows = [prompt for prompt in prompts for _ in range(params.samples)]
     completions: list[list[int]] = []
-    batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + max_tokens)
+    batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + params.max_tokens)
     with _sampling(model):
-        for start in range(0, len(prompts), batch):
-            some = prompts[start : start + batch]
-            completions += _sample_batch(model, some, max_tokens, temperature, eos, keep=keep, surprisals=surprisals)
+        for start in range(0, len(rows), batch):
+            completions += _sample_batch(
+                model, rows[start : start + batch], params, eos, keep=keep, surprisals=surprisals
+            )
             on_batch(len(completions))
     return completions
 
@@ -157,8 +169,7 @@ def _roomy_cache(model: PreTrainedModel) -> DynamicCache:
 def _sample_batch(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    temperature: float,
+    params: SamplingParams,
     eos: int,
     *,
     keep: list[Tensor] | None,
@@ -185,8 +196,8 @@ def _sample_batch(
             start = width - len(prompts[row])
             kept[row] = seen[:, :, at, :, start : width + len(completions[row])].clone()
 
-    for _ in range(max_tokens):
-        token = _draw(logits, temperature)
+    for _ in range(params.max_tokens):
+        token = _draw(logits, params.temperature)
         _append(completions, rows, token, running)
         if surprisals is not None:
             _append(surprised, rows, logits.logsumexp(-1) - logits.gather(1, token[:, None]).squeeze(1), running)

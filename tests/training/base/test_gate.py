@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from training.base.gate import Figures, measure, verdict
+from training.rollouts.params import SamplingParams
 
 FIT_AT_1 = {
     "easy": Figures(0.985, 0.98, 3.1, 50),
@@ -43,6 +44,6 @@ def test_greedy_decoding_is_judged_too():
 
 
 def test_an_untrained_model_is_measured_and_not_fit(model, tokenizer):
-    figures = measure(model, tokenizer, count=4, max_tokens=12, temperature=1.0, seed=0)
+    figures = measure(model, tokenizer, SamplingParams(12, 1.0), count=4, seed=0)
     assert set(figures) == {"easy", "medium", "hard"}
     assert verdict(figures, figures)

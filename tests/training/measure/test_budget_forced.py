@@ -6,6 +6,7 @@ import models
 from training.job import checkpoints
 from training.measure import budget_forced
 from training.rollouts.grade import Grader
+from training.rollouts.params import SamplingParams
 from training.tasks.outcome import BudgetForced, load_budget_forced, save_budget_forced
 from training.tasks.prompts import prompts
 
@@ -19,7 +20,7 @@ def base():
 
 def test_thinking_is_stopped_before_it_would_have_ended_and_answered(base):
     asked = prompts("test", 0, 24)
-    found = budget_forced.measure(*base, asked, temperature=1.0, max_tokens=320, seed=0)
+    found = budget_forced.measure(*base, asked, SamplingParams(320, 1.0, seed=0))
     assert {cut.prompt for cut in found} == {question.prompt for question in asked}
     assert all(0 <= cut.budget < 320 for cut in found)
     assert len({cut.budget for cut in found}) > 8
@@ -29,8 +30,9 @@ def test_thinking_is_stopped_before_it_would_have_ended_and_answered(base):
 
 
 def test_the_same_seed_gives_the_same_cuts(base):
-    how = {"temperature": 1.0, "max_tokens": 64}
-    one, same, other = (budget_forced.measure(*base, prompts("test", 0, 8), seed=seed, **how) for seed in (0, 0, 1))
+    one, same, other = (
+        budget_forced.measure(*base, prompts("test", 0, 8), SamplingParams(64, 1.0, seed=seed)) for seed in (0, 0, 1)
+    )
     assert one == same != other
 
 

@@ -4,6 +4,7 @@ import torch
 
 from training.job import checkpoints
 from training.measure import evaluate, figures
+from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.outcome import Graded, Outcome
 from training.tasks.prompts import prompts
@@ -56,7 +57,7 @@ def test_outcomes_survive_a_file(tmp_path):
 
 def test_every_prompt_is_judged_on_its_own_samples(model, tokenizer):
     asked = prompts("heldout", 0, 7)
-    rows = evaluate.sample_and_grade(model, tokenizer, asked, samples=3, temperature=1.0, max_tokens=8, seed=0)
+    rows = evaluate.sample_and_grade(model, tokenizer, asked, SamplingParams(8, 1.0, samples=3, seed=0))
     assert [row.prompt for row in rows] == [p.prompt for p in asked]
     assert all(len(row.outcomes) == 3 for row in rows)
 
@@ -65,8 +66,8 @@ def test_surprisal_is_of_the_thinking_and_its_end_alone(on_shipped, monkeypatch)
     """Read again by another forward pass over what was sampled."""
     sampled: list[tuple[list[int], list[int]]] = []
 
-    def spied(model, asked, **how):
-        completions = sample(model, asked, **how)
+    def spied(model, asked, params, **how):
+        completions = sample(model, asked, params, **how)
         sampled.extend(zip(asked, completions, strict=True))
         return completions
 
@@ -74,8 +75,8 @@ def test_surprisal_is_of_the_thinking_and_its_end_alone(on_shipped, monkeypatch)
     monkeypatch.setattr(evaluate, "sample", spied)
     model, tokenizer = checkpoints.load_base(on_shipped)
     asked = prompts("test", 5, 4)
-    how = {"samples": 1, "temperature": 1.0, "max_tokens": 300, "seed": 0}
-    rows = evaluate.sample_and_grade(model, tokenizer, asked, **how, surprisal=True)
+    params = SamplingParams(300, 1.0, seed=0)
+    rows = evaluate.sample_and_grade(model, tokenizer, asked, params, surprisal=True)
     end = tokenizer.convert_tokens_to_ids("</think>")
     expected = set()
     for prompt, completion in sampled:
@@ -84,5 +85,5 @@ def test_surprisal_is_of_the_thinking_and_its_end_alone(on_shipped, monkeypatch)
         nats = -logits.log_softmax(-1).gather(1, torch.tensor(thought)[:, None]).sum().item()
         expected.add((len(thought) - 1, round(nats, 1)))
     assert {(o.reasoning_tokens, round(o.surprisal, 1)) for row in rows for o in row.outcomes} == expected
-    without = evaluate.sample_and_grade(model, tokenizer, asked, **how)
+    without = evaluate.sample_and_grade(model, tokenizer, asked, params)
     assert [o.surprisal for row in without for o in row.outcomes] == [None] * 4

@@ -5,6 +5,7 @@ from openai.types.chat import ChatCompletion
 
 from training.errors import StageError
 from training.measure import served
+from training.rollouts.params import SamplingParams
 from training.tasks.question import Question
 
 
@@ -47,5 +48,5 @@ async def test_where_nobody_listens_the_address_is_named(monkeypatch):
     asked = [Question("What is 6 times 7?", "42", "product", "easy")]
     with pytest.raises(StageError, match=re.escape("http://127.0.0.1:9/v1: Connection error")):
         await served.sample_and_grade(
-            "http://127.0.0.1:9/v1", "abacus/base", asked, samples=2, temperature=1, max_tokens=320, seed=0
+            "http://127.0.0.1:9/v1", "abacus/base", asked, SamplingParams(320, 1.0, samples=2, seed=0)
         )

@@ -6,6 +6,7 @@ from training.rewards.compression import scores, token_gradients
 from training.rewards.dense import EpisodeGrader
 from training.rewards.information_gain import gains
 from training.rollouts.batch import Rollouts
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import sample
 
 
@@ -63,7 +64,7 @@ def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, tokenizer, b
 def test_what_attention_kept_from_the_sampling_changes_no_value(model, tokenizer, settings):
     torch.manual_seed(0)
     prompts, seen = [tokenizer.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
-    completions = sample(model, prompts, max_tokens=30, temperature=1.0, eos=tokenizer.eos_token_id, keep=seen)
+    completions = sample(model, prompts, SamplingParams(30, 1.0), eos=tokenizer.eos_token_id, keep=seen)
     rollouts = Rollouts.padded(prompts, completions)
     judged = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, **settings))
     found, expected = (judged(model, rollouts, ["4", "19"], seen=kept) for kept in (seen, None))

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from training.rewards.information_gain import Probe, gains, success
 from training.rollouts.batch import Rollouts
 from training.rollouts.episodes import Splitter
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import sample
 
 BASE = Path(__file__).parents[3] / "models" / "abacus" / "base"
@@ -91,7 +92,7 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
     torch.manual_seed(0)
     kept: list[torch.Tensor] = []
     eos = tokenizer().eos_token_id
-    completions = sample(model(), prompts, max_tokens=70, temperature=1.0, eos=eos, batch=3, keep=kept)
+    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch=3, keep=kept)
     assert any(row[-1] != eos for row in completions)
     assert any(row[-1] == eos for row in completions)
     for prompt, completion, own in zip(prompts, completions, kept, strict=True):

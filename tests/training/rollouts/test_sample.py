@@ -1,11 +1,12 @@
 import torch
 
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import sample
 
 
 def test_greedy_sampling_is_hugging_face_s_generate_row_by_row(model, tokenizer):
     prompts = [tokenizer.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8 and then some more words", "9")]
-    found = sample(model, prompts, max_tokens=24, temperature=0, eos=tokenizer.eos_token_id)
+    found = sample(model, prompts, SamplingParams(24, 0), eos=tokenizer.eos_token_id)
     for prompt, completion in zip(prompts, found, strict=True):
         whole = model.generate(
             torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id
@@ -16,16 +17,16 @@ def test_greedy_sampling_is_hugging_face_s_generate_row_by_row(model, tokenizer)
 def test_dropping_finished_rows_changes_nothing(model, tokenizer):
     """An eos that greedy decoding reaches early in some rows only, so that rows leave the batch at different times."""
     prompts = [tokenizer.encode(f"{n} + {n * n}") for n in range(12)]
-    free = sample(model, prompts, max_tokens=16, temperature=0, eos=-1)
+    free = sample(model, prompts, SamplingParams(16, 0), eos=-1)
     eos = max({t for row in free for t in row}, key=lambda t: sum(t in row[3:12] for row in free))
     expected = [row[: row.index(eos) + 1] if eos in row else row for row in free]
     lengths = {len(row) for row in expected}
     assert len(lengths) > 1
-    assert sample(model, prompts, max_tokens=16, temperature=0, eos=eos) == expected
+    assert sample(model, prompts, SamplingParams(16, 0), eos=eos) == expected
 
 
 def test_a_completion_that_reaches_the_limit_has_no_eos(model, tokenizer):
-    [completion] = sample(model, [tokenizer.encode("1")], max_tokens=5, temperature=0, eos=-1)
+    [completion] = sample(model, [tokenizer.encode("1")], SamplingParams(5, 0), eos=-1)
     assert len(completion) == 5
 
 
@@ -34,13 +35,13 @@ def test_sampling_follows_the_seed(model, tokenizer):
     runs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        runs.append(sample(model, prompts, max_tokens=10, temperature=1.0, eos=tokenizer.eos_token_id))
+        runs.append(sample(model, prompts, SamplingParams(10, 1.0), eos=tokenizer.eos_token_id))
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_it_hears_of_every_batch(model, tokenizer):
     heard: list[int] = []
-    sample(model, [tokenizer.encode("1")] * 5, max_tokens=2, temperature=0, eos=-1, batch=2, on_batch=heard.append)
+    sample(model, [tokenizer.encode("1")] * 5, SamplingParams(2, 0), eos=-1, batch=2, on_batch=heard.append)
     assert heard == [2, 4, 5]
 
 
@@ -49,7 +50,7 @@ def test_surprisals_are_those_of_the_model_at_temperature_1_reading_its_completi
     told: list[list[float]] = []
     torch.manual_seed(0)
     eos = tokenizer.eos_token_id
-    found = sample(model, prompts, max_tokens=40, temperature=0.7, eos=eos, batch=3, surprisals=told)
+    found = sample(model, prompts, SamplingParams(40, 0.7), eos=eos, batch=3, surprisals=told)
     for prompt, completion, nats in zip(prompts, found, told, strict=True):
         logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         expected = -logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
