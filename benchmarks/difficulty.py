@@ -31,7 +31,7 @@ from benchmarks.predictors import Outcomes, Predicted, Predictor, See
 from models import profile as profiles
 from models.family import load as load_family
 from models.profile import LEVELS
-from training.profile.fit import auc, brier, calibration_error, log_loss, pinball
+from training.profile.scores import auc, brier, calibration_error, log_loss, pinball
 from training.tasks import outcome
 
 mpl.use("Agg")

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from benchmarks import predictors
 from benchmarks.frontiers import hull, oracle, share_closed, singles, swept
 from benchmarks.predictors import Outcomes, Predictor, See
-from training.profile.fit import auc
+from training.profile.scores import auc
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.features import features_of, words_of
 from models.forest import Forest, Forests
 from models.profile import LEVELS
-from training.profile.fit import MIN_PROMPTS_PER_WORD, forests, log_loss
+from training.profile.fit import MIN_PROMPTS_PER_WORD, forests
+from training.profile.scores import log_loss
 
 Array = NDArray[np.float64]
 See = Callable[[Sequence[str]], Array]

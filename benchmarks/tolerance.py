@@ -25,7 +25,7 @@ from benchmarks.frontiers import Point, at, hull
 from gateway.routing.rule import cheapest_good_enough, forecasts_of
 from models.profile import Profile
 from training.profile import fit
-from training.profile.cascade import place_of, simulated, worthwhile
+from training.profile.cascade import simulated, tokens_and_accuracy, worthwhile
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 
@@ -48,7 +48,7 @@ def main() -> None:
         parser.error(f"{parsed.run / 'profile'} has no outcomes; run laconic-train profile first")
     outcomes = {path.stem: outcome.load(path) for path in files}
     # The longest thinkers first, as a family's places are.
-    outcomes = dict(sorted(outcomes.items(), key=lambda item: -place_of(item[1])[0]))
+    outcomes = dict(sorted(outcomes.items(), key=lambda item: -tokens_and_accuracy(item[1])[0]))
     said = report(outcomes, parsed.seed)
     parsed.out.mkdir(parents=True, exist_ok=True)
     (parsed.out / "tolerance.json").write_text(json.dumps(said, indent=1) + "\n")
@@ -58,13 +58,13 @@ def main() -> None:
 def report(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> dict[str, Any]:
     """By tolerance: accuracy and tokens, with 95 % intervals from resampling prompts."""
     picked = decided(outcomes, seed)
-    fixed = [place_of(rows) for rows in outcomes.values()]
-    fixed += [place_of(rows) for _, rows in worthwhile(outcomes).values()]
+    fixed = [tokens_and_accuracy(rows) for rows in outcomes.values()]
+    fixed += [tokens_and_accuracy(rows) for _, rows in worthwhile(outcomes).values()]
     draws = np.random.default_rng(seed).integers(0, len(picked), (RESAMPLES, len(picked)))
     return {
         "prompts": len(picked),
-        "fixed": {name: _figures(place_of(rows)) for name, rows in outcomes.items()}
-        | {name: _figures(place_of(rows)) for name, (_, rows) in worthwhile(outcomes).items()},
+        "fixed": {name: _figures(tokens_and_accuracy(rows)) for name, rows in outcomes.items()}
+        | {name: _figures(tokens_and_accuracy(rows)) for name, (_, rows) in worthwhile(outcomes).items()},
         "tolerances": {
             f"{tolerance:g}": _judged(picked[:, which], draws, hull(fixed))
             for which, tolerance in enumerate(TOLERANCES)

@@ -9,7 +9,7 @@ import models
 from benchmarks import predictors
 from benchmarks.predictors import Outcomes
 from models.profile import LEVELS
-from training.profile.fit import log_loss
+from training.profile.scores import log_loss
 
 RNG = np.random.default_rng(0)
 PROMPTS = [f"What is {' + '.join(['7'] * terms)}?" for terms in RNG.integers(2, 12, 300)]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
 from models.forest import Forest, Forests
-from training.profile.fit import _forest
+from training.profile.boosting import to_forest
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(300, 4))
@@ -33,7 +33,7 @@ def test_forests_of_different_depths_agree_with_sklearn_at_every_position() -> N
     regressor = GradientBoostingRegressor(n_estimators=7, max_depth=2, random_state=0)
     classifier.fit(inputs, labels)
     regressor.fit(inputs, inputs[:, 2] ** 2 + inputs[:, 4])
-    stored = [Forest.model_validate(_forest(model, labels)) for model in (classifier, regressor, None)]
+    stored = [Forest.model_validate(to_forest(model, labels)) for model in (classifier, regressor, None)]
     assert {4} < set(stored[0].feature), "the trees must test the position"
     forests = Forests(stored, 4, 5)
     for counts in RNG.normal(size=(100, 4)).astype(np.float32).astype(float):  # sklearn compares in single precision

@@ -1,8 +1,8 @@
-"""Which second thoughts are worth having? Simulated from outcomes: a checkpoint's, then another's where it was unsure.
+"""Which escalations pay? Simulated from outcomes: one checkpoint answers, and another does if the first was unsure.
 
-Brief thinking that is wrong is mostly unsure of itself, and its own probability tells so better than any prompt does
-(docs/decisions/0014-escalation.md). Every pair of checkpoints of which the second thinks longer is tried at every
-share of `SHARES`; what lies on the frontier of accuracy over tokens, beside the checkpoints alone, is kept.
+Short thinking that is wrong mostly has a high surprisal, and this tells wrong from correct better than any prompt does
+(docs/decisions/0014-escalation.md). Every pair of checkpoints whose second thinks longer is tried at every share in
+`SHARES`. Escalations on the frontier of accuracy over tokens, together with the checkpoints alone, are returned.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from models.profile import Escalation
 from training.tasks.outcome import Graded, Outcome
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
-"""Of first thoughts, the least sure, that are thought anew."""
+"""The shares of the first checkpoint's least confident samples that are escalated."""
 
 Rows = Sequence[Graded]
 
 
 def worthwhile(outcomes: Mapping[str, Rows]) -> dict[str, tuple[Escalation, list[Graded]]]:
-    """By name: the second thoughts on the frontier, and what they come to on each prompt.
+    """The escalations on the frontier by name, each with its simulated outcomes.
 
-    `outcomes` is by checkpoint over the same prompts, as often each; who has no surprisal is nobody's first.
+    `outcomes` is by checkpoint, over the same prompts with equally many samples. A checkpoint without surprisals is
+    never the first of an escalation.
     """
-    tried: dict[str, tuple[Escalation, list[Graded]]] = {}
+    candidates: dict[str, tuple[Escalation, list[Graded]]] = {}
     for first, rows in outcomes.items():
         if any(outcome.surprisal is None for row in rows for outcome in row.outcomes):
             continue
         surprisals = [outcome.surprisal for row in rows for outcome in row.outcomes if outcome.surprisal is not None]
         for second, others in outcomes.items():
-            if place_of(others)[0] <= place_of(rows)[0]:
+            if tokens_and_accuracy(others)[0] <= tokens_and_accuracy(rows)[0]:
                 continue
             for share in SHARES:
-                escalation = Escalation(
-                    first=first, second=second, surprisal=round(float(np.quantile(surprisals, 1 - share)), 4)
-                )
-                tried[f"{first}>{second}@{share:.0%}"] = escalation, simulated(rows, others, escalation.surprisal)
-    places = {name: place_of(rows) for name, rows in outcomes.items()}
-    places |= {name: place_of(rows) for name, (_, rows) in tried.items()}
-    best = frontier(places)
-    return {name: found for name, found in tried.items() if name in best}
+                threshold = round(float(np.quantile(surprisals, 1 - share)), 4)
+                escalation = Escalation(first=first, second=second, surprisal=threshold)
+                candidates[f"{first}>{second}@{share:.0%}"] = escalation, simulated(rows, others, threshold)
+    points = {name: tokens_and_accuracy(rows) for name, rows in outcomes.items()}
+    points |= {name: tokens_and_accuracy(rows) for name, (_, rows) in candidates.items()}
+    best = frontier(points)
+    return {name: candidate for name, candidate in candidates.items() if name in best}
 
 
 def simulated(first: Rows, second: Rows, surprisal: float) -> list[Graded]:
-    """What second thoughts come to: each sample with the other checkpoint's of the same number."""
+    """The outcomes of an escalation: sample n of the first checkpoint, with sample n of the second if it is unsure."""
     return [
         replace(
             one,
@@ -61,7 +61,7 @@ def simulated(first: Rows, second: Rows, surprisal: float) -> list[Graded]:
 
 
 def is_unsure(outcome: Outcome, surprisal: float) -> bool:
-    """Whether second thoughts follow. Thinking that did not end took all the tokens that there were."""
+    """Whether the outcome is escalated. Thinking that did not end is not: it has used up all tokens."""
     ended = outcome.reasoning_tokens < outcome.tokens
     return ended and outcome.surprisal is not None and outcome.surprisal > surprisal
 
@@ -77,7 +77,7 @@ def _escalated(first: Outcome, second: Outcome) -> Outcome:
 
 
 def surprisal_auc(rows: Rows) -> float | None:
-    """Probability that a wrong sample is more surprised by itself than a right one; None where that is not known."""
+    """P(a wrong sample has a higher surprisal than a correct one); None if surprisals or one of the two are missing."""
     wrong = [not outcome.correct for row in rows for outcome in row.outcomes]
     surprisals = [outcome.surprisal for row in rows for outcome in row.outcomes if outcome.surprisal is not None]
     if len(surprisals) < len(wrong) or len(set(wrong)) < 2:
@@ -85,23 +85,23 @@ def surprisal_auc(rows: Rows) -> float | None:
     return float(roc_auc_score(wrong, surprisals))
 
 
-def frontier(places: Mapping[str, tuple[float, float]]) -> set[str]:
-    """Who lies on the upper concave hull of (tokens, accuracy), up to the most accurate."""
-    kept: list[str] = []
+def frontier(points: Mapping[str, tuple[float, float]]) -> set[str]:
+    """The names on the upper concave hull of (tokens, accuracy), up to the most accurate."""
+    hull: list[str] = []
 
     def slope(one: str, other: str) -> float:
-        (x0, y0), (x1, y1) = places[one], places[other]
+        (x0, y0), (x1, y1) = points[one], points[other]
         return (y1 - y0) / (x1 - x0) if x1 > x0 else np.inf
 
-    for name in sorted(places, key=lambda n: (places[n][0], -places[n][1])):
-        if kept and places[name][1] <= places[kept[-1]][1]:
+    for name in sorted(points, key=lambda n: (points[n][0], -points[n][1])):
+        if hull and points[name][1] <= points[hull[-1]][1]:
             continue
-        while len(kept) > 1 and slope(kept[-2], kept[-1]) <= slope(kept[-1], name):
-            kept.pop()
-        kept.append(name)
-    return set(kept)
+        while len(hull) > 1 and slope(hull[-2], hull[-1]) <= slope(hull[-1], name):
+            hull.pop()
+        hull.append(name)
+    return set(hull)
 
 
-def place_of(rows: Rows) -> tuple[float, float]:
+def tokens_and_accuracy(rows: Rows) -> tuple[float, float]:
     """Mean reasoning tokens, and accuracy."""
     return float(np.mean([row.reasoning_tokens for row in rows])), float(np.mean([row.accuracy for row in rows]))

@@ -1,14 +1,14 @@
-"""Which questions are in these files? GSM8K, MATH and any JSONL of prompt and answer, read, split and checked.
+"""Which questions are in these files? Reads, checks and splits GSM8K, MATH, and any JSONL of prompt and answer.
 
 What each task reads, from the directory `path`:
 
     gsm8k   train.jsonl and test.jsonl as published (question, answer ending in "#### N"); the test file is held out
     math    train.json(l) and math500.json(l) or test.json(l) (problem, answer or solution with \\boxed, level or
             difficulty); the second is held out
-    jsonl   one file of rows with prompt and answer, and difficulty if you like; a tenth each is test and held out
+    jsonl   one file of rows with prompt, answer and optionally difficulty; a tenth each is test and held out
 
 A tenth of GSM8K's and MATH's training questions is the test split. A question's split is a hash of its words, so it
-moves with no change of the file, and what is held out is never trained on, should it stand in the training file too.
+stays the same when the file changes. A held-out question that is also in the training file is never trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from training.errors import StageError
 from training.tasks.problems import SPLITS, Split
@@ -32,16 +32,16 @@ _GSM8K_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of a file, and what to call it in an error."""
+    """A row of a file, and how error messages refer to it."""
 
     where: str
     fields: Mapping[str, Any]
 
     def text(self, *names: str) -> str:
-        """The first of these fields that is there, as text.
+        """The first of these fields that the row has, as text.
 
         Raises:
-            StageError: none is, or it is neither text nor a number.
+            StageError: the row has none of them, or the value is neither text nor a number.
         """
         for name in names:
             if name in self.fields:
@@ -55,32 +55,33 @@ class _Row:
 
 
 def read(task: str, path: Path) -> dict[Split, list[Question]]:
-    """All questions of a task's files by split.
+    """All questions of a task's files, by split.
 
     Raises:
-        StageError: a file is missing, empty or malformed; names it, the row and the field.
+        StageError: a file is missing, empty or malformed. Names the file, the row and the field.
     """
+    by_split: dict[Split, list[Question]]
     if task == "jsonl":
         questions = [_jsonl(row) for row in _rows(_one_of(path))]
-        found = {split: [q for q in questions if _split(q) == split] for split in SPLITS}
+        by_split = {split: [q for q in questions if _split(q) == split] for split in SPLITS}
     else:
         make = {"gsm8k": _gsm8k, "math": _math}[task]
         names = {"gsm8k": ("train", ("test",)), "math": ("train", ("math500", "test"))}[task]
         heldout = [make(row) for row in _rows(_one_of(path, *names[1]))]
-        known = {_key(q) for q in heldout}
-        train = [q for row in _rows(_one_of(path, names[0])) if _key(q := make(row)) not in known]
-        found = {
+        heldout_keys = {_key(q) for q in heldout}
+        train = [q for row in _rows(_one_of(path, names[0])) if _key(q := make(row)) not in heldout_keys]
+        by_split = {
             "train": [q for q in train if _split(q) != "test"],
             "test": [q for q in train if _split(q) == "test"],
             "heldout": heldout,
         }
-    if empty := [split for split in SPLITS if not found[cast(Split, split)]]:
+    if empty := [split for split in SPLITS if not by_split[split]]:
         raise StageError(f"data.path: {path} has no questions for the {empty[0]} split")
-    return cast(dict[Split, list[Question]], found)
+    return by_split
 
 
 def shuffled(pool: list[Question], seed: int) -> Iterator[Question]:
-    """The questions in an order of the seed, over and over; each comes again only when all have come."""
+    """An endless stream of the questions, shuffled by the seed; none repeats before all have been drawn."""
     rng = random.Random(f"draw/{seed}")
     while True:
         yield from rng.sample(pool, len(pool))
@@ -89,7 +90,7 @@ def shuffled(pool: list[Question], seed: int) -> Iterator[Question]:
 def _gsm8k(row: _Row) -> Question:
     answer = _GSM8K_ANSWER.search(row.text("answer"))
     if not answer:
-        raise StageError(f"{row.where}: answer has no line '#### N' at its end")
+        raise StageError(f"{row.where}: answer must end with a line '#### N'")
     return Question(row.text("question"), answer[1].replace(",", ""), "gsm8k", "gsm8k")
 
 
@@ -107,12 +108,13 @@ def _jsonl(row: _Row) -> Question:
 
 
 def _split(question: Question) -> Split:
-    """A tenth each is test and held out."""
-    place = int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4]) % 10
-    return {0: "test", 1: "heldout"}.get(place, "train")  # pyright: ignore[reportReturnType]
+    """A tenth of the questions each is test and held out."""
+    bucket = int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4]) % 10
+    return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
 
 
 def _key(question: Question) -> str:
+    """The words of a question, so that the split ignores case, punctuation and white space."""
     return " ".join(re.findall(r"\w+", question.prompt.lower()))
 
 
@@ -121,7 +123,7 @@ def _one_of(path: Path, *names: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise StageError(f"data.path: there is no {' or '.join(map(str, candidates))}")
+    raise StageError(f"data.path: {' or '.join(map(str, candidates))} is missing")
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -137,7 +139,7 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
-        values = json.loads(text, parse_constant=_no_number)
+        values = json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise StageError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, list):
@@ -147,13 +149,13 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # a string may have other line breaks in it
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: strings may contain U+2028 and the like
         if line.strip():
             try:
-                yield f"{path}, line {number}", json.loads(line, parse_constant=_no_number)
+                yield f"{path}, line {number}", json.loads(line, parse_constant=_reject_constant)
             except (ValueError, RecursionError) as error:
                 raise StageError(f"{path}, line {number}: not JSON ({error})") from None
 
 
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number")
+def _reject_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number in JSON")

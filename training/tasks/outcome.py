@@ -1,4 +1,4 @@
-"""What did a checkpoint answer, and was it right? Measurements as plain data, kept as JSON lines; no torch."""
+"""What did a checkpoint answer, and was it correct? Outcomes as plain data, stored as JSON lines; no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.files import write_text
 
 @dataclass(frozen=True)
 class Outcome:
-    """One judged completion. Tokens are counted as the engine does: what was sampled before `</think>`."""
+    """One graded completion. Reasoning tokens are counted as the engine does: those sampled before `</think>`."""
 
     correct: bool
     reasoning_tokens: int
@@ -22,9 +22,9 @@ class Outcome:
     episodes: int
     finished: bool
     after_first: float | None = None
-    """The model's probability of the gold answer, had it stopped thinking after its first episode; where measured."""
+    """The model's probability of the gold answer if its thinking ends after its first episode; None if not measured."""
     surprisal: float | None = None
-    """-log P of the thinking with its `</think>`, in nats: how unsure of itself it was; where measured."""
+    """-log P of the thinking and its `</think>`, in nats; high if the model was unsure. None if not measured."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +38,41 @@ class Graded:
 
     @property
     def accuracy(self) -> float:
-        """pass@1: the mean over samples."""
+        """pass@1: the share of correct samples."""
         return float(np.mean([o.correct for o in self.outcomes]))
 
     @property
     def reasoning_tokens(self) -> float:
+        """The mean over samples."""
         return float(np.mean([o.reasoning_tokens for o in self.outcomes]))
 
 
 @dataclass(frozen=True)
 class BudgetForced:
-    """One answer after thinking that was stopped."""
+    """One answer after thinking that a budget ended."""
 
     prompt: str
     budget: int
-    """Reasoning tokens that were left of it."""
+    """The reasoning tokens that the budget allowed."""
     correct: bool
 
 
 def save(rows: Sequence[Graded], path: Path) -> None:
-    """One JSON line per prompt; whole or not at all."""
+    """Write one JSON line per prompt, atomically."""
     write_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
 def load(path: Path) -> list[Graded]:
-    """Read what `save` wrote."""
+    """Read the rows that `save` wrote."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [Graded(r["prompt"], r["task"], r["difficulty"], tuple(Outcome(**o) for o in r["outcomes"])) for r in rows]
 
 
-def save_budget_forced(cuts: Sequence[BudgetForced], path: Path) -> None:
-    """One JSON object per line; whole or not at all."""
-    write_text(path, "".join(json.dumps(asdict(cut)) + "\n" for cut in cuts))
+def save_budget_forced(answers: Sequence[BudgetForced], path: Path) -> None:
+    """Write one JSON line per answer, atomically."""
+    write_text(path, "".join(json.dumps(asdict(answer)) + "\n" for answer in answers))
 
 
 def load_budget_forced(path: Path) -> list[BudgetForced]:
-    """What `save` wrote."""
+    """Read the answers that `save_budget_forced` wrote."""
     return [BudgetForced(**json.loads(line)) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""How is an arithmetic question asked? Many wordings and small stories for one chain of terms."""
+"""How is an arithmetic problem phrased? Many wordings and short stories for one chain of terms."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _GROUPS = (
 
 
 def phrase(chain: Chain, rng: random.Random) -> str:
-    """Put a chain into words."""
+    """The text of a question about a chain."""
     if chain.kind == "story":
         return _group_story(chain, rng) if len(chain.terms[0].factors) == 2 else _chain_story(chain, rng)
     if chain.kind == "missing":
@@ -104,7 +104,7 @@ def phrase(chain: Chain, rng: random.Random) -> str:
 
 
 def expression(terms: tuple[Term, ...], rng: random.Random) -> str:
-    """`12 + 6 * 7 - 8`, in symbols or words, with or without spaces."""
+    """An expression such as `12 + 6 * 7 - 8`, in symbols or words, with or without spaces."""
     style = rng.random()
     plus, minus, times = (
         (" plus ", " minus ", " times ") if style < 0.15 else ("+", "-", "*") if style < 0.35 else (" + ", " - ", " * ")

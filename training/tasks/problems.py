@@ -1,9 +1,9 @@
 """Which arithmetic questions are there, how hard are they, and which belong to which split?
 
-A problem is a chain of signed terms, each a number or a product of two: 12 + 6 * 7 - 8. Its kind says where it comes
-from (reasoning-gym's `chain_sum` and `products` where they have it), its difficulty how many terms and digits it has.
-Splits are disjoint by construction: a chain's split is a hash of its terms *without their order or wording*, so a
-held-out question is never a training question said differently.
+A problem is a chain of signed terms, each a number or a product of two: 12 + 6 * 7 - 8. Its kind says how it is made,
+by reasoning-gym's `chain_sum` and `products` if they can. Its difficulty says how many terms and digits it has. Splits
+are disjoint by construction: a chain's split is a hash of its terms *without their order or wording*, so a held-out
+question is never a training question in other words.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _PRACTICE = (4, 1, 2, 3, 2)
-"""How often each kind is met in a trace: products are learned from few examples, sums, also as stories, from many."""
+"""Weights of the kinds in traces: products are learned from few examples; sums, also in stories, need many."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """`sign * product(factors)`; one or two non-negative factors."""
+    """`sign * product(factors)`, with one or two non-negative factors."""
 
     sign: Literal[1, -1]
     factors: tuple[int, ...]
@@ -47,7 +47,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Chain:
-    """A problem before it is put into words."""
+    """A problem before it is phrased as text."""
 
     kind: Kind
     difficulty: Difficulty
@@ -59,14 +59,14 @@ class Chain:
 
     @property
     def split(self) -> Split:
-        """One chain in ten is `test`, one in ten `heldout`, the rest `train`; order is ignored."""
+        """One chain in ten is `test`, one in ten `heldout`, the others `train`. The order of terms is ignored."""
         canonical = sorted((term.sign, *sorted(term.factors)) for term in self.terms)
         bucket = hashlib.blake2b(repr(canonical).encode(), digest_size=4).digest()[0] % 10
         return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
 
 
 def draw(rng: random.Random, kind: Kind, difficulty: Difficulty) -> Chain:
-    """One random chain of the given kind and difficulty; its split is left to chance."""
+    """One random chain of the given kind and difficulty, of any split."""
     terms = _GENERATORS[kind](rng, difficulty)
     return Chain(kind, difficulty, terms)
 
@@ -79,9 +79,10 @@ def chains(
     difficulty: Difficulty | None = None,
     practice: bool = False,
 ) -> Iterator[Chain]:
-    """An endless, reproducible stream of a split's chains, difficulties in equal parts unless given.
+    """An endless, reproducible stream of a split's chains.
 
-    So are kinds, unless they are for `practice`: then `_PRACTICE` weighs them.
+    Difficulties take turns unless one is given. Kinds are equally likely unless one is given; for `practice`, they are
+    weighted by `_PRACTICE`.
     """
     for index in count():
         rng = random.Random(f"{split}/{seed}/{index}")
@@ -133,7 +134,7 @@ def _mixed(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
 
 
 def _story(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
-    """A sum whose running total never falls below zero, so that it can be told with things one owns."""
+    """A sum whose running total never falls below zero, so that a story can count things that a person owns."""
     if difficulty != "hard" and rng.random() < 0.25:
         return _product(rng, difficulty)
     while True:
@@ -154,10 +155,10 @@ _GENERATORS = {"sum": _sum, "product": _product, "mixed": _mixed, "story": _stor
 
 
 def _chain_sum(rng: random.Random, terms: int, digits: int) -> tuple[Term, ...]:
-    """reasoning-gym's chain of `terms` numbers of up to `digits` digits each.
+    """reasoning-gym's chain of `terms` numbers with up to `digits` digits each.
 
-    `chain_sum` gives all numbers of one problem the same length, and people do not: 47 - 8 must be met too. Of the
-    numbers that it draws, some are therefore shortened.
+    `chain_sum` draws all numbers of a problem with the same length, but people also ask for 47 - 8. So some of the
+    numbers are shortened.
     """
     task = reasoning_gym.create_dataset(
         "chain_sum",
@@ -176,7 +177,7 @@ def _chain_sum(rng: random.Random, terms: int, digits: int) -> tuple[Term, ...]:
 
 
 def _shortened(rng: random.Random, number: int) -> int:
-    """The number, or as likely as not its last digits, never 0."""
+    """The number, or with probability 0.5 only its last digits; never 0."""
     keep = rng.randint(1, len(str(number)))
     return (number % 10**keep if rng.random() < 0.5 else number) or number
 

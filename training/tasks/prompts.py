@@ -1,4 +1,4 @@
-"""The prompts of the shipped family's mix: problems put into words, without repeats."""
+"""Which prompts does the shipped family train on? Arithmetic problems phrased as text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from training.tasks.problems import Chain, Difficulty, Kind, Split
 from training.tasks.question import Question
 
 _EXHAUSTED = 500
-"""So many repeats one after the other mean that there is nothing new to be found."""
+"""After so many repeats in a row, a split counts as exhausted."""
 
 
 @dataclass(frozen=True)
 class Prompt(Question):
-    """A question of the mix; `chain` is what the trace writer works from."""
+    """A question with the `chain` from which traces are written."""
 
     chain: Chain
 
@@ -28,20 +28,20 @@ def prompts(
     """`count` different prompts of a split; the same arguments give the same prompts.
 
     Raises:
-        ValueError: `task` has fewer different prompts in this split than asked for.
+        ValueError: this split has fewer different prompts of this task and difficulty.
     """
-    found: dict[str, Prompt] = {}
+    distinct: dict[str, Prompt] = {}
     repeats = 0
     for prompt in stream(split, seed, task=task, difficulty=difficulty):
-        if len(found) == count:
+        if len(distinct) == count:
             break
-        repeats = repeats + 1 if prompt.prompt in found else 0
+        repeats = repeats + 1 if prompt.prompt in distinct else 0
         if repeats > _EXHAUSTED:
             raise ValueError(
-                f"count: {split} has only about {len(found)} different prompts of this kind, {count} were asked for"
+                f"count: {split} has only about {len(distinct)} different prompts of this kind, not {count}"
             )
-        found.setdefault(prompt.prompt, prompt)
-    return list(found.values())
+        distinct.setdefault(prompt.prompt, prompt)
+    return list(distinct.values())
 
 
 def stream(
@@ -52,7 +52,7 @@ def stream(
     difficulty: Difficulty | None = None,
     practice: bool = False,
 ) -> Iterator[Prompt]:
-    """An endless, reproducible stream of prompts, with repeats; for `practice` with kinds as traces have them."""
+    """An endless, reproducible stream of prompts, with repeats. `practice` weights kinds as for traces."""
     rng = random.Random(f"phrase/{split}/{seed}")
     for chain in problems.chains(split, seed, kind=task, difficulty=difficulty, practice=practice):
         yield Prompt(phrase(chain, rng), str(chain.answer), chain.kind, chain.difficulty, chain)

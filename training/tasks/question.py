@@ -1,4 +1,4 @@
-"""What is a question? A prompt with the answer that it is judged by."""
+"""What is a question? A prompt and its gold answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Question:
-    """`task` says where it comes from, `difficulty` what it is reported under."""
+    """`task` says where the question comes from; figures are reported by `difficulty`."""
 
     prompt: str
     answer: str
@@ -15,5 +15,5 @@ class Question:
     difficulty: str
 
     def as_row(self) -> dict[str, str]:
-        """The public JSONL row."""
+        """The question as a row of the public JSONL format."""
         return {"prompt": self.prompt, "answer": self.answer, "task": self.task, "difficulty": self.difficulty}

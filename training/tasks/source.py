@@ -1,4 +1,4 @@
-"""Which questions does a recipe ask for? Made, or drawn from its files, and checked."""
+"""Which questions does a recipe use? Generated arithmetic, or questions drawn from its files and checked."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from training.tasks.verify import is_verifiable
 
 
 def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Question]:
-    """`count` questions of a split with the recipe's instruction; only training questions may come more than once.
+    """`count` questions of a split, each followed by the recipe's instruction. Only training questions may repeat.
 
     Raises:
-        StageError: there are fewer, a file is missing or malformed, or a gold answer cannot be verified; names it.
+        StageError: there are fewer questions, a file is missing or malformed, or a gold answer cannot be verified.
     """
     if data.path is None:
         try:
-            found: Sequence[Question] = prompts(split, seed, count)
+            drawn: Sequence[Question] = prompts(split, seed, count)
         except ValueError as error:
             raise StageError(str(error)) from None
     else:
-        found = _drawn(data, data.path, split, seed, count)
+        drawn = _drawn(data, data.path, split, seed, count)
     if not data.instruction:
-        return found
-    return [replace(question, prompt=f"{question.prompt}\n{data.instruction}") for question in found]
+        return drawn
+    return [replace(question, prompt=f"{question.prompt}\n{data.instruction}") for question in drawn]
 
 
 def data_record(data: Data) -> dict[str, object]:
-    """What the questions depend on: the files themselves, not where they lie."""
+    """What the questions depend on: the content of the files, not their path."""
     return {**data.model_dump(exclude={"path"}), "files": fingerprint(data.path) if data.path else None}
 
 
 def _drawn(data: Data, path: Path, split: Split, seed: int, count: int) -> list[Question]:
     pool = _read(data.task, path)[split]
-    found: list[Question] = []
+    drawn: list[Question] = []
     for number, question in enumerate(files.shuffled(pool, seed)):
-        if len(found) == count:
-            return found
-        if number >= len(pool) and (split != "train" or not found):
+        if len(drawn) == count:
+            return drawn
+        if number >= len(pool) and (split != "train" or not drawn):
             break
         if _is_verifiable(question.answer):
-            found.append(question)
+            drawn.append(question)
         elif not data.skip_unverifiable:
             raise StageError(
-                f"data.path: {path} has a gold answer that nothing can be compared with, {question.answer!r}, of the"
-                f" question {question.prompt[:60]!r}: correct it, or leave such out with data.skip_unverifiable"
+                f"data.path: {path} has a gold answer that cannot be verified, {question.answer!r}, of the question"
+                f" {question.prompt[:60]!r}: correct it, or skip such questions with data.skip_unverifiable: true"
             )
-    raise StageError(f"data.path: {path} has {len(found)} questions in the {split} split, {count} were asked for")
+    raise StageError(f"data.path: {path} has {len(drawn)} questions in the {split} split; the recipe needs {count}")
 
 
 _read = cache(files.read)

@@ -1,4 +1,4 @@
-"""Is this answer right? Reads the final answer out of a completion and compares it with the gold answer."""
+"""Is this answer correct? Extracts the final answer from a completion and compares it with the gold answer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _WITH_UNIT = re.compile(
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '][^\W\d_]+)*")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
 _LONGEST = 300
-"""Characters of an answer that are looked at: longer ones are not answers, and may take for ever to simplify."""
+"""Answers with more characters are wrong without a comparison: simplifying them could take forever."""
 _SECONDS = 3
 
 
 def final_answer(text: str) -> str | None:
-    """The last answer the text states, as `The answer is N` or `\\boxed{...}`; None where it states none."""
+    """The last answer that the text states as `The answer is N` or `\\boxed{...}`; None if it states none."""
     stated = [(match.end(), match[1]) for match in _STATED.finditer(text)][-1:]
-    found = stated + _last_boxed(text)
-    return max(found)[1].strip().strip("$").strip() or None if found else None
+    candidates = stated + _last_boxed(text)
+    return max(candidates)[1].strip().strip("$").strip() or None if candidates else None
 
 
 def is_correct(text: str, gold: str) -> bool:
-    """True where the final answer in `text` equals `gold`, however it is written: 1,234 = 1234.0, 1/2 = 0.5.
+    """Whether the final answer in `text` equals `gold` in any notation: 1,234 = 1234.0, 1/2 = 0.5.
 
-    Words are compared as words, letter by letter.
+    Words are compared letter by letter.
     """
     stated = final_answer(text)
     if stated is None or len(stated) > _LONGEST:
@@ -38,8 +38,8 @@ def is_correct(text: str, gold: str) -> bool:
         return True
     if _INTEGER.fullmatch(stated) and _INTEGER.fullmatch(gold):
         return int(stated) == int(gold)
-    if _WORDS.fullmatch(said := _plain(gold)):  # to math-verify a product of letters, in any order
-        return _plain(stated) == said
+    if _WORDS.fullmatch(words := _plain(gold)):  # math-verify would read a product of letters in any order
+        return _plain(stated) == words
     if number := _WITH_UNIT.fullmatch(stated):
         stated = number[1]
     seconds = _seconds()
@@ -47,14 +47,14 @@ def is_correct(text: str, gold: str) -> bool:
 
 
 def is_verifiable(gold: str) -> bool:
-    """Whether a gold answer can be compared with others at all, as a number, a formula or a short text."""
+    """Whether a gold answer can be compared with others: as a number, a formula or a short text."""
     if len(gold) > _LONGEST or not gold.strip():
         return False
     return bool(_WORDS.fullmatch(_plain(gold))) or any(not isinstance(value, str) for value in _parsed(gold))
 
 
 def _plain(answer: str) -> str:
-    """Words as words: without LaTeX around them, in small letters."""
+    """The words of an answer in lower case, without LaTeX around them."""
     return " ".join(_IN_TEXT.sub(r"\1", answer).strip(" .").lower().split())
 
 
@@ -63,12 +63,12 @@ def _parsed(answer: str) -> list[object]:
 
 
 def _seconds() -> int | None:
-    """math-verify's time limits use signals, which only a main thread may set."""
+    """math-verify's time limit in seconds; None outside the main thread, because it uses signals."""
     return _SECONDS if threading.current_thread() is threading.main_thread() else None
 
 
 def _last_boxed(text: str) -> list[tuple[int, str]]:
-    """(where it ends, what is in it) of the last complete `\\boxed{...}`, with whatever braces are in it."""
+    """(end, content) of the last complete `\\boxed{...}`, nested braces included; empty if there is none."""
     for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
         depth = 1
         for at in range(start, len(text)):

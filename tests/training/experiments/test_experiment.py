@@ -64,7 +64,7 @@ def test_what_cannot_be_run_is_named_before_the_first_experiment_is(on_shipped, 
         named(evaluate=measured.model_copy(update={"prompts": 4})),
     )
     empty = tmp_path / "mine.jsonl"
-    refuses(r"there is no .*mine\.jsonl", on_shipped, named(data=Data(task="jsonl", path=empty)))
+    refuses(r"mine\.jsonl is missing", on_shipped, named(data=Data(task="jsonl", path=empty)))
 
 
 def test_figures_are_means_over_all_and_over_each_difficulty():

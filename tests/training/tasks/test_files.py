@@ -1,4 +1,4 @@
-"""Questions from files: what is read, how it is split, and what is said of files that cannot be used."""
+"""Questions from files: how they are read and split, and how unusable files are reported."""
 
 import json
 from itertools import islice
@@ -38,21 +38,21 @@ def math(tmp_path):
     return tmp_path
 
 
-def test_gsm8k_s_answer_stands_behind_four_hashes(gsm8k):
-    found = files.read("gsm8k", gsm8k)
-    assert found["heldout"][-1].answer == "1000"
-    assert {q.answer for q in found["train"]} <= {str(2 * n) for n in range(99)}
+def test_a_gsm8k_answer_follows_four_hashes(gsm8k):
+    by_split = files.read("gsm8k", gsm8k)
+    assert by_split["heldout"][-1].answer == "1000"
+    assert {q.answer for q in by_split["train"]} <= {str(2 * n) for n in range(99)}
 
 
-def test_math_s_levels_are_difficulties_and_its_answer_may_be_boxed_in_the_solution(math):
-    found = files.read("math", math)
-    assert [(q.answer, q.difficulty) for q in found["heldout"]] == [("2", "level 1")]
-    assert {q.difficulty for q in found["train"]} == {"level 0", "level 1", "level 2"}
+def test_math_levels_are_difficulties_and_an_answer_can_be_boxed_in_the_solution(math):
+    by_split = files.read("math", math)
+    assert [(q.answer, q.difficulty) for q in by_split["heldout"]] == [("2", "level 1")]
+    assert {q.difficulty for q in by_split["train"]} == {"level 0", "level 1", "level 2"}
 
 
-def test_what_is_held_out_is_not_trained_on_though_the_training_file_has_it(gsm8k):
-    found = files.read("gsm8k", gsm8k)
-    prompts = {split: {q.prompt for q in rows} for split, rows in found.items()}
+def test_a_held_out_question_is_not_trained_on_even_if_the_training_file_has_it(gsm8k):
+    by_split = files.read("gsm8k", gsm8k)
+    prompts = {split: {q.prompt for q in rows} for split, rows in by_split.items()}
     assert not prompts["train"] & prompts["heldout"]
     assert not prompts["test"] & prompts["heldout"]
     assert not prompts["test"] & prompts["train"]
@@ -64,9 +64,9 @@ def test_the_words_of_a_question_decide_its_split(tmp_path):
     before = files.read("jsonl", lines(tmp_path / "mine.jsonl", rows))
     respelled = [{**row, "prompt": row["prompt"].upper()} for row in reversed(rows)]
     after = files.read("jsonl", lines(tmp_path / "other.jsonl", respelled))
-    for split, found in before.items():
-        assert {q.answer for q in found} == {q.answer for q in after[split]}
-        assert len(found) > 5
+    for split, drawn in before.items():
+        assert {q.answer for q in drawn} == {q.answer for q in after[split]}
+        assert len(drawn) > 5
 
 
 def test_rows_without_a_difficulty_share_one(tmp_path):
@@ -74,7 +74,7 @@ def test_rows_without_a_difficulty_share_one(tmp_path):
     assert files.read("jsonl", lines(tmp_path / "mine.jsonl", rows))["train"][0].difficulty == "all"
 
 
-def test_a_question_comes_again_only_when_all_have_come(gsm8k):
+def test_no_question_repeats_before_all_have_been_drawn(gsm8k):
     pool = files.read("gsm8k", gsm8k)["train"]
     order = list(islice(files.shuffled(pool, 1), 2 * len(pool)))
     assert set(order[: len(pool)]) == set(order[len(pool) :]) == set(pool)
@@ -83,28 +83,28 @@ def test_a_question_comes_again_only_when_all_have_come(gsm8k):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "no questions for the train split"),
         ('{"prompt": "a"}\n', "line 1: answer is missing"),
         ('{"prompt": "a", "answer": [1]}\n', "line 1: answer must be text"),
         ('{"prompt": "a", "answer": 1}\nnot json\n', "line 2: not JSON"),
         ("[1, 2]\n", "line 1: must be an object"),
-        ('{"prompt": "a", "answer": NaN}\n', "line 1: not JSON .NaN is no number"),
+        ('{"prompt": "a", "answer": NaN}\n', "line 1: not JSON .NaN is not a number"),
         ("[" * 100_000 + "\n", "line 1: not JSON"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_with_its_line_and_field(tmp_path, text, says):
+def test_an_unusable_file_is_reported_with_its_line_and_field(tmp_path, text, message):
     path = tmp_path / "mine.jsonl"
     path.write_text(text)
-    with pytest.raises(StageError, match=says) as caught:
+    with pytest.raises(StageError, match=message) as caught:
         files.read("jsonl", path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_line_ends_where_json_lines_end(tmp_path):
-    """Other line breaks may stand in a string as they are."""
+def test_only_newlines_end_a_row(tmp_path):
+    """Strings may contain other line breaks unescaped."""
     rows = (json.dumps({"prompt": f"one\u2028two\u0085{i}", "answer": i}, ensure_ascii=False) for i in range(60))
     (tmp_path / "mine.jsonl").write_text("\n".join(rows))
     assert "\u2028" in (tmp_path / "mine.jsonl").read_text()
@@ -112,36 +112,36 @@ def test_a_line_ends_where_json_lines_end(tmp_path):
 
 
 def test_a_missing_file_and_a_gsm8k_row_without_hashes_are_named(tmp_path):
-    with pytest.raises(StageError, match=r"there is no .*test\.jsonl"):
+    with pytest.raises(StageError, match=r"test\.json is missing"):
         files.read("gsm8k", tmp_path)
     lines(tmp_path / "test.jsonl", [{"question": "q", "answer": "5"}])
-    with pytest.raises(StageError, match=r"test\.jsonl, line 1: answer has no line"):
+    with pytest.raises(StageError, match=r"test\.jsonl, line 1: answer must end with a line"):
         files.read("gsm8k", tmp_path)
 
 
-def test_the_instruction_stands_behind_each_question(gsm8k):
-    [asked] = questions(Data(task="gsm8k", path=gsm8k, instruction="Box it."), "heldout", 0, 1)
-    assert asked.prompt.endswith("\nBox it.")
+def test_the_instruction_follows_each_question(gsm8k):
+    [question] = questions(Data(task="gsm8k", path=gsm8k, instruction="Box it."), "heldout", 0, 1)
+    assert question.prompt.endswith("\nBox it.")
 
 
-def test_more_than_there_are_can_be_had_for_training_only(gsm8k):
+def test_only_training_questions_may_repeat(gsm8k):
     data = Data(task="gsm8k", path=gsm8k)
     assert len(questions(data, "train", 0, 500)) == 500
-    with pytest.raises(StageError, match="3 questions in the heldout split, 4 were asked for"):
+    with pytest.raises(StageError, match="3 questions in the heldout split; the recipe needs 4"):
         questions(data, "heldout", 0, 4)
 
 
-def test_an_unverifiable_answer_is_named_or_left_out(tmp_path):
+def test_an_unverifiable_answer_is_reported_or_skipped(tmp_path):
     rows = [{"prompt": f"Say {n}.", "answer": "" if n % 2 else str(n)} for n in range(100)]
     path = lines(tmp_path / "mine.jsonl", rows)
-    with pytest.raises(StageError, match=r"nothing can be compared with, '', of the question 'Say"):
+    with pytest.raises(StageError, match=r"cannot be verified, '', of the question 'Say"):
         questions(Data(task="jsonl", path=path), "train", 0, 40)
-    found = questions(Data(task="jsonl", path=path, skip_unverifiable=True), "train", 0, 40)
-    assert len(found) == 40
-    assert all(q.answer for q in found)
+    drawn = questions(Data(task="jsonl", path=path, skip_unverifiable=True), "train", 0, 40)
+    assert len(drawn) == 40
+    assert all(q.answer for q in drawn)
 
 
-def test_nothing_verifiable_at_all_ends_too(tmp_path):
+def test_a_file_without_verifiable_answers_is_rejected(tmp_path):
     path = lines(tmp_path / "mine.jsonl", [{"prompt": f"Say {n}.", "answer": ""} for n in range(100)])
     with pytest.raises(StageError, match="0 questions"):
         questions(Data(task="jsonl", path=path, skip_unverifiable=True), "train", 0, 4)

@@ -20,7 +20,7 @@ def canonical(chain: Chain) -> list[tuple[int, ...]]:
 
 
 @given(kinds, difficulties, st.integers())
-def test_the_answer_is_what_python_makes_of_the_expression(kind, difficulty, seed):
+def test_the_answer_is_the_value_of_the_expression_in_python(kind, difficulty, seed):
     rng = random.Random(seed)
     chain = problems.draw(rng, kind, difficulty)
     written = expression(chain.terms, random.Random(seed)).replace("x", "*").replace("×", "*")  # noqa: RUF001
@@ -29,14 +29,14 @@ def test_the_answer_is_what_python_makes_of_the_expression(kind, difficulty, see
     assert chain.answer == eval(written)
 
 
-def test_no_problem_of_one_split_is_a_problem_of_another_however_it_is_ordered():
-    seen = {
+def test_splits_share_no_problem_in_any_order_of_terms():
+    by_split = {
         split: {repr(canonical(c)) for seed in range(3) for c in islice(problems.chains(split, seed), 400)}
         for split in SPLITS
     }
-    assert not seen["train"] & seen["test"]
-    assert not seen["train"] & seen["heldout"]
-    assert not seen["test"] & seen["heldout"]
+    assert not by_split["train"] & by_split["test"]
+    assert not by_split["train"] & by_split["heldout"]
+    assert not by_split["test"] & by_split["heldout"]
 
 
 @given(st.permutations([Term(1, (12,)), Term(-1, (7,)), Term(1, (3, 41)), Term(1, (88,))]))
@@ -53,7 +53,7 @@ def test_the_split_ignores_the_order_of_factors():
 
 @pytest.mark.parametrize("practice", [True, False])
 @pytest.mark.parametrize("split", SPLITS)
-def test_kinds_are_weighted_for_practice_and_alike_elsewhere(split, practice):
+def test_kinds_are_weighted_for_practice_and_equally_likely_otherwise(split, practice):
     drawn = [chain.kind for chain in islice(problems.chains(split, 0, practice=practice), 1500)]
     weights = dict(zip(KINDS, problems._PRACTICE, strict=True)) if practice else dict.fromkeys(KINDS, 1)
     for kind, weight in weights.items():
@@ -74,25 +74,25 @@ def test_a_story_never_runs_below_zero(difficulty, seed):
 
 
 @given(kinds, difficulties, st.integers())
-def test_every_number_of_the_problem_stands_in_its_wording(kind, difficulty, seed):
+def test_the_wording_contains_every_number_of_the_problem(kind, difficulty, seed):
     rng = random.Random(seed)
     chain = problems.draw(rng, kind, difficulty)
     numbers = sorted(int(n) for n in re.findall(r"\d+", phrase(chain, rng)))
     assert numbers == sorted(f for term in chain.terms for f in term.factors)
 
 
-def test_the_same_seed_gives_the_same_prompts_and_another_seed_others():
+def test_prompts_depend_on_the_seed_alone():
     assert prompts("heldout", 5, 60) == prompts("heldout", 5, 60)
     assert prompts("heldout", 5, 60) != prompts("heldout", 6, 60)
 
 
 def test_prompts_are_different_and_of_all_difficulties_in_equal_parts():
-    found = prompts("heldout", 0, 300)
-    assert len({p.prompt for p in found}) == 300
+    drawn = prompts("heldout", 0, 300)
+    assert len({p.prompt for p in drawn}) == 300
     for difficulty in DIFFICULTIES:
-        assert 80 <= sum(p.difficulty == difficulty for p in found) <= 120
+        assert 80 <= sum(p.difficulty == difficulty for p in drawn) <= 120
 
 
-def test_asking_for_more_prompts_than_there_are_says_so():
+def test_too_many_prompts_are_rejected():
     with pytest.raises(ValueError, match=r"count: heldout has only about \d+ different prompts"):
         prompts("heldout", 0, 20_000, task="product", difficulty="easy")

@@ -21,7 +21,7 @@ from training.tasks.verify import is_correct, is_verifiable
         ("The answer is 3. Wait. The answer is 5.", "5"),
     ],
 )
-def test_equal_answers_are_right_however_they_are_written(text, gold):
+def test_equal_answers_are_correct_in_any_notation(text, gold):
     assert is_correct(text, gold)
 
 
@@ -43,19 +43,19 @@ def test_equal_answers_are_right_however_they_are_written(text, gold):
         ("The answer is 12 dozen.", "12"),
     ],
 )
-def test_other_answers_and_no_answers_are_wrong(text, gold):
+def test_different_and_missing_answers_are_wrong(text, gold):
     assert not is_correct(text, gold)
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
-def test_two_integers_are_the_same_answer_only_when_they_are_equal(stated, gold):
+def test_two_integers_are_the_same_answer_only_if_they_are_equal(stated, gold):
     assert is_correct(f"The answer is {stated}.", str(gold)) == (stated == gold)
 
 
 @given(st.text(), st.sampled_from(["{}", "The answer is {}.", r"\boxed{{{}}}"]))
 @example("\u00b2", r"\boxed{{{}}}")
 @example("--5", "The answer is {}.")
-def test_any_text_can_be_judged(text, form):
+def test_any_text_can_be_graded(text, form):
     assert isinstance(is_correct(form.format(text), "3"), bool)
 
 
@@ -82,10 +82,10 @@ def test_a_stated_answer_is_read_to_the_end_of_its_sentence(stated, gold, right)
 
 
 @pytest.mark.parametrize("gold", ["42", "-7", "3.5", r"\frac{1}{2}", r"x^2 + 1", r"(1, 2)", r"\text{Tuesday}"])
-def test_a_gold_answer_that_can_be_compared(gold):
+def test_verifiable_gold_answers(gold):
     assert is_verifiable(gold)
 
 
 @pytest.mark.parametrize("gold", ["", "  ", "1" * 400, "???", "{", r"\frac{"])
-def test_a_gold_answer_that_nothing_can_be_compared_with(gold):
+def test_unverifiable_gold_answers(gold):
     assert not is_verifiable(gold)
