@@ -18,6 +18,7 @@ import numpy as np
 
 from gateway.config import shipped_family
 from gateway.routing import rule
+from gateway.routing.rule import RoutingRequest
 from models import family as families
 from models import profile as profiles
 from training.tasks.prompts import prompts
@@ -59,15 +60,15 @@ def timed(asked: Sequence[str]) -> dict[str, float]:
     family = families.load(shipped_family(), verify=False)
     profile = profiles.load(shipped_family() / family.profile)
     everyone = frozenset(checkpoint.name for checkpoint in family.checkpoints)
-    how = {"pinned": None, "tolerance": 0.005, "holdout": False, "allowed": everyone, "available": everyone}
     seconds: list[float] = []
     familiar = 0
     for prompt in asked:
         began = time.perf_counter()
-        reading = profile.predict(prompt)
-        rule.decide(family, reading, 64, **how)
+        prediction = profile.predict(prompt)
+        request = RoutingRequest(prediction=prediction, limit=64, tolerance=0.005, allowed=everyone, available=everyone)
+        rule.decide(family, request)
         seconds.append(time.perf_counter() - began)
-        familiar += reading.familiar
+        familiar += prediction.familiar
     p50, p99 = np.quantile(seconds, [0.5, 0.99]) / LIMIT_SECONDS
     return {"prompts": len(asked), "familiar": familiar / len(asked), "p50 / limit": p50, "p99 / limit": p99}
 

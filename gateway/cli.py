@@ -24,6 +24,7 @@ from gateway.ledger.savings import DIMENSIONS, compute_savings
 from gateway.process.supervisor import StartError
 from gateway.request import budget
 from gateway.routing.explain import explain
+from gateway.routing.rule import RoutingRequest
 from models import family as families
 from models import profile as profiles
 from models.family import FamilyError
@@ -124,16 +125,15 @@ def _route(arguments: Sequence[str]) -> None:
         tokens = budget.from_text(settings.default_budget if parsed.budget is None else parsed.budget, source, family)
     except BadRequestError as error:
         raise ConfigError(error.message) from None
-    explained = explain(
-        family,
-        profile.predict(parsed.question),
-        budget.Budget(tokens, source),
+    request = RoutingRequest(
+        prediction=profile.predict(parsed.question),
         limit=tokens,
         pinned=parsed.checkpoint,
         tolerance=settings.quality_tolerance,
         allowed=names,
         available=names,
     )
+    explained = explain(family, request, budget.Budget(tokens, source))
     if parsed.json:
         print(json.dumps(explained, indent=2))
     else:

@@ -12,6 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+INTERNAL = 500
+CALLER_LEFT = 499
+"""nginx's status for a caller that left; nobody reads it but the ledger and the metrics."""
+
 _INVALID = "invalid_request_error"
 _TOO_LONG = re.compile(r"context length|maximum input length|max_model_len|longer than the maximum", re.IGNORECASE)
 _WORDS_OF_FIELDS = {
@@ -64,15 +72,42 @@ class BadRequestError(ApiError):
         super().__init__(400, message, param=param, code=code)
 
 
+def response(error: Exception) -> Response:
+    """What the caller gets for anything that an endpoint raises."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CALLER_LEFT)
+    if not isinstance(error, ApiError):
+        error = internal()
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    return Response(error.body(), error.status, headers, "application/json")
+
+
+def invalid(error: ValidationError) -> BadRequestError:
+    """400: the first value that pydantic rejects, with the path of its field: `messages[0].content`."""
+    first = error.errors(include_url=False)[0]
+    # A union's member adds its own name to the path: `messages.0.content.str`.
+    parts = [part for part in first["loc"] if part not in ("str", "list[dict[str,any]]")]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return BadRequestError(f"{path}: {message}" if path else message, path or None)
+
+
+def not_found(path: str) -> ApiError:
+    """404: no endpoint at this path."""
+    return ApiError(404, f"There is nothing at {path}. GET /openapi.json lists what there is.", code="not_found")
+
+
 def unknown_model(model: str) -> ApiError:
     """404: no such model here."""
     return ApiError(404, f"The model {model!r} does not exist here.", param="model", code="model_not_found")
 
 
-def method_not_allowed(method: str, path: str, allowed: str = "") -> ApiError:
-    """405: there is something at this path, for another method."""
-    headers = {"allow": allowed} if allowed else {}
-    return ApiError(405, f"{method} is not allowed at {path}.", code="method_not_allowed", headers=headers)
+def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    """405: the endpoint at this path takes other methods."""
+    message = f"{method} is not allowed at {path}. Use {allowed}."
+    return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
 
 
 def overloaded() -> ApiError:
@@ -123,7 +158,7 @@ def too_slow() -> ApiError:
 
 def internal() -> ApiError:
     """500: a bug of ours; the log has the details."""
-    return ApiError(500, "The gateway failed on this request.", kind="api_error", code="internal_error")
+    return ApiError(INTERNAL, "The gateway failed on this request.", kind="api_error", code="internal_error")
 
 
 def from_engine(status: int, payload: object) -> ApiError:

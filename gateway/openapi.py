@@ -43,7 +43,7 @@ def document(family: Family, version: str) -> Json:
             _header(budget.HEADER, "reasoning tokens, an effort's name, or auto", [*budget.EFFORTS, "auto", "200"]),
             _header(budget.POLICY_HEADER, "cap it, or refuse what cannot be done within it", ["cap", "reject"]),
         ],
-        "requestBody": _body(question.Chat, model={"type": "string", "examples": names}),
+        "requestBody": _body(question.ChatRequest, model={"type": "string", "examples": names}),
     }
     answer = {"application/json": {"schema": {"type": "object"}}}
     events = {"text/event-stream": {"schema": {"type": "object", "description": "one event"}}}

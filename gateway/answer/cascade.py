@@ -141,6 +141,10 @@ class EscalatingStream:
         return encode_event(parsed)
 
 
+Answer = Upstream | EscalatingStream
+"""An engine's response that has begun."""
+
+
 async def escalated(upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> Upstream:
     """The same for a whole answer: this one, or another with the thinking and the usage of both."""
     answer = parse_object(upstream.first)

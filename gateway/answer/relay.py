@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors
+from gateway.answer.cascade import Answer
 from gateway.answer.usage import Transcript, hide_reasoning, index_of, totalled
 from gateway.errors import ApiError
 from gateway.events import EVENT_END, MAX_EVENT_BYTES, Json, data_of, encode_event, objects, parse_object, split_events
@@ -163,6 +164,34 @@ class Relay:
         self._usage_sent = True
         same = {name: value for name, value in self._last.items() if name not in ("choices", "usage")}
         return encode_event({**same, "choices": [], "usage": self._final})
+
+
+async def relayed(relay: Relay, answer: Answer, settle: Callable[[str], None]) -> AsyncGenerator[bytes]:
+    """The stream for the caller. It is settled before its last bytes leave: a caller that has the end is in the ledger.
+
+    Args:
+        settle: called once with "" when the stream is complete or has failed; not if the caller leaves.
+    """
+
+    def settled(events: bytes) -> bytes:
+        if relay.done:
+            answer.relayed = relay.failure is None
+            settle("")
+        return events
+
+    try:
+        chunk = answer.first or await answer.more()
+        while chunk:
+            if events := settled(relay.feed(chunk)):
+                yield events
+            if relay.done:
+                return
+            chunk = await answer.more()
+    except (TimeoutError, OSError):
+        yield settled(relay.fail(errors.interrupted()))
+    else:
+        if events := settled(relay.end()):
+            yield events
 
 
 def _first_hint(events: bytes, start: int) -> int:

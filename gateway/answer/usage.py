@@ -18,12 +18,18 @@ KEEP_BYTES = 262_144
 
 
 @dataclass(frozen=True)
-class Spent:
+class TokenUsage:
     """Tokens of one answer, all its choices together."""
 
     prompt: int = 0
     reasoning: int = 0
     answer: int = 0
+
+    @classmethod
+    def of(cls, usage: Json) -> TokenUsage:
+        """The figures of a completed usage."""
+        reasoning, generated = _reported(usage) or 0, integer_at(usage, "completion_tokens")
+        return cls(integer_at(usage, "prompt_tokens"), reasoning, max(0, generated - reasoning))
 
 
 class Transcript:
@@ -45,7 +51,7 @@ class Transcript:
         """A whole answer's choices."""
         self._add(answer, "message")
 
-    def count(self, counter: TokenCounter, marks: Reasoning) -> Spent:
+    def count(self, counter: TokenCounter, marks: Reasoning) -> TokenUsage:
         """Reasoning and answer tokens of the text; the prompt's are not known here."""
         self._boil_down()
         reasoning = answer = 0
@@ -58,7 +64,7 @@ class Transcript:
                 inline, outward = "", said
             reasoning += counter.count(thought + inline)
             answer += counter.count(outward)
-        return Spent(0, reasoning, answer)
+        return TokenUsage(0, reasoning, answer)
 
     def _boil_down(self) -> None:
         for line in b"".join(self._events).splitlines():
@@ -119,12 +125,6 @@ def added(usage: Json, *, generated: int, reasoning: int) -> Json:
         return {**usage, **total}
     details = object_at(usage, "completion_tokens_details")
     return {**usage, **total, "completion_tokens_details": {**details, "reasoning_tokens": reported + reasoning}}
-
-
-def spent(usage: Json) -> Spent:
-    """A completed usage as numbers."""
-    reasoning, generated = _reported(usage) or 0, integer_at(usage, "completion_tokens")
-    return Spent(integer_at(usage, "prompt_tokens"), reasoning, max(0, generated - reasoning))
 
 
 def hide_reasoning(answer: Json, part: str) -> bool:

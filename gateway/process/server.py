@@ -12,13 +12,10 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.access.keyring import Keyring
-from gateway.access.limits import Limiter
 from gateway.app import create_app
 from gateway.config import Settings
-from gateway.engines.pool import Engines
-from gateway.ledger.ledger import Ledger
 from gateway.process.protocol import BatchingProtocol
+from gateway.services import Services
 from models import profile as profiles
 from models.family import Family
 
@@ -28,7 +25,9 @@ class Server:
 
     def __init__(self, settings: Settings, family: Family, listener: socket.socket, worker: int = 0) -> None:
         """`settings` name the engines and the Redis."""
-        self._server = _Uvicorn(_config(_app(settings, family, worker), settings))
+        profile = profiles.load(settings.family / family.profile)
+        app = create_app(Services.create(settings, family, profile, worker))
+        self._server = _Uvicorn(_config(app, settings))
         self._listener = listener
         self._serving: asyncio.Task[None] | None = None
 
@@ -61,19 +60,6 @@ class _Uvicorn(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-
-def _app(settings: Settings, family: Family, worker: int) -> ASGIApp:
-    assert settings.redis is not None
-    return create_app(
-        settings,
-        family,
-        profiles.load(settings.family / family.profile),
-        engines=Engines(settings.engine, family, settings),
-        keyring=Keyring(settings.redis, settings.state_dir),
-        limiter=Limiter(settings.redis),
-        ledger=Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker),
-    )
 
 
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

@@ -11,8 +11,10 @@ from typing import Any, NoReturn, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway import errors
 from gateway.errors import BadRequestError
 from gateway.request.budget import LARGEST
+from models.family import Family
 
 Body = dict[str, Any]
 
@@ -23,7 +25,9 @@ class _Loose(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class _Message(_Loose):
+class ChatMessage(_Loose):
+    """One message of the conversation."""
+
     role: str = Field(min_length=1)
     content: str | list[dict[str, Any]] | None = None
 
@@ -36,11 +40,11 @@ class _StreamOptions(_Loose):
     continuous_usage_stats: Any = None
 
 
-class Chat(_Loose):
+class ChatRequest(_Loose):
     """The fields of a chat request that the gateway acts on."""
 
     model: str = Field(min_length=1)
-    messages: list[_Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=LARGEST)
@@ -64,6 +68,8 @@ class Question:
     """What the caller lets thinking and answer take together; None where the context is the only limit."""
     may_escalate: bool
     """Two answers can be made one: not several choices, nor what is told of single tokens."""
+    hides_reasoning: bool
+    """The caller does not want to see the thinking (`include_reasoning: false`)."""
     body: Body
     """The body as it came, every parameter included."""
 
@@ -76,12 +82,9 @@ def parse(raw: bytes) -> Question:
     """
     body = _json_object(raw)
     try:
-        chat = Chat.model_validate(body)
+        chat = ChatRequest.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        # A union's member adds its own name to the place: `messages.0.content.str`.
-        place = [part for part in first["loc"] if part not in ("str", "list[dict[str,any]]")]
-        raise BadRequestError(f"{_path(place)}: {first['msg']}", _path(place)) from None
+        raise errors.invalid(error) from None
     if chat.stream_options is not None and not chat.stream:
         raise BadRequestError("stream_options is only for streams: set stream to true", "stream_options")
     return Question(
@@ -94,8 +97,28 @@ def parse(raw: bytes) -> Question:
         may_escalate=(chat.n or 1) == 1
         and not any(map(body.get, _BY_TOKEN))
         and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
+        hides_reasoning=body.get("include_reasoning") is False,
         body=body,
     )
+
+
+def pinned_checkpoint(model: str, family: Family, allowed: frozenset[str]) -> str | None:
+    """The checkpoint that a model's name pins; None for the family's name, which lets the gateway choose.
+
+    Raises:
+        ApiError: 404, there is no such model; 403, the key does not allow this checkpoint.
+    """
+    if model == family.name:
+        return None
+    for checkpoint in family.checkpoints:
+        if model == family.served_name(checkpoint.name):
+            if checkpoint.name not in allowed:
+                names = ", ".join(one.name for one in family.checkpoints if one.name in allowed)
+                raise errors.forbidden(
+                    f"This key allows {names}, not {model}. Use one of these, or another key.", "model"
+                )
+            return checkpoint.name
+    raise errors.unknown_model(model)
 
 
 def encode(body: Body) -> bytes:
@@ -117,7 +140,7 @@ def encode(body: Body) -> bytes:
 
 def text_of(body: Body) -> str:
     """Everything the messages say, for counting where an engine reports no prompt tokens."""
-    messages = [_Message.model_validate(message) for message in body["messages"]]
+    messages = [ChatMessage.model_validate(message) for message in body["messages"]]
     return "\n".join(text for message in messages if (text := _text(message.content)))
 
 
@@ -146,11 +169,7 @@ _STRICT = json.JSONDecoder(parse_constant=_no_constant)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-def _path(place: list[int | str]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-
-
-def _prompt(messages: list[_Message]) -> str | None:
+def _prompt(messages: list[ChatMessage]) -> str | None:
     for message in reversed(messages):
         if message.role == "user":
             parts = message.content

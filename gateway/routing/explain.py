@@ -8,52 +8,23 @@ import numpy as np
 
 from gateway.request.budget import Budget
 from gateway.routing import rule
+from gateway.routing.feasibility import smallest_for
+from gateway.routing.rule import Decision, RoutingRequest
 from models.family import Family
-from models.profile import LEVELS, ChoicePrediction, Prediction
+from models.profile import LEVELS, ChoicePrediction
 
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
-def explain(
-    family: Family,
-    reading: Prediction | None,
-    budget: Budget,
-    *,
-    limit: int | None,
-    pinned: str | None,
-    tolerance: float,
-    may_escalate: bool = True,
-    allowed: frozenset[str],
-    available: frozenset[str],
-) -> dict[str, Any]:
-    """The decision as JSON, without a draw for the holdout.
-
-    Args:
-        limit: what thinking may take at most, the budget and the whole completion's limit considered.
-        may_escalate: whether the request is one that can be escalated.
-        allowed: the checkpoints that the caller may use.
-        available: those of them that engines serve now.
+def explain(family: Family, request: RoutingRequest, budget: Budget) -> dict[str, Any]:
+    """The decision as JSON. `request` must not be a holdout: an explanation is about the rule, not the draw.
 
     Raises:
-        NoCheckpointError: the pinned one is not available, or none is.
+        NoCheckpointError: the pinned checkpoint is not available, or none is.
     """
-    decision = rule.decide(
-        family,
-        reading,
-        limit,
-        pinned=pinned,
-        tolerance=tolerance,
-        holdout=False,
-        may_escalate=may_escalate,
-        allowed=allowed,
-        available=available,
-    )
-    known = rule.known_of(reading)
-    predictions = known.choices if known else {}
-    smallest = smallest_feasible(reading, pinned, allowed, budget)
-    saved = None
-    if decision.reference_tokens is not None and decision.predicted_tokens is not None:
-        saved = round(decision.reference_tokens - decision.predicted_tokens, 1)
+    decision = rule.decide(family, request)
+    prediction = request.familiar
+    predictions = prediction.choices if prediction else {}
     return {
         "checkpoint": decision.checkpoint,
         "alpha": family.checkpoint(decision.checkpoint).alpha,
@@ -62,40 +33,42 @@ def explain(
         "choice": decision.choice,
         "reason": decision.reason,
         "difficulty": None if decision.difficulty is None else round(decision.difficulty, 3),
-        "budget": {
-            "tokens": budget.tokens,
-            "source": budget.source,
-            "policy": budget.policy,
-            "feasible": smallest is None if known else None,
-            "smallest_feasible": smallest,
-            "refused": smallest is not None and budget.policy == "reject",
-        },
-        "expected_saving": saved,
+        "budget": _budget(request, budget),
+        "expected_saving": _saving(decision),
         "reference": family.reference,
         "checkpoints": {
-            checkpoint.name: {"alpha": checkpoint.alpha, **_prediction(predictions.get(checkpoint.name), limit)}
+            checkpoint.name: {"alpha": checkpoint.alpha, **_choice(predictions.get(checkpoint.name), request.limit)}
             for checkpoint in family.checkpoints
         },
         "escalations": {
-            name: {**prediction.escalation.model_dump(), **_prediction(prediction, limit)}
+            name: {**prediction.escalation.model_dump(), **_choice(prediction, request.limit)}
             for name, prediction in predictions.items()
             if prediction.escalation
         },
     }
 
 
-def smallest_feasible(
-    reading: Prediction | None, pinned: str | None, allowed: frozenset[str], budget: Budget
-) -> int | None:
-    """The smallest feasible budget where this one is not; None where it is, or nothing is known or capped."""
-    known = rule.known_of(reading)
-    if known is None or budget.tokens is None:
+def _budget(request: RoutingRequest, budget: Budget) -> dict[str, Any]:
+    smallest = smallest_for(request, budget)
+    return {
+        "tokens": budget.tokens,
+        "source": budget.source,
+        "policy": budget.policy,
+        "feasible": smallest is None if request.familiar else None,
+        "smallest_feasible": smallest,
+        "refused": smallest is not None and budget.policy == "reject",
+    }
+
+
+def _saving(decision: Decision) -> float | None:
+    """Reasoning tokens that the reference checkpoint is expected to spend beyond what serves."""
+    if decision.reference_tokens is None or decision.predicted_tokens is None:
         return None
-    asked = {name: p for name, p in known.choices.items() if name in allowed and pinned in (None, name)}
-    return rule.smallest_feasible(asked, budget.tokens) if asked else None
+    return round(decision.reference_tokens - decision.predicted_tokens, 1)
 
 
-def _prediction(prediction: ChoicePrediction | None, limit: int | None) -> dict[str, Any]:
+def _choice(prediction: ChoicePrediction | None, limit: int | None) -> dict[str, Any]:
+    """What one checkpoint or escalation is expected to do under the limit."""
     if prediction is None:
         return {"success": None, "correct": None, "tokens": None, "quantiles": None}
     return {

@@ -25,8 +25,8 @@ from gateway.config import Settings
 from gateway.engines.pool import Engines
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry
-from gateway.ledger.ledger import Ledger
 from gateway.process.protocol import BatchingProtocol
+from gateway.services import Services
 from models import family as families
 from models import features
 from models import profile as profiles
@@ -308,11 +308,23 @@ class Gateway:
 
     client: httpx.AsyncClient
     url: str
-    settings: Settings
-    ledger: Ledger
-    engines: Engines
-    keyring: Keyring
-    limiter: Limiter
+    services: Services
+
+    @property
+    def settings(self) -> Settings:
+        return self.services.settings
+
+    @property
+    def engines(self) -> Engines:
+        return self.services.engines
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.services.keyring
+
+    @property
+    def limiter(self) -> Limiter:
+        return self.services.limiter
 
     async def entries(self, count: int = 1) -> list[Entry]:
         """The ledger's entries, once there are as many."""
@@ -348,11 +360,9 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
             }
         )
         family = families.load(family_dir)
-        book = Ledger(redis_url, chosen.state_dir)
-        replicas = Engines(chosen.engine, family, chosen)
         profile = profiles.load(family_dir / family.profile)
-        limiter, keyring = Limiter(redis_url), Keyring(redis_url, chosen.state_dir)
-        app = create_app(chosen, family, profile, engines=replicas, keyring=keyring, limiter=limiter, ledger=book)
+        services = Services.create(chosen, family, profile)
+        app = create_app(services)
         server = uvicorn.Server(
             uvicorn.Config(app, http=BatchingProtocol, log_level="critical", timeout_graceful_shutdown=2)
         )
@@ -364,7 +374,7 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         url = f"http://127.0.0.1:{port}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
-                yield Gateway(client, url, chosen, book, replicas, keyring, limiter)
+                yield Gateway(client, url, services)
         finally:
             server.should_exit = True
             await serving

@@ -300,7 +300,7 @@ async def test_a_decision_is_explained_with_them(gateway: Gateway) -> None:
     assert said["checkpoint"] == "alpha-0.4"
     assert said["choice"] == NAME
     assert said["escalation"] == ESCALATIONS[NAME]
-    assert said["reason"].startswith("alpha-0.4 first, and base where that is unsure of itself: cheapest within")
+    assert said["reason"].startswith("alpha-0.4 answers, or base if alpha-0.4 is not confident enough: cheapest within")
     assert said["escalations"][NAME]["success"] == pytest.approx(0.982, abs=0.001)
     without = (await gateway.client.post("/v1/route", json={**chat, "n": 2})).json()
     assert (without["checkpoint"], without["escalation"]) == ("base", None)

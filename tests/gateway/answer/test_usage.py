@@ -7,7 +7,7 @@ import pytest
 
 from gateway.answer import counting, usage
 from gateway.answer.counting import TokenCounter
-from gateway.answer.usage import Spent, Transcript
+from gateway.answer.usage import TokenUsage, Transcript
 from models.family import Reasoning
 from tests.gateway.fakes import USAGE, WHOLE
 
@@ -29,7 +29,7 @@ def said(**message: Any) -> dict[str, Any]:
 
 def test_what_the_engine_reports_stands(counter: TokenCounter) -> None:
     assert complete(counter, USAGE) is USAGE
-    assert usage.spent(USAGE) == Spent(prompt=17, reasoning=4, answer=5)
+    assert TokenUsage.of(USAGE) == TokenUsage(prompt=17, reasoning=4, answer=5)
 
 
 @pytest.mark.parametrize("details", [{}, {"completion_tokens_details": None}, {"completion_tokens_details": {"x": 1}}])
@@ -38,7 +38,7 @@ def test_reasoning_tokens_are_counted_where_the_engine_is_silent(
 ) -> None:
     completed = complete(counter, {"prompt_tokens": 17, "completion_tokens": 30, **details})
     assert completed["completion_tokens_details"]["reasoning_tokens"] == counter.count("1 + 2 = 3")
-    assert usage.spent(completed).answer == 30 - counter.count("1 + 2 = 3")
+    assert TokenUsage.of(completed).answer == 30 - counter.count("1 + 2 = 3")
 
 
 def test_never_more_reasoning_than_the_engine_generated(counter: TokenCounter) -> None:
@@ -57,27 +57,27 @@ def test_never_more_reasoning_than_the_engine_generated(counter: TokenCounter) -
 )
 def test_reasoning_is_found_wherever_engines_put_it(counter: TokenCounter, message: dict[str, Any]) -> None:
     completed = complete(counter, None, said(**message))
-    assert usage.spent(completed) == Spent(counter.count("prompt"), counter.count("1 + 2"), counter.count("3"))
+    assert TokenUsage.of(completed) == TokenUsage(counter.count("prompt"), counter.count("1 + 2"), counter.count("3"))
 
 
 def test_thinking_that_was_cut_off_is_thinking(counter: TokenCounter) -> None:
     completed = complete(counter, None, said(content="\n<think>1 + 2"))
-    assert usage.spent(completed) == Spent(counter.count("prompt"), counter.count("\n1 + 2"), 0)
+    assert TokenUsage.of(completed) == TokenUsage(counter.count("prompt"), counter.count("\n1 + 2"), 0)
     spoken = complete(counter, None, said(content="I write <think> where I think"))
-    assert usage.spent(spoken).reasoning == 0
+    assert TokenUsage.of(spoken).reasoning == 0
 
 
 def test_tool_calls_are_part_of_the_answer(counter: TokenCounter) -> None:
     call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
     completed = complete(counter, None, said(content=None, tool_calls=[call]))
-    assert usage.spent(completed).answer == counter.count('add{"a": 1}')
+    assert TokenUsage.of(completed).answer == counter.count('add{"a": 1}')
 
 
 @pytest.mark.parametrize(
     "answer", [{}, {"choices": None}, {"choices": ["x", {}]}, said(content=5), {"choices": [{"message": 1}]}]
 )
 def test_an_answer_of_no_known_shape_counts_as_nothing(counter: TokenCounter, answer: dict[str, Any]) -> None:
-    assert usage.spent(complete(counter, None, answer)).reasoning == 0
+    assert TokenUsage.of(complete(counter, None, answer)).reasoning == 0
 
 
 @pytest.mark.parametrize("index", ["0", [], {}, None, 1.5])

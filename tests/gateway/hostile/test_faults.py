@@ -68,7 +68,7 @@ async def assert_nothing_is_left(gateway: Gateway, engine: FakeEngine, server: R
     await until(lambda: redis_state(server)["reserved"] == 0)
     gc.collect()
     names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
-    assert not {name for name in names if name.startswith(("Chat.", "Caller.", "RelayedStream."))}
+    assert not {name for name in names if name.startswith(("ChatEndpoint.", "Caller.", "RelayedStream."))}
 
 
 async def reset(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:

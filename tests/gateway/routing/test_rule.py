@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing import rule
-from gateway.routing.rule import Decision, NoCheckpointError, smallest_feasible
+from gateway.routing.feasibility import smallest_feasible
+from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from models.family import Family
 from models.profile import LEVELS, ChoicePrediction, Escalation, Prediction
 
@@ -40,10 +41,9 @@ def decide(
     tolerance: float = 0.02,
     may_escalate: bool = True,
 ) -> Decision:
-    return rule.decide(
-        family,
-        read,
-        budget,
+    request = RoutingRequest(
+        prediction=read,
+        limit=budget,
         pinned=pinned,
         tolerance=tolerance,
         holdout=holdout,
@@ -51,6 +51,7 @@ def decide(
         allowed=allowed,
         available=available & allowed,
     )
+    return rule.decide(family, request)
 
 
 def test_the_cheapest_of_the_good_enough_serves(family: Family) -> None:

@@ -1,0 +1,120 @@
+"""Who answers a request? Route it, open an answer on an engine, fall back to another checkpoint, or escalate to one."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import replace
+
+from gateway import errors
+from gateway.answer.cascade import Answer, EscalatingStream, Thinking, escalated
+from gateway.engines.pool import NoEngineError, Upstream
+from gateway.errors import ApiError
+from gateway.exchange import Exchange
+from gateway.request.engine_body import engine_body, shortened
+from gateway.request.question import Body, encode
+from gateway.routing import feasibility, rule
+from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
+from gateway.services import Services
+from models.profile import Escalation
+
+log = logging.getLogger("laconic")
+
+
+def routing_request(
+    services: Services, exchange: Exchange, *, pressure: float = 0.0, holdout: bool = False
+) -> RoutingRequest:
+    """What the routing rule needs to know about a request that has been read."""
+    prompt = exchange.question.prompt
+    return RoutingRequest(
+        prediction=None if prompt is None else services.profile.predict(prompt),
+        limit=exchange.limit,
+        pinned=exchange.pinned,
+        tolerance=services.settings.quality_tolerance + pressure,
+        pressure=pressure,
+        holdout=holdout,
+        may_escalate=exchange.question.may_escalate,
+        allowed=exchange.allowed,
+        available=exchange.allowed & services.engines.available,
+    )
+
+
+async def open_answer(services: Services, exchange: Exchange) -> tuple[Decision, Upstream]:
+    """Decide, and open the answer. If the chosen checkpoint's engines do not answer, decide again without it.
+
+    Raises:
+        ApiError: the budget is too small under the policy `reject`, an engine refuses the request, or none answers.
+    """
+    # The draw comes before anything can fail: a draw that depends on failures would not be random.
+    if services.family.reference in exchange.allowed & services.engines.available:
+        exchange.holdout_fraction = services.settings.holdout_fraction
+        exchange.holdout = random.random() < exchange.holdout_fraction
+    pressure = services.settings.overload_tolerance * services.admission.pressure
+    routing = routing_request(services, exchange, pressure=pressure, holdout=exchange.holdout)
+    feasibility.require_feasible(routing, exchange.budget)
+    while True:
+        try:
+            exchange.decision = decision = rule.decide(services.family, routing)
+        except NoCheckpointError as error:
+            raise no_engine(error) from None
+        body = engine_body(
+            exchange.question,
+            services.engines.served_name(decision.checkpoint),
+            exchange.budget,
+            logprobs=decision.escalation is not None,
+        )
+        exchange.sending()
+        try:
+            upstream = await _ask(services, exchange, decision.checkpoint, body)
+        except NoEngineError:
+            routing = replace(routing, available=routing.available - {decision.checkpoint})
+            continue
+        except ApiError as refusal:
+            refusal.param = refusal.param or errors.field_at_fault(refusal.message, exchange.question.body)
+            raise
+        if exchange.question.stream:
+            exchange.first_token_seconds = exchange.elapsed()
+        return decision, upstream
+
+
+async def escalate_if_unsure(
+    services: Services, exchange: Exchange, escalation: Escalation, upstream: Upstream
+) -> Answer:
+    """The answer, or the second checkpoint's if the first is not confident enough.
+
+    A non-streaming response is complete and is decided on here; a stream is decided on while it is relayed.
+    """
+
+    async def escalate(thinking: Thinking) -> Upstream | None:
+        shorter = shortened(exchange.question, exchange.budget, thinking.reasoning_tokens, thinking.tokens)
+        if shorter is None:
+            return None
+        question, budget = shorter
+        body = engine_body(question, services.engines.served_name(escalation.second), budget)
+        try:
+            second = await _ask(services, exchange, escalation.second, body)
+        except (NoEngineError, ApiError) as error:
+            log.warning("not escalated to %s: %s", escalation.second, type(error).__name__)
+            return None
+        exchange.escalated_to = escalation.second
+        return second
+
+    end = services.family.reasoning.end
+    if exchange.question.stream:
+        return EscalatingStream(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
+    try:
+        return await escalated(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
+    except BaseException:  # a cancellation included: the caller has left
+        upstream.close()
+        raise
+
+
+def no_engine(error: NoCheckpointError) -> ApiError:
+    """503: no engine serves the checkpoint that the request needs."""
+    return errors.unavailable(f"No engine serves checkpoint {error} now. Try again in a moment.")
+
+
+async def _ask(services: Services, exchange: Exchange, checkpoint: str, body: Body) -> Upstream:
+    with exchange.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
+        headers["x-request-id"] = exchange.id
+        return await services.engines.open(checkpoint, encode(body), headers, stream=exchange.question.stream)

@@ -1,0 +1,68 @@
+"""What is known of one request on its way through the gateway?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from gateway.access.keys import Key
+from gateway.access.limits import Reservation
+from gateway.observe.tracing import Trace
+from gateway.request.budget import Budget
+from gateway.request.question import Question
+from gateway.routing.rule import Decision
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One chat request, from its first byte to its ledger entry. `chat.py` fills it in from top to bottom.
+
+    The fields without a default are set before anything reads them: an early end leaves the later ones unset.
+    """
+
+    id: str
+    trace: Trace = field(init=False)
+    """An explanation (`POST /v1/route`) has none."""
+
+    key: Key = field(init=False)
+    question: Question = field(init=False)
+    allowed: frozenset[str] = field(init=False)
+    """The checkpoints that the key allows."""
+    pinned: str | None = field(init=False)
+    """The checkpoint that the caller named; None lets the gateway choose."""
+    budget: Budget = field(init=False)
+    most_tokens: int = field(init=False)
+    """The most that all choices can think: what is reserved for a key with token limits, else 0."""
+    reservation: Reservation | None = None
+    accepted: bool = False
+    """From now on the request ends with a ledger entry. A request refused earlier only counts in the metrics."""
+
+    holdout_fraction: float = 0.0
+    holdout: bool = False
+    decision: Decision | None = None
+    escalated_to: str | None = None
+    """The checkpoint that took over because the first one was not confident enough."""
+
+    arrived_at: float = field(default_factory=time.time)
+    """Unix seconds."""
+    _arrived: float = field(default_factory=time.perf_counter)
+    sent_seconds: float | None = None
+    """From arrival to the first attempt at an engine."""
+    first_token_seconds: float | None = None
+    """From arrival to a stream's first bytes."""
+    settled: bool = False
+
+    @property
+    def limit(self) -> int | None:
+        """Maximum reasoning tokens: thinking cannot be longer than the whole completion may be."""
+        limits = (self.budget.tokens, self.question.max_tokens)
+        return min((tokens for tokens in limits if tokens is not None), default=None)
+
+    def elapsed(self) -> float:
+        """Seconds since arrival."""
+        return time.perf_counter() - self._arrived
+
+    def sending(self) -> None:
+        """The request goes to an engine now. Only the first attempt counts as the gateway's own overhead."""
+        if self.sent_seconds is None:
+            self.sent_seconds = self.elapsed()

@@ -1,0 +1,39 @@
+"""What is an engine asked? The caller's body, with the engine's name for the checkpoint and one cap on thinking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.request.budget import CONSUMED, Budget, forbids_thinking
+from gateway.request.question import Body, Question
+
+
+def engine_body(question: Question, model: str, budget: Budget, *, logprobs: bool = False) -> Body:
+    """The body for an engine. `logprobs` asks for each token's probability, by which an escalation is decided."""
+    body = {name: value for name, value in question.body.items() if name not in CONSUMED}
+    body["model"] = model
+    if budget.tokens is not None:
+        body["thinking_token_budget"] = budget.tokens
+    if budget.tokens == 0:
+        # With the cap alone the model would open its thinking first; the template's empty thinking prevents that.
+        body["chat_template_kwargs"] = {"enable_thinking": False} | (body.get("chat_template_kwargs") or {})
+    elif forbids_thinking(body):  # a budget of 0 that a budget of a higher level overrules
+        kwargs = {name: value for name, value in body["chat_template_kwargs"].items() if name != "enable_thinking"}
+        body["chat_template_kwargs"] = kwargs
+    if question.stream:
+        body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+    if body.get("include_reasoning") is False:  # reasoning must arrive to be counted; it is removed on the way back
+        body["include_reasoning"] = True
+    if logprobs:
+        body["logprobs"] = True
+    return body
+
+
+def shortened(question: Question, budget: Budget, reasoning_tokens: int, tokens: int) -> tuple[Question, Budget] | None:
+    """The question and budget that remain after so many tokens, reasoning among them; None if nothing remains."""
+    left = None if budget.tokens is None else budget.tokens - reasoning_tokens
+    most = None if question.max_tokens is None else question.max_tokens - tokens
+    if any(remaining is not None and remaining <= 0 for remaining in (left, most)):
+        return None
+    limits = {name: most for name in ("max_tokens", "max_completion_tokens") if question.body.get(name) is not None}
+    return replace(question, max_tokens=most, body=question.body | limits), replace(budget, tokens=left)

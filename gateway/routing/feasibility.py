@@ -1,0 +1,61 @@
+"""Is a budget large enough for this prompt, and if not, which one would be? Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from gateway.errors import BadRequestError
+from gateway.request.budget import Budget
+from gateway.routing.rule import RoutingRequest
+from models.profile import LEVELS, ChoicePrediction
+
+FEASIBLE_SHARE = 0.5
+"""A feasible budget leaves at least this share of the best success that is possible without a budget."""
+
+
+def require_feasible(request: RoutingRequest, budget: Budget) -> None:
+    """Enforce the policy `reject`.
+
+    Raises:
+        BadRequestError: the policy is `reject` and the budget is too small; names the smallest feasible budget.
+    """
+    if budget.policy != "reject" or (smallest := smallest_for(request, budget)) is None:
+        return
+    who = "No checkpoint is" if request.pinned is None else f"{request.pinned} is not"
+    raise BadRequestError(
+        f"{who} predicted to answer within {budget.tokens} reasoning tokens; the smallest feasible budget is"
+        f" {smallest}.",
+        budget.param,
+        "budget_infeasible",
+    )
+
+
+def smallest_for(request: RoutingRequest, budget: Budget) -> int | None:
+    """The smallest feasible budget if this one is too small; None if it is feasible, unlimited, or nothing is known."""
+    prediction = request.familiar
+    if prediction is None or budget.tokens is None:
+        return None
+    predictions = {
+        name: p for name, p in prediction.choices.items() if name in request.allowed and request.pinned in (None, name)
+    }
+    return smallest_feasible(predictions, budget.tokens) if predictions else None
+
+
+def smallest_feasible(predictions: Mapping[str, ChoicePrediction], budget: int) -> int | None:
+    """The smallest budget that keeps `FEASIBLE_SHARE` of the best unlimited success; None if `budget` does."""
+    needed = FEASIBLE_SHARE * max(p.p_correct for p in predictions.values())
+
+    def feasible(tokens: int) -> bool:
+        return any(p.success(tokens) >= needed for p in predictions.values())
+
+    if feasible(budget):
+        return None
+    able = [p for p in predictions.values() if p.p_correct >= needed]
+    levels = [needed / p.p_correct if p.p_correct else 0.0 for p in able]
+    smallest = min(math.ceil(np.interp(level, LEVELS, p.tokens)) for level, p in zip(levels, able, strict=True))
+    while not feasible(smallest):  # the interpolation and its inverse may differ by a rounding error
+        smallest += 1
+    return smallest

@@ -1,0 +1,77 @@
+"""Which parts of the gateway outlive a request? Made once per process, shared by every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.access.keyring import Keyring
+from gateway.access.limits import Limiter
+from gateway.answer import counting
+from gateway.answer.counting import TokenCounter
+from gateway.config import Settings
+from gateway.engines.pool import Engines
+from gateway.ledger.ledger import Ledger
+from gateway.observe.metrics import Metrics
+from gateway.observe.tracing import Tracing
+from gateway.request.admission import Admission
+from models.family import Family, FamilyError
+from models.profile import Profile
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a request needs of the gateway that serves it."""
+
+    settings: Settings
+    family: Family
+    profile: Profile
+    engines: Engines
+    keyring: Keyring
+    limiter: Limiter
+    ledger: Ledger
+    metrics: Metrics
+    tracing: Tracing
+    counter: TokenCounter
+    admission: Admission
+
+    @classmethod
+    def create(cls, settings: Settings, family: Family, profile: Profile, worker: int = 0) -> Services:
+        """The services of one process. `settings` name the engines and the Redis; nothing is connected yet.
+
+        Args:
+            worker: tells processes apart that share a state directory.
+
+        Raises:
+            FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
+            ConfigError: traces are to be exported and the SDK for that is not installed.
+        """
+        assert settings.redis is not None
+        if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
+            path = settings.family / family.profile
+            raise FamilyError(f"{path}: {unlike[0]} is either in the profile or in the family, but not in both")
+        engines = Engines(settings.engine, family, settings)
+        limiter = Limiter(settings.redis)
+        ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
+        return cls(
+            settings=settings,
+            family=family,
+            profile=profile,
+            engines=engines,
+            keyring=Keyring(settings.redis, settings.state_dir),
+            limiter=limiter,
+            ledger=ledger,
+            metrics=Metrics(ledger=ledger, limiter=limiter, engines=engines),
+            tracing=Tracing(settings.otlp_endpoint),
+            counter=counting.load(settings.family / family.tokenizer, family.tokenizer_pattern),
+            admission=Admission(settings.max_concurrency),
+        )
+
+    async def start(self) -> None:
+        """Start every service that has connections or tasks. Redis and engines need not be up yet."""
+        for service in (self.tracing, self.ledger, self.limiter, self.keyring, self.engines, self.metrics):
+            await service.start()
+
+    async def aclose(self) -> None:
+        """Stop them in reverse order: metrics read the engines, and the ledger is flushed late."""
+        for service in (self.metrics, self.engines, self.keyring, self.limiter, self.ledger, self.tracing):
+            await service.aclose()
