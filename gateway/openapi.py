@@ -1,7 +1,7 @@
 """What does the gateway's HTTP surface look like to a machine? Its OpenAPI document.
 
-Written by hand for the chat endpoints, which are no FastAPI routes and pass through what they do not know; the schemas
-of what the gateway itself reads are those of the models that read it.
+The operations are written by hand, because the chat endpoints pass on fields that the gateway does not know. The schemas
+of what the gateway itself reads come from the pydantic models that read it.
 """
 
 from __future__ import annotations
@@ -41,33 +41,42 @@ def document(family: Family, version: str) -> Json:
     chat = {
         "parameters": [
             _header(budget.HEADER, "reasoning tokens, an effort's name, or auto", [*budget.EFFORTS, "auto", "200"]),
-            _header(budget.POLICY_HEADER, "cap it, or refuse what cannot be done within it", ["cap", "reject"]),
+            _header(budget.POLICY_HEADER, "cap the thinking, or reject a budget that is too small", ["cap", "reject"]),
         ],
         "requestBody": _body(question.ChatRequest, model={"type": "string", "examples": names}),
     }
     answer = {"application/json": {"schema": {"type": "object"}}}
-    events = {"text/event-stream": {"schema": {"type": "object", "description": "one event"}}}
+    events = {"text/event-stream": {"schema": {"type": "object", "description": "server-sent events"}}}
     window = [
         _query("since", {"type": "string", "examples": ["24h"]}),
         _query("by", {"type": "string", "enum": list(DIMENSIONS)}),
         _query("price", {"type": "number", "minimum": 0}),
     ]
-    keys = {"get": _operation("All keys"), "post": {**_operation("Make a key", "201"), "requestBody": _body(Grant)}}
+    keys = {
+        "get": _operation("List the keys"),
+        "post": {**_operation("Create a key", "201"), "requestBody": _body(Grant)},
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Laconic", "version": version, "description": "Routes, caps and counts reasoning."},
         "paths": {
-            "/v1/chat/completions": {"post": {**_operation("Answer a chat", content=answer | events), **chat}},
-            "/v1/route": {"post": {**_operation("Explain where a chat would go, and why"), **chat}},
-            "/v1/models": {"get": _operation("The family and its checkpoints")},
-            "/v1/models/{model}": {"get": {**_operation("One of them"), "parameters": [_place("model", names)]}},
-            "/v1/savings": {"get": {**_operation("What was spent and saved"), "parameters": window}},
+            "/v1/chat/completions": {
+                "post": {**_operation("Create a chat completion", content=answer | events), **chat}
+            },
+            "/v1/route": {
+                "post": {**_operation("Explain how a chat request would be routed, without running it"), **chat}
+            },
+            "/v1/models": {"get": _operation("List the family and its checkpoints")},
+            "/v1/models/{model}": {
+                "get": {**_operation("Describe one of them"), "parameters": [_path("model", names)]}
+            },
+            "/v1/savings": {"get": {**_operation("Report reasoning tokens spent and saved"), "parameters": window}},
             "/v1/keys": keys,
-            "/v1/keys/{name}": {"delete": {**_operation("Revoke a key"), "parameters": [_place("name", ["team-a"])]}},
-            "/health/live": {"get": _operation("The process runs")},
-            "/health/ready": {"get": _operation("Every checkpoint is answered for")},
+            "/v1/keys/{name}": {"delete": {**_operation("Revoke a key"), "parameters": [_path("name", ["team-a"])]}},
+            "/health/live": {"get": _operation("Whether the process runs")},
+            "/health/ready": {"get": _operation("Whether an engine serves every checkpoint")},
             "/metrics": {
-                "get": _operation("For Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),
+                "get": _operation("Metrics for Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),
             },
         },
         "components": {
@@ -87,22 +96,22 @@ def _operation(summary: str, status: str = "200", content: Json | None = None) -
                 "description": summary,
                 "content": content or {"application/json": {"schema": {"type": ["object", "array"]}}},
             },
-            "default": {"description": "What is wrong, and with which field", "content": error},
+            "default": {"description": "What is wrong, and with which field or header", "content": error},
         },
     }
 
 
-def _body(read_by: type[BaseModel], **properties: Json) -> Json:
-    schema = read_by.model_json_schema(ref_template="#/components/schemas/{model}")
+def _body(reader: type[BaseModel], **properties: Json) -> Json:
+    schema = reader.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
     schema["properties"] |= properties
     return {"required": True, "content": {"application/json": {"schema": _inlined(schema, definitions)}}}
 
 
 def _inlined(schema: object, definitions: Json) -> Any:
-    """With what it refers to written out, so that each body can be read by itself."""
+    """The schema with its references replaced by what they refer to, so that each body can be read by itself."""
     if isinstance(schema, list):
-        return [_inlined(one, definitions) for one in cast("list[object]", schema)]
+        return [_inlined(item, definitions) for item in cast("list[object]", schema)]
     if not isinstance(schema, dict):
         return schema
     fields = cast("Json", schema)
@@ -120,5 +129,5 @@ def _query(name: str, schema: Json) -> Json:
     return {"name": name, "in": "query", "schema": schema}
 
 
-def _place(name: str, examples: list[str]) -> Json:
+def _path(name: str, examples: list[str]) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "examples": examples}}

@@ -1,4 +1,4 @@
-"""Which HTTP endpoints does the gateway have? Writes docs/http.md from the OpenAPI document, docs/openapi.json.
+"""Which HTTP endpoints does the gateway have? Writes the OpenAPI document, docs/openapi.json, and docs/http.md from it.
 
 python -m scripts.http_reference
 """
@@ -8,8 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from gateway import openapi
+from gateway.config import shipped_family
+from models import family as families
 
 Json = dict[str, Any]
 
@@ -93,7 +98,10 @@ def _anchor(name: str) -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the OpenAPI document of the shipped family, and the page made from it."""
+    folder = shipped_family()
+    document = openapi.document(families.load(folder, verify=False), metadata.version("laconic"))
+    (DOCS / "openapi.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (DOCS / "http.md").write_text(render(json.loads((DOCS / "openapi.json").read_text())), encoding="utf-8")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from gateway import openapi
+from gateway.config import shipped_family
 from models import family, profile
 from scripts import http_reference, layers, site
 
@@ -91,6 +94,11 @@ def test_the_structure_names_no_file_that_does_not_exist() -> None:
     named = re.findall(r"`((?:gateway|training|models|benchmarks)/[\w./-]*)`", text)
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_openapi_document_is_the_gateways() -> None:
+    document = openapi.document(family.load(shipped_family(), verify=False), metadata.version("laconic"))
+    assert json.loads((ROOT / "docs/openapi.json").read_text()) == document
 
 
 def test_the_http_reference_is_written_from_the_openapi_document() -> None:
