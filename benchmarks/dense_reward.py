@@ -123,8 +123,8 @@ def probing(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[str, A
             "rollouts": rows,
             "tokens": theirs / own,
         }
-        for name, seen in (("packed", None), ("after sampling", kept(model, batch))):
-            ours = partial(success, model, batch, ends_BK, [probe] * rows, seen=seen)
+        for name, kv_caches in (("packed", None), ("after sampling", kv_caches_of(model, batch))):
+            ours = partial(success, model, batch, ends_BK, [probe] * rows, kv_caches=kv_caches)
             torch.testing.assert_close(ours(), peer(), atol=1e-5, rtol=1e-3)
             row[name] = ratio(ours, peer, repeats)
         results.append(row)
@@ -132,8 +132,8 @@ def probing(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[str, A
 
 
 @torch.no_grad()
-def kept(model: PreTrainedModel, batch: Rollouts) -> list[Tensor]:
-    """What `training.rollouts.sample.sample` keeps of each rollout, (layers, 2, key heads, tokens, D)."""
+def kv_caches_of(model: PreTrainedModel, batch: Rollouts) -> list[Tensor]:
+    """Each rollout's KV cache as `training.rollouts.sample.sample` returns it, (layers, 2, key heads, tokens, D)."""
     layers = model(input_ids=batch.ids_BS, use_cache=True).past_key_values.layers
     return [
         torch.stack([torch.stack([layer.keys[row], layer.values[row]]) for layer in layers])

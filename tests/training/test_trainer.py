@@ -15,9 +15,10 @@ from training.config import DenseReward, FamilyStage
 from training.errors import StageError
 from training.rewards.credit import leave_one_out
 from training.rewards.length import length_reward
+from training.rollouts.batch import sorted_by_length
+from training.rollouts.merge import merged
 from training.rollouts.params import SamplingParams
 from training.tasks.prompts import prompts
-from training.trainer import sorted_by_length
 
 STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora_rank=2, save_every=1)
 
@@ -144,7 +145,7 @@ def rollouts(monkeypatch):
 
     def generate(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
         completions = []
-        with trainer._merged(self.accelerator.unwrap_model(self.model)):
+        with merged(self.accelerator.unwrap_model(self.model)):
             for _prompt in prompt_ids:
                 thought = "7" * int(torch.randint(1, 8, ()))
                 answer = self.train_dataset[0]["gold"] if torch.rand(()) < 0.5 else "none"

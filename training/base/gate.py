@@ -46,7 +46,7 @@ def measure(
 ) -> dict[str, Figures]:
     """Figures for each difficulty on `count` test questions of this seed; `on_batch` receives how many are done."""
     judged = Grader(tokenizer)
-    eos: int = tokenizer.eos_token_id  # pyright: ignore[reportAssignmentType]
+    eos: int = tokenizer.eos_token_id
     figures: dict[str, Figures] = {}
     torch.manual_seed(seed)
     for index, difficulty in enumerate(DIFFICULTIES):

@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """One update; `closure` is not supported and must be None."""
         assert closure is None
         for group in self.param_groups:

@@ -57,7 +57,7 @@ def encode(
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM)})
     ids: list[int] = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=False
-    )  # pyright: ignore[reportAssignmentType]
+    )
     labels = [-100] * len(ids)
 
     def append(text: str, learned: bool = True) -> None:
@@ -121,7 +121,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         for example in examples:
             rows[before * _BLOCK // tokens].append(example)
             before += len(example[0])
-        batches = [_pad(row, self.tokenizer.pad_token_id) for row in rows]  # pyright: ignore[reportArgumentType]
+        batches = [_pad(row, self.tokenizer.pad_token_id) for row in rows]
         rng.shuffle(batches)
         return batches
 

@@ -1,16 +1,16 @@
-"""How much did each episode say about the parameters? The compression penalty of L2T (arXiv 2505.10425, Thm 4.2).
+"""How much does each episode tell about the parameters? The compression penalty of L2T (arXiv 2505.10425, Thm 4.2).
 
-The paper measures the information that an episode puts into the parameters, through a low-rank proxy of them, and
-leaves open which proxy and how it moves. Ours:
+The paper measures the information that an episode puts into the parameters through a low-rank proxy of them. It leaves
+open which proxy to use and how the episode moves it. Ours:
 
 - The proxy is the last block's MLP down-projection W in the coordinates of its top singular vectors: W ~ U M V^T, and
-  M, rank x rank, are the proxy parameters. Behind the last attention everything is local to a position, so the gradient
+  M, rank x rank, are the proxy parameters. After the last attention everything is local to a position. So the gradient
   of log pi(z_t) with respect to M is (U^T e_t)(V^T a_t)^T, with a_t the layer's input and e_t the gradient at its
-  output: one forward pass, and one short backward through the final norm and the head, give every token of the batch.
-- It moves by one natural-gradient step, d_k = (F + damping)^-1 g_k, the mean shift of a Laplace posterior that has seen
-  episode k. F is the empirical Fisher of the batch's tokens. So d_k . g_k is Rao's score statistic: it has no scale and
-  does not depend on how the proxy is parameterised.
-- The penalty is its square, (d_k . g_k)^2, divided by what an average rollout of the batch has in all.
+  output. One forward pass, and one short backward through the final norm and the head, give it for every token.
+- It moves by one natural-gradient step, d_k = (F + damping)^-1 g_k: the mean shift of a Laplace posterior after episode
+  k. F is the empirical Fisher of the batch's tokens. So d_k . g_k is Rao's score statistic: it has no scale and does
+  not depend on how the proxy is parameterised.
+- The penalty is its square, (d_k . g_k)^2, divided by the average rollout's sum over its episodes.
 """
 
 from __future__ import annotations
@@ -29,45 +29,47 @@ RANK = 16
 DAMPING = 1e-5
 """Relative to the Fisher's mean eigenvalue."""
 _TOKENS_AT_ONCE = 4096
-"""Positions whose logits are held at a time."""
+"""Positions whose logits are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class TokenGradients:
-    """log pi(z_t)'s gradient with respect to the proxy, as its two factors: U^T e_t and V^T a_t, each (B, T, r)."""
+    """The gradient of log pi(z_t) with respect to the proxy as its two factors, U^T e_t and V^T a_t, each (B, T, r)."""
 
     output_BTr: Tensor
     input_BTr: Tensor
 
 
 class Proxy:
-    """The proxy of a model as it stands; within `with`, it sees the model's forward passes.
+    """The proxy of a model's current weights. Inside `with`, it records the inputs it needs of each forward pass.
 
     Args:
         model: a decoder whose last block ends in `mlp.down_proj`, with or without LoRA.
-        rank: singular directions kept on either side, r.
+        rank: top singular directions on either side, r.
 
     Raises:
-        ValueError: a rank that the layer does not have.
+        ValueError: the layer has fewer singular directions than `rank`.
     """
 
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, rank: int = RANK) -> None:
-        self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
+        self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._layer = self._model.get_decoder().layers[-1].mlp.down_proj
         weight = effective_weight(self._layer)
         if not 1 <= rank <= min(weight.shape):
             raise ValueError(f"rank must be between 1 and {min(weight.shape)}, got {rank}")
         left, _, right = torch.linalg.svd(_wide(weight), full_matrices=False)
         self._left_dr, self._right_mr = left[:, :rank], right[:rank].T
-        self._seen: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
         norm = self._model.get_decoder().norm
         for name, module in (("inputs", self._layer), ("hidden", norm)):
             self._hooks.append(
-                module.register_forward_pre_hook(lambda _module, seen, name=name: self._seen.update({name: seen[0]}))
+                module.register_forward_pre_hook(
+                    lambda _module, args, name=name: self._captured.update({name: args[0]})
+                )
             )
         return self
 
@@ -75,13 +77,13 @@ class Proxy:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._seen.clear()
+        self._captured.clear()
 
     @torch.no_grad()
     def gradients(self, rollouts: Rollouts) -> TokenGradients:
-        """Of every completion token, zero on padding; from the last forward pass, whose rows began with `rollouts`.
+        """Gradients of every completion token, zero on padding, from the last forward pass.
 
-        Prompts are padded on the left.
+        The rows of that pass began with `rollouts`, whose prompts are padded on the left.
         """
         with torch.autocast(self._left_dr.device.type, enabled=False):
             return self._gradients(rollouts)
@@ -89,18 +91,18 @@ class Proxy:
     def _gradients(self, rollouts: Rollouts) -> TokenGradients:
         first = rollouts.prompt_ids_BP.size(1) - 1
         predicting = slice(first, first + rollouts.completion_ids_BT.size(1))
-        said = rollouts.completion_mask_BT.bool()
-        hidden_Nd, inputs_Nm = (self._seen[name][:, predicting][said] for name in ("hidden", "inputs"))
-        gradient_Nd = _output_gradients(self._model, hidden_Nd, rollouts.completion_ids_BT[said])
-        result = self._left_dr.new_zeros(2, *said.shape, self._left_dr.size(1))
-        result[0][said] = gradient_Nd @ self._left_dr
-        result[1][said] = _wide(inputs_Nm) @ self._right_mr
+        mask_BT = rollouts.completion_mask_BT.bool()
+        hidden_Nd, inputs_Nm = (self._captured[name][:, predicting][mask_BT] for name in ("hidden", "inputs"))
+        gradient_Nd = _output_gradients(self._model, hidden_Nd, rollouts.completion_ids_BT[mask_BT])
+        result = self._left_dr.new_zeros(2, *mask_BT.shape, self._left_dr.size(1))
+        result[0][mask_BT] = gradient_Nd @ self._left_dr
+        result[1][mask_BT] = _wide(inputs_Nm) @ self._right_mr
         return TokenGradients(*result)
 
 
 @torch.no_grad()
 def token_gradients(model: PreTrainedModel, rollouts: Rollouts, *, rank: int = RANK) -> TokenGradients:
-    """Proxy gradients of every completion token, by a forward pass of their own; prompts are padded on the left."""
+    """Proxy gradients of every completion token, with a forward pass of their own; prompts are padded on the left."""
     mask_BS = rollouts.mask_BS
     with Proxy(model, rank) as proxy:
         model(
@@ -114,7 +116,7 @@ def token_gradients(model: PreTrainedModel, rollouts: Rollouts, *, rank: int = R
 
 
 def _output_gradients(model: Any, hidden_Nd: Tensor, ids_N: Tensor) -> Tensor:
-    """Gradient of log pi(z_t) with respect to the last block's output, which is the down-projection's too, (N, d)."""
+    """Gradient of log pi(z_t) with respect to the output of the last block, and so of its down-projection, (N, d)."""
     parts = []
     for hidden, ids in zip(hidden_Nd.split(_TOKENS_AT_ONCE), ids_N.split(_TOKENS_AT_ONCE), strict=True):
         with torch.enable_grad():
@@ -127,12 +129,12 @@ def _output_gradients(model: Any, hidden_Nd: Tensor, ids_N: Tensor) -> Tensor:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Float32, or float64 if the values are."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def effective_weight(layer: Any) -> Tensor:
-    """A linear layer's weight with its active LoRA adapters in it."""
+    """A linear layer's weight with its active LoRA adapters added."""
     if not hasattr(layer, "base_layer"):
         return layer.weight
     weight = layer.base_layer.weight.detach().clone()
@@ -149,32 +151,34 @@ def scores(
     episodes: int,
     *,
     damping: float = DAMPING,
-    over_processes: Callable[[Tensor], Tensor] = lambda own: own,
+    sum_over_processes: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> Tensor:
     """Rao's score statistic d_k . g_k of every episode, at least 0, (B, K).
 
-    In float64: what the solve makes of rounding would differ with how rows are batched.
+    Computed in float64: in float32 the solve would amplify rounding, which depends on how rows are batched.
 
     Args:
         output_BTr: first factor of the tokens' proxy gradients, U^T e_t.
         input_BTr: second factor, V^T a_t.
-        index_BT: each token's episode, -1 where there is none.
+        index_BT: each token's episode from 0, -1 on padding.
         episodes: K.
         damping: relative to trace(F) / r^2.
-        over_processes: sums a tensor over all processes, so that each has the whole batch's Fisher.
+        sum_over_processes: sums a tensor over all processes, so that each has the Fisher of the whole batch.
     """
     rows, _, rank = output_BTr.shape
-    said = index_BT >= 0
-    flat_N = (index_BT + torch.arange(rows, device=index_BT.device)[:, None] * episodes)[said]
+    mask_BT = index_BT >= 0
+    flat_N = (index_BT + torch.arange(rows, device=index_BT.device)[:, None] * episodes)[mask_BT]
     new = {"dtype": torch.float64, "device": index_BT.device}
     fisher_PP = torch.zeros(rank * rank, rank * rank, **new)
     episode_QP = torch.zeros(rows * episodes, rank * rank, **new)
-    parts = zip(*(each.split(_TOKENS_AT_ONCE) for each in (output_BTr[said], input_BTr[said], flat_N)), strict=True)
+    parts = zip(
+        *(each.split(_TOKENS_AT_ONCE) for each in (output_BTr[mask_BT], input_BTr[mask_BT], flat_N)), strict=True
+    )
     for output_nr, input_nr, flat_n in parts:
         token_nP = torch.einsum("ni,nj->nij", output_nr.double(), input_nr.double()).flatten(1)
         fisher_PP += token_nP.T @ token_nP
         episode_QP.index_add_(0, flat_n, token_nP)
-    fisher_PP = over_processes(fisher_PP) / over_processes(torch.tensor(float(len(flat_N)), **new)).clamp(min=1)
+    fisher_PP = sum_over_processes(fisher_PP) / sum_over_processes(torch.tensor(float(len(flat_N)), **new)).clamp(min=1)
     fisher_PP.diagonal().add_(damping * fisher_PP.diagonal().mean() + torch.finfo(fisher_PP.dtype).tiny)
     shift_QP = torch.linalg.solve(fisher_PP, episode_QP.T).T
     return (shift_QP * episode_QP).sum(1).clamp(min=0).view(rows, episodes).to(output_BTr.dtype)

@@ -1,21 +1,137 @@
-"""Who deserves which reward? From rewards to advantages, as pure functions.
+"""Which tokens deserve which reward? From the rewards of whole groups to one advantage per token, as pure functions.
 
-Everything that compares a rollout with its group takes the rewards of *all* processes, groups next to each other.
+One function per scheme returns this process's advantages, (B, T): `outcome_advantages` without a dense reward, and
+`episode_advantages`, `counterfactual_advantages` or `paper_advantages` with one. A group may span processes, so
+rewards, costs and counts are those of *all* processes, with the members of a group next to each other; `own` selects
+this process's rows. Tensors named `*_BT` hold this process's rows only.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 TRUNCATE = 0.95
-"""Share of a rollout's token rewards that its mean keeps (arXiv 2505.10425, app. C)."""
+"""Share of a rollout's token rewards that enter its truncated mean (arXiv 2505.10425, app. C)."""
 FLOOR = 0.1
 """Smallest |m_i| that a token reward is divided by, as a share of 1 / T_i: m_i is a mean over T_i tokens."""
 RATIO = 5.0
 """Largest |r_it / m_i|."""
+
+
+def outcome_advantages(outcome_B: Tensor, mask_BT: Tensor, *, own: slice, group_size: int) -> Tensor:
+    """`leave_one_out` for every token of a rollout, 0 on padding, (B, T).
+
+    Args:
+        outcome_B: outcome rewards of all processes.
+        mask_BT: 1 where there is a completion token.
+        own: this process's rows of `outcome_B`.
+        group_size: G >= 2; divides the number of rollouts.
+
+    Raises:
+        ValueError: an incomplete group, or a group of one.
+    """
+    return leave_one_out(outcome_B, group_size)[own][:, None] * mask_BT
+
+
+def episode_advantages(
+    outcome_B: Tensor,
+    episode_BK: Tensor,
+    count_B: Tensor,
+    *,
+    index_BT: Tensor,
+    own: slice,
+    group_size: int,
+    progress_weight: float,
+) -> Tensor:
+    """`episode_credit` of the episode that each token belongs to, 0 on padding, (B, T).
+
+    Args:
+        outcome_B: outcome rewards of all processes.
+        episode_BK: dense rewards of all processes; read up to each row's count.
+        count_B: episodes of each rollout of all processes, at least 1.
+        index_BT: each token's episode from 0, -1 on padding.
+        own: this process's rows.
+        group_size: G >= 2; divides the number of rollouts.
+        progress_weight: price of the dense reward.
+
+    Raises:
+        ValueError: an incomplete group, or a group of one.
+    """
+    return _per_token(episode_credit(outcome_B, episode_BK, count_B, group_size, progress_weight)[own], index_BT)
+
+
+def counterfactual_advantages(
+    outcome_B: Tensor,
+    success_BK1: Tensor,
+    episode_BK: Tensor,
+    count_B: Tensor,
+    *,
+    index_BT: Tensor,
+    stopped_BT: Tensor,
+    own: slice,
+    group_size: int,
+    progress_weight: float,
+    outcome_alpha: float,
+) -> Tensor:
+    """`counterfactual_credit` of the decision that each token belongs to, 0 on padding, (B, T).
+
+    Stopping after k episodes is worth J_k (1 - outcome_alpha / 2): the outcome reward of a correct rollout of its
+    group's mean length, times the probability of being correct.
+
+    Args:
+        outcome_B: outcome rewards of all processes.
+        success_BK1: J_0 .. J_K of all processes, the probability of the gold answer after 0 .. K episodes.
+        episode_BK: dense rewards of all processes; read up to each row's count.
+        count_B: episodes of each rollout of all processes, at least 1.
+        index_BT: each token's episode from 0, -1 on padding.
+        stopped_BT: True on the tokens that end the thinking and on the answer (`Episodes.stopped_BT`).
+        own: this process's rows.
+        group_size: G >= 2; divides the number of rollouts.
+        progress_weight: price of the dense reward.
+        outcome_alpha: alpha of the outcome reward.
+
+    Raises:
+        ValueError: an incomplete group, or a group of one.
+    """
+    worth_BK1 = success_BK1 * (1 - outcome_alpha / 2)
+    credit_BK1 = counterfactual_credit(
+        outcome_B, worth_BK1, episode_BK, count_B, group_size=group_size, progress_weight=progress_weight
+    )
+    return _per_token(credit_BK1[own], index_BT + stopped_BT)
+
+
+def dense_rewards(
+    gain_BK: Tensor,
+    cost_BK: Tensor,
+    *,
+    charge: Literal["information", "tokens"],
+    compression_weight: float,
+    alpha: float,
+    group_size: int,
+) -> tuple[Tensor, Tensor]:
+    """r_ik = gain_ik - compression_weight cost_ik (arXiv 2505.10425, Def. 4.1 and Thm 4.2), and the scaled costs.
+
+    Information is charged on one scale for the whole batch. Tokens are charged on the prompt's own scale, times alpha.
+
+    Args:
+        gain_BK: information gain of each episode.
+        cost_BK: what each episode is charged for, before scaling.
+        charge: what `cost_BK` measures.
+        compression_weight: price of what an average rollout is charged for, in success.
+        alpha: efficiency level.
+        group_size: G >= 2; divides B.
+
+    Returns:
+        r_ik and cost_ik as charged, both (B, K).
+
+    Raises:
+        ValueError: an incomplete group, or a group of one.
+    """
+    cost_BK = alpha * scaled(cost_BK, group_size) if charge == "tokens" else scaled(cost_BK, len(cost_BK))
+    return gain_BK - compression_weight * cost_BK, cost_BK
 
 
 def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
@@ -29,7 +145,7 @@ def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
         group_size: G >= 2; divides B.
 
     Raises:
-        ValueError: a group that is not whole or has one member.
+        ValueError: an incomplete group, or a group of one.
     """
     groups = _groups(reward_B, group_size)
     return ((groups - groups.mean(1, keepdim=True)) * (group_size / (group_size - 1))).view(-1)
@@ -46,7 +162,7 @@ def scaled(cost_BK: Tensor, group_size: int) -> Tensor:
         group_size: G >= 2; divides B.
 
     Raises:
-        ValueError: a group that is not whole or has one member.
+        ValueError: an incomplete group, or a group of one.
     """
     groups = _groups(cost_BK, group_size)
     mean = groups.sum(2).mean(1).clamp(min=torch.finfo(groups.dtype).tiny)
@@ -69,7 +185,7 @@ def episode_credit(
         progress_weight: price of the dense reward.
 
     Raises:
-        ValueError: a group that is not whole or has one member.
+        ValueError: an incomplete group, or a group of one.
     """
     there_BK = torch.arange(episode_BK.size(1), device=episode_BK.device) < count_B[:, None]
     dense_BK = episode_BK * there_BK
@@ -111,7 +227,7 @@ def counterfactual_credit(
         progress_weight: price of the dense reward.
 
     Raises:
-        ValueError: a group that is not whole or has one member.
+        ValueError: an incomplete group, or a group of one.
     """
     reached_BK1 = torch.arange(worth_BK1.size(1), device=worth_BK1.device) <= count_B[:, None]
     next_BK1 = torch.nn.functional.pad(episode_BK * reached_BK1[:, 1:], (0, 1))
@@ -176,7 +292,7 @@ class PaperAdvantages(NamedTuple):
     clipped_share: float
 
 
-def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: slice) -> PaperAdvantages:
+def paper_advantages(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: slice) -> PaperAdvantages:
     """A_it = A_i r_it / m_i, A_i = (m_i - mean_group m) / std_group m, to the letter (arXiv 2505.10425, alg. 1).
 
     Three hazards are in the definition and stay in it: m_i is a mean per token, so a short rollout wins whatever its
@@ -190,7 +306,7 @@ def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: 
         own: which of them are this process's.
 
     Raises:
-        ValueError: a group that is not whole or has one member.
+        ValueError: an incomplete group, or a group of one.
     """
     groups = _groups(mean_all_B, group_size)
     standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
@@ -204,6 +320,11 @@ def paper_credit(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: 
     return PaperAdvantages(
         advantage_BT, floored_B.float().mean().item(), (clipped_BT.sum() / (ratio_BT != 0).sum().clamp(min=1)).item()
     )
+
+
+def _per_token(credit_BK: Tensor, index_BT: Tensor) -> Tensor:
+    """Each token's column of its row's credit, 0 where the index is -1."""
+    return credit_BK.gather(1, index_BT.clamp(min=0)) * (index_BT >= 0)
 
 
 def _groups(values_B: Tensor, group_size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What does a batch of rollouts earn per episode? Information gain and compression score, on the model as it stands."""
+"""What does each episode of a batch of rollouts earn? Its information gain and cost, measured on the current model."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from training.rollouts.batch import Rollouts
 from training.rollouts.episodes import Episodes, Splitter
 
 _MEMORY_GIB = (1 / 32, 1.0)
-"""On a CPU and elsewhere."""
+"""Default limit of one forward pass: on a CPU, whose caches are small, and elsewhere."""
 
 
 @dataclass(frozen=True)
 class EpisodeValues:
-    """Per rollout and episode, (B, K)."""
+    """What the episodes of some rollouts are worth and cost."""
 
     episodes: Episodes
     success_BK1: Tensor
-    """J_0 .. J_K, the probability of the gold answer if thinking stopped there; constant after the last episode."""
+    """J_0 .. J_K, the probability of the gold answer if thinking stopped after k episodes; constant after the last."""
     cost_BK: Tensor
-    """What it is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; 0 where that is free."""
+    """What an episode is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; 0 if not charged."""
 
 
 class EpisodeGrader:
-    """Measures rollouts of one tokenizer; K is `max_episodes` always, so that processes agree on the shape."""
+    """Measures rollouts of one tokenizer. K is always `max_episodes`, so that processes agree on the shape."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: DenseReward) -> None:
         self._tokenizer, self._settings = tokenizer, settings
@@ -42,11 +42,14 @@ class EpisodeGrader:
         )
 
     def memory_bytes(self, model: PreTrainedModel) -> int:
-        """What one forward pass may take."""
+        """Memory that one forward pass may use."""
         return int((self._settings.memory_gib or _MEMORY_GIB[model.device.type != "cpu"]) * 2**30)
 
     def probe(self, gold: str) -> Probe:
-        """The stop and the answer as the model would write them: one text, cut where the answer begins."""
+        """The stop and the answer as the model would write them: tokenized as one text, split where the answer begins.
+
+        A token that holds the end of the stop and the start of the answer belongs to the answer.
+        """
         before, after = self._settings.answer.split("{}")
         stop = self._tokenizer.encode(f"\n</think>\n\n{before}", add_special_tokens=False)
         whole = self._tokenizer.encode(f"\n</think>\n\n{before}{gold}{after}", add_special_tokens=False)
@@ -58,24 +61,30 @@ class EpisodeGrader:
         model: PreTrainedModel,
         rollouts: Rollouts,
         golds: Sequence[str],
-        over_processes: Callable[[Tensor], Tensor] = lambda own: own,
-        seen: Sequence[Tensor] | None = None,
+        sum_over_processes: Callable[[Tensor], Tensor] = lambda local: local,
+        kv_caches: Sequence[Tensor] | None = None,
     ) -> EpisodeValues:
-        """Grader this process's rollouts, prompts padded on the left; `over_processes` sums over all processes.
+        """Measure this process's rollouts, whose prompts are padded on the left.
 
-        `seen` is what attention kept of them when they were sampled, which spares a pass over them, unless that pass is
-        needed for the score.
+        Args:
+            model: the model that sampled the rollouts.
+            rollouts: B of them.
+            golds: their gold answers.
+            sum_over_processes: sums a tensor over all processes.
+            kv_caches: the rollouts' KV caches from sampling. They replace a forward pass over the rollouts, unless the
+                compression score needs that pass.
         """
         settings = self._settings
         episodes = self.split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
+        probes = [self.probe(gold) for gold in golds]
 
-        def measured(**how: Any) -> Tensor:
+        def measure_success(**how: Any) -> Tensor:
             return success(
                 model,
                 rollouts,
                 episodes.ends_BK,
-                [self.probe(gold) for gold in golds],
-                reading=settings.reading,
+                probes,
+                answer_probability=settings.reading,
                 memory_bytes=self.memory_bytes(model),
                 **how,
             )
@@ -86,24 +95,29 @@ class EpisodeGrader:
                 output_BTr, input_BTr = torch.zeros(2, *shape, device=episodes.index_BT.device)
                 with Proxy(model, settings.proxy_rank) as proxy:
 
-                    def keep(rows: Tensor, chunk: Rollouts) -> None:
-                        found, width = proxy.gradients(chunk), chunk.completion_ids_BT.size(1)
-                        output_BTr[rows, :width], input_BTr[rows, :width] = found.output_BTr, found.input_BTr
+                    def store_gradients(rows: Tensor, chunk: Rollouts) -> None:
+                        gradients, width = proxy.gradients(chunk), chunk.completion_ids_BT.size(1)
+                        output_BTr[rows, :width], input_BTr[rows, :width] = gradients.output_BTr, gradients.input_BTr
 
-                    success_BK1 = measured(after_pass=keep)
+                    success_BK1 = measure_success(after_pass=store_gradients)
                 cost_BK = scores(
-                    output_BTr, input_BTr, episodes.index_BT, settings.max_episodes, over_processes=over_processes
+                    output_BTr,
+                    input_BTr,
+                    episodes.index_BT,
+                    settings.max_episodes,
+                    sum_over_processes=sum_over_processes,
                 ).square()
             else:
-                success_BK1 = measured(seen=seen)
+                success_BK1 = measure_success(kv_caches=kv_caches)
                 cost_BK = episodes.tokens_BK * float(settings.charge == "tokens")
         missing = settings.max_episodes - cost_BK.size(1)
-        at_BK1 = torch.arange(settings.max_episodes + 1, device=success_BK1.device).minimum(episodes.count_B[:, None])
-        return EpisodeValues(episodes, success_BK1.gather(1, at_BK1), torch.nn.functional.pad(cost_BK, (0, missing)))
+        last_BK1 = torch.arange(settings.max_episodes + 1, device=success_BK1.device).minimum(episodes.count_B[:, None])
+        return EpisodeValues(episodes, success_BK1.gather(1, last_BK1), torch.nn.functional.pad(cost_BK, (0, missing)))
 
 
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation mode; its mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:

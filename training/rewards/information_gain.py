@@ -1,13 +1,12 @@
 """How much did each episode of thinking help? The fitting gain of L2T (arXiv 2505.10425, Def. 4.1) in one forward pass.
 
-J_k is the model's probability of the gold answer once thinking is stopped after k episodes; an episode's gain is
-J_k - J_{k-1}. The paper gives no estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking,
+J_k is the model's probability of the gold answer if thinking stops after k episodes. An episode's gain is
+J_k - J_{k-1}. The paper names no estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking,
 then the gold answer, teacher-forced.
 
-Episode by episode that is K + 1 forward passes over growing prefixes. Here all probes of a rollout stand one after
-another behind its prompt and thinking, in one sequence. A 4-D attention mask lets probe k see the prompt, the thinking
-up to episode k, and itself; position ids put it where it would have stood. So the cost is one pass over
-T + (K + 1) |probe| tokens.
+Prefix by prefix that takes K + 1 forward passes. Here all probes of a rollout follow its prompt and thinking in one
+sequence. A 4-D attention mask lets probe k attend to the prompt, to the thinking up to the end of episode k, and to
+itself. Position ids place it directly after that episode. The cost is one pass over T + (K + 1) |probe| tokens.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 from training.rollouts.batch import Rollouts
 
-Prediction = Literal["joint", "per_token"]
+AnswerProbability = Literal["joint", "per_token"]
 MEMORY_BYTES = 1 << 30
-"""What masks, attention scores and logits of one forward pass may take together, about."""
+"""Approximate limit for the masks, attention scores and logits of one forward pass."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is appended to a prefix: `stop` ends the thinking and leads up to `answer`. Token ids, neither empty."""
+    """Token ids appended to a prefix: `stop` ends the thinking and introduces `answer`. Neither is empty."""
 
     stop: tuple[int, ...]
     answer: tuple[int, ...]
@@ -51,42 +50,47 @@ def success(
     ends_BK: Tensor,
     probes: Sequence[Probe],
     *,
-    reading: Prediction = "joint",
+    answer_probability: AnswerProbability = "joint",
     memory_bytes: int = MEMORY_BYTES,
     after_pass: Callable[[Tensor, Rollouts], None] | None = None,
-    seen: Sequence[Tensor] | None = None,
+    kv_caches: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """J_0 .. J_K of each rollout in [0, 1], float32, (B, K + 1).
 
     Args:
         model: a causal language model that takes a 4-D float mask and `position_ids`.
-        rollouts: the probes read of each completion at most the first `ends_BK[:, -1]` tokens.
+        rollouts: of each completion, the probes see at most the first `ends_BK[:, -1]` tokens.
         ends_BK: completion tokens up to the end of each episode; a row with fewer than K episodes repeats its last.
         probes: one per row.
-        reading: `joint` is the product over the answer's tokens, `per_token` its geometric mean, for long answers.
-        memory_bytes: rows are taken in chunks that need about this much at once; a single row may need more.
-        after_pass: told, after each chunk's forward pass, which rows it had, and those rollouts; the pass began with
-            them, so what the model holds then serves other measurements too.
-        seen: per row, what attention keeps of prompt and completion, (layers, 2, key heads, tokens, D), as
-            `training.rollouts.sample.sample` gives it. Then only the probes are computed.
+        answer_probability: `joint` is the product over the answer's tokens; `per_token` is its geometric mean, for
+            long answers.
+        memory_bytes: rows are processed in chunks that need about this much at once; a single row may need more.
+        after_pass: called after each chunk's forward pass with the chunk's row numbers and rollouts. The sequences of
+            that pass begin with these rollouts, so other measurements can use what the model computed.
+        kv_caches: per row, the KV cache of prompt and completion, (layers, 2, key heads, tokens, D), as
+            `training.rollouts.sample.sample` returns it. Then only the probes are computed.
 
     Raises:
-        ValueError: both `after_pass` and `seen`, with which no pass has the rollouts.
+        ValueError: both `after_pass` and `kv_caches` are given; with KV caches there is no pass over the rollouts.
     """
-    if after_pass and seen is not None:
-        raise ValueError("after_pass needs a pass over the rollouts, which seen spares")
+    if after_pass and kv_caches is not None:
+        raise ValueError("after_pass needs a pass over the rollouts, which kv_caches replaces")
     ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
     needed_B = (ends_BK1 < ends_BK1[:, -1:]).sum(1) + 1
-    found = torch.empty(ends_BK1.shape, dtype=torch.float32, device=ends_BK1.device)
-    for rows in _chunks(model, rollouts, needed_B, probes, memory_bytes, only_probes=seen is not None):
+    success_BK1 = torch.empty(ends_BK1.shape, dtype=torch.float32, device=ends_BK1.device)
+    for rows in _chunks(model, rollouts, needed_B, probes, memory_bytes, only_probes=kv_caches is not None):
         chunk, needed = rollouts[rows], int(needed_B[rows].max())
-        own = [probes[row] for row in rows.tolist()]
-        before = None if seen is None else [seen[row] for row in rows.tolist()]
-        some = _log_success(model, chunk, ends_BK1[rows, :needed], own, reading=reading, before=before).exp()
-        found[rows] = torch.cat([some, some[:, -1:].expand(-1, ends_BK1.size(1) - needed)], 1)
+        packed = PackedProbes.of([probes[row] for row in rows.tolist()], chunk, ends_BK1[rows, :needed])
+        logits = (
+            _forward_all(model, chunk, packed)
+            if kv_caches is None
+            else _forward_probes(model, packed, [kv_caches[row] for row in rows.tolist()])
+        )
+        chunk_BK1 = packed.log_success(logits, answer_probability).exp()
+        success_BK1[rows] = torch.cat([chunk_BK1, chunk_BK1[:, -1:].expand(-1, ends_BK1.size(1) - needed)], 1)
         if after_pass:
             after_pass(rows, chunk)
-    return found
+    return success_BK1
 
 
 def _chunks(
@@ -98,130 +102,164 @@ def _chunks(
     *,
     only_probes: bool,
 ) -> Iterator[Tensor]:
-    """Row numbers, rollouts of like length together, as many as fit."""
+    """Row numbers in chunks that fit into memory, with rollouts of similar length together."""
     config = model.config.get_text_config()
     stop, answer = (
         max(len(part) for part in parts) for parts in zip(*((p.stop, p.answer) for p in probes), strict=True)
     )
-    asking_B = needed_B * (stop + answer)
-    width_B = rollouts.mask_BS.sum(1) + asking_B
+    probe_tokens_B = needed_B * (stop + answer)
+    width_B = rollouts.mask_BS.sum(1) + probe_tokens_B
     order = width_B.argsort(descending=True)
     while len(order):
         width, needed = int(width_B[order[0]]), int(needed_B[order].max())
-        scores = 4 * width * (int(asking_B.max()) if only_probes else width) * (1 + config.num_attention_heads)
+        queries = int(probe_tokens_B.max()) if only_probes else width
+        scores = 4 * width * queries * (1 + config.num_attention_heads)
         logits = 4 * 2 * needed * answer * config.vocab_size
         rows = max(1, memory_bytes // (scores + logits))
         yield order[:rows]
         order = order[rows:]
 
 
-def _log_success(
-    model: PreTrainedModel,
-    rollouts: Rollouts,
-    ends_BK1: Tensor,
-    probes: Sequence[Probe],
-    *,
-    reading: Prediction,
-    before: Sequence[Tensor] | None,
-) -> Tensor:
-    completion_ids_BT = rollouts.completion_ids_BT
-    prompt_mask_BP = rollouts.prompt_mask_BP.bool()
-    device = prompt_mask_BP.device
-    rows, prefixes = ends_BK1.shape
-    prompt, thought = prompt_mask_BP.size(1), completion_ids_BT.size(1)
-    stop = max(len(probe.stop) for probe in probes)
-    answer = max(len(probe.answer) for probe in probes)
+@dataclass(frozen=True)
+class PackedProbes:
+    """The probes of a chunk, aligned so that every stop ends, and every answer starts, in the same column."""
 
-    def aligned(left: Sequence[int], right: Sequence[int]) -> list[int]:
-        """Stops end and answers start in the same column of every row."""
-        return [0] * (stop - len(left)) + [*left, *right] + [0] * (answer - len(right))
+    ids_BL: Tensor
+    mask_BL: Tensor
+    """True where the probe has a token; L = stop + answer, padding on both sides."""
+    stop: int
+    """Columns of the stop; the answer has the rest."""
+    ends_BK1: Tensor
+    """Completion tokens before each of a row's probes."""
+    prompt_length_B1: Tensor
 
-    probe_BL = torch.tensor([aligned(p.stop, p.answer) for p in probes], device=device)
-    said_BL = torch.tensor([aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device).bool()
-    length = stop + answer
+    @classmethod
+    def of(cls, probes: Sequence[Probe], rollouts: Rollouts, ends_BK1: Tensor) -> PackedProbes:
+        """Pack one probe per row, to be repeated after each of the row's episodes."""
+        device = ends_BK1.device
+        stop = max(len(probe.stop) for probe in probes)
+        answer = max(len(probe.answer) for probe in probes)
 
-    prompt_length_B1 = prompt_mask_BP.sum(1, keepdim=True)
-    ids_BS = probe_BL.repeat(1, prefixes)
-    positions_BS = (
-        ((prompt_length_B1 + ends_BK1)[:, :, None] + (said_BL.cumsum(1) - 1)[:, None, :]).clamp(min=0).flatten(1)
-    )
-    first = stop - 1  # the position that predicts the answer's first token
-    if before is None:
-        cache = None
-        seen_BQS = _seen(prompt_mask_BP, thought, ends_BK1, said_BL)
-        ids_BS = torch.cat([rollouts.prompt_ids_BP, completion_ids_BT, ids_BS], 1)
-        positions_BS = torch.cat(
-            [
-                (prompt_mask_BP.cumsum(1) - 1).clamp(min=0),
-                prompt_length_B1 + torch.arange(thought, device=device),
-                positions_BS,
-            ],
-            1,
+        def aligned(left: Sequence[int], right: Sequence[int]) -> list[int]:
+            return [0] * (stop - len(left)) + [*left, *right] + [0] * (answer - len(right))
+
+        return cls(
+            ids_BL=torch.tensor([aligned(p.stop, p.answer) for p in probes], device=device),
+            mask_BL=torch.tensor(
+                [aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device
+            ).bool(),
+            stop=stop,
+            ends_BK1=ends_BK1,
+            prompt_length_B1=rollouts.prompt_mask_BP.sum(1, keepdim=True),
         )
-        first += prompt + thought
-    else:
-        cache = _cache_of(model, before)
-        kept = torch.ones(rows, max(part.size(3) for part in before), dtype=torch.bool, device=device)
-        # Without padding before them, prompt and thinking are one stretch, of which probe k sees a beginning.
-        seen_BQS = _seen_by_probes(kept[:, :0], kept.size(1), prompt_length_B1 + ends_BK1, said_BL)
-    dtype = model.dtype
-    mask_BQS = torch.zeros(seen_BQS.shape, dtype=dtype, device=device).masked_fill_(~seen_BQS, torch.finfo(dtype).min)
-    predicting = (
-        first + torch.arange(prefixes, device=device)[:, None] * length + torch.arange(answer, device=device)
-    ).flatten()
-    logits = model(
-        input_ids=ids_BS,
-        attention_mask=mask_BQS[:, None],
-        position_ids=positions_BS,
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=predicting,
+
+    @property
+    def ids_BQ(self) -> Tensor:
+        """All probes of each row, one after another; Q = (K + 1) L."""
+        return self.ids_BL.repeat(1, self.ends_BK1.size(1))
+
+    @property
+    def positions_BQ(self) -> Tensor:
+        """Each probe's positions continue from the end of its episode."""
+        start_BK1 = self.prompt_length_B1 + self.ends_BK1
+        offset_BL = self.mask_BL.cumsum(1) - 1
+        return (start_BK1[:, :, None] + offset_BL[:, None, :]).clamp(min=0).flatten(1)
+
+    @property
+    def predicting_N(self) -> Tensor:
+        """Columns of Q whose logits predict the answers' tokens; N = (K + 1) * answer."""
+        device, (prefixes, length) = self.ids_BL.device, (self.ends_BK1.size(1), self.ids_BL.size(1))
+        first_K1 = torch.arange(prefixes, device=device)[:, None] * length + self.stop - 1
+        return (first_K1 + torch.arange(length - self.stop, device=device)).flatten()
+
+    def log_success(self, logits_BNV: Tensor, answer_probability: AnswerProbability) -> Tensor:
+        """log J_0 .. log J_K from the logits at `predicting_N`, (B, K + 1)."""
+        rows, prefixes = self.ends_BK1.shape
+        answer_BA, mask_B1A = self.ids_BL[:, self.stop :], self.mask_BL[:, None, self.stop :]
+        logp_BKA = (
+            torch.log_softmax(logits_BNV.float(), -1)
+            .view(rows, prefixes, answer_BA.size(1), -1)
+            .gather(3, answer_BA[:, None, :, None].expand(-1, prefixes, -1, -1))
+            .squeeze(3)
+        )
+        total_BK1 = (logp_BKA * mask_B1A).sum(2)
+        return total_BK1 if answer_probability == "joint" else total_BK1 / mask_B1A.sum(2)
+
+
+def _forward_all(model: PreTrainedModel, rollouts: Rollouts, packed: PackedProbes) -> Tensor:
+    """Logits at the probes' predicting positions, by a pass over prompts, completions and probes, (B, N, V)."""
+    prompt_mask_BP = rollouts.prompt_mask_BP.bool()
+    prompt, completion = prompt_mask_BP.size(1), rollouts.completion_ids_BT.size(1)
+    positions_BS = [
+        (prompt_mask_BP.cumsum(1) - 1).clamp(min=0),
+        packed.prompt_length_B1 + torch.arange(completion, device=prompt_mask_BP.device),
+        packed.positions_BQ,
+    ]
+    return model(
+        input_ids=torch.cat([rollouts.ids_BS, packed.ids_BQ], 1),
+        attention_mask=_additive(_attention(prompt_mask_BP, completion, packed.ends_BK1, packed.mask_BL), model.dtype),
+        position_ids=torch.cat(positions_BS, 1),
+        use_cache=False,
+        logits_to_keep=prompt + completion + packed.predicting_N,
     ).logits
-    logp_BKA = (
-        torch.log_softmax(logits.float(), -1)
-        .view(rows, prefixes, answer, -1)
-        .gather(3, probe_BL[:, None, stop:, None].expand(-1, prefixes, -1, -1))
-        .squeeze(3)
-    )
-    said_B1A = said_BL[:, None, stop:]
-    total_BK1 = (logp_BKA * said_B1A).sum(2)
-    return total_BK1 if reading == "joint" else total_BK1 / said_B1A.sum(2)
 
 
-def _cache_of(model: PreTrainedModel, before: Sequence[Tensor]) -> DynamicCache:
-    """What was kept of some rollouts in one cache, padded on the right."""
-    layers, two, heads, _, size = before[0].shape
-    tokens = max(part.size(3) for part in before)
-    kept = before[0].new_zeros(layers, two, len(before), heads, tokens, size)
-    for row, part in enumerate(before):
-        kept[:, :, row, :, : part.size(3)] = part
+def _forward_probes(model: PreTrainedModel, packed: PackedProbes, kv_caches: Sequence[Tensor]) -> Tensor:
+    """The same logits from the KV caches of prompts and completions, by a pass over the probes alone, (B, N, V)."""
+    tokens = max(kv.size(3) for kv in kv_caches)
+    # A cache has no padding before the prompt: prompt and completion are one stretch, and probe k sees its beginning.
+    no_prompt_B0 = torch.ones(len(kv_caches), 0, dtype=torch.bool, device=packed.ids_BL.device)
+    prefix_BK1 = packed.prompt_length_B1 + packed.ends_BK1
+    return model(
+        input_ids=packed.ids_BQ,
+        attention_mask=_additive(_probe_attention(no_prompt_B0, tokens, prefix_BK1, packed.mask_BL), model.dtype),
+        position_ids=packed.positions_BQ,
+        past_key_values=_batched_cache(model, kv_caches),
+        use_cache=True,
+        logits_to_keep=packed.predicting_N,
+    ).logits
+
+
+def _additive(attention_BQS: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to attention scores: 0 where a query attends to a key, the smallest number elsewhere."""
+    mask_BQS = torch.zeros(attention_BQS.shape, dtype=dtype, device=attention_BQS.device)
+    return mask_BQS.masked_fill_(~attention_BQS, torch.finfo(dtype).min)[:, None]
+
+
+def _batched_cache(model: PreTrainedModel, kv_caches: Sequence[Tensor]) -> DynamicCache:
+    """The KV caches of several rollouts as one cache, padded on the right."""
+    layers, two, heads, _, size = kv_caches[0].shape
+    tokens = max(kv.size(3) for kv in kv_caches)
+    batch = kv_caches[0].new_zeros(layers, two, len(kv_caches), heads, tokens, size)
+    for row, kv in enumerate(kv_caches):
+        batch[:, :, row, :, : kv.size(3)] = kv
     cache = DynamicCache(config=model.config)
-    for layer, (keys, values) in enumerate(kept):
+    for layer, (keys, values) in enumerate(batch):
         cache.update(keys, values, layer)
     return cache
 
 
-def _seen(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:
-    """Who attends to whom, (B, S, S): query, key. Every token sees itself, so that no row of padding is empty."""
+def _attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_mask_BL: Tensor) -> Tensor:
+    """Which query attends to which key, (B, S, S). Every token attends to itself, so no row of padding is empty."""
     device = prompt_mask_BP.device
-    probes_BQS = _seen_by_probes(prompt_mask_BP, thought, ends_BK1, said_BL)
-    rows, asking, total = probes_BQS.shape
-    context = total - asking
-    real_BC = torch.cat([prompt_mask_BP, torch.ones(rows, thought, dtype=torch.bool, device=device)], 1)
-    causal = torch.ones(context, context, dtype=torch.bool, device=device).tril()
-    itself = torch.eye(context, dtype=torch.bool, device=device)
-    seen_BCS = torch.nn.functional.pad(causal & real_BC[:, None, :] | itself, (0, asking))
-    return torch.cat([seen_BCS, probes_BQS], 1)
+    probes_BQS = _probe_attention(prompt_mask_BP, completion, ends_BK1, probe_mask_BL)
+    rows, queries, total = probes_BQS.shape
+    context = total - queries
+    real_BC = torch.cat([prompt_mask_BP, torch.ones(rows, completion, dtype=torch.bool, device=device)], 1)
+    causal_CC = torch.ones(context, context, dtype=torch.bool, device=device).tril()
+    itself_CC = torch.eye(context, dtype=torch.bool, device=device)
+    context_BCS = torch.nn.functional.pad(causal_CC & real_BC[:, None, :] | itself_CC, (0, queries))
+    return torch.cat([context_BCS, probes_BQS], 1)
 
 
-def _seen_by_probes(prompt_mask_BP: Tensor, thought: int, ends_BK1: Tensor, said_BL: Tensor) -> Tensor:
-    """The probes' rows of it, (B, Q, S): each sees the prompt, its own prefix of the thinking, and itself."""
+def _probe_attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_mask_BL: Tensor) -> Tensor:
+    """The probes' rows of that mask, (B, Q, S): each attends to the prompt, its prefix of the thinking, and itself."""
     device = prompt_mask_BP.device
-    prefixes, length = ends_BK1.size(1), said_BL.size(1)
-    within_BKT = torch.arange(thought, device=device) < ends_BK1[:, :, None]
-    before_BKC = torch.cat([prompt_mask_BP[:, None, :].expand(-1, prefixes, -1), within_BKT], 2)
-    own_BQQ = torch.eye(prefixes * length, dtype=torch.bool, device=device).repeat(len(said_BL), 1, 1)
-    own_BLL = torch.ones(length, length, dtype=torch.bool, device=device).tril() & said_BL[:, None, :]
+    prefixes, length = ends_BK1.size(1), probe_mask_BL.size(1)
+    prefix_BKT = torch.arange(completion, device=device) < ends_BK1[:, :, None]
+    context_BKC = torch.cat([prompt_mask_BP[:, None, :].expand(-1, prefixes, -1), prefix_BKT], 2)
+    probes_BQQ = torch.eye(prefixes * length, dtype=torch.bool, device=device).repeat(len(probe_mask_BL), 1, 1)
+    causal_BLL = torch.ones(length, length, dtype=torch.bool, device=device).tril() & probe_mask_BL[:, None, :]
     for start in range(0, prefixes * length, length):
-        own_BQQ[:, start : start + length, start : start + length] |= own_BLL
-    return torch.cat([before_BKC.repeat_interleave(length, 1), own_BQQ], 2)
+        probes_BQQ[:, start : start + length, start : start + length] |= causal_BLL
+    return torch.cat([context_BKC.repeat_interleave(length, 1), probes_BQQ], 2)

@@ -1,9 +1,10 @@
-"""What is a batch of rollouts? Prompts and the completions sampled for them, as TRL pads them."""
+"""What is a batch of rollouts? Prompts and completions as TRL pads them, and the micro-batches of an update."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,3 +59,26 @@ class Rollouts:
     @property
     def mask_BS(self) -> Tensor:
         return torch.cat([self.prompt_mask_BP, self.completion_mask_BT], 1)
+
+
+def sorted_by_length(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rollouts in as many micro-batches of TRL's, longest completions first, without all-padding columns."""
+    rows = {
+        key: torch.cat([batch[key] for batch in batches])
+        for key, value in batches[0].items()
+        if isinstance(value, Tensor) and value.ndim
+    }
+    shared = {key: value for key, value in batches[0].items() if key not in rows}
+    order = rows["completion_mask"].sum(1).argsort(descending=True)
+    size = len(order) // len(batches)
+    chunks = [order[start : start + size] for start in range(0, len(order), size)]
+    return [{**shared, **_trimmed({key: value[chunk] for key, value in rows.items()})} for chunk in chunks]
+
+
+def _trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Prompts as wide as their longest, padded on the left; everything per completion token, as the longest one."""
+    prompt, completion = (int(batch[f"{part}_mask"].sum(1).max()) for part in ("prompt", "completion"))
+    width = {True: slice(-prompt, None), False: slice(completion)}
+    return {
+        key: value[:, width[key.startswith("prompt")]] if value.ndim == 2 else value for key, value in batch.items()
+    }

@@ -90,7 +90,7 @@ class Splitter:
         if max_episodes < 1 or every < 1:
             raise ValueError(f"max_episodes and every must be at least 1, got {max_episodes} and {every}")
         self._tokenizer, self._by, self._max, self._every = tokenizer, by, max_episodes, every
-        self._end: int = tokenizer.convert_tokens_to_ids(THINK_END)  # pyright: ignore[reportAttributeAccessIssue]
+        self._end: int = tokenizer.convert_tokens_to_ids(THINK_END)
         texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=False)
         self._blank_V = torch.tensor(["\n\n" in text for text in texts])
         self._opens_V = torch.tensor([text.startswith("\n") for text in texts])
@@ -137,7 +137,7 @@ class Splitter:
         starts_BT = torch.zeros_like(said_BT)
         for row, (ids, said) in enumerate(zip(ids_BT.tolist(), said_BT, strict=True)):
             length = int(said.nonzero().max()) + 1 if said.any() else 0
-            pieces: list[str] = self._tokenizer.convert_ids_to_tokens(ids[:length])  # pyright: ignore[reportAssignmentType]
+            pieces: list[str] = self._tokenizer.convert_ids_to_tokens(ids[:length])
             pieces = [piece or "" for piece in pieces]  # a model may have more embeddings than its tokenizer has tokens
             offsets = [0, *accumulate(map(len, pieces))]
             for tag in list(_TAG.finditer("".join(pieces)))[1:]:

@@ -1,8 +1,8 @@
 """How are many completions sampled quickly from a small model on a CPU?
 
-A batch shrinks as its sequences finish: Hugging Face's `generate` computes every row until the longest is done,
-which for reasoning of very different lengths is more than half the work. See docs/decisions/0003-rollouts.md.
-A GPU runs the same code; for training there, `family.engine: vllm` is faster.
+Finished sequences leave the batch. Hugging Face's `generate` computes every row until the longest is done; with
+reasoning of very different lengths that is more than half the work (docs/decisions/0003-rollouts.md). The same code
+runs on a GPU, where `family.engine: vllm` trains faster.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from training.rollouts.params import SamplingParams
 from training.tasks.question import Question
 
 _SHRINK_AT = 0.95
-"""Finished rows are dropped once no more than this share of the batch is still running."""
+"""Finished rows leave the batch once at most this share of it is still running."""
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> list[list[int]]:
-    """Questions as `sample` takes them: each in the chat template, up to where the completion begins."""
+    """Token ids of each question in the chat template, up to where the completion begins."""
     return tokenizer.apply_chat_template(
         [[{"role": "user", "content": q.prompt}] for q in questions], add_generation_prompt=True, return_dict=False
-    )  # pyright: ignore[reportReturnType]
+    )
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def sample(
     eos: int,
     batch: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
-    keep: list[Tensor] | None = None,
+    kv_caches: list[Tensor] | None = None,
     surprisals: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """`params.samples` completions of each prompt, a prompt's next to each other; each includes its eos.
@@ -61,8 +61,8 @@ def sample(
         eos: token id that ends a completion; it counts as one of its tokens.
         batch: most completions at a time; default: 256, or fewer where a GPU has no room for as many KV caches.
         on_batch: receives the number of completions so far.
-        keep: receives the KV cache of each completion and its prompt, perhaps without the eos, in order:
-            (layers, 2, key heads, tokens, D). Only for a model that `keeps_everything`.
+        kv_caches: receives the KV cache of each prompt and its completion, in order: (layers, 2, key heads, tokens, D).
+            It may lack the eos. Only for a model that `caches_everything`.
         surprisals: receives -log P in nats of every token of each completion, in order, at temperature 1 whatever
             temperature it was drawn at.
     """
@@ -74,14 +74,14 @@ def sample(
     with _sampling(model):
         for start in range(0, len(rows), batch):
             completions += _sample_batch(
-                model, rows[start : start + batch], params, eos, keep=keep, surprisals=surprisals
+                model, rows[start : start + batch], params, eos, kv_caches=kv_caches, surprisals=surprisals
             )
             on_batch(len(completions))
     return completions
 
 
 def _rows_that_fit(model: PreTrainedModel, width: int, most: int = 256) -> int:
-    """Half of what a GPU has free, which leaves room for the copy that a growing cache needs."""
+    """Rows whose KV caches fill half of a GPU's free memory: a growing cache is copied, which needs the other half."""
     if model.device.type != "cuda":
         return most
     config = model.config.get_text_config()
@@ -107,17 +107,17 @@ def _sampling(model: PreTrainedModel) -> Iterator[None]:
 def _grouped_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
 ) -> tuple[Tensor, None]:
-    """One new token's attention where several query heads share a key head, without a copy of the cache for each.
+    """One new token's attention where several query heads share a key head, without a copy of the KV cache for each.
 
-    They are handed over as several positions of one head: (B, heads, 1, D) as (B, key heads, heads per key head, D).
+    The query heads of a key head become positions: (B, heads, 1, D) is viewed as (B, key heads, heads per key head, D).
     """
     if query.size(2) > 1 or query.size(1) == key.size(1):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
     rows, heads, _, size = query.shape
-    found = torch.nn.functional.scaled_dot_product_attention(
+    output = torch.nn.functional.scaled_dot_product_attention(
         query.view(rows, key.size(1), -1, size), key, value, attn_mask=attention_mask, scale=how["scaling"]
     )
-    return found.reshape(rows, 1, heads, size), None
+    return output.reshape(rows, 1, heads, size), None
 
 
 _GROUPED = "sdpa_grouped_decode"
@@ -126,26 +126,26 @@ AttentionMaskInterface.register(_GROUPED, sdpa_mask)
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values with room for more: Hugging Face's layer copies all of them at every token."""
+    """Keys and values with spare room. Hugging Face's layer copies all of them for every new token."""
 
     _ROOM = 64
     _buffer: Tensor | None = None
-    """Keys and values, (2, B, heads, length and room, D); `keys` and `values` are views of it."""
+    """Keys and values, (2, B, heads, length + spare room, D); `keys` and `values` are views of it."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length = self.get_seq_length()
-        wanted = length + key_states.size(2)
-        if self._buffer is None or self._buffer.size(3) < wanted:
+        needed = length + key_states.size(2)
+        if self._buffer is None or self._buffer.size(3) < needed:
             rows, heads, _, size = key_states.shape
-            buffer = key_states.new_empty(2, rows, heads, wanted + self._ROOM, size)
+            buffer = key_states.new_empty(2, rows, heads, needed + self._ROOM, size)
             if self._buffer is not None:
                 buffer[:, :, :, :length] = self._buffer[:, :, :, :length]
             self._buffer = buffer
-        self._buffer[0, :, :, length:wanted] = key_states
-        self._buffer[1, :, :, length:wanted] = value_states
-        self.keys, self.values = self._buffer[:, :, :, :wanted]
+        self._buffer[0, :, :, length:needed] = key_states
+        self._buffer[1, :, :, length:needed] = value_states
+        self.keys, self.values = self._buffer[:, :, :, :needed]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -155,8 +155,8 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = self._buffer[:, :, :, :length]
 
 
-def keeps_everything(model: PreTrainedModel) -> bool:
-    """Whether the model's attention keeps all that it has seen, in every layer."""
+def caches_everything(model: PreTrainedModel) -> bool:
+    """Whether every layer's KV cache holds the whole sequence: no sliding window, no recurrent state."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
@@ -172,7 +172,7 @@ def _sample_batch(
     params: SamplingParams,
     eos: int,
     *,
-    keep: list[Tensor] | None,
+    kv_caches: list[Tensor] | None,
     surprisals: list[list[float]] | None,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
@@ -183,46 +183,46 @@ def _sample_batch(
     cache = _roomy_cache(model)
     logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
     completions: list[list[int]] = [[] for _ in prompts]
-    surprised: list[list[float]] = [[] for _ in prompts]
+    nats: list[list[float]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    kept: dict[int, Tensor] = {}
+    cached: dict[int, Tensor] = {}
 
-    def put_by(leaving: Tensor) -> None:
-        if keep is None:
+    def save_kv_caches(leaving: Tensor) -> None:
+        if kv_caches is None:
             return
-        seen = torch.stack([torch.stack([layer.keys[leaving], layer.values[leaving]]) for layer in cache.layers])
+        kv = torch.stack([torch.stack([layer.keys[leaving], layer.values[leaving]]) for layer in cache.layers])
         for at, row in enumerate(rows[leaving].tolist()):
             start = width - len(prompts[row])
-            kept[row] = seen[:, :, at, :, start : width + len(completions[row])].clone()
+            cached[row] = kv[:, :, at, :, start : width + len(completions[row])].clone()
 
     for _ in range(params.max_tokens):
         token = _draw(logits, params.temperature)
         _append(completions, rows, token, running)
         if surprisals is not None:
-            _append(surprised, rows, logits.logsumexp(-1) - logits.gather(1, token[:, None]).squeeze(1), running)
+            _append(nats, rows, logits.logsumexp(-1) - logits.gather(1, token[:, None]).squeeze(1), running)
         running &= token != eos
         if not running.any():
             break
         if running.float().mean() <= _SHRINK_AT:
             going = running.nonzero().squeeze(1)
-            put_by((~running).nonzero().squeeze(1))
+            save_kv_caches((~running).nonzero().squeeze(1))
             cache.batch_select_indices(going)
             rows, token, mask, position = rows[going], token[going], mask[going], position[going]
             running = running[going]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = _forward(model, token[:, None], mask, position, cache)
         position = position + 1
-    put_by(torch.arange(len(rows), device=device))
-    if keep is not None:
-        keep += [kept[row] for row in range(len(prompts))]
+    save_kv_caches(torch.arange(len(rows), device=device))
+    if kv_caches is not None:
+        kv_caches += [cached[row] for row in range(len(prompts))]
     if surprisals is not None:
-        surprisals += surprised
+        surprisals += nats
     return completions
 
 
 def _append(to: list[list[Any]], rows: Tensor, values: Tensor, running: Tensor) -> None:
-    """Each running row's value to the list that is the row's."""
+    """Append each running row's value to that row's list."""
     for row, value, is_running in zip(rows.tolist(), values.tolist(), running.tolist(), strict=True):
         if is_running:
             to[row].append(value)

@@ -10,7 +10,7 @@ from training.rewards.credit import (
     counterfactual_credit,
     episode_credit,
     leave_one_out,
-    paper_credit,
+    paper_advantages,
     scaled,
     token_rewards,
     truncated_mean,
@@ -126,7 +126,7 @@ def test_episode_credit_does_not_favour_short_rollouts():
 
     index = torch.tensor([[0, 1, -1, -1], [0, 0, 1, 1]])
     token = token_rewards(torch.ones(2), gains, torch.full((2, 4), -1.0), index, 0.8)
-    paper = paper_credit(token, token.mean_B, 2, slice(0, 2)).advantage_BT
+    paper = paper_advantages(token, token.mean_B, 2, slice(0, 2)).advantage_BT
     assert paper[0, 0] > 0 > paper[1, 0]
 
 
@@ -153,10 +153,10 @@ def test_an_outlier_does_not_move_a_truncated_mean():
     assert truncated_mean(values) == 1
 
 
-def test_paper_credit_is_the_group_s_standard_score_times_the_token_s_ratio():
+def test_paper_advantages_is_the_group_s_standard_score_times_the_token_s_ratio():
     reward = torch.tensor([[0.2, 0.4], [0.1, 0.1], [0.3, 0.1], [0.5, 0.5]])
     means = reward.mean(1)
-    found = paper_credit(TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 2, slice(0, 4))
+    found = paper_advantages(TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 2, slice(0, 4))
     for i, j in ((0, 1), (1, 0), (2, 3), (3, 2)):
         pair = means[[i, j]]
         score = (means[i] - pair.mean()) / (pair.std() + 1e-6)
@@ -167,7 +167,7 @@ def test_paper_credit_is_the_group_s_standard_score_times_the_token_s_ratio():
 def test_near_a_mean_of_zero_the_ratio_is_floored_and_clipped_and_said_so():
     reward = torch.tensor([[1.0, -1.0 + 1e-9], [0.1, 0.1]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
-    found = paper_credit(token, token.mean_B, 2, slice(0, 2))
+    found = paper_advantages(token, token.mean_B, 2, slice(0, 2))
     assert found.advantage_BT.isfinite().all()
     assert found.advantage_BT.abs().max() <= RATIO
     assert found.floored_share == 0.5
@@ -178,25 +178,27 @@ def test_near_a_mean_of_zero_the_ratio_is_floored_and_clipped_and_said_so():
 def test_a_floored_mean_keeps_its_sign():
     reward = torch.tensor([[-1e-5, -3e-5], [0.9, 0.9]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
-    found = paper_credit(token, token.mean_B, 2, slice(0, 2))
+    found = paper_advantages(token, token.mean_B, 2, slice(0, 2))
     assert found.floored_share == 0.5
     assert found.advantage_BT[0].lt(0).all(), "the poorer rollout, all of whose tokens cost, is not rewarded"
 
 
-def test_paper_credit_may_reward_a_bad_token_of_a_poor_rollout():
+def test_paper_advantages_may_reward_a_bad_token_of_a_poor_rollout():
     """The third hazard, kept because it is the paper's: A_i < 0 < m_i turns a negative reward into an advantage."""
     reward = torch.tensor([[0.5, -0.1], [0.9, 0.9]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
-    assert paper_credit(token, token.mean_B, 2, slice(0, 2)).advantage_BT[0, 1] > 0
+    assert paper_advantages(token, token.mean_B, 2, slice(0, 2)).advantage_BT[0, 1] > 0
 
 
 def test_a_process_gets_its_own_rows_compared_with_everyone_s():
     reward = torch.rand(4, 3)
     means = reward.mean(1)
-    whole = paper_credit(
+    whole = paper_advantages(
         TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 4, slice(0, 4)
     ).advantage_BT
-    half = paper_credit(TokenRewards(reward[2:], means[2:], torch.full((2,), 100)), means, 4, slice(2, 4)).advantage_BT
+    half = paper_advantages(
+        TokenRewards(reward[2:], means[2:], torch.full((2,), 100)), means, 4, slice(2, 4)
+    ).advantage_BT
     assert torch.equal(whole[2:], half)
 
 

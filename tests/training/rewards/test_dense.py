@@ -64,10 +64,10 @@ def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, tokenizer, b
 def test_what_attention_kept_from_the_sampling_changes_no_value(model, tokenizer, settings):
     torch.manual_seed(0)
     prompts, seen = [tokenizer.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
-    completions = sample(model, prompts, SamplingParams(30, 1.0), eos=tokenizer.eos_token_id, keep=seen)
+    completions = sample(model, prompts, SamplingParams(30, 1.0), eos=tokenizer.eos_token_id, kv_caches=seen)
     rollouts = Rollouts.padded(prompts, completions)
     judged = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, **settings))
-    found, expected = (judged(model, rollouts, ["4", "19"], seen=kept) for kept in (seen, None))
+    found, expected = (judged(model, rollouts, ["4", "19"], kv_caches=kept) for kept in (seen, None))
     torch.testing.assert_close(found.success_BK1, expected.success_BK1, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.cost_BK, expected.cost_BK)
 

@@ -81,7 +81,7 @@ def one_by_one(network, reading):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("reading", ["joint", "per_token"])
 def test_packed_probes_equal_a_pass_per_prefix(side, reading):
-    found = success(model(), *inputs(side)[0], reading=reading)
+    found = success(model(), *inputs(side)[0], answer_probability=reading)
     torch.testing.assert_close(found, one_by_one(model(), reading), atol=1e-5, rtol=0)
 
 
@@ -92,7 +92,7 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
     torch.manual_seed(0)
     kept: list[torch.Tensor] = []
     eos = tokenizer().eos_token_id
-    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch=3, keep=kept)
+    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch=3, kv_caches=kept)
     assert any(row[-1] != eos for row in completions)
     assert any(row[-1] == eos for row in completions)
     for prompt, completion, own in zip(prompts, completions, kept, strict=True):
@@ -105,7 +105,7 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
         hook = model().register_forward_pre_hook(
             lambda _m, _a, how: calls.append(how["input_ids"].size(1)), with_kwargs=True
         )
-        found = success(model(), rollouts, ends, probes, memory_bytes=memory, seen=kept)
+        found = success(model(), rollouts, ends, probes, memory_bytes=memory, kv_caches=kept)
         hook.remove()
         expected = success(model(), rollouts, ends, probes)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
@@ -117,7 +117,7 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
 def test_a_pass_over_the_rollouts_cannot_be_watched_where_none_is_made():
     batch, ends, probes = inputs("left")[0]
     with pytest.raises(ValueError, match="after_pass needs a pass"):
-        success(model(), batch, ends, probes, after_pass=lambda *_: None, seen=[])
+        success(model(), batch, ends, probes, after_pass=lambda *_: None, kv_caches=[])
 
 
 def test_with_an_adapter_too():
