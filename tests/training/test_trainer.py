@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -305,6 +306,89 @@ def test_rollouts_are_cut_into_the_largest_micro_batches_that_fit(tmp_path):
         settings = trainer.arguments(stage, 0.1, 0, tmp_path)
         assert settings.per_device_train_batch_size == micro
         assert settings.generation_batch_size == rollouts
+
+
+def log_of(model, tokenizer, directory: Path, **changes: object) -> list[dict[str, float]]:
+    """The metrics of a training of four steps, line by line."""
+    stage = STAGE.model_copy(update={"steps": 4, "warmup": 0.25, **changes})
+    trainer.train(model, tokenizer, stage, one_prompt(8), alpha=0.1, seed=0, work=directory / "work")
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "rollout/accuracy" in line]
+
+
+def test_the_learning_rate_warms_up_and_then_stays_or_falls_as_a_cosine(model, tokenizer, rollouts, tmp_path):
+    rates = [line["learning_rate"] for line in log_of(model, tokenizer, tmp_path, lr=1e-3)]
+    assert rates == pytest.approx([0, 1e-3, 1e-3, 1e-3])
+    cosine = trainer.arguments(STAGE.model_copy(update={"schedule": "cosine"}), 0.1, 0, tmp_path)
+    assert cosine.lr_scheduler_type == "cosine"
+
+
+def test_the_distance_from_the_base_is_charged_where_kl_has_a_weight_and_the_rate_falls(
+    model, tokenizer, rollouts, tmp_path
+):
+    """Both at once, to train once: the KL term of the loss is the only part that the advantages do not scale."""
+    lines = log_of(model, tokenizer, tmp_path, kl=0.5, schedule="cosine", lr=1e-3)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-6), "the adapter starts at zero"
+    assert lines[-1]["kl"] > 1e-6
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0, 1e-3, 0.75e-3, 0.25e-3])
+
+
+def test_kl_and_loss_are_what_the_recipe_says(tmp_path):
+    for loss, kind in (("token_sum", "dr_grpo"), ("sequence_mean", "grpo")):
+        settings = trainer.arguments(STAGE.model_copy(update={"loss": loss, "kl": 0.03}), 0.1, 0, tmp_path)
+        assert settings.loss_type == kind
+        assert settings.beta == 0.03
+        assert settings.scale_rewards == "none"
+
+
+@pytest.mark.usefixtures("rollouts")
+@pytest.mark.parametrize("case", [("token_sum", 3), ("sequence_mean", 1)])
+def test_a_token_sum_weighs_a_rollout_by_its_length_and_a_sequence_mean_does_not(
+    model, tokenizer, tmp_path, monkeypatch, case
+):
+    """One rollout has an advantage, and 4 tokens or 12: how much larger is the loss of the longer one?"""
+    loss, longer_weighs = case
+    trained: list[tuple[trainer.FamilyTrainer, torch.nn.Module]] = []
+
+    def watched(self: trainer.FamilyTrainer, at_work: torch.nn.Module, inputs: dict) -> torch.Tensor:
+        trained.append((self, at_work))
+        return compute_loss(self, at_work, inputs)
+
+    compute_loss = trainer.FamilyTrainer._compute_loss
+    monkeypatch.setattr(trainer.FamilyTrainer, "_compute_loss", watched)
+    stage = STAGE.model_copy(update={"steps": 1, "loss": loss})
+    trainer.train(model, tokenizer, stage, one_prompt(2), alpha=0.1, seed=0, work=tmp_path / "work")
+    losses = []
+    for length in (4, 12):
+        mask = torch.zeros(2, 12, dtype=torch.long)
+        mask[0, :length] = mask[1, :1] = 1
+        inputs = {
+            "prompt_ids": torch.full((2, 3), 7),
+            "prompt_mask": torch.ones(2, 3, dtype=torch.long),
+            "completion_ids": torch.full((2, 12), 9),
+            "completion_mask": mask,
+            "advantages": torch.tensor([[1.0], [0.0]]) * mask,
+            "num_items_in_batch": mask.sum(),
+        }
+        losses.append(compute_loss(*trained[0], inputs).item())
+    assert losses[1] / losses[0] == pytest.approx(longer_weighs, rel=1e-4)
+
+
+def test_vllm_samples_and_the_loss_scores_at_the_temperature_of_the_step():
+    cell = SimpleNamespace(cell_contents=1.5)
+    logged: dict[str, float] = {}
+    cooling = SimpleNamespace(
+        state=SimpleNamespace(global_step=1, max_steps=3),
+        _first_temperature=1.5,
+        _last_temperature=0.5,
+        _temperature_cells=[cell],
+        use_vllm=True,
+        vllm_generation=SimpleNamespace(temperature=1.5),
+        _log=logged.update,
+    )
+    trainer.FamilyTrainer._cool(cooling)
+    assert cooling.temperature == cell.cell_contents == cooling.vllm_generation.temperature == 1.0
+    assert logged == {"rollout/temperature": 1.0}
 
 
 def test_alpha_zero_and_alpha_differ_only_in_the_reward(tokenizer, rollouts, tmp_path):

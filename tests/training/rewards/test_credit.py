@@ -7,9 +7,13 @@ from training.rewards.credit import (
     FLOOR,
     RATIO,
     TokenRewards,
+    counterfactual_advantages,
     counterfactual_credit,
+    dense_rewards,
+    episode_advantages,
     episode_credit,
     leave_one_out,
+    outcome_advantages,
     paper_advantages,
     scaled,
     token_rewards,
@@ -230,3 +234,55 @@ def test_a_group_without_costs_has_none():
 def test_costs_of_a_broken_group_are_refused():
     with pytest.raises(ValueError, match="not whole groups of 2"):
         scaled(torch.ones(3, 2), 2)
+
+
+OUTCOME, COUNT = torch.tensor([1.0, 0.0, 0.5, 0.25]), torch.tensor([2, 1, 2, 1])
+DENSE = torch.tensor([[0.5, 0.25], [0.1, 9.0], [-0.5, 1.0], [0.2, 9.0]])
+INDEX = torch.tensor([[0, 0, 1, 1], [0, 0, 0, -1], [0, 1, 1, -1], [0, 0, -1, -1]])
+SECOND_HALF = slice(2, 4)
+
+
+def test_without_a_dense_reward_every_token_of_a_rollout_has_its_advantage_and_padding_has_none():
+    mask = (INDEX >= 0).long()
+    found = outcome_advantages(OUTCOME, mask[SECOND_HALF], own=SECOND_HALF, group_size=2)
+    assert found.tolist() == [[0.25, 0.25, 0.25, 0], [-0.25, -0.25, 0, 0]]
+
+
+def test_every_token_has_the_advantage_of_its_own_episode():
+    credit = episode_credit(OUTCOME, DENSE, COUNT, 2, 0.8)
+    found = episode_advantages(
+        OUTCOME, DENSE, COUNT, index_BT=INDEX[SECOND_HALF], own=SECOND_HALF, group_size=2, progress_weight=0.8
+    )
+    (a, b), (c, _) = credit[SECOND_HALF].tolist()
+    assert found.tolist() == [[a, b, b, 0], [c, c, 0, 0]]
+
+
+def test_the_tokens_that_stop_the_thinking_have_the_advantage_of_stopping():
+    success = torch.tensor([[0.1, 0.6, 0.9], [0.1, 0.4, 0.4], [0.2, 0.7, 0.8], [0.2, 0.5, 0.5]])
+    stopped = torch.tensor([[0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]]).bool()
+    how = {"group_size": 2, "progress_weight": 0.8}
+    credit = counterfactual_credit(OUTCOME, success * (1 - 0.4 / 2), DENSE, COUNT, **how)
+    found = counterfactual_advantages(
+        OUTCOME,
+        success,
+        DENSE,
+        COUNT,
+        index_BT=INDEX[SECOND_HALF],
+        stopped_BT=stopped[SECOND_HALF],
+        own=SECOND_HALF,
+        outcome_alpha=0.4,
+        **how,
+    )
+    (a, b, c), (d, e, _) = credit[SECOND_HALF].tolist()
+    assert found.tolist() == [[a, b, c, 0], [d, e, 0, 0]]
+
+
+def test_information_is_charged_on_one_scale_and_tokens_on_each_group_s_own_times_alpha():
+    gain, cost = torch.full((4, 1), 0.5), torch.tensor([[1.0], [3.0], [10.0], [30.0]])
+    how = {"compression_weight": 0.6, "alpha": 0.4, "group_size": 2}
+    reward, charged = dense_rewards(gain, cost, charge="information", **how)
+    assert charged.flatten().tolist() == pytest.approx([1 / 11, 3 / 11, 10 / 11, 30 / 11])
+    torch.testing.assert_close(reward, gain - 0.6 * charged)
+    reward, charged = dense_rewards(gain, cost, charge="tokens", **how)
+    assert charged.flatten().tolist() == pytest.approx([0.4 * 0.5, 0.4 * 1.5] * 2)
+    torch.testing.assert_close(reward, gain - 0.6 * charged)

@@ -1,0 +1,132 @@
+"""Whose weights are measured, and to which question does an outcome belong?"""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from tests.training.conftest import TINY
+from training.base import train
+from training.config import FamilyStage, PretrainedBase, Recipe
+from training.job import checkpoints
+from training.measure import budget_forced, evaluate, outcomes
+from training.rollouts.params import SamplingParams
+from training.tasks.outcome import load, load_budget_forced
+from training.tasks.prompts import prompts
+
+
+@pytest.fixture
+def recipe(tmp_path, tokenizer) -> Recipe:
+    """A run whose base and adapter are on disk. The adapter is far from zero."""
+    torch.manual_seed(0)
+    base = train.new_model(TINY, tokenizer)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = Recipe(
+        name="mine",
+        description="d",
+        run_dir=tmp_path / "run",
+        base=PretrainedBase(model=str(tmp_path / "base"), context_tokens=64),
+        family=FamilyStage(alphas=(0.2,), max_tokens=8),
+    )
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(base, lora).save_pretrained(checkpoints.trained_path(recipe, "alpha-0.2"))
+    return recipe
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model(torch.tensor([[5, 6, 7, 8]])).logits
+
+
+@pytest.fixture
+def expected(recipe) -> dict[str, torch.Tensor]:
+    """Logits of base and checkpoint, computed with PEFT's own adapter layers and nothing merged."""
+    base = AutoModelForCausalLM.from_pretrained(recipe.base.model)
+    found = {"base": logits(base)}
+    found["alpha-0.2"] = logits(PeftModel.from_pretrained(base, checkpoints.trained_path(recipe, "alpha-0.2")))
+    assert (found["base"] - found["alpha-0.2"]).abs().max() > 0.1
+    return found
+
+
+@pytest.mark.parametrize("name", ["base", "alpha-0.2"])
+def test_the_named_checkpoint_is_measured_and_no_other(recipe, expected, name, monkeypatch, tmp_path):
+    measured: list[torch.Tensor] = []
+
+    def spy(model, tokenizer, **_):
+        measured.append(logits(model))
+        return []
+
+    monkeypatch.setattr(evaluate, "sample_and_grade", spy)
+    monkeypatch.setattr(budget_forced, "measure", spy)
+    asked = prompts("heldout", 0, 2)
+    outcomes.measure(recipe, name, asked, tmp_path / "outcomes.jsonl", SamplingParams(8, 1.0))
+    outcomes.measure_budget_forced(recipe, name, asked, tmp_path / "budget-forced.jsonl")
+    assert len(measured) == 2
+    for found in measured:
+        torch.testing.assert_close(found, expected[name], atol=1e-4, rtol=1e-4)
+
+
+def test_a_published_adapter_is_measured_merged_into_its_base(recipe, expected):
+    path = checkpoints.trained_path(recipe, "alpha-0.2")
+    published = SimpleNamespace(kind="lora", path=path.name)
+    model = checkpoints.load_published(path.parent, published, recipe.base.model)
+    torch.testing.assert_close(logits(model), expected["alpha-0.2"], atol=1e-4, rtol=1e-4)
+
+
+def answered(tokenizer, asked):
+    """Completions that tell whose they are: question i thinks i + 1 tokens and answers with its own gold answer."""
+    ids = evaluate.encoded(tokenizer, asked)
+    question = {tuple(prompt): (i, asked[i].answer) for i, prompt in enumerate(ids)}
+    assert len(question) == len(asked)
+
+    def sample(_model, given, params, **_):
+        completions = []
+        for prompt in given:
+            i, gold = next(value for key, value in question.items() if tuple(prompt[: len(key)]) == key)
+            thought = prompt[len(ids[i]) :] or tokenizer.encode("7" * (i + 1))
+            end = tokenizer.encode(
+                f"{'' if len(prompt) > len(ids[i]) else '</think>'}\n\nThe answer is {gold}.<|im_end|>"
+            )
+            completions += [(end if len(prompt) > len(ids[i]) else [*thought, *end])] * params.samples
+        return completions
+
+    return sample
+
+
+def test_outcomes_belong_to_their_questions(tokenizer, monkeypatch):
+    asked = prompts("heldout", 0, 12)
+    lengths = [len(ids) for ids in evaluate.encoded(tokenizer, asked)]
+    assert lengths != sorted(lengths), "sampling sorts the questions by length, so the order has to be restored"
+    monkeypatch.setattr(evaluate, "sample", answered(tokenizer, asked))
+    rows = evaluate.sample_and_grade(None, tokenizer, asked, SamplingParams(99, 1.0, samples=2, seed=0))
+    assert [row.prompt for row in rows] == [question.prompt for question in asked]
+    for i, row in enumerate(rows):
+        assert [outcome.correct for outcome in row.outcomes] == [True, True]
+        assert [outcome.reasoning_tokens for outcome in row.outcomes] == [len(tokenizer.encode("7" * (i + 1)))] * 2
+
+
+def test_budget_forced_outcomes_belong_to_their_questions(tokenizer, monkeypatch):
+    asked = prompts("heldout", 0, 12)
+    monkeypatch.setattr(budget_forced, "sample", answered(tokenizer, asked))
+    found = budget_forced.measure(None, tokenizer, asked, SamplingParams(99, 1.0, seed=0))
+    assert sorted(cut.prompt for cut in found) == sorted(question.prompt for question in asked)
+    assert all(cut.correct for cut in found)
+    thought = {question.prompt: len(tokenizer.encode("7" * (i + 1))) for i, question in enumerate(asked)}
+    assert all(cut.budget < thought[cut.prompt] for cut in found)
+
+
+def test_what_is_measured_is_saved_under_its_question(recipe, tokenizer, monkeypatch, tmp_path):
+    asked = prompts("heldout", 0, 6)
+    for module in (evaluate, budget_forced):
+        monkeypatch.setattr(module, "sample", answered(tokenizer, asked))
+    outcomes.measure(recipe, "base", asked, tmp_path / "base.jsonl", SamplingParams(99, 1.0, seed=0))
+    outcomes.measure_budget_forced(recipe, "base", asked, tmp_path / "base.budget-forced.jsonl")
+    rows, forced = load(tmp_path / "base.jsonl"), load_budget_forced(tmp_path / "base.budget-forced.jsonl")
+    assert [row.prompt for row in rows] == [question.prompt for question in asked]
+    assert all(row.accuracy == 1 for row in rows)
+    assert all(cut.correct for cut in forced)
+    assert json.loads((tmp_path / "base.jsonl.made-from.json").read_text())["prompts"] == 6

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from trl import GRPOTrainer
+
+from tests.training.conftest import TINY
+from training.base import train
+from training.rollouts.merge import merged
+from training.trainer import FamilyTrainer
+
+
+@pytest.fixture
+def adapted(tokenizer):
+    """A model with an adapter that is far from zero, so that merging it in and subtracting it again leaves rounding."""
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(train.new_model(TINY, tokenizer), lora).eval()
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same(left, right) -> bool:
+    return all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model(torch.tensor([[5, 6, 7, 8]])).logits
+
+
+def test_subtracting_the_adapter_alone_would_leave_rounding_errors(adapted):
+    before = weights(adapted)
+    adapted.merge_adapter()
+    adapted.unmerge_adapter()
+    assert not same(weights(adapted), before)
+
+
+def test_the_adapter_is_merged_inside_and_the_base_restored_to_the_bit_afterwards(adapted):
+    before, expected = weights(adapted), logits(adapted)
+    with merged(adapted):
+        assert not same(weights(adapted), before)
+        torch.testing.assert_close(logits(adapted), expected, atol=1e-4, rtol=1e-4)
+    assert same(weights(adapted), before)
+    assert torch.equal(logits(adapted), expected)
+
+
+def test_the_base_is_restored_after_an_error_too(adapted):
+    before = weights(adapted)
+    with pytest.raises(KeyboardInterrupt), merged(adapted):
+        raise KeyboardInterrupt
+    assert same(weights(adapted), before)
+
+
+def test_a_model_without_an_adapter_is_left_alone(model):
+    before = weights(model)
+    with merged(model):
+        assert same(weights(model), before)
+    assert same(weights(model), before)
+
+
+def test_the_base_is_restored_to_the_bit_after_its_weights_went_to_vllm(adapted, monkeypatch):
+    before = weights(adapted)
+
+    def generate(trainer, prompt_ids, *_args, **_more):
+        """As TRL hands the weights over: merged, then subtracted."""
+        adapted.merge_adapter()
+        adapted.unmerge_adapter()
+        return prompt_ids, None
+
+    class Accelerator:
+        unwrap_model = staticmethod(lambda model: model)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
+    trainer = object.__new__(FamilyTrainer)
+    trainer.accelerator, trainer.model, trainer.use_vllm = Accelerator, adapted, True
+    assert trainer._generate_single_turn([[1, 2]], None, None, 1) == ([[1, 2]], None)
+    assert same(weights(adapted), before)
