@@ -101,6 +101,13 @@ def test_the_openapi_document_is_the_gateways() -> None:
     assert json.loads((ROOT / "docs/openapi.json").read_text()) == document
 
 
+def test_each_line_of_the_walks_names_files_of_its_room() -> None:
+    rows = re.findall(r"^\| \d+ \| `([\w./]+)` \| (.+) \|$", (ROOT / "docs/structure.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    named = [(ROOT / room / file).relative_to(ROOT) for room, what in rows for file in re.findall(r"`(\w+\.py)`", what)]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_the_http_reference_is_written_from_the_openapi_document() -> None:
     document = json.loads((ROOT / "docs/openapi.json").read_text())
     assert (ROOT / "docs/http.md").read_text() == http_reference.render(document)
