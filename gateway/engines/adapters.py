@@ -1,7 +1,7 @@
-"""Does an engine lack an adapter that it could load? vLLM takes them at runtime where its operator allows it.
+"""Can an engine load an adapter that it lacks? vLLM loads adapters at runtime if its operator allows it.
 
-That is `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` in its environment and `--enable-lora`; else it answers 404, and the
-checkpoint stays missing until somebody starts an engine with it.
+The engine needs `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` in its environment and the flag `--enable-lora`. Otherwise it
+answers 404, and the checkpoint stays missing until an engine is started with it.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ LOAD_TIMEOUT_SECONDS = 60.0
 
 
 class Loader:
-    """Asks engines for the adapters they lack, once for each time that an engine comes up."""
+    """Asks engines to load the adapters that they lack, once each time an engine comes up."""
 
     def __init__(self, family: Family, directory: Path) -> None:
-        """`directory` is where engines find the family."""
+        """`directory` is the family's directory as the engines see it."""
         self._base = family.base
         self._adapters = {c.name: c for c in family.checkpoints if c.kind == "lora"}
         self._family, self._directory = family, directory
-        self._asked: set[tuple[str, str]] = set()
+        self._requested: set[tuple[str, str]] = set()
+        """(engine URL, checkpoint) pairs that were requested since the engine came up."""
 
     def forget(self, url: str) -> None:
-        """An engine is down, or something else answers in its place: what comes up there may be another one."""
-        self._asked = {(engine, name) for engine, name in self._asked if engine != url}
+        """Forget what was requested of an engine that is down: the next engine at this URL may be a different one."""
+        self._requested = {(engine, name) for engine, name in self._requested if engine != url}
 
-    async def load(self, http: aiohttp.ClientSession, url: str, serves: frozenset[str]) -> None:
-        """Ask an engine that serves the base for what it does not serve; the next probe sees what came of it."""
-        if self._base not in serves:
+    async def load(self, http: aiohttp.ClientSession, url: str, serving: frozenset[str]) -> None:
+        """Ask an engine that serves the base to load the missing adapters. The next probe shows whether it did."""
+        if self._base not in serving:
             self.forget(url)
             return
         for name, checkpoint in self._adapters.items():
-            if name in serves or (url, name) in self._asked:
+            if name in serving or (url, name) in self._requested:
                 continue
-            self._asked.add((url, name))
+            self._requested.add((url, name))
             body = {"lora_name": self._family.served_name(name), "lora_path": str(self._directory / checkpoint.path)}
             timeout = aiohttp.ClientTimeout(total=LOAD_TIMEOUT_SECONDS)
             try:
                 async with http.post(f"{url}/v1/load_lora_adapter", json=body, timeout=timeout) as response:
-                    said = (await response.read())[:300].decode(errors="replace").strip()
+                    text = (await response.read())[:300].decode(errors="replace").strip()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("engine %s was to load %s: %r", url, name, error)
+                log.warning("engine %s could not be asked to load %s: %r", url, name, error)
             else:
                 if response.status == 200:
-                    log.info("engine %s has loaded %s", url, name)
+                    log.info("engine %s loaded %s", url, name)
                 else:
-                    log.warning("engine %s lacks %s and did not load it: %d %s", url, name, response.status, said)
+                    log.warning("engine %s lacks %s and did not load it: %d %s", url, name, response.status, text)

@@ -1,12 +1,12 @@
-"""Is it worth asking again? A circuit breaker for one checkpoint on one engine; pure but for the clock it is given.
+"""Should this engine be tried for this checkpoint now? A circuit breaker for one checkpoint on one engine.
 
-    closed  --  FAILURES in a row  ->  open  --  a pause  ->  half open: one request tries, after another pause one more
-      ^                                 ^                          |
-      '------------ it succeeds --------|------ it fails, and the pause doubles
+    closed  --  FAILURES in a row  ->  open  --  after a pause  ->  half open: one trial request, then one per pause
+      ^                                 ^                               |
+      '--------- trial succeeds --------|---- trial fails, pause doubles
 
-What fails is an answer that does not begin: nothing came in time, or the connection broke. An engine that refuses,
-being busy or the request being wrong, answers. So does one that fails on a request: that may be the request's fault,
-and must not stop others.
+A failure is a response that never begins: no byte arrived in time, or the connection broke. An error response is not a
+failure, whether the engine is busy, the request is invalid, or the engine crashed on it (500): it may be that request's
+fault and must not block other requests. The module does no I/O; the caller passes the time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Breaker:
-    """Every request that `begin`s ends in `failed`, or `left`, or in a success, after which a new one begins closed."""
+    """Decides when requests may be sent. After each `begin`, call `record_failure`, call `cancel`, or drop the breaker.
+
+    Success needs no method: the caller drops the breaker, and a new one starts closed.
+    """
 
     def __init__(self) -> None:
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
         self._may_try_at = 0.0
-        """On the clock of the caller."""
+        """On the caller's clock."""
         self._trying = False
 
     def allows(self, now: float) -> bool:
@@ -31,13 +34,17 @@ class Breaker:
         return self._failures < FAILURES or now >= self._may_try_at
 
     def begin(self, now: float) -> None:
-        """A request is sent; where it is open, it is the one that tries: alone, but a whole answer may take minutes."""
+        """Note that a request is being sent. While the breaker is open, this request is the trial.
+
+        The next trial is allowed after another pause even if this one is still running: a non-streaming response may
+        take minutes.
+        """
         if self._failures >= FAILURES:
             self._trying = True
             self._may_try_at = now + self._pause
 
-    def failed(self, now: float) -> bool:
-        """No answer has begun; true where this opens it."""
+    def record_failure(self, now: float) -> bool:
+        """Note that no response began. Returns True if this failure opened the breaker."""
         was_trying, self._trying = self._trying, False
         self._failures += 1
         if was_trying:
@@ -46,7 +53,7 @@ class Breaker:
             self._may_try_at = now + self._pause
         return self._failures == FAILURES
 
-    def left(self) -> None:
-        """The caller left before it was known; nothing is learned, and the next may try."""
+    def cancel(self) -> None:
+        """Note that the caller left before the outcome was known. The next request may be the trial at once."""
         if self._trying:
             self._trying, self._may_try_at = False, 0.0

@@ -1,9 +1,9 @@
-"""How do bytes get to an engine and back? HTTP/1.1 as the hot path needs it, on httptools' parser.
+"""How do bytes get to an engine and back? A minimal HTTP/1.1 client for the hot path, on httptools' parser.
 
-Requests to engines are all alike: a POST with a body, and an answer with a length or in chunks. A general client costs
-twice as much for each (docs/decisions/0024-hot-path.md), and everything else here that speaks HTTP uses one. Not
-supported, because vLLM and what stands before it need none of it: redirects, compression, trailers, cookies, proxies,
-answers that end with their connection.
+All requests to engines look alike: a POST with a body, and a response that is chunked or has a length. A general client
+costs twice as much per request (docs/decisions/0024-hot-path.md), so only this path has its own; everything else here
+that speaks HTTP uses aiohttp. Neither vLLM nor the proxies in front of it need redirects, compression, trailers,
+cookies, proxy settings, or responses that end with their connection, so none of these is supported.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from urllib.parse import urlsplit
 import httptools
 
 KEEP_ALIVE_SECONDS = 4.0
-"""Below the 5 s after which vLLM's server closes an idle connection: else a request may go out on a dying one."""
+"""Less than the 5 s after which vLLM closes an idle connection, so that no request is sent on a dying connection."""
 END_SECONDS = 1.0
+"""How long a closed response may take to receive its final bytes before its connection is aborted."""
 READ_BYTES = 65_536
-"""Read ahead of a slow caller; the engine's socket is paused beyond it."""
+"""How far to read ahead of a slow caller. Beyond this, reading from the engine's socket is paused."""
 
 
 class BrokenError(ConnectionError):
-    """The connection ended before the answer did, or what came is not HTTP."""
+    """The connection ended before the response did, or the response is not HTTP."""
 
 
 class StaleError(BrokenError):
-    """A kept connection had been closed in the moment it was taken: nothing of an answer came."""
+    """A reused connection was closed by the engine before any byte of the response arrived. Retrying is safe."""
 
 
 class Client:
-    """The connections to one engine, kept for as long as they may be."""
+    """Sends requests to one engine over a pool of keep-alive connections."""
 
     def __init__(self, url: str, connect_seconds: float) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._place = (parts.hostname, parts.port or (443 if self._tls else 80))
+        self._address = (parts.hostname, parts.port or (443 if self._tls else 80))
         self._path = parts.path
         self._head = f" HTTP/1.1\r\nhost: {parts.netloc}\r\naccept-encoding: identity\r\n"
         self._connect_seconds = connect_seconds
@@ -47,198 +48,204 @@ class Client:
         self._busy: set[_Connection] = set()
 
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], silence: float | None = None, *, fresh: bool = False
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        read_timeout: float | None = None,
+        *,
+        fresh: bool = False,
     ) -> Response:
-        """Send a request; the answer has its status, its body is still to come.
+        """Send a request and return the response once its headers have arrived; its body is still to be read.
 
         Args:
-            silence: how many seconds the engine may say nothing; none: as many as it takes.
-            fresh: on a new connection.
+            read_timeout: how many seconds may pass without a byte from the engine; None for no limit.
+            fresh: whether to open a new connection instead of reusing an idle one.
 
         Raises:
-            TimeoutError, OSError: no connection, or none that lasted until an answer began.
+            TimeoutError, OSError: connecting failed, or the connection ended before the response began.
         """
-        connection = (None if fresh else self._kept()) or await self._connected()
+        connection = (None if fresh else self._take_idle()) or await self._connect()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"POST {self._path}{path}{self._head}{lines}content-length: {len(body)}\r\n\r\n"
-        connection.limit_silence(silence)
+        connection.set_read_timeout(read_timeout)
         self._busy.add(connection)
         try:
-            await connection.ask(head.encode("latin-1") + body)
-        except BaseException:  # a cancellation included: nobody waits for the answer any more
-            self.done(connection)
+            await connection.send(head.encode("latin-1") + body)
+        except BaseException:  # including cancellation: nobody waits for the response any more
+            self.remove(connection)
             connection.abort()
             raise
         return Response(self, connection)
 
-    def limit_silence(self, seconds: float) -> None:
-        """Also of what was to take as long as it takes."""
+    def set_read_timeout(self, seconds: float) -> None:
+        """Limit every running request that has no read timeout yet."""
         for connection in self._busy:
-            if connection.silence is None:
-                connection.limit_silence(seconds)
+            if connection.read_timeout is None:
+                connection.set_read_timeout(seconds)
 
-    def done(self, connection: _Connection) -> None:
-        """Nobody waits for anything on it."""
+    def remove(self, connection: _Connection) -> None:
+        """Take a connection off the list of busy ones: nobody waits for it."""
         self._busy.discard(connection)
-        connection.limit_silence(None)
+        connection.set_read_timeout(None)
 
-    def keep(self, connection: _Connection) -> None:
-        """The connection's answer is complete, and it may be used again."""
+    def release(self, connection: _Connection) -> None:
+        """Return a connection to the pool: its response is complete, so it can be reused."""
         self._idle.append(connection)
 
     def close(self) -> None:
-        """Close what is kept."""
+        """Close all idle connections."""
         while self._idle:
             self._idle.pop().abort()
 
-    def _kept(self) -> _Connection | None:
+    def _take_idle(self) -> _Connection | None:
         now = asyncio.get_running_loop().time()
         while self._idle:
-            connection = self._idle.pop()  # the one used last: the others may grow old
-            if connection.alive and now - connection.since < KEEP_ALIVE_SECONDS:
+            connection = self._idle.pop()  # the most recently used, so that the others can expire
+            if connection.alive and now - connection.idle_since < KEEP_ALIVE_SECONDS:
                 return connection
             connection.abort()
         return None
 
-    async def _connected(self) -> _Connection:
-        host, port = self._place
+    async def _connect(self) -> _Connection:
+        host, port = self._address
         async with asyncio.timeout(self._connect_seconds):
             _, connection = await asyncio.get_running_loop().create_connection(_Connection, host, port, ssl=self._tls)
         return connection
 
 
 class Response:
-    """What an engine answers, as it comes. `close` it in any case."""
+    """An engine's response while it arrives. Always `close` it."""
 
-    def __init__(self, engine: Client, connection: _Connection) -> None:
-        self._engine, self._connection = engine, connection
+    def __init__(self, client: Client, connection: _Connection) -> None:
+        self._client, self._connection = client, connection
         self.status = connection.status
 
-    def limit_silence(self, seconds: float) -> None:
-        """From now on `read_some` waits no longer than that."""
-        self._connection.limit_silence(seconds)
+    def set_read_timeout(self, seconds: float) -> None:
+        """Set how long `read_some` waits from now on."""
+        self._connection.set_read_timeout(seconds)
 
     async def read_some(self) -> bytes:
-        """What has come since the last time, waiting for something; nothing at the end.
+        """Return the bytes received since the last call, waiting for at least one; b"" at the end.
 
         Raises:
-            BrokenError: the connection ended first.
-            TimeoutError: nothing came for longer than it may take.
+            BrokenError: the connection ended before the response did.
+            TimeoutError: nothing arrived within the read timeout.
         """
         return await self._connection.read_some()
 
     async def read(self) -> bytes:
-        """All of it."""
+        """Return the whole body."""
         pieces: list[bytes] = []
         while piece := await self.read_some():
             pieces.append(piece)
         return b"".join(pieces)
 
     def close(self, *, ending: bool = False) -> None:
-        """Be done with it; an engine that is still answering sees its caller leave.
+        """Release or abort the connection. An engine that is still generating sees the connection close.
 
         Args:
-            ending: nothing that matters is still to come, and what is will be here at once: the end of the last chunk.
+            ending: only the last chunk's terminator is outstanding and will arrive at once. The connection is then
+                kept for reuse, unless the terminator takes longer than `END_SECONDS`.
         """
         connection = self._connection
-        self._engine.done(connection)
+        self._client.remove(connection)
         if not (connection.alive and connection.reusable):
             connection.abort()
         elif connection.complete:
-            self._engine.keep(connection)
+            self._client.release(connection)
         elif ending:
-            connection.when_complete = lambda: self._engine.keep(connection)
-            asyncio.get_running_loop().call_later(END_SECONDS, connection.abort_unless_past, connection.asked)
+            connection.when_complete = lambda: self._client.release(connection)
+            asyncio.get_running_loop().call_later(END_SECONDS, connection.abort_if_incomplete, connection.requests_sent)
         else:
             connection.abort()
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, with one request at a time."""
 
     def __init__(self) -> None:
         self.alive = False
-        self.since = 0.0
-        """When its last answer was complete."""
+        self.idle_since = 0.0
+        """When its last response was complete."""
         self.status = 0
         self.complete = self.reusable = False
         self.when_complete: Callable[[], None] | None = None
-        self.asked = 0
-        """Requests so far."""
-        self._began = False
+        self.requests_sent = 0
+        self._response_began = False
         self._broken: Exception | None = None
         self._body: list[bytes] = []
         self._size = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._waiting_since = 0.0
-        self.silence: float | None = None
-        """Seconds for which the engine may say nothing; none: as many as it takes."""
+        self.read_timeout: float | None = None
+        """How many seconds may pass without a byte from the engine; None for no limit."""
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
         self._parser: httptools.HttpResponseParser
 
-    async def ask(self, request: bytes) -> None:
-        """Send a request, and wait until the answer's headers are here."""
-        self.asked += 1
-        self.status, self.complete, self._began, self.when_complete = 0, False, False, None
+    async def send(self, request: bytes) -> None:
+        """Send a request, and return when the response's headers have arrived."""
+        self.requests_sent += 1
+        self.status, self.complete, self._response_began, self.when_complete = 0, False, False, None
         self._body.clear()
-        self._read_on()
+        self._resume_reading()
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
         while not self.status:
-            await self._more()
+            await self._wait_for_data()
 
     async def read_some(self) -> bytes:
         while not self._body:
             if self.complete:
                 return b""
-            await self._more()
+            await self._wait_for_data()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        self._read_on()
+        self._resume_reading()
         return body
 
-    def _read_on(self) -> None:
-        """What was read ahead has been taken, or nobody wants it."""
+    def _resume_reading(self) -> None:
+        """Read from the socket again: the buffer was consumed or discarded."""
         self._size = 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
 
-    def limit_silence(self, seconds: float | None) -> None:
-        """From now on."""
-        self.silence = seconds
+    def set_read_timeout(self, seconds: float | None) -> None:
+        """Apply a read timeout from now on; None removes it."""
+        self.read_timeout = seconds
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if seconds is not None:
             self._waiting_since = asyncio.get_running_loop().time()
-            self._look()
+            self._check_timeout()
 
-    def _look(self) -> None:
-        """One timer that looks again when it could be due, instead of one for every read."""
-        assert self.silence is not None
+    def _check_timeout(self) -> None:
+        """Abort if the read timeout has passed, else check again when it could have. One timer, not one per read."""
+        assert self.read_timeout is not None
         loop = asyncio.get_running_loop()
-        due = (loop.time() if self._waiter is None else self._waiting_since) + self.silence
+        due = (loop.time() if self._waiter is None else self._waiting_since) + self.read_timeout
         if due > loop.time():
-            self._timer = loop.call_at(due, self._look)
+            self._timer = loop.call_at(due, self._check_timeout)
         else:
-            self._broken = TimeoutError("the engine is silent")
+            self._broken = TimeoutError("the engine sent nothing for too long")
             self.abort()
             self._wake()
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         self.alive = False
         self._transport.abort()
 
-    def abort_unless_past(self, request: int) -> None:
-        """The answer to this request was to be complete by now."""
-        if self.asked == request and not self.complete:
+    def abort_if_incomplete(self, request: int) -> None:
+        """Close the connection if it still waits for the end of this request's response."""
+        if self.requests_sent == request and not self.complete:
             self.abort()
 
-    async def _more(self) -> None:
+    async def _wait_for_data(self) -> None:
         if self._broken is not None:
             raise self._broken
         loop = asyncio.get_running_loop()
@@ -252,17 +259,17 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # asyncio's protocol
+    # Callbacks of asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport does not subclass asyncio.Transport
         self.alive = True
 
     def data_received(self, data: bytes) -> None:
-        if not self.asked or self.complete:  # nobody has asked for this
+        if not self.requests_sent or self.complete:  # no request is waiting for these bytes
             self.abort()
             return
-        self._began = True
+        self._response_began = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -273,11 +280,11 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
         if not self.complete and self._broken is None:
-            stale = self.asked > 1 and not self._began
+            stale = self.requests_sent > 1 and not self._response_began
             self._broken = (StaleError if stale else BrokenError)(str(exc or "the engine closed the connection"))
         self._wake()
 
-    # httptools' parser
+    # Callbacks of httptools' parser
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
@@ -292,6 +299,6 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.complete = True
-        self.since = asyncio.get_running_loop().time()
+        self.idle_since = asyncio.get_running_loop().time()
         if self.when_complete is not None:
             self.when_complete()

@@ -131,7 +131,7 @@ class Metrics:
         for url, up in self._engines.up.items():
             self._up.labels(url).set(up)
         available = self._engines.available
-        for name in self._engines.names:
+        for name in self._engines.checkpoints:
             self._available.labels(name).set(name in available)
 
     def exposition(self) -> bytes:

@@ -1,3 +1,5 @@
+"""Does the gateway make engines load the adapters that they lack?"""
+
 from __future__ import annotations
 
 import asyncio
@@ -12,23 +14,23 @@ from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, FakeEngine, Gateway, running, until
 
 
-class Loading:
-    """An engine's `/v1/load_lora_adapter`."""
+class LoadEndpoint:
+    """An engine's `/v1/load_lora_adapter`, which records what it is asked to load."""
 
     def __init__(self, engine: FakeEngine, status: int = 200) -> None:
         self.engine, self.status = engine, status
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         engine.more.append(web.post("/v1/load_lora_adapter", self.load))
 
     async def load(self, request: web.Request) -> web.Response:
         body = await request.json()
-        self.asked.append(body)
+        self.requests.append(body)
         if self.status == 200:
             self.engine.serves.append(body["lora_name"])
-        return web.Response(status=self.status, text="said")
+        return web.Response(status=self.status, text="not allowed")
 
 
-async def probed(gateway: Gateway, times: int = 3) -> None:
+async def probe(gateway: Gateway, times: int = 3) -> None:
     for _ in range(times):
         await gateway.engines._probe_all()
 
@@ -40,68 +42,68 @@ def engine_without_adapters(family: Any) -> FakeEngine:
     return engine
 
 
-async def test_adapters_an_engine_lacks_are_loaded_from_where_it_sees_them(
+async def test_missing_adapters_are_loaded_from_the_path_that_the_engine_sees(
     engine_without_adapters: FakeEngine, family_dir: Path, redis_server: RedisServer
 ) -> None:
-    loading = Loading(engine_without_adapters)
+    loading = LoadEndpoint(engine_without_adapters)
     async with (
         engine_without_adapters.listening() as engine,
         running(family_dir, redis_server.url, [engine.url], engine_family=Path("/mnt/abacus")) as gateway,
     ):
-        await probed(gateway)
+        await probe(gateway)
         assert gateway.engines.missing == []
-        assert loading.asked == [
+        assert loading.requests == [
             {"lora_name": f"abacus/{name}", "lora_path": f"/mnt/abacus/{name}"} for name in ("alpha-0.1", "alpha-0.4")
         ]
         assert (await gateway.ask(EASY)).headers["x-laconic-checkpoint"] == "alpha-0.4"
 
 
-async def test_an_engine_that_does_not_allow_it_is_asked_once_and_served_without(
+async def test_an_engine_that_refuses_to_load_is_asked_once_and_used_without_the_adapter(
     engine_without_adapters: FakeEngine,
     family_dir: Path,
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    loading = Loading(engine_without_adapters, status=404)
+    loading = LoadEndpoint(engine_without_adapters, status=404)
     async with (
         engine_without_adapters.listening() as engine,
         running(family_dir, redis_server.url, [engine.url]) as gateway,
     ):
-        await probed(gateway)
-        assert len(loading.asked) == 2
+        await probe(gateway)
+        assert len(loading.requests) == 2
         assert gateway.engines.missing == ["alpha-0.1", "alpha-0.4"]
-        assert "did not load it: 404 said" in caplog.text
+        assert "did not load it: 404 not allowed" in caplog.text
         assert (await gateway.ask(EASY)).headers["x-laconic-decision"] == "fallback"
 
 
-async def test_an_engine_that_comes_back_is_asked_again(
+async def test_an_engine_that_comes_back_is_asked_to_load_again(
     engine_without_adapters: FakeEngine, family_dir: Path, redis_server: RedisServer
 ) -> None:
-    loading = Loading(engine_without_adapters)
+    loading = LoadEndpoint(engine_without_adapters)
     port = free_port()
     async with running(family_dir, redis_server.url, [f"http://127.0.0.1:{port}"]) as gateway:
-        for asked in (2, 4):
+        for expected in (2, 4):
             engine_without_adapters.serves = ["abacus/base"]
             async with engine_without_adapters.listening(port):
-                await probed(gateway)
-                assert len(loading.asked) == asked
+                await probe(gateway)
+                assert len(loading.requests) == expected
                 assert gateway.engines.missing == []
-            await probed(gateway, 1)
+            await probe(gateway, 1)
             assert len(gateway.engines.missing) == 3
 
 
-async def test_an_engine_that_has_them_all_is_not_asked(
+async def test_an_engine_with_all_adapters_is_not_asked(
     engine: FakeEngine, family_dir: Path, redis_server: RedisServer
 ) -> None:
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
-        await probed(gateway)
-        assert gateway.engines._loader._asked == set()
+        await probe(gateway)
+        assert gateway.engines._loader._requested == set()
 
 
-async def test_behind_a_proxy_an_engine_that_was_away_is_asked_again(
+async def test_an_engine_behind_a_proxy_is_asked_again_after_an_outage(
     engine_without_adapters: FakeEngine, family_dir: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loading, listed, away = Loading(engine_without_adapters), engine_without_adapters.models, False
+    loading, listed, away = LoadEndpoint(engine_without_adapters), engine_without_adapters.models, False
 
     async def models(request: web.Request) -> web.Response:
         return web.Response(status=502) if away else await listed(request)
@@ -111,18 +113,18 @@ async def test_behind_a_proxy_an_engine_that_was_away_is_asked_again(
         engine_without_adapters.listening() as engine,
         running(family_dir, redis_server.url, [engine.url]) as gateway,
     ):
-        await probed(gateway)
+        await probe(gateway)
         assert gateway.engines.missing == []
         away = True
-        await probed(gateway)
+        await probe(gateway)
         assert "base" in gateway.engines.missing
-        engine.serves, away = ["abacus/base"], False  # started again, without what was loaded
-        await probed(gateway)
+        engine.serves, away = ["abacus/base"], False  # restarted, without the loaded adapters
+        await probe(gateway)
         assert gateway.engines.missing == []
-        assert len(loading.asked) == 4
+        assert len(loading.requests) == 4
 
 
-async def test_an_engine_that_loads_slowly_does_not_keep_others_waiting(
+async def test_a_slow_adapter_load_does_not_delay_the_probes_of_other_engines(
     engine_without_adapters: FakeEngine, family: Any, family_dir: Path, redis_server: RedisServer
 ) -> None:
     loading = asyncio.Event()

@@ -1,3 +1,5 @@
+"""Which engine gets a request, and what happens when engines fail?"""
+
 from __future__ import annotations
 
 import asyncio
@@ -48,7 +50,7 @@ async def pair(
 
 
 async def drop(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
-    """Die before a single byte."""
+    """Close the connection before sending a byte."""
     await die(request)
     return await silent(request, _)
 
@@ -57,7 +59,7 @@ async def drop(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
 @pytest.mark.parametrize(
     "fault", [drop, refuse(500, {"error": {"message": "boom"}}), refuse(503, None), refuse(404, {})]
 )
-async def test_before_the_first_byte_another_replica_is_tried(
+async def test_another_replica_is_tried_while_no_byte_has_arrived(
     pair: Gateway, engine: FakeEngine, other: FakeEngine, fault: Any, streamed: bool
 ) -> None:
     engine.script = fault
@@ -68,7 +70,7 @@ async def test_before_the_first_byte_another_replica_is_tried(
     assert len(other.bodies) == 3
 
 
-async def test_an_engine_error_as_the_first_event_is_before_the_first_byte(
+async def test_an_error_as_the_first_event_makes_the_gateway_try_another_replica(
     pair: Gateway, engine: FakeEngine, other: FakeEngine
 ) -> None:
     engine.script = stream(b'data: {"error": {"message": "boom", "code": 500}}\n\n')
@@ -77,19 +79,23 @@ async def test_an_engine_error_as_the_first_event_is_before_the_first_byte(
     assert len(other.bodies) == 2
 
 
-async def test_after_the_first_byte_none_is(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+async def test_no_other_replica_is_tried_after_the_first_byte(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
     engine.script = other.script = stream(EVENTS[0], then=die)
     assert b'"engine_failed"' in (await pair.ask(stream=True)).content
     assert len(engine.bodies) + len(other.bodies) == 1
 
 
-async def test_a_caller_at_fault_is_not_sent_around(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+async def test_an_invalid_request_is_not_sent_to_another_replica(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
     engine.script = other.script = refuse(400, {"error": {"message": "no"}})
     assert (await pair.ask()).status_code == 400
     assert len(engine.bodies) + len(other.bodies) == 1
 
 
-async def test_the_least_busy_replica_is_asked(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+async def test_the_least_busy_replica_gets_the_request(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
     both = asyncio.Event()
 
     async def hold(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -104,7 +110,7 @@ async def test_the_least_busy_replica_is_asked(pair: Gateway, engine: FakeEngine
     assert (len(engine.bodies), len(other.bodies)) == (1, 1)
 
 
-async def test_a_slow_first_token_is_given_up(
+async def test_an_engine_without_a_first_token_in_time_is_given_up(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> None:
     engine.script = silent
@@ -115,7 +121,7 @@ async def test_a_slow_first_token_is_given_up(
         await engine.idle.wait()
 
 
-async def test_an_engine_that_stops_and_never_ends_does_not_keep_a_whole_answer_waiting(
+async def test_a_non_streaming_request_does_not_wait_for_an_engine_that_never_finishes_stopping(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> None:
     engine.script = silent
@@ -123,7 +129,7 @@ async def test_an_engine_that_stops_and_never_ends_does_not_keep_a_whole_answer_
     async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
         asked = asyncio.create_task(gateway.ask())
         await engine.busy.wait()
-        await asyncio.sleep(1)  # which may take as long as it likes while it is up
+        await asyncio.sleep(1)  # a non-streaming response may take any time while its engine is up
         assert not asked.done()
         await engine.site.stop()  # its port is closed, its connections are not
         assert (await asked).status_code == 200
@@ -131,7 +137,7 @@ async def test_an_engine_that_stops_and_never_ends_does_not_keep_a_whole_answer_
         await engine.idle.wait()
 
 
-async def test_an_engine_that_hangs_with_its_port_open_does_not_keep_a_whole_answer_waiting(
+async def test_a_non_streaming_request_does_not_wait_for_an_engine_that_hangs_with_its_port_open(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "PROBE_TIMEOUT_SECONDS", 0.2)
@@ -146,7 +152,7 @@ async def test_an_engine_that_hangs_with_its_port_open_does_not_keep_a_whole_ans
     settings = {"first_token_timeout_seconds": 0.5}
     monkeypatch.setattr(engine, "models", models)
     engine.script = silent
-    # It has taken its routes already: this one answers in its place, at a port of its own.
+    # The fixture has bound its routes already, so this one listens with the patched route on a port of its own.
     async with (
         engine.listening() as hanging,
         running(family_dir, redis_server.url, [hanging.url, other.url], **settings) as gateway,
@@ -159,7 +165,7 @@ async def test_an_engine_that_hangs_with_its_port_open_does_not_keep_a_whole_ans
         assert len(other.bodies) == 1
 
 
-async def test_while_a_whole_answer_tries_a_checkpoint_others_may_try_it_too(
+async def test_a_long_non_streaming_trial_does_not_block_other_trials(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.2)
@@ -173,13 +179,15 @@ async def test_while_a_whole_answer_tries_a_checkpoint_others_may_try_it_too(
         trying = asyncio.create_task(gateway.ask(**pinned))
         await until(lambda: engine.running == 1)
         engine.script = answer
-        assert (await gateway.ask(**pinned, stream=True)).status_code == 503  # one at a time
+        assert (await gateway.ask(**pinned, stream=True)).status_code == 503  # one trial at a time
         await asyncio.sleep(0.3)
         assert (await gateway.ask(**pinned, stream=True)).status_code == 200
         trying.cancel()
 
 
-async def test_checkpoints_may_live_on_different_engines(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+async def test_checkpoints_may_be_served_by_different_engines(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
     engine.serves, other.serves = ["abacus/base"], ["abacus/alpha-0.4", "abacus/alpha-0.1", "something/else"]
     await pair.engines._probe_all()
     assert (await pair.ask(EASY)).headers["x-laconic-checkpoint"] == "alpha-0.4"
@@ -188,15 +196,15 @@ async def test_checkpoints_may_live_on_different_engines(pair: Gateway, engine: 
     assert [b["model"] for b in other.bodies] == ["abacus/alpha-0.4"]
 
 
-async def test_a_checkpoint_that_nobody_answers_for_falls_back_to_its_neighbour(
+async def test_a_checkpoint_that_no_engine_can_serve_falls_back_to_its_neighbour(
     pair: Gateway, engine: FakeEngine, other: FakeEngine
 ) -> None:
-    async def only_others(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def fail_one_checkpoint(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if body["model"] == "abacus/alpha-0.4":
             return web.json_response({"error": {"message": "boom"}}, status=500)
         return await stream(*EVENTS)(request, body)
 
-    engine.script = other.script = only_others
+    engine.script = other.script = fail_one_checkpoint
     response = await pair.ask(EASY, stream=True)
     assert response.status_code == 200
     assert response.headers["x-laconic-decision"] == "fallback"
@@ -205,7 +213,9 @@ async def test_a_checkpoint_that_nobody_answers_for_falls_back_to_its_neighbour(
     assert pinned.status_code == 503
 
 
-async def test_every_engine_down_is_a_503_at_once(family_dir: Path, redis_server: RedisServer, family: Family) -> None:
+async def test_with_every_engine_down_requests_fail_with_503_at_once(
+    family_dir: Path, redis_server: RedisServer, family: Family
+) -> None:
     engine = FakeEngine(family)
     async with engine.listening():
         pass  # its port is closed now
@@ -219,10 +229,10 @@ async def test_every_engine_down_is_a_503_at_once(family_dir: Path, redis_server
 
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
-async def test_a_connection_that_dies_as_it_is_taken_is_replaced_by_a_new_one(
+async def test_a_reused_connection_that_dies_is_replaced_by_a_new_one(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, how: str
 ) -> None:
-    """As when the engine's server closes an idle one in that moment."""
+    """This happens when the engine closes an idle connection just as a request is sent on it."""
 
     async def die_once(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
         engine.script = stream(*EVENTS)
@@ -251,13 +261,15 @@ async def test_an_engine_that_comes_back_is_used_again(
         assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
 
 
-async def test_all_replicas_busy_is_a_429(pair: Gateway, engine: FakeEngine, other: FakeEngine) -> None:
+async def test_when_all_replicas_are_busy_the_caller_gets_429(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
     engine.script = other.script = refuse(429, {"error": {"message": "queue is full"}})
     response = await pair.ask(model="abacus/base")
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
 
 
-async def test_an_engine_that_has_been_silent_three_times_is_refused_for_at_once(
+async def test_after_three_timeouts_requests_for_that_checkpoint_fail_at_once(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.engines.breaker.FIRST_PAUSE_SECONDS", 30.0)
@@ -269,13 +281,13 @@ async def test_an_engine_that_has_been_silent_three_times_is_refused_for_at_once
         refused = await gateway.ask(model="abacus/base", stream=True)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         assert len(engine.bodies) == 3
-        # Another checkpoint on the same engine is another matter.
+        # Other checkpoints on the same engine are not affected.
         engine.script = stream(*EVENTS)
         assert (await gateway.ask(model="abacus/alpha-0.1", stream=True)).status_code == 200
         assert gateway.engines.missing == ["base"]
 
 
-async def test_an_engine_is_tried_again_after_a_pause(
+async def test_a_failing_engine_is_tried_again_after_a_pause(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.engines.breaker.FIRST_PAUSE_SECONDS", 0.1)
@@ -288,8 +300,8 @@ async def test_an_engine_is_tried_again_after_a_pause(
         assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
 
 
-async def test_requests_that_break_an_engine_do_not_shut_others_out(gateway: Gateway, engine: FakeEngine) -> None:
-    """A 500 may be the request's fault: a caller who sends such ones must not stop those who do not."""
+async def test_requests_that_crash_an_engine_do_not_block_others(gateway: Gateway, engine: FakeEngine) -> None:
+    """A 500 may be the request's fault, so a caller who sends such requests must not block other callers."""
     engine.script = refuse(500, {"error": {"message": "index out of range"}})
     for _ in range(5):
         assert (await gateway.ask(model="abacus/base")).status_code == 503
@@ -297,27 +309,27 @@ async def test_requests_that_break_an_engine_do_not_shut_others_out(gateway: Gat
     assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
 
 
-async def test_one_slow_connection_is_not_an_engine_down(
+async def test_one_connect_timeout_does_not_mark_an_engine_down(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
-        engine_ = gateway.engines._replicas[0].client
-        connected, times = engine_._connected, 0
+        client = gateway.engines._replicas[0].client
+        connect, attempts = client._connect, 0
 
-        async def first_times_out() -> Any:
-            nonlocal times
-            times += 1
-            if times == 1:
+        async def time_out_once() -> Any:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
                 raise TimeoutError("connecting took too long")
-            return await connected()
+            return await connect()
 
-        monkeypatch.setattr(engine_, "_connected", first_times_out)
+        monkeypatch.setattr(client, "_connect", time_out_once)
         assert (await gateway.ask(model="abacus/base")).status_code == 503
         assert gateway.engines.missing == []
         assert (await gateway.ask(model="abacus/base")).status_code == 200
 
 
-async def test_under_load_a_cheaper_checkpoint_is_good_enough_where_the_operator_says_so(
+async def test_under_load_the_overload_tolerance_lets_a_cheaper_checkpoint_serve(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:
     held = asyncio.Event()
@@ -342,7 +354,7 @@ async def test_under_load_a_cheaper_checkpoint_is_good_enough_where_the_operator
     assert "(1 of it for load)" in answers[3].headers["x-laconic-reason"]
 
 
-async def test_metrics_of_the_engines(
+async def test_metrics_show_which_engines_are_up_and_how_busy_they_are(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> None:
     async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
