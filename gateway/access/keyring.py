@@ -1,8 +1,8 @@
-"""Whose request is this? The gateway's own copy of the keys, and the check of an `Authorization` header against it.
+"""Whose request is this? The gateway's own copy of the keys, and the check of `Authorization` headers against it.
 
-The copy follows Redis about a second behind and is kept in the state directory, too, so that neither an outage of Redis
-nor a restart during one opens the door or closes it. Where no key has ever been made every caller is let in, which is
-why such a gateway listens on loopback only. Once there has been one, revoking the last leaves the door closed.
+The copy is about one second behind Redis. It is also written to the state directory, so neither an outage of Redis nor
+a restart during an outage changes who has access. Until the first key is created, every caller is let in, which is why
+such a gateway listens on loopback only. After that, callers need a key even if all keys are revoked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 
 from gateway import errors
 from gateway.access import keys
-from gateway.access.keys import Key, Table
+from gateway.access.keys import Key, KeyTable
 from gateway.store import connect
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 COPY = "keys.json"
 REFRESH_SECONDS = 1.0
 ANONYMOUS = Key.model_construct(name="", sha256="", hint="", created=0.0, admin=True)
-"""The caller of a gateway that has no keys."""
+"""The caller of a gateway that has never had a key."""
 
-_TABLE = TypeAdapter(Table)
+_TABLE = TypeAdapter(KeyTable)
 
 
 class Keyring:
@@ -39,29 +39,29 @@ class Keyring:
     def __init__(self, redis_url: str, state_dir: Path) -> None:
         self.redis = connect(redis_url)
         self._copy = state_dir / COPY
-        self._table: Table | None = None
+        self._table: KeyTable | None = None
         self._by_digest: dict[str, Key] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
     def requires_key(self) -> bool:
-        """Whether it is known that callers need a key, for there has been one."""
+        """Whether callers need a key: at least one has been created. False also if the keys were never read."""
         return self._table is not None and self._table.version > 0
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """All that are valid."""
+        """All valid keys."""
         return self._table.keys if self._table else ()
 
     async def start(self) -> None:
-        """Read the keys and keep reading; Redis need not be there."""
+        """Read the keys, and keep reading them. Redis need not be up."""
         await self.read()
         self._refreshing = asyncio.create_task(self._keep_refreshing(), name="keys")
 
     async def read(self) -> None:
-        """Read the keys, from Redis or else as they were last seen."""
+        """Read the keys from Redis, or from the copy in the state directory if Redis is down."""
         try:
-            self._take(_TABLE.validate_json(self._copy.read_bytes()))
+            self._use(_TABLE.validate_json(self._copy.read_bytes()))
         except FileNotFoundError:
             pass
         except (OSError, ValidationError) as error:
@@ -69,7 +69,7 @@ class Keyring:
         await self._try_refresh()
 
     async def aclose(self) -> None:
-        """Stop reading."""
+        """Stop reading the keys."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -77,50 +77,50 @@ class Keyring:
         await self.redis.aclose()
 
     async def refresh(self) -> None:
-        """Follow Redis.
+        """Read the keys from Redis if they have changed.
 
         Raises:
-            RedisError, OSError: it is away.
+            RedisError, OSError: Redis is down.
         """
         if self._table is not None and await keys.version(self.redis) == self._table.version:
             return
         table = await keys.load(self.redis)
         if self._table is not None and table.version < self._table.version:
             if table.version == 0:
-                return  # an emptied Redis must not open the door
-            log.error("Redis has older keys than before: %d, after %d", table.version, self._table.version)
-        self._take(table)
-        self._keep(table)
+                return  # a Redis that lost its data must not give everyone access
+            log.error("Redis has older keys than this gateway: version %d, had %d", table.version, self._table.version)
+        self._use(table)
+        self._write_copy(table)
 
     def authenticate(self, headers: Headers) -> Key:
-        """The key that a request was sent with; `ANONYMOUS` where there are no keys.
+        """Return the key that a request was sent with, or `ANONYMOUS` if there has never been a key.
 
         Raises:
-            ApiError: 401, without a key or with one that is not valid; 503, the keys have not been read yet.
+            ApiError: 401 if the key is missing or invalid; 503 if the keys have not been read yet.
         """
         if self._table is None:
-            raise errors.unavailable("Redis, which has the keys, does not answer now.", code="keys_unavailable")
+            raise errors.unavailable("Redis, which stores the keys, is not available.", code="keys_unavailable")
         if not self._table.version:
             return ANONYMOUS
-        given = headers.getlist("authorization")
-        scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        values = headers.getlist("authorization")
+        scheme, _, secret = values[0].partition(" ") if len(values) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not secret:
-            raise errors.unauthorized("Send a key once, in the header Authorization: Bearer KEY.")
+            raise errors.unauthorized("Send exactly one key, in the header Authorization: Bearer KEY.")
         fingerprint = keys.digest(secret.strip())
         key = self._by_digest.get(fingerprint)
         if key is None or not hmac.compare_digest(key.sha256, fingerprint):
-            raise errors.unauthorized("This key is not valid here.")
+            raise errors.unauthorized("This key is not valid.")
         return key
 
     def authenticate_admin(self, headers: Headers) -> Key:
-        """The same, of a caller who may see and change what is everybody's.
+        """Return the key of an admin.
 
         Raises:
-            ApiError: as above; 403, the key is not an admin's.
+            ApiError: as `authenticate` raises; 403 if the key is not an admin key.
         """
         key = self.authenticate(headers)
         if not key.admin:
-            raise errors.forbidden("This needs an admin's key.")
+            raise errors.forbidden("This needs an admin key.")
         return key
 
     async def _keep_refreshing(self) -> None:
@@ -134,13 +134,13 @@ class Keyring:
         except (RedisError, OSError) as error:
             log.debug("the keys cannot be read from Redis: %s", error)
 
-    def _take(self, table: Table) -> None:
+    def _use(self, table: KeyTable) -> None:
         self._table = table
         self._by_digest = {key.sha256: key for key in table.keys}
 
-    def _keep(self, table: Table) -> None:
-        """Write the copy, whole or not at all."""
-        new = self._copy.with_suffix(f".{os.getpid()}")  # several workers keep the same copy
+    def _write_copy(self, table: KeyTable) -> None:
+        """Replace the copy in the state directory atomically."""
+        new = self._copy.with_suffix(f".{os.getpid()}")  # several workers write the same copy
         try:
             new.touch(mode=0o600)
             new.write_bytes(_TABLE.dump_json(table))

@@ -1,7 +1,7 @@
-"""Who may call, and what is each allowed? The keys as Redis has them: made, listed and revoked.
+"""Who may call, and what may each caller do? Keys in Redis: creating, listing and revoking them.
 
-A key's secret is shown once, when it is made. What is stored is its SHA-256, which is enough for 256 random bits: there
-is nothing to guess, so nothing for a slow hash to protect.
+A key's secret is shown once, when the key is created. Redis stores its SHA-256. A slow hash is not needed, because a
+secret of 256 random bits cannot be guessed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from models.family import Family
 
 log = logging.getLogger(__name__)
 
-# The braces put both on one shard of a cluster.
+# The braces put both keys on one shard of a Redis cluster.
 KEYS = "{laconic:keys}:by-name"
 VERSION = "{laconic:keys}:version"
 PREFIX = "sk-laconic-"
 
-# The first change is numbered by the clock: a Redis that was emptied goes on above what gateways have seen of it.
+# The first version comes from the clock, so that after Redis loses its data, versions still exceed those gateways know.
 _CREATE = """
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 if redis.call('EXISTS', KEYS[2]) == 0 then
@@ -43,108 +43,114 @@ _Count = Annotated[int, Field(gt=0, le=2**53, strict=True)]
 
 
 class Grant(BaseModel):
-    """What a key allows. None is no limit; all checkpoints where none is named."""
+    """What a key allows. None means no limit, and for `checkpoints` all of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Who it is given to; the ledger and the savings go by it."""
+    """Whose key it is. The ledger and the savings are grouped by it."""
     admin: bool = False
-    """May also see savings, explanations and metrics, and make and revoke keys."""
+    """Whether it may also read savings, explanations and metrics, and create and revoke keys."""
     requests_per_minute: _Count | None = None
     reasoning_tokens_per_minute: _Count | None = None
     reasoning_tokens_per_day: _Count | None = None
     default_budget: Annotated[str, AfterValidator(word)] | None = None
-    """Of requests that name none; None leaves it to the operator's default."""
+    """The budget of requests that name none; None for the operator's default."""
     checkpoints: tuple[str, ...] | None = Field(default=None, min_length=1)
 
     @property
     def max_tokens_per_request(self) -> int | None:
-        """What a single request could spend at most."""
+        """The most reasoning tokens that one request can spend, or None without a token limit."""
         limits = (self.reasoning_tokens_per_minute, self.reasoning_tokens_per_day)
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def has_limits(self) -> bool:
-        """Whether anything has to be counted."""
+        """Whether requests with this key must be counted in Redis."""
         return self.requests_per_minute is not None or self.max_tokens_per_request is not None
 
 
 def check_checkpoints(grant: Grant, family: Family) -> None:
-    """Raises ValueError where a checkpoint is none of the family's."""
+    """Check that the family has all checkpoints of a grant.
+
+    Raises:
+        ValueError: it lacks one of them.
+    """
     names = [checkpoint.name for checkpoint in family.checkpoints]
     if unknown := sorted(set(grant.checkpoints or ()) - set(names)):
-        raise ValueError(f"checkpoints: {unknown[0]!r} is none of {', '.join(names)}")
+        raise ValueError(f"checkpoints: {unknown[0]!r} is not one of {', '.join(names)}")
 
 
 class Key(Grant):
-    """A grant with the secret's fingerprint."""
+    """A grant, with the hash of its secret."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     hint: str
-    """The secret's last characters, by which its owner knows it again."""
+    """The secret's last characters, so that its owner can recognise it."""
     created: float
     """Unix seconds."""
 
     def public(self) -> dict[str, Any]:
-        """What may be shown."""
+        """The fields that may be shown."""
         return self.model_dump(exclude={"sha256"})
 
 
-class Table(NamedTuple):
-    """All keys. `version` grows with every change and is 0 only while there has never been a key."""
+class KeyTable(NamedTuple):
+    """All keys. `version` grows with every change, and is 0 only if there has never been a key."""
 
     version: int
     keys: tuple[Key, ...]
 
 
 class KeyExistsError(ValueError):
-    """There is a key of that name already."""
+    """A key with that name already exists."""
 
 
 async def create(redis: Redis, grant: Grant) -> tuple[str, Key]:
-    """Make a key; the secret is returned here and nowhere else.
+    """Create a key and return its secret, which is stored nowhere.
 
     Raises:
-        KeyExistsError: revoke the old one first.
-        RedisError, OSError: Redis is away.
+        KeyExistsError: there is a key with that name; revoke it first.
+        RedisError, OSError: Redis is down.
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     key = Key(**grant.model_dump(), sha256=digest(secret), hint=secret[-4:], created=time.time())
     if not await _run(redis, _CREATE, key.name, key.model_dump_json()):
-        raise KeyExistsError(f"there is a key named {key.name!r} already; revoke it first, or take another name")
+        raise KeyExistsError(f"a key named {key.name!r} already exists; revoke it first, or choose another name")
     return secret, key
 
 
 async def revoke(redis: Redis, name: str) -> bool:
-    """Take a key back; gateways refuse it within a second or two. False where there is none of that name.
+    """Revoke a key, and return whether it existed. Gateways reject it within a second or two.
 
     Raises:
-        RedisError, OSError: Redis is away.
+        RedisError, OSError: Redis is down.
     """
     return bool(await _run(redis, _REVOKE, name))
 
 
 async def version(redis: Redis) -> int:
-    """Another number after every change, always a larger one."""
+    """The version of the keys, which grows with every change."""
     return int(await redis.get(VERSION) or 0)
 
 
-async def load(redis: Redis) -> Table:
-    """All keys, in the order of their names. One that cannot be read is left out, and so admits nobody.
+async def load(redis: Redis) -> KeyTable:
+    """Load all keys, sorted by name. A key that cannot be read is skipped, so it gives nobody access.
 
     Raises:
-        RedisError, OSError: Redis is away.
+        RedisError, OSError: Redis is down.
     """
     pipeline = redis.pipeline(transaction=True)
     pipeline.get(VERSION)
     pipeline.hgetall(KEYS)
-    changes, records = cast("tuple[str | None, dict[str, str]]", await pipeline.execute())
-    return Table(int(changes or 0), tuple(key for _, record in sorted(records.items()) if (key := _parse(record))))
+    version_text, records = cast("tuple[str | None, dict[str, str]]", await pipeline.execute())
+    return KeyTable(
+        int(version_text or 0), tuple(key for _, record in sorted(records.items()) if (key := _parse(record)))
+    )
 
 
 def digest(secret: str) -> str:
-    """The fingerprint under which a secret is known."""
+    """The hash that identifies a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -152,8 +158,8 @@ def _parse(record: str) -> Key | None:
     try:
         return Key.model_validate_json(record)
     except ValidationError as error:
-        # Without the input: it has the fingerprint in it.
-        log.error("a key cannot be read and is left out: %s", error.errors(include_input=False)[0]["loc"])
+        # Without the input, which contains the hash.
+        log.error("a key cannot be read and is skipped: %s", error.errors(include_input=False)[0]["loc"])
         return None
 
 

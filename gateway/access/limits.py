@@ -1,16 +1,16 @@
-"""May this key spend that much now? Requests and reasoning tokens per minute and day, counted in Redis, exactly.
+"""May this key spend that much now? Exact limits on requests and reasoning tokens per minute and day, in Redis.
 
-Before a request runs, the most it can think is reserved; when it is over, what it did think takes the place of that.
-Windows are Redis' own clock's minutes and days (UTC). In each of them, at any moment,
+Before a request runs, the most reasoning tokens it can spend are reserved. When it ends, the reservation is replaced by
+the actual usage. Windows are minutes and days (UTC) on Redis' own clock. In each window, across all gateways,
 
     spent + reserved <= limit
 
-holds across all gateways: it is checked where a reservation is made, a settlement never adds more than it frees, and a
-new window begins with nothing spent and the open reservations. A reservation is a lease that its gateway renews, so
-what a killed gateway had reserved is free again after `LEASE_SECONDS`.
+always holds: it is checked for each reservation, a settlement never adds more than it frees, and a new window starts
+with nothing spent and the open reservations. A reservation is a lease that its gateway renews, so the reservations of a
+killed gateway expire after `LEASE_SECONDS`.
 
-All that is due at one moment goes to Redis as one call. While Redis is away `reserve` answers at once that it is not
-known, and settlements wait.
+Operations that are waiting at the same time go to Redis in one call. While Redis is down, `reserve` returns at once
+without a state, and settlements wait until Redis is back.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 120
 RENEW_SECONDS = 30.0
 SETTLED_SECONDS = 900
-"""How long a settlement is remembered, by which one that is sent again is known: an outage of Redis may lie between."""
-KEEP_SECONDS = 2 * 86_400
+"""How long a settlement is remembered, so that it counts once even if it is sent again after an outage of Redis."""
+STATE_SECONDS = 2 * 86_400
 RETRY_SECONDS = 1.0
 BATCH = 200
 GATHER_SECONDS = 0.02
@@ -49,8 +49,8 @@ _RUN = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local minute, day = math.floor(now / 60), math.floor(now / 86400)
-local lease, remember, keep = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local answers = {tostring(now)}
+local lease, remember, state_seconds = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local results = {tostring(now)}
 for i, op in ipairs(cjson.decode(ARGV[1])) do
   local state, open, settled = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
   local read = redis.call('HMGET', state, 'minute', 'requests', 'minute_tokens', 'day', 'day_tokens', 'reserved')
@@ -64,7 +64,7 @@ for i, op in ipairs(cjson.decode(ARGV[1])) do
   end
 
   local refused = ''
-  if op.what == 'reserve' then
+  if op.kind == 'reserve' then
     if op.requests and requests + 1 > op.requests then
       refused = 'requests'
     elseif op.minute_tokens and minute_tokens + reserved + op.tokens > op.minute_tokens then
@@ -76,43 +76,43 @@ for i, op in ipairs(cjson.decode(ARGV[1])) do
       reserved = reserved + op.tokens
       if op.tokens > 0 then redis.call('ZADD', open, now + lease, op.lease) end
     end
-  elseif op.what == 'settle' then
+  elseif op.kind == 'settle' then
     redis.call('ZREMRANGEBYSCORE', settled, '-inf', now)
     if redis.call('ZADD', settled, 'NX', now + remember, op.lease) == 1 then
       if redis.call('ZREM', open, op.lease) == 1 then reserved = reserved - op.tokens end
       minute_tokens, day_tokens = minute_tokens + op.spent, day_tokens + op.spent
     end
-  else  -- renew; a lease that lapsed while Redis could not be reached is taken again, for its request still runs
+  else  -- renew; a lease that expired while Redis was unreachable is reserved again, because its request still runs
     if redis.call('ZADD', open, now + lease, op.lease) == 1 then reserved = reserved + op.tokens end
   end
 
   redis.call('HSET', state, 'minute', minute, 'requests', requests, 'minute_tokens', minute_tokens,
     'day', day, 'day_tokens', day_tokens, 'reserved', reserved)
-  for _, key in ipairs({state, open, settled}) do redis.call('EXPIRE', key, keep) end
-  answers[#answers + 1] = {refused, requests, minute_tokens, day_tokens, reserved}
+  for _, key in ipairs({state, open, settled}) do redis.call('EXPIRE', key, state_seconds) end
+  results[#results + 1] = {refused, requests, minute_tokens, day_tokens, reserved}
 end
-return answers
+return results
 """
 
 
 @dataclass(frozen=True)
 class LimitState:
-    """Where a key stood in its windows when a reservation was made or refused."""
+    """The usage of a key in the current windows, when a reservation was made or refused."""
 
     now: float
     """Redis' clock, Unix seconds."""
     refused: str
-    """The window that had no room: `requests`, `minute_tokens`, `day_tokens`; empty where there was."""
+    """The limit that would be exceeded: `requests`, `minute_tokens` or `day_tokens`; empty if none."""
     requests: int
     minute_tokens: int
     day_tokens: int
     reserved: int
-    """Tokens of requests that are not over, this one included."""
+    """Reasoning tokens reserved by running requests, including this one."""
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """What is held for one request."""
+    """The reasoning tokens that are reserved for one request."""
 
     key: Key
     lease: str
@@ -122,12 +122,12 @@ class Reservation:
 def apply_key_limits(
     key: Grant, budget: Budget, *, max_tokens: int | None, context_tokens: int, choices: int
 ) -> tuple[Budget, int]:
-    """The budget as the key can bear it, and the reasoning tokens to reserve: the most that all choices can think.
+    """Return the budget that fits the key's limits, and the most reasoning tokens that all choices can spend together.
 
-    Where the caller names no number, the cap is what the key may spend; a number that is more than that is refused.
+    A request without a number of tokens is capped at what the key may spend. A number above that is rejected.
 
     Raises:
-        BadRequestError: the request alone might spend more than the key may in a whole window.
+        BadRequestError: the request alone could spend more than the key may in a whole window.
     """
     most = key.max_tokens_per_request
     if most is None:
@@ -138,8 +138,8 @@ def apply_key_limits(
     tokens = choices * (longest if budget.tokens is None else min(budget.tokens, longest))
     if tokens > most:
         raise BadRequestError(
-            f"The key {key.name} may spend {most} reasoning tokens at a time, and this request might take {tokens}:"
-            f" name a smaller budget in {HEADER}, or ask for fewer choices.",
+            f"The key {key.name} may spend {most} reasoning tokens at a time, and this request could spend {tokens}:"
+            f" set a smaller budget in {HEADER}, or ask for fewer choices.",
             budget.param,
             "budget_over_limit",
         )
@@ -147,37 +147,39 @@ def apply_key_limits(
 
 
 def rate_limit_headers(key: Grant, state: LimitState) -> dict[str, str]:
-    """`x-ratelimit-*` as OpenAI's API has them; for tokens, those of the window with the least left."""
-    found: dict[str, str] = {}
+    """OpenAI's `x-ratelimit-*` headers. Those for tokens describe the window with the fewest tokens left."""
+    result: dict[str, str] = {}
     minute_ends, day_ends = 60 - state.now % 60, 86_400 - state.now % 86_400
     if (limit := key.requests_per_minute) is not None:
-        found |= _headers("requests", limit, limit - state.requests, minute_ends)
+        result |= _headers("requests", limit, limit - state.requests, minute_ends)
     windows = (
         (key.reasoning_tokens_per_minute, state.minute_tokens, minute_ends),
         (key.reasoning_tokens_per_day, state.day_tokens, day_ends),
     )
-    left = [(limit - spent - state.reserved, limit, ends) for limit, spent, ends in windows if limit is not None]
-    if left:
-        remaining, limit, ends = min(left)
-        found |= _headers("tokens", limit, remaining, ends)
-    return found
+    remaining_by_window = [
+        (limit - spent - state.reserved, limit, ends) for limit, spent, ends in windows if limit is not None
+    ]
+    if remaining_by_window:
+        remaining, limit, ends = min(remaining_by_window)
+        result |= _headers("tokens", limit, remaining, ends)
+    return result
 
 
 def rate_limit_error(key: Grant, state: LimitState, tokens: int) -> ApiError:
-    """The 429 for a reservation that was refused, with the time after which it may be granted."""
+    """The 429 for a refused reservation, with the seconds after which to retry."""
     if state.refused == "requests":
-        message = f"The key {key.name} may send {key.requests_per_minute} requests a minute."
+        message = f"The key {key.name} may send {key.requests_per_minute} requests per minute."
         wait = 60 - state.now % 60
     else:
         day = state.refused == "day_tokens"
         limit = key.reasoning_tokens_per_day if day else key.reasoning_tokens_per_minute
         spent = state.day_tokens if day else state.minute_tokens
-        length = 86_400 if day else 60
+        window, length = ("day", 86_400) if day else ("minute", 60)
         message = (
-            f"The key {key.name} may spend {limit} reasoning tokens a {'day' if day else 'minute'}; {spent} are spent,"
-            f" {state.reserved} reserved, and this request might take {tokens}."
+            f"The key {key.name} may spend {limit} reasoning tokens per {window}: {spent} are spent,"
+            f" {state.reserved} are reserved, and this request could spend {tokens}."
         )
-        # Where only running requests are in the way, one of them may be over at any moment.
+        # If only the reservations of running requests are in the way, retry soon: one of them may end at any moment.
         wait = 1 if limit is not None and spent + tokens <= limit else length - state.now % length
     return ApiError(
         429,
@@ -190,7 +192,7 @@ def rate_limit_error(key: Grant, state: LimitState, tokens: int) -> ApiError:
 
 
 class Limiter:
-    """Reserves and settles in Redis, for one gateway."""
+    """Makes and settles one gateway's reservations in Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url)
@@ -201,22 +203,22 @@ class Limiter:
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self.healthy = True
-        """Redis took what it was last given."""
+        """Whether the last call to Redis succeeded."""
 
     @property
     def reserved(self) -> int:
-        """Reasoning tokens that this gateway holds for requests which are not over."""
+        """Reasoning tokens that this gateway has reserved for running requests."""
         return sum(reservation.tokens for reservation in self._open.values())
 
     async def start(self) -> None:
-        """Begin; Redis need not be there."""
+        """Start the background tasks. Redis need not be up."""
         self._tasks = [
             asyncio.create_task(self._keep_sending(), name="limits"),
             asyncio.create_task(self._keep_renewing(), name="renew leases"),
         ]
 
     async def aclose(self) -> None:
-        """Send what is waiting, unless Redis is away, and stop."""
+        """Send what is waiting unless Redis is down, and stop."""
         self._closing = True
         self._news.set()
         if self._tasks:
@@ -228,14 +230,14 @@ class Limiter:
         await self._redis.aclose()
 
     async def reserve(self, key: Key, request_id: str, tokens: int) -> tuple[Reservation, LimitState | None]:
-        """Count a request and hold tokens for it. Redis away: None, and nothing has been counted yet.
+        """Count a request and reserve tokens for it. The state is None, and nothing is counted, while Redis is down.
 
         Raises:
-            ApiError: 429, a window has no room; nothing is held.
+            ApiError: 429 if a limit would be exceeded; nothing is reserved.
         """
-        held = Reservation(key, f"{request_id}:{tokens}", tokens)
+        reservation = Reservation(key, f"{request_id}:{tokens}", tokens)
         if not self.healthy:
-            return held, None
+            return reservation, None
         limits = {
             "requests": key.requests_per_minute,
             "minute_tokens": key.reasoning_tokens_per_minute,
@@ -243,33 +245,35 @@ class Limiter:
         }
         op = {name: limit for name, limit in limits.items() if limit is not None}
         answer: asyncio.Future[LimitState | None] = asyncio.get_running_loop().create_future()
-        self._send({"what": "reserve", **op, **_named(held)}, answer)
+        self._send({"kind": "reserve", **op, **_fields(reservation)}, answer)
         try:
             state = await answer
-        except BaseException:  # the caller has left, and the reservation may be made all the same
-            self.settle(held, 0)
+        except BaseException:  # the caller left, but the reservation may still be made
+            self.settle(reservation, 0)
             raise
         if state is not None and state.refused:
             raise rate_limit_error(key, state, tokens)
         if state is not None:
-            self._open[held.lease] = held
-        return held, state
+            self._open[reservation.lease] = reservation
+        return reservation, state
 
-    def settle(self, held: Reservation, spent: int) -> None:
-        """The request is over and its choices have thought so much together. Returns at once."""
-        self._open.pop(held.lease, None)
-        if held.key.max_tokens_per_request is None:
+    def settle(self, reservation: Reservation, spent: int) -> None:
+        """Replace the reservation by the reasoning tokens that all choices spent. Returns at once."""
+        self._open.pop(reservation.lease, None)
+        if reservation.key.max_tokens_per_request is None:
             return
         if len(self._waiting) < MAX_WAITING:
-            self._send({"what": "settle", "spent": spent, **_named(held)})
+            self._send({"kind": "settle", "spent": spent, **_fields(reservation)})
         else:
-            log.error("%d tokens of key %s are not counted: too much is waiting for Redis", spent, held.key.name)
+            log.error(
+                "%d tokens of key %s are not counted: too many operations wait for Redis", spent, reservation.key.name
+            )
 
     def _send(self, op: dict[str, Any], answer: asyncio.Future[LimitState | None] | None = None) -> None:
         self._waiting.append((op, answer))
         if answer is not None:
             self._news.set()
-        elif len(self._waiting) == 1:  # nobody waits for these; they go with the next reservation, or soon
+        elif len(self._waiting) == 1:  # nobody waits for it: it goes with the next reservation, or soon
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self._news.set)
 
     async def _keep_sending(self) -> None:
@@ -292,9 +296,9 @@ class Limiter:
                             answer.set_result(state)
             except (RedisError, OSError) as error:
                 if self.healthy:
-                    log.warning("the limits' Redis is away: %s", error)
+                    log.warning("Redis is down, so limits cannot be counted: %s", error)
                 self.healthy = False
-                self._take_back(batch)
+                self._keep_settlements(batch)
                 return
             self.healthy = True
             if not self._waiting:
@@ -302,30 +306,30 @@ class Limiter:
 
     async def _call(self, ops: list[dict[str, Any]]) -> list[LimitState]:
         names = [key.format(op["key"]) for op in ops for key in (_STATE, _OPEN, _SETTLED)]
-        arguments = [to_json(ops), LEASE_SECONDS, SETTLED_SECONDS, KEEP_SECONDS]
-        now, *answers = cast("list[Any]", await self._run(keys=names, args=arguments))
-        return [LimitState(float(now), *answer) for answer in answers]
+        arguments = [to_json(ops), LEASE_SECONDS, SETTLED_SECONDS, STATE_SECONDS]
+        now, *states = cast("list[Any]", await self._run(keys=names, args=arguments))
+        return [LimitState(float(now), *state) for state in states]
 
-    def _take_back(self, batch: list[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]]) -> None:
-        """Nobody waits for a Redis that is away; but what was spent is still to be counted."""
+    def _keep_settlements(self, batch: list[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]]) -> None:
+        """After a failed call: answer all reservations without a state, and keep the settlements for later."""
         batch += self._waiting
         self._waiting.clear()
         for op, answer in batch:
             if answer is not None and not answer.done():
                 answer.set_result(None)
-            if op["what"] == "settle":
+            if op["kind"] == "settle":
                 self._waiting.append((op, None))
 
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            for held in self._open.values():
-                if held.tokens:
-                    self._send({"what": "renew", **_named(held)})
+            for reservation in self._open.values():
+                if reservation.tokens:
+                    self._send({"kind": "renew", **_fields(reservation)})
 
 
-def _named(held: Reservation) -> dict[str, Any]:
-    return {"key": held.key.name, "lease": held.lease, "tokens": held.tokens}
+def _fields(reservation: Reservation) -> dict[str, Any]:
+    return {"key": reservation.key.name, "lease": reservation.lease, "tokens": reservation.tokens}
 
 
 def _headers(what: str, limit: int, remaining: int, resets: float) -> dict[str, str]:

@@ -201,7 +201,7 @@ class Engines:
         return self._names[checkpoint]
 
     async def open(self, checkpoint: str, body: bytes, headers: Mapping[str, str], *, stream: bool) -> Upstream:
-        """Send a request and return the first response that begins. `headers` go to the engine, `x-request-id` included.
+        """Send a request and return the first response that begins. The engine gets `headers`.
 
         Raises:
             ApiError: an engine rejected the request, or every replica is busy.

@@ -1,4 +1,4 @@
-"""What callers with keys see: who is let in, what it may use, and what it may spend."""
+"""What do callers with keys see over HTTP? Access, the checkpoints they may use, and the limits they meet."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ from tests.gateway.test_chat import error
 async def gateway(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
 ) -> AsyncIterator[Gateway]:
-    """One with a state directory of its own, where the keys are kept, too."""
+    """A gateway with its own state directory, where the copy of the keys is stored."""
     async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
         yield gateway
 
 
-async def given(gateway: Gateway, name: str = "team-a", **grant: Any) -> dict[str, str]:
-    """The header of a caller with a new key."""
+async def create_key(gateway: Gateway, name: str = "team-a", **grant: Any) -> dict[str, str]:
+    """Create a key, and return the header that sends it."""
     secret, _ = await keys.create(gateway.keyring.redis, Grant(name=name, **grant))
     await gateway.keyring.refresh()
     return {"authorization": f"Bearer {secret}"}
 
 
-async def test_from_the_first_key_on_every_caller_needs_one(gateway: Gateway) -> None:
+async def test_after_the_first_key_every_caller_needs_one(gateway: Gateway) -> None:
     paths = ("/v1/models", "/v1/models/abacus", "/v1/savings", "/metrics")
     for path in paths:
         assert (await gateway.client.get(path)).status_code == 200
     assert (await gateway.ask(EASY)).status_code == 200
-    mine = await given(gateway)
+    mine = await create_key(gateway)
     for path in paths:
         refused = await gateway.client.get(path)
         assert (refused.status_code, error(refused)["code"]) == (401, "invalid_api_key")
@@ -70,8 +70,8 @@ async def test_from_the_first_key_on_every_caller_needs_one(gateway: Gateway) ->
     assert [entry.key for entry in await gateway.entries(2)] == ["", "team-a"]
 
 
-async def test_what_is_everybodys_is_for_admins(gateway: Gateway) -> None:
-    mine, boss = await given(gateway), await given(gateway, "boss", admin=True)
+async def test_shared_data_is_for_admin_keys_only(gateway: Gateway) -> None:
+    mine, boss = await create_key(gateway), await create_key(gateway, "boss", admin=True)
     chat = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
     for method, path in (
         ("GET", "/v1/savings"), ("GET", "/metrics"), ("POST", "/v1/route"), ("GET", "/v1/keys"),
@@ -81,8 +81,8 @@ async def test_what_is_everybodys_is_for_admins(gateway: Gateway) -> None:
         assert (await gateway.client.request(method, path, json=chat, headers=boss)).status_code == 200
 
 
-async def test_the_official_client_sees_its_own_errors(gateway: Gateway) -> None:
-    mine = await given(gateway, requests_per_minute=1)
+async def test_the_official_client_raises_its_own_error_classes(gateway: Gateway) -> None:
+    mine = await create_key(gateway, requests_per_minute=1)
     secret = mine["authorization"].removeprefix("Bearer ")
     chat: Any = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=secret, max_retries=0) as client:
@@ -97,8 +97,8 @@ async def test_the_official_client_sees_its_own_errors(gateway: Gateway) -> None
             await client.models.list()
 
 
-async def test_a_key_names_the_checkpoints_it_is_for(gateway: Gateway, engine: FakeEngine) -> None:
-    mine = await given(gateway, checkpoints=("alpha-0.1",))
+async def test_a_key_may_be_limited_to_some_checkpoints(gateway: Gateway, engine: FakeEngine) -> None:
+    mine = await create_key(gateway, checkpoints=("alpha-0.1",))
     routed = await gateway.ask(HARD, headers=mine)
     assert (routed.headers["x-laconic-checkpoint"], engine.bodies[-1]["model"]) == ("alpha-0.1", "abacus/alpha-0.1")
     refused = await gateway.ask(EASY, headers=mine, model="abacus/base")
@@ -106,11 +106,11 @@ async def test_a_key_names_the_checkpoints_it_is_for(gateway: Gateway, engine: F
     assert (await gateway.ask(EASY, headers=mine, model="abacus/alpha-0.1")).status_code == 200
 
 
-async def test_what_a_caller_who_left_has_cost_is_charged_as_predicted(
+async def test_a_caller_who_leaves_a_non_streaming_request_is_charged_the_predicted_tokens(
     gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
 ) -> None:
-    """A whole answer says what it cost when it is there: leaving before must not make it free."""
-    mine = await given(gateway, reasoning_tokens_per_day=10_000)
+    """A non-streaming response reports its usage only at the end. Leaving earlier must not make it free."""
+    mine = await create_key(gateway, reasoning_tokens_per_day=10_000)
 
     async def think(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
         await forever(request)
@@ -129,46 +129,48 @@ async def test_what_a_caller_who_left_has_cost_is_charged_as_predicted(
     assert all(one.assumed and one.status == 499 for one in booked)
     assert booked[0].predicted_tokens is not None
     assert booked[0].reasoning_tokens == math.ceil(booked[0].predicted_tokens)
-    assert booked[1].reasoning_tokens == 100, "the profile does not know it, so what the base was measured to spend"
-    assert booked[2].reasoning_tokens == 30, "and never more than it might"
+    assert booked[1].reasoning_tokens == 100, "the prompt is unfamiliar, so the measured mean of the base is charged"
+    assert booked[2].reasoning_tokens == 30, "at most the budget"
     engine.script = answer
     after = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "5"})
     spent = 10_000 - int(after.headers["x-ratelimit-remaining-tokens"])
     assert spent == sum(one.reasoning_tokens for one in booked) + 5
 
 
-async def test_an_explanation_is_of_what_the_key_would_get(gateway: Gateway) -> None:
-    mine = await given(gateway, admin=True, reasoning_tokens_per_day=50, checkpoints=("base", "alpha-0.1"))
+async def test_an_explanation_respects_the_limits_of_the_key(gateway: Gateway) -> None:
+    mine = await create_key(gateway, admin=True, reasoning_tokens_per_day=50, checkpoints=("base", "alpha-0.1"))
     chat = {"model": "abacus", "messages": [{"role": "user", "content": HARD}]}
     policy = {**mine, "x-reasoning-budget-policy": "reject"}
-    said = (await gateway.client.post("/v1/route", json=chat, headers=policy)).json()
-    assert (said["budget"]["tokens"], said["budget"]["refused"]) == (50, True)
+    explained = (await gateway.client.post("/v1/route", json=chat, headers=policy)).json()
+    assert (explained["budget"]["tokens"], explained["budget"]["refused"]) == (50, True)
     refused = await gateway.ask(HARD, headers=policy)
     assert (refused.status_code, error(refused)["param"]) == (400, "X-Reasoning-Budget")
-    assert str(said["budget"]["smallest_feasible"]) in error(refused)["message"]
+    assert str(explained["budget"]["smallest_feasible"]) in error(refused)["message"]
 
 
 async def test_a_key_without_the_reference_is_never_a_holdout(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
 ) -> None:
     async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path, holdout_fraction=1.0) as gateway:
-        mine = await given(gateway, checkpoints=("alpha-0.1", "alpha-0.4"))
+        mine = await create_key(gateway, checkpoints=("alpha-0.1", "alpha-0.4"))
         assert (await gateway.ask(EASY, headers=mine)).headers["x-laconic-decision"] == "routed"
         assert (await gateway.ask(STRANGE, headers=mine)).headers["x-laconic-checkpoint"] == "alpha-0.1"
 
 
-async def test_a_key_has_a_default_budget_and_the_caller_may_name_another(gateway: Gateway) -> None:
-    mine = await given(gateway, default_budget="7")
+async def test_a_key_has_a_default_budget_that_the_caller_may_override(gateway: Gateway) -> None:
+    mine = await create_key(gateway, default_budget="7")
     assert (await gateway.ask(EASY, headers=mine)).headers["x-laconic-budget"] == "7"
     named = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "50"})
     assert named.headers["x-laconic-budget"] == "50"
 
 
-async def test_who_names_no_budget_is_capped_at_what_the_key_may_spend(gateway: Gateway, engine: FakeEngine) -> None:
-    mine = await given(gateway, reasoning_tokens_per_minute=90)
+async def test_a_request_without_a_budget_is_capped_at_what_the_key_may_spend(
+    gateway: Gateway, engine: FakeEngine
+) -> None:
+    mine = await create_key(gateway, reasoning_tokens_per_minute=90)
     capped = await gateway.ask(EASY, headers=mine)
     assert (capped.headers["x-laconic-budget"], engine.bodies[-1]["thinking_token_budget"]) == ("90", 90)
-    # The house's engine says that it thought four tokens.
+    # The fake engine reports four reasoning tokens.
     after = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "86"})
     assert after.status_code == 200
     beyond = await gateway.ask(EASY, headers={**mine, "x-reasoning-budget": "91"})
@@ -177,39 +179,39 @@ async def test_who_names_no_budget_is_capped_at_what_the_key_may_spend(gateway: 
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_two_hundred_at_once_never_spend_more_than_the_key_may(
+async def test_two_hundred_concurrent_requests_never_exceed_the_limit_of_the_key(
     gateway: Gateway, engine: FakeEngine, redis_server: RedisServer, streamed: bool
 ) -> None:
-    """Each may think one token and thinks it; there is a budget for fifty."""
+    """Each request may spend one reasoning token and spends it. The key allows fifty."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
-    thought = 0
+    reasoning_tokens = 0
 
     async def think(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        nonlocal thought
-        thought += body["thinking_token_budget"]
+        nonlocal reasoning_tokens
+        reasoning_tokens += body["thinking_token_budget"]
         await asyncio.sleep(0.02)
         if body.get("stream"):
             return await stream(event({"content": "3"}, "stop"), event(usage=usage), EVENTS[-1])(request, body)
         return web.json_response({"choices": [{"index": 0, "message": {"content": "3"}}], "usage": usage})
 
     engine.script = think
-    mine = await given(gateway, reasoning_tokens_per_day=50)
+    mine = await create_key(gateway, reasoning_tokens_per_day=50)
     headers = {**mine, "x-reasoning-budget": "1"}
     async with httpx.AsyncClient(base_url=gateway.url, limits=httpx.Limits(max_connections=None), timeout=60) as client:
         body = {"model": "abacus", "messages": [{"role": "user", "content": EASY}], "stream": streamed}
         posts = (client.post("/v1/chat/completions", json=body, headers=headers) for _ in range(200))
         statuses = [response.status_code for response in await asyncio.gather(*posts)]
     assert (statuses.count(200), statuses.count(429)) == (50, 150)
-    assert thought == 50
+    assert reasoning_tokens == 50
     await until(lambda: redis_state(redis_server)["reserved"] == 0)
     assert (redis_state(redis_server)["day_tokens"], gateway.limiter.reserved) == (50, 0)
-    assert len(await gateway.entries(50)) == 50  # who was not let in is in the metrics, not in the books
+    assert len(await gateway.entries(50)) == 50  # rejected requests appear in the metrics, not in the ledger
 
 
-async def test_callers_who_leave_hold_nothing_and_pay_for_what_was_thought(
+async def test_callers_who_leave_a_stream_free_their_reservation_and_pay_for_the_tokens_so_far(
     gateway: Gateway, engine: FakeEngine, redis_server: RedisServer
 ) -> None:
-    mine = await given(gateway, reasoning_tokens_per_minute=10_000)
+    mine = await create_key(gateway, reasoning_tokens_per_minute=10_000)
     engine.script = stream(event({"reasoning": "1 + 2 = 3"}), then=forever)
     chat = {"model": "abacus", "messages": [{"role": "user", "content": EASY}], "stream": True}
     for _ in range(3):
@@ -218,13 +220,13 @@ async def test_callers_who_leave_hold_nothing_and_pay_for_what_was_thought(
                 break
     booked = await gateway.entries(3)
     await until(lambda: redis_state(redis_server)["reserved"] == 0)
-    thought = sum(entry.reasoning_tokens for entry in booked)
-    assert thought > 0
-    assert redis_state(redis_server)["minute_tokens"] == thought
+    spent = sum(entry.reasoning_tokens for entry in booked)
+    assert spent > 0
+    assert redis_state(redis_server)["minute_tokens"] == spent
     engine.script = answer
 
 
-async def test_without_redis_limits_are_open_or_closed_as_the_operator_says(
+async def test_the_operator_chooses_whether_keys_with_limits_are_served_without_redis(
     family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine, tmp_path: Path
 ) -> None:
     mortal_redis.start()
@@ -238,22 +240,25 @@ async def test_without_redis_limits_are_open_or_closed_as_the_operator_says(
             state_dir=tmp_path / choice, limits_when_store_is_down=choice,
         ) as gateway:  # fmt: skip
             mortal_redis.kill()
-            answered = await gateway.ask(EASY, headers={"authorization": f"Bearer {limited}"})
-            assert answered.status_code == status
+            response = await gateway.ask(EASY, headers={"authorization": f"Bearer {limited}"})
+            assert response.status_code == status
             if status == 503:
-                assert error(answered)["code"] == "limits_unavailable"
+                assert error(response)["code"] == "limits_unavailable"
             assert (await gateway.ask(EASY, headers={"authorization": f"Bearer {free}"})).status_code == 200
             mortal_redis.start()
 
 
-async def test_keys_are_made_listed_and_revoked_over_http(gateway: Gateway) -> None:
+async def test_keys_are_created_listed_and_revoked_over_http(gateway: Gateway) -> None:
     first = await gateway.client.post("/v1/keys", json={"name": "sneaky", "admin": True})
-    assert (first.status_code, error(first)["code"]) == (403, "not_allowed")  # or any web page could close the door
-    boss = await given(gateway, "boss", admin=True)
+    assert (first.status_code, error(first)["code"]) == (
+        403,
+        "not_allowed",
+    )  # otherwise any web page could create the first key
+    boss = await create_key(gateway, "boss", admin=True)
     grant = {"name": "team-b", "requests_per_minute": 2, "checkpoints": ["alpha-0.4"]}
-    made = await gateway.client.post("/v1/keys", json=grant, headers=boss)
-    assert made.status_code == 201
-    secret = made.json()["key"]
+    created = await gateway.client.post("/v1/keys", json=grant, headers=boss)
+    assert created.status_code == 201
+    secret = created.json()["key"]
     theirs = {"authorization": f"Bearer {secret}"}
     assert (await gateway.ask(EASY, headers=theirs)).headers["x-laconic-checkpoint"] == "alpha-0.4"
     listed = await gateway.client.get("/v1/keys", headers=boss)
@@ -276,31 +281,31 @@ async def test_keys_are_made_listed_and_revoked_over_http(gateway: Gateway) -> N
         (b'{"name": "a", "default_budget": "-4"}', "default_budget"),
     ],
 )  # fmt: skip
-async def test_a_grant_that_makes_no_sense_is_a_400_that_names_the_field(
-    gateway: Gateway, body: bytes, param: str | None
-) -> None:
-    boss = await given(gateway, "boss", admin=True)
+async def test_an_invalid_grant_is_a_400_that_names_the_field(gateway: Gateway, body: bytes, param: str | None) -> None:
+    boss = await create_key(gateway, "boss", admin=True)
     refused = await gateway.client.post("/v1/keys", content=body, headers=boss)
     assert (refused.status_code, error(refused)["param"]) == (400, param)
 
 
 async def test_no_secret_is_in_logs_metrics_or_errors(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    boss = await given(gateway, "boss", admin=True, requests_per_minute=2)
+    boss = await create_key(gateway, "boss", admin=True, requests_per_minute=2)
     secret = boss["authorization"].removeprefix("Bearer ")
-    said = [await gateway.ask(EASY, headers=boss) for _ in range(3)]
-    said += [await gateway.ask(EASY, headers={"authorization": f"Bearer {secret}x"})]
-    said += [await gateway.client.get("/metrics", headers=boss)]
-    assert [response.status_code for response in said] == [200, 200, 429, 401, 200]
-    everything = caplog.text + "".join(response.text + str(response.headers) for response in said)
+    responses = [await gateway.ask(EASY, headers=boss) for _ in range(3)]
+    responses += [await gateway.ask(EASY, headers={"authorization": f"Bearer {secret}x"})]
+    responses += [await gateway.client.get("/metrics", headers=boss)]
+    assert [response.status_code for response in responses] == [200, 200, 429, 401, 200]
+    everything = caplog.text + "".join(response.text + str(response.headers) for response in responses)
     assert secret not in everything
     assert keys.digest(secret) not in everything
 
 
-async def test_a_key_made_again_after_redis_lost_all_keys_is_valid(gateway: Gateway, redis_server: RedisServer) -> None:
-    old = await given(gateway)
+async def test_a_key_created_again_after_redis_lost_all_keys_is_valid(
+    gateway: Gateway, redis_server: RedisServer
+) -> None:
+    old = await create_key(gateway)
     redis_server.client.flushall()
-    assert (await gateway.ask(EASY, headers=old)).status_code == 200  # an emptied Redis changes nothing yet
-    new = await given(gateway)
+    assert (await gateway.ask(EASY, headers=old)).status_code == 200  # a Redis that lost its data changes nothing yet
+    new = await create_key(gateway)
     assert (await gateway.ask(EASY, headers=new)).status_code == 200
     assert (await gateway.ask(EASY, headers=old)).status_code == 401

@@ -1,3 +1,5 @@
+"""Do limits hold exactly, across gateways, outages and callers who leave?"""
+
 from __future__ import annotations
 
 import asyncio
@@ -24,7 +26,7 @@ def key(**grant: Any) -> Key:
 
 
 @asynccontextmanager
-async def limiting(server: RedisServer) -> AsyncIterator[Limiter]:
+async def running_limiter(server: RedisServer) -> AsyncIterator[Limiter]:
     limiter = Limiter(server.url)
     await limiter.start()
     try:
@@ -38,16 +40,16 @@ def redis_state(server: RedisServer, name: str = "team-a") -> dict[str, int]:
 
 
 @pytest.fixture(autouse=True)
-def _never_at_a_windows_end(redis_server: RedisServer) -> None:
-    """A test that counts within a minute begins in its first half."""
+def _start_early_in_a_minute(redis_server: RedisServer) -> None:
+    """Wait for the next minute near the end of one, so that a test stays within one window."""
     seconds, _ = redis_server.client.time()
     if seconds % 60 > 50:
         time.sleep(61 - seconds % 60)
 
 
-async def test_requests_are_counted_by_the_minute(redis_server: RedisServer) -> None:
+async def test_requests_are_limited_per_minute(redis_server: RedisServer) -> None:
     mine = key(requests_per_minute=3)
-    async with limiting(redis_server) as limiter:
+    async with running_limiter(redis_server) as limiter:
         for sent in (1, 2, 3):
             _, state = await limiter.reserve(mine, f"r{sent}", 0)
             assert state is not None
@@ -56,12 +58,12 @@ async def test_requests_are_counted_by_the_minute(redis_server: RedisServer) -> 
             await limiter.reserve(mine, "r4", 0)
         assert (refused.value.status, refused.value.kind) == (429, "requests")
         assert 0 < (refused.value.retry_after or 0) <= 60
-        await limiter.reserve(key(name="team-b", requests_per_minute=3), "r5", 0)  # another key's are its own
+        await limiter.reserve(key(name="team-b", requests_per_minute=3), "r5", 0)  # another key has its own count
 
 
-async def test_what_is_reserved_is_spent_or_free_again(redis_server: RedisServer) -> None:
+async def test_a_settled_reservation_is_replaced_by_the_tokens_spent(redis_server: RedisServer) -> None:
     mine = key(reasoning_tokens_per_minute=100, reasoning_tokens_per_day=1000)
-    async with limiting(redis_server) as limiter:
+    async with running_limiter(redis_server) as limiter:
         first, _ = await limiter.reserve(mine, "r1", 60)
         with pytest.raises(ApiError) as refused:
             await limiter.reserve(mine, "r2", 60)
@@ -78,19 +80,19 @@ async def test_what_is_reserved_is_spent_or_free_again(redis_server: RedisServer
     assert redis_state(redis_server)["reserved"] == 0
 
 
-async def test_a_day_is_no_shorter_than_its_minutes(redis_server: RedisServer) -> None:
+async def test_tokens_are_limited_per_day(redis_server: RedisServer) -> None:
     mine = key(reasoning_tokens_per_day=100)
-    async with limiting(redis_server) as limiter:
-        held, _ = await limiter.reserve(mine, "r1", 100)
-        limiter.settle(held, 100)
-        with pytest.raises(ApiError, match="a day") as refused:
+    async with running_limiter(redis_server) as limiter:
+        reservation, _ = await limiter.reserve(mine, "r1", 100)
+        limiter.settle(reservation, 100)
+        with pytest.raises(ApiError, match="per day") as refused:
             await limiter.reserve(mine, "r2", 1)
         assert 0 < (refused.value.retry_after or 0) <= 86_400
 
 
-async def test_a_new_window_begins_with_the_open_reservations(redis_server: RedisServer) -> None:
+async def test_a_new_window_starts_with_the_open_reservations(redis_server: RedisServer) -> None:
     mine = key(reasoning_tokens_per_minute=100, reasoning_tokens_per_day=150)
-    async with limiting(redis_server) as limiter:
+    async with running_limiter(redis_server) as limiter:
         spent, _ = await limiter.reserve(mine, "r1", 60)
         limiter.settle(spent, 60)
         await limiter.reserve(mine, "r2", 40)
@@ -102,17 +104,17 @@ async def test_a_new_window_begins_with_the_open_reservations(redis_server: Redi
         assert (state.minute_tokens, state.day_tokens, state.reserved) == (0, 60, 90)
 
 
-async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis_server: RedisServer) -> None:
-    """Every request spends all it may: whatever the order, no window holds more than its limit."""
+async def test_several_gateways_together_never_exceed_a_limit(redis_server: RedisServer) -> None:
+    """Every request spends its whole reservation. In any order, no window exceeds its limit."""
     mine = key(reasoning_tokens_per_minute=50, requests_per_minute=10_000)
-    async with limiting(redis_server) as one, limiting(redis_server) as two:
+    async with running_limiter(redis_server) as one, running_limiter(redis_server) as two:
         spent, refused, reserved = 0, 0, 0
 
         async def ask(number: int) -> None:
             nonlocal spent, refused, reserved
             limiter = (one, two)[number % 2]
             try:
-                held, state = await limiter.reserve(mine, f"r{number}", 1 + number % 7)
+                reservation, state = await limiter.reserve(mine, f"r{number}", 1 + number % 7)
             except ApiError:
                 refused += 1
                 return
@@ -120,8 +122,8 @@ async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis
             assert state.minute_tokens + state.reserved <= 50
             reserved += 1
             await asyncio.sleep(0.001 * (number % 3))
-            spent += held.tokens
-            limiter.settle(held, held.tokens)
+            spent += reservation.tokens
+            limiter.settle(reservation, reservation.tokens)
 
         await asyncio.gather(*(ask(number) for number in range(200)))
         assert refused + reserved == 200
@@ -130,18 +132,18 @@ async def test_many_gateways_at_once_never_let_more_through_than_the_limit(redis
     assert spent > 40
 
 
-async def test_a_settlement_that_is_sent_twice_counts_once(redis_server: RedisServer) -> None:
+async def test_a_settlement_sent_twice_counts_once(redis_server: RedisServer) -> None:
     mine = key(reasoning_tokens_per_minute=100)
-    async with limiting(redis_server) as limiter:
-        held, _ = await limiter.reserve(mine, "r1", 60)
-        limiter.settle(held, 15)
-        limiter.settle(held, 15)
+    async with running_limiter(redis_server) as limiter:
+        reservation, _ = await limiter.reserve(mine, "r1", 60)
+        limiter.settle(reservation, 15)
+        limiter.settle(reservation, 15)
     assert (redis_state(redis_server)["minute_tokens"], redis_state(redis_server)["reserved"]) == (15, 0)
 
 
-async def test_a_caller_who_leaves_while_it_is_reserved_holds_nothing(redis_server: RedisServer) -> None:
+async def test_a_caller_who_leaves_during_the_reservation_keeps_no_tokens_reserved(redis_server: RedisServer) -> None:
     mine = key(reasoning_tokens_per_minute=100)
-    async with limiting(redis_server) as limiter:
+    async with running_limiter(redis_server) as limiter:
         leaving = [asyncio.create_task(limiter.reserve(mine, f"r{i}", 10)) for i in range(10)]
         await asyncio.sleep(0)
         for task in leaving:
@@ -151,28 +153,28 @@ async def test_a_caller_who_leaves_while_it_is_reserved_holds_nothing(redis_serv
     assert redis_state(redis_server)["reserved"] == redis_state(redis_server)["minute_tokens"] == 0
 
 
-async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
+async def test_reservations_of_a_killed_gateway_expire_with_their_lease(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = key(reasoning_tokens_per_minute=100)
     monkeypatch.setattr(limits, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(limits, "RENEW_SECONDS", 0.05)
-    async with limiting(redis_server) as killed, limiting(redis_server) as other:
+    async with running_limiter(redis_server) as killed, running_limiter(redis_server) as other:
         await killed.reserve(mine, "r1", 100)
         await asyncio.sleep(0.5)  # more than a lease, but renewed
         with pytest.raises(ApiError):
             await other.reserve(mine, "r2", 1)
-        killed._tasks[1].cancel()  # nobody renews any more
+        killed._tasks[1].cancel()  # the lease is not renewed any more
         await asyncio.sleep(0.4)
         _, state = await other.reserve(mine, "r3", 100)
         assert state is not None
         assert state.reserved == 100
 
 
-async def test_while_redis_is_away_nobody_waits_and_what_was_spent_is_counted_later(mortal_redis: RedisServer) -> None:
+async def test_without_redis_nobody_waits_and_usage_is_counted_later(mortal_redis: RedisServer) -> None:
     mine = key(reasoning_tokens_per_day=100)
     mortal_redis.start()
-    async with limiting(mortal_redis) as limiter:
+    async with running_limiter(mortal_redis) as limiter:
         before, _ = await limiter.reserve(mine, "r1", 30)
         mortal_redis.kill()
         limiter.settle(before, 10)
@@ -194,29 +196,29 @@ async def test_while_redis_is_away_nobody_waits_and_what_was_spent_is_counted_la
     minute=st.none() | st.integers(1, 5000),
     day=st.none() | st.integers(1, 5000),
 )
-def test_what_is_held_is_the_most_that_can_be_thought(
+def test_the_reservation_is_the_most_reasoning_tokens_the_request_can_spend(
     budget: int | None, max_tokens: int | None, choices: int, minute: int | None, day: int | None
 ) -> None:
     mine = key(reasoning_tokens_per_minute=minute, reasoning_tokens_per_day=day)
-    asked = Budget(budget, HEADER)
+    requested = Budget(budget, HEADER)
     try:
         capped, tokens = limits.apply_key_limits(
-            mine, asked, max_tokens=max_tokens, context_tokens=1024, choices=choices
+            mine, requested, max_tokens=max_tokens, context_tokens=1024, choices=choices
         )
     except BadRequestError:
-        assert budget is not None  # who names no number is capped, not refused
+        assert budget is not None  # a request without a number is capped, not rejected
         assert choices * budget > min(limit for limit in (minute, day) if limit is not None)
         return
     if minute is None and day is None:
-        assert (capped, tokens) == (asked, 0)
+        assert (capped, tokens) == (requested, 0)
         return
     longest = min(1024, max_tokens or 1024)
-    can_think = choices * (longest if capped.tokens is None else min(capped.tokens, longest))
-    assert can_think <= tokens <= min(limit for limit in (minute, day) if limit is not None)
+    most_reasoning_tokens = choices * (longest if capped.tokens is None else min(capped.tokens, longest))
+    assert most_reasoning_tokens <= tokens <= min(limit for limit in (minute, day) if limit is not None)
     assert budget is None or capped.tokens == budget
 
 
-def test_the_headers_are_of_the_window_with_the_least_left() -> None:
+def test_the_token_headers_describe_the_window_with_the_fewest_tokens_left() -> None:
     mine = key(requests_per_minute=10, reasoning_tokens_per_minute=100, reasoning_tokens_per_day=120)
     state = LimitState(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20)
     assert limits.rate_limit_headers(mine, state) == {
@@ -230,19 +232,19 @@ def test_the_headers_are_of_the_window_with_the_least_left() -> None:
     assert limits.rate_limit_headers(key(), state) == {}
 
 
-async def test_a_lease_that_lapsed_in_an_outage_is_taken_again(
+async def test_a_lease_that_expired_during_an_outage_is_reserved_again(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request still runs, and what it may spend must not be given to another meanwhile."""
+    """The request still runs, so the tokens it may spend must not be promised to another request."""
     monkeypatch.setattr(limits, "LEASE_SECONDS", 1)
     monkeypatch.setattr(limits, "RENEW_SECONDS", 3)
     mine = key(reasoning_tokens_per_day=1000)
-    async with limiting(redis_server) as limiter:
-        held, _ = await limiter.reserve(mine, "r1", 900)
+    async with running_limiter(redis_server) as limiter:
+        reservation, _ = await limiter.reserve(mine, "r1", 900)
         await asyncio.sleep(1.5)
         other, _ = await limiter.reserve(mine, "r2", 1)
-        assert redis_state(redis_server)["reserved"] == 1  # as after an outage: nobody has renewed it
+        assert redis_state(redis_server)["reserved"] == 1  # as after an outage: the lease was not renewed
         await until(lambda: redis_state(redis_server)["reserved"] == 901)
-        for one, spent in ((held, 800), (other, 1)):
+        for one, spent in ((reservation, 800), (other, 1)):
             limiter.settle(one, spent)
     assert (redis_state(redis_server)["reserved"], redis_state(redis_server)["day_tokens"]) == (0, 801)
