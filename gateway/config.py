@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         default_factory=default_state_dir,
         description="directory for logs, the embedded Redis' data and the spool; none: $XDG_STATE_HOME/laconic",
     )
-    default_budget: Annotated[str, AfterValidator(budget.word)] = Field(
+    default_budget: Annotated[str, AfterValidator(budget.validate_budget)] = Field(
         default="auto",
         description="budget of callers who name none: tokens, auto, none, minimal, low, medium, high, xhigh, max",
     )

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from gateway import errors
-from gateway.answer.cascade import Answer, EscalatingStream, Thinking, escalated
+from gateway.answer.cascade import Answer, EscalatingStream, SurprisalMeter, escalated_response
 from gateway.engines.pool import NoEngineError, Upstream
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
@@ -85,8 +85,8 @@ async def escalate_if_unsure(
     A non-streaming response is complete and is decided on here; a stream is decided on while it is relayed.
     """
 
-    async def escalate(thinking: Thinking) -> Upstream | None:
-        shorter = shortened(exchange.question, exchange.budget, thinking.reasoning_tokens, thinking.tokens)
+    async def escalate(meter: SurprisalMeter) -> Upstream | None:
+        shorter = shortened(exchange.question, exchange.budget, meter.reasoning_tokens, meter.tokens)
         if shorter is None:
             return None
         question, budget = shorter
@@ -103,7 +103,7 @@ async def escalate_if_unsure(
     if exchange.question.stream:
         return EscalatingStream(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
     try:
-        return await escalated(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
+        return await escalated_response(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
     except BaseException:  # a cancellation included: the caller has left
         upstream.close()
         raise

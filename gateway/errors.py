@@ -1,8 +1,9 @@
-"""What does a caller see when something is wrong? OpenAI's error shape, whatever failed, with the fitting status.
+"""What does a caller see when something is wrong? OpenAI's error shape, whatever failed, with a fitting status.
 
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
-`param` names the header or the body's field that is to be changed, where there is one.
+`param` names the header or body field to change, if there is one. Everything that an endpoint raises leaves through
+`response`.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from starlette.responses import Response
 
 INTERNAL = 500
 CALLER_LEFT = 499
-"""nginx's status for a caller that left; nobody reads it but the ledger and the metrics."""
+"""nginx's status for a caller that left. Only the ledger and the metrics see it."""
 
 _INVALID = "invalid_request_error"
 _TOO_LONG = re.compile(r"context length|maximum input length|max_model_len|longer than the maximum", re.IGNORECASE)
-_WORDS_OF_FIELDS = {
+_FIELDS_BY_PHRASE = {
     "Grammar error": ("response_format", "structured_outputs", "tools"),
     "tool choice": ("tool_choice",),
     "multimodal": ("messages",),
     "jinja2": ("chat_template_kwargs", "messages"),
 }
-"""vLLM's words where it names no field, and what they are about."""
+"""Phrases in vLLM's errors that name no field, and the fields that they are about."""
 _OUTPUT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 class ApiError(Exception):
-    """An answer to the caller that is an error."""
+    """An error response for the caller."""
 
     def __init__(
         self,
@@ -56,17 +57,17 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def body(self) -> bytes:
-        """The JSON that the caller gets; `kind` is what OpenAI calls the error's type."""
+        """The JSON of the response. `kind` is its `type`."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
     def event(self) -> bytes:
-        """The same as the last event of a stream that has begun."""
+        """The same JSON as the last event of a stream."""
         return b"data: " + self.body() + b"\n\n"
 
 
 class BadRequestError(ApiError):
-    """400: what the caller sent cannot be used as it is."""
+    """400: the caller's request cannot be used as it is."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(400, message, param=param, code=code)
@@ -100,8 +101,13 @@ def not_found(path: str) -> ApiError:
 
 
 def unknown_model(model: str) -> ApiError:
-    """404: no such model here."""
-    return ApiError(404, f"The model {model!r} does not exist here.", param="model", code="model_not_found")
+    """404: this gateway has no such model."""
+    return ApiError(
+        404,
+        f"The model {model!r} does not exist here. GET /v1/models lists those that do.",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
@@ -111,10 +117,10 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
 
 
 def overloaded() -> ApiError:
-    """429: as many requests in flight as the gateway takes."""
+    """429: the gateway has its maximum of requests in flight."""
     return ApiError(
         429,
-        "The gateway has as many requests in flight as it takes; come back in a moment.",
+        "The gateway has reached its limit of concurrent requests. Retry in a moment.",
         kind="rate_limit_error",
         code="overloaded",
         retry_after=1,
@@ -122,49 +128,56 @@ def overloaded() -> ApiError:
 
 
 def busy(refusal: ApiError) -> ApiError:
-    """429: every engine that could answer has said that its queue is full."""
+    """429: the queue of every engine that could answer is full."""
     return ApiError(429, refusal.message, kind="rate_limit_error", code="overloaded", retry_after=1)
 
 
 def unauthorized(message: str) -> ApiError:
-    """401: no key, or none that is valid."""
+    """401: the request has no valid key."""
     return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
 def forbidden(message: str, param: str | None = None) -> ApiError:
-    """403: the key is valid, and does not allow this."""
+    """403: the key is valid but does not allow this."""
     return ApiError(403, message, kind="permission_error", param=param, code="not_allowed")
 
 
 def unavailable(message: str, code: str = "engine_unavailable") -> ApiError:
-    """503: what this needs does not answer now."""
+    """503: something that the request needs does not answer now."""
     return ApiError(503, message, kind="api_error", code=code, retry_after=2)
 
 
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
-    """502: the answer had begun and cannot be finished."""
+    """502: the response has begun and cannot be finished."""
     return ApiError(502, message, kind="api_error", code="engine_failed")
 
 
 def stopping() -> ApiError:
-    """503: the gateway is being stopped and has waited for as long as it may."""
-    return ApiError(503, "The gateway is stopping.", kind="api_error", code="gateway_stopping", retry_after=2)
+    """503: the gateway is stopping, and its time for finishing requests is over."""
+    return ApiError(
+        503, "The gateway is stopping. Retry in a moment.", kind="api_error", code="gateway_stopping", retry_after=2
+    )
 
 
 def too_slow() -> ApiError:
-    """408: the request's body did not come."""
-    return ApiError(408, "The request's body did not come in time.", code="request_timeout")
+    """408: the request's body did not arrive in time."""
+    return ApiError(408, "The request's body did not arrive in time. Send the request again.", code="request_timeout")
 
 
 def internal() -> ApiError:
-    """500: a bug of ours; the log has the details."""
-    return ApiError(INTERNAL, "The gateway failed on this request.", kind="api_error", code="internal_error")
+    """500: a bug in the gateway; the log has the traceback."""
+    return ApiError(
+        INTERNAL,
+        "The gateway failed on this request. Its log has the details under the x-request-id.",
+        kind="api_error",
+        code="internal_error",
+    )
 
 
 def from_engine(status: int, payload: object) -> ApiError:
-    """An engine's refusal as ours, `payload` being the JSON it sent, if it was JSON.
+    """An engine's error response as the gateway's. `payload` is the JSON that the engine sent, if it was JSON.
 
-    A prompt that is too long gets OpenAI's own code for it, for clients that shorten and retry.
+    A prompt that is too long gets OpenAI's own code, by which clients shorten it and retry.
     """
     outer = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
     inner = outer.get("error", outer)
@@ -182,18 +195,18 @@ def from_engine(status: int, payload: object) -> ApiError:
 
 
 def from_event(event: Mapping[str, Any]) -> ApiError:
-    """An engine's error event as ours, with the status that it names, or 500."""
+    """An engine's error event as the gateway's error, with the status that the event names, or else 500."""
     error: object = event["error"]
     code: object = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
     return from_engine(code if isinstance(code, int) and 400 <= code < 600 else 500, event)
 
 
 def field_at_fault(message: str, body: Mapping[str, Any]) -> str | None:
-    """The body's field that an engine's refusal is about, where it says so only in words."""
+    """The body field that an engine's error is about, found by the words of its message."""
     first = re.match(r"\w+", message)
     if first is not None and first[0] in body:
         return first[0]
-    for words, fields in _WORDS_OF_FIELDS.items():
-        if words in message:
+    for phrase, fields in _FIELDS_BY_PHRASE.items():
+        if phrase in message:
             return next((field for field in fields if field in body), None)
     return None

@@ -1,4 +1,4 @@
-"""How are server-sent events and their JSON read and written? An engine may send a value of any type in any field."""
+"""How are server-sent events and their JSON read and written? Any field from an engine may have any type."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Json = dict[str, Any]
 
 
 def split_events(data: bytes) -> tuple[list[bytes], bytes]:
-    """The complete events, each with the blank line that ends it, and the bytes after the last of them."""
+    """The complete events, each with the blank line that ends it, and the incomplete rest."""
     ends = [0, *(end.end() for end in EVENT_END.finditer(data))]
     return [data[begin:end] for begin, end in pairwise(ends)], data[ends[-1] :]
 
 
 def data_of(event: bytes) -> bytes:
-    """An event's data, its lines joined."""
+    """An event's data, with its lines joined."""
     return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
 
 
@@ -39,24 +39,24 @@ def parse_object(data: bytes) -> Json | None:
 
 
 def objects(value: object) -> list[Json]:
-    """The objects in a list; none where the value is no list."""
+    """The objects in a list; an empty list if the value is not a list."""
     items = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("Json", item) for item in items if isinstance(item, dict)]
 
 
 def object_at(parent: Json, field: str) -> Json:
-    """The object in a field; a new, empty one where there is none."""
+    """The object in a field; a new, empty one if it holds no object."""
     value = parent.get(field)
     return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def integer_at(parent: Json, field: str) -> int:
-    """The integer in a field, 0 where there is none."""
+    """The integer in a field; 0 if it holds no integer."""
     value = parent.get(field)
     return value if isinstance(value, int) else 0
 
 
 def string_at(parent: Json, field: str) -> str:
-    """The text in a field, "" where there is none."""
+    """The string in a field; "" if it holds no string."""
     value = parent.get(field)
     return value if isinstance(value, str) else ""

@@ -1,7 +1,7 @@
 """What does the gateway's HTTP surface look like to a machine? Its OpenAPI document.
 
-The operations are written by hand, because the chat endpoints pass on fields that the gateway does not know. The schemas
-of what the gateway itself reads come from the pydantic models that read it.
+The operations are written by hand, because the chat endpoints pass on fields that the gateway does not know. The
+schemas of what the gateway itself reads come from the pydantic models that read it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
-from gateway.request.budget import word
+from gateway.request.budget import validate_budget
 from models.family import Family
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Grant(BaseModel):
     requests_per_minute: _Count | None = None
     reasoning_tokens_per_minute: _Count | None = None
     reasoning_tokens_per_day: _Count | None = None
-    default_budget: Annotated[str, AfterValidator(word)] | None = None
+    default_budget: Annotated[str, AfterValidator(validate_budget)] | None = None
     """The budget of requests that name none; None for the operator's default."""
     checkpoints: tuple[str, ...] | None = Field(default=None, min_length=1)
 

@@ -1,8 +1,9 @@
-"""Was a checkpoint sure of its thinking, and what if not? An answer that may give way to another checkpoint's.
+"""Was the first checkpoint confident enough, and what follows if not? A response that another checkpoint may take over.
 
-The engine is asked for the probability of each token. Thinking goes on to the caller as it comes, without them; where
-it ends, its surprisal decides whether its answer follows. If not, another checkpoint is asked the same with what is
-left of the budget, and its thinking and its answer follow in the same stream; the usage is that of both.
+The engine is asked for each token's log probability. The thinking goes on to the caller as it comes, without them. When
+it ends, its surprisal decides whether the first checkpoint's answer follows. If the surprisal is too high, the second
+checkpoint gets the same question with what remains of the budget. Its thinking and answer follow in the same stream,
+and the usage is the sum of both.
 """
 
 from __future__ import annotations
@@ -12,60 +13,64 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
-from gateway.answer.usage import added
+from gateway.answer.usage import REASONING_FIELDS, add_tokens
 from gateway.engines.pool import Upstream
 from gateway.events import MAX_EVENT_BYTES, Json, data_of, encode_event, object_at, objects, parse_object, split_events
 
-_THOUGHT = ("reasoning", "reasoning_content")
 
-
-class Thinking:
-    """Thinking as it comes, and how unsure of itself it is."""
+class SurprisalMeter:
+    """Adds up how surprising a checkpoint's own thinking was to it, token by token."""
 
     def __init__(self, end: str) -> None:
-        """`end` is the token that ends it."""
+        """`end` is the token that ends thinking."""
         self._end = end
         self.surprisal = 0.0
-        """-log P of what was thought, the end included, in nats. An engine that does not tell is taken to be sure."""
+        """-log P of the thinking with its end token, in nats. Tokens without a log probability add nothing."""
         self.reasoning_tokens = 0
         self.tokens = 0
-        """With those of the answer."""
+        """All tokens so far, those of the answer included."""
         self.ended = False
+        """The thinking has ended."""
 
-    def add(self, tokens: Sequence[Json], *, answers: bool) -> None:
-        """Take some more tokens as engines report them; `answers`: there is more than thinking in what came."""
+    def add(self, tokens: Sequence[Json], *, has_answer: bool) -> None:
+        """Measure more tokens, as an engine reports them. `has_answer`: their message is more than thinking."""
         self.tokens += len(tokens)
         if self.ended:
             return
-        ends = next((at for at, token in enumerate(tokens) if token.get("token") == self._end), None)
-        self.ended = answers or ends is not None
-        if ends is not None:
-            self.reasoning_tokens += ends
-            self._surprise(tokens[: ends + 1])
-        elif not answers:
+        end = next((at for at, token in enumerate(tokens) if token.get("token") == self._end), None)
+        self.ended = has_answer or end is not None
+        if end is not None:
+            self.reasoning_tokens += end
+            self._measure(tokens[: end + 1])
+        elif not has_answer:
             self.reasoning_tokens += len(tokens)
-            self._surprise(tokens)
+            self._measure(tokens)
 
-    def _surprise(self, tokens: Sequence[Json]) -> None:
-        found = (token.get("logprob") for token in tokens)
-        self.surprisal -= math.fsum(value for value in found if isinstance(value, int | float))
+    def _measure(self, tokens: Sequence[Json]) -> None:
+        logprobs = (token.get("logprob") for token in tokens)
+        self.surprisal -= math.fsum(value for value in logprobs if isinstance(value, int | float))
 
 
-Escalate = Callable[[Thinking], Awaitable[Upstream | None]]
-"""Gets another answer begun after this thinking; None where that cannot be done, and the first one has to do."""
+Escalate = Callable[[SurprisalMeter], Awaitable[Upstream | None]]
+"""Opens the second checkpoint's response; None if that is not possible, and the first checkpoint's has to do."""
 
 
 class EscalatingStream:
-    """A stream from an engine, as `Upstream` is one, that gives way to another where its thinking was unsure."""
+    """A stream that another checkpoint's stream takes over if its thinking was too surprising. Used like `Upstream`."""
 
     def __init__(self, upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> None:
-        """`surprisal` is the most that sure thinking has; `end` is the token that ends it."""
-        self._upstream, self._surprisal, self._escalate = upstream, surprisal, escalate
-        self._thinking = Thinking(end)
-        self._decided = self._moved = False
-        self._rest = self._held = self._last_thought = b""
-        self.first = self._through(upstream.first)
-        """What has come and may go on; perhaps nothing."""
+        """`surprisal` is the threshold above which it escalates; `end` is the token that ends thinking."""
+        self._upstream, self._threshold, self._escalate = upstream, surprisal, escalate
+        self._meter = SurprisalMeter(end)
+        self._decided = self._escalated = False
+        self._incomplete = b""
+        """The start of an event whose end has not come yet."""
+        self._held = b""
+        """Events of the first checkpoint's answer that came before the decision."""
+        self._last_thinking = b""
+        """The thinking in the event in which the first checkpoint's answer begins."""
+        self.first = self._process(upstream.first)
+        """What has come and may go on to the caller; perhaps nothing."""
 
     @property
     def relayed(self) -> bool:
@@ -77,67 +82,67 @@ class EscalatingStream:
         self._upstream.relayed = relayed
 
     async def more(self) -> bytes:
-        """What has come after that, waiting for something; nothing at the end.
+        """The next events; waits for some, and returns nothing at the end.
 
         Raises:
             TimeoutError, OSError: the engine has been silent for too long, or died.
         """
         while True:
-            if self._thinking.ended and not self._decided:
+            if self._meter.ended and not self._decided:
                 self._decided = True
                 if events := await self._decide():
                     return events
             if not (chunk := await self._upstream.more()):
-                rest, self._rest = self._rest, b""
+                rest, self._incomplete = self._incomplete, b""
                 return rest
-            if events := self._through(chunk):
+            if events := self._process(chunk):
                 return events
 
     def close(self) -> None:
-        """Be done with it."""
+        """Release the engine's connection."""
         self._upstream.close()
 
     async def _decide(self) -> bytes:
-        if self._thinking.surprisal > self._surprisal and (second := await self._escalate(self._thinking)) is not None:
+        if self._meter.surprisal > self._threshold and (second := await self._escalate(self._meter)) is not None:
             self._upstream.close()
-            self._upstream, self._moved, self._rest = second, True, b""
-            return self._last_thought + self._through(second.first)
+            self._upstream, self._escalated, self._incomplete = second, True, b""
+            return self._last_thinking + self._process(second.first)
         return self._held
 
-    def _through(self, chunk: bytes) -> bytes:
-        events, self._rest = split_events(self._rest + chunk)
-        if len(self._rest) > MAX_EVENT_BYTES:  # the relay will say so
-            events, self._rest = [*events, self._rest], b""
-        return b"".join(map(self._of_second if self._moved else self._of_first, events))
+    def _process(self, chunk: bytes) -> bytes:
+        events, self._incomplete = split_events(self._incomplete + chunk)
+        if len(self._incomplete) > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
+            events, self._incomplete = [*events, self._incomplete], b""
+        return b"".join(map(self._of_second if self._escalated else self._of_first, events))
 
     def _of_first(self, event: bytes) -> bytes:
-        """The event without probabilities; where thinking has ended and nothing is decided, it is kept back."""
+        """The event without log probabilities; held back between the end of thinking and the decision."""
         parsed = parse_object(data_of(event))
-        thinks = not self._thinking.ended
+        was_thinking = not self._meter.ended
         if parsed is not None and (choices := objects(parsed.get("choices"))):
             choice = choices[0]
             delta = object_at(choice, "delta")
-            answers = bool(delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"))
-            self._thinking.add(_tokens(choice), answers=answers)
+            has_answer = bool(delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"))
+            self._meter.add(_tokens(choice), has_answer=has_answer)
             choice["logprobs"] = None
             event = encode_event(parsed)
-            if thinks and self._thinking.ended:
-                self._last_thought = _thought_alone(parsed, delta)
-        if self._thinking.ended and not self._decided:
+            if was_thinking and self._meter.ended:
+                self._last_thinking = _thinking_only(parsed, delta)
+        if self._meter.ended and not self._decided:
             self._held += event
             return b""
         return event
 
     def _of_second(self, event: bytes) -> bytes:
-        """The event as one of the same message, its usage with what was spent before."""
+        """The event as part of the first checkpoint's message, its usage increased by what was spent before."""
         if b'"usage"' not in event and b'"role"' not in event:
             return event
         parsed = parse_object(data_of(event))
         if parsed is None:
             return event
         for choice in objects(parsed.get("choices")):
-            object_at(choice, "delta").pop("role", None)  # clients put a message together by adding its parts up
-        _add_usage(parsed, self._thinking)
+            object_at(choice, "delta").pop("role", None)  # clients concatenate deltas: a second role would be appended
+        _add_usage(parsed, self._meter)
         return encode_event(parsed)
 
 
@@ -145,24 +150,24 @@ Answer = Upstream | EscalatingStream
 """An engine's response that has begun."""
 
 
-async def escalated(upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> Upstream:
-    """The same for a whole answer: this one, or another with the thinking and the usage of both."""
-    answer = parse_object(upstream.first)
-    choices = objects(answer.get("choices")) if answer else []
-    if answer is None or not choices:
+async def escalated_response(upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> Upstream:
+    """The same decision for a non-streaming response: the first, or the second with the thinking and usage of both."""
+    response = parse_object(upstream.first)
+    choices = objects(response.get("choices")) if response else []
+    if response is None or not choices:
         return upstream
-    thinking = Thinking(end)
+    meter = SurprisalMeter(end)
     for choice in choices:
-        thinking.add(_tokens(choice), answers=True)
+        meter.add(_tokens(choice), has_answer=True)
         choice["logprobs"] = None
-    upstream.first = json.dumps(answer).encode()
-    if thinking.surprisal <= surprisal or (second := await escalate(thinking)) is None:
+    upstream.first = json.dumps(response).encode()
+    if meter.surprisal <= surprisal or (second := await escalate(meter)) is None:
         return upstream
     upstream.close()
     if (better := parse_object(second.first)) is not None:
-        _add_usage(better, thinking)
+        _add_usage(better, meter)
         for choice in objects(better.get("choices")):
-            _think_first(object_at(choices[0], "message"), object_at(choice, "message"))
+            _prepend_thinking(object_at(choices[0], "message"), object_at(choice, "message"))
         second.first = json.dumps(better).encode()
     return second
 
@@ -171,22 +176,22 @@ def _tokens(choice: Json) -> list[Json]:
     return objects(object_at(choice, "logprobs").get("content"))
 
 
-def _thought_alone(event: Json, delta: Json) -> bytes:
-    """What was thought in the event in which an answer begins; nothing where that is nothing."""
-    thought = {name: delta[name] for name in _THOUGHT if delta.get(name)}
-    if not thought:
+def _thinking_only(event: Json, delta: Json) -> bytes:
+    """The event reduced to its thinking; nothing if it has none."""
+    thinking = {name: delta[name] for name in REASONING_FIELDS if delta.get(name)}
+    if not thinking:
         return b""
-    return encode_event(
-        {**event, "choices": [{**objects(event["choices"])[0], "delta": thought, "finish_reason": None}]}
-    )
+    choice = {**objects(event["choices"])[0], "delta": thinking, "finish_reason": None}
+    return encode_event({**event, "choices": [choice]})
 
 
-def _think_first(before: Json, message: Json) -> None:
-    for name in _THOUGHT:
-        if isinstance(thought := before.get(name), str):
-            message[name] = thought + (message.get(name) or "")
+def _prepend_thinking(first: Json, second: Json) -> None:
+    """Put the first message's thinking before the second's."""
+    for name in REASONING_FIELDS:
+        if isinstance(thinking := first.get(name), str):
+            second[name] = thinking + (second.get(name) or "")
 
 
-def _add_usage(answer: Json, before: Thinking) -> None:
-    if isinstance(usage := answer.get("usage"), dict):
-        answer["usage"] = added(cast("Json", usage), generated=before.tokens, reasoning=before.reasoning_tokens)
+def _add_usage(response: Json, first: SurprisalMeter) -> None:
+    if isinstance(usage := response.get("usage"), dict):
+        response["usage"] = add_tokens(cast("Json", usage), generated=first.tokens, reasoning=first.reasoning_tokens)

@@ -36,7 +36,7 @@ def completion(
     if response is None:
         raise errors.interrupted("The engine's response is not JSON.")
     transcript = Transcript()
-    transcript.add_answer(response)
+    transcript.add_response(response)
     reported = response.get("usage")
     usage = complete_usage(reported, transcript)
     hidden = hides_reasoning and hide_reasoning(response, "message")

@@ -1,9 +1,9 @@
-"""How does a stream get from the engine to the caller? Bytes through, as they come; usage out of them.
+"""How does a stream get from the engine to the caller? Its bytes pass through; its usage is read from them.
 
-Bytes are cut at the ends of events and otherwise handed on untouched: a search for a few words tells whether a piece
-has anything in it that the gateway must see (usage, finish reason, error, the end), and only such events are parsed.
-Cutting at events means that a keep-alive comment, or an error event when the engine dies, never lands in the middle of
-one, and that a character is never torn.
+Bytes are split at the ends of events and otherwise passed on unchanged. A search for a few words finds the events that
+the gateway must see (usage, finish reason, error, the end), and only those are parsed. Because bytes are split at
+events, a keep-alive comment, or an error event when the engine dies, never lands inside another event, and no UTF-8
+character is split.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import errors
 from gateway.answer.cascade import Answer
-from gateway.answer.usage import Transcript, hide_reasoning, index_of, totalled
+from gateway.answer.usage import Transcript, hide_reasoning, index_of, sum_choices
 from gateway.errors import ApiError
 from gateway.events import EVENT_END, MAX_EVENT_BYTES, Json, data_of, encode_event, objects, parse_object, split_events
 from gateway.request.caller import Caller, CallerLeftError
 
 PING_SECONDS = 15.0
-_COMMENT = ServerSentEvent(comment="the answer goes on", sep="\n").encode()
+_COMMENT = ServerSentEvent(comment="keep-alive", sep="\n").encode()
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the events
+    (b"x-accel-buffering", b"no"),  # nginx would buffer the events
 )
 
 # Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
-_INTERESTING = re.compile(rb'"usage"\s*:\s*\{|"finish_reason" ?: ?"|"error"\s*:\s*[{"]|^data:\s*\[DONE\]', re.MULTILINE)
+_SIGNIFICANT = re.compile(rb'"usage"\s*:\s*\{|"finish_reason" ?: ?"|"error"\s*:\s*[{"]|^data:\s*\[DONE\]', re.MULTILINE)
 _HINTS = (b'"usage"', b'"finish_reason":"', b'"finish_reason": "', b'"finish_reason" :', b'"error"', b"[DONE]")
-"""Without one of these there is nothing of interest, and looking for them is many times as fast."""
+"""An event without one of these is not significant. Searching for them is many times faster than the expression."""
 
 
 class Relay:
-    """One stream's bytes on their way through, and what was learned from them."""
+    """Passes one stream's bytes through, and keeps what they say about usage, finish reason and failure."""
 
     def __init__(
         self,
@@ -53,43 +53,43 @@ class Relay:
         """
         Args:
             wants_usage: the caller asked for the usage event.
-            complete: fills in what the engine's usage leaves out; given None where the engine reported none.
-            choices: how many answers the stream has side by side (`n`); it has ended when each of them has.
-            hides_reasoning: the caller does not want to see the thinking. The engine sends it all the same, or nobody
-                would know what a stream that breaks off has spent.
+            complete: fills in what the engine's usage leaves out; gets None if the engine reported none.
+            choices: how many choices the stream has side by side (`n`); it has ended when each of them has.
+            hides_reasoning: the caller does not want the reasoning. The engine still sends it, because otherwise the
+                cost of a stream that breaks off would be unknown.
         """
         self._wants_usage, self._hides_reasoning = wants_usage, hides_reasoning
         self._complete, self._choices = complete, choices
-        self._rest = b""
-        self._last: Json = {}
+        self._incomplete = b""
+        """The start of an event whose end has not come yet."""
+        self._last_event: Json = {}
         self._usage_sent = False
         self.transcript = Transcript()
-        self._final: Json | None = None
-        self._running: dict[int, Json] = {}
-        """By choice, where the engine reports as it goes."""
+        self._final_usage: Json | None = None
+        self._usage_so_far: dict[int, Json] = {}
+        """By choice, if the engine reports usage as it generates."""
         self.finish_reason = ""
         """Of the choice that ended last."""
-        self._ended: set[int] = set()
-        """The choices that have."""
+        self._ended_choices: set[int] = set()
         self.failure: ApiError | None = None
-        """Why the stream broke off, where it did."""
+        """Why the stream broke off, if it did."""
         self.done = False
-        """The engine has said that this is all."""
+        """The stream is over: the engine has sent its end, or it has failed."""
 
     @property
     def usage(self) -> Json | None:
-        """What the engine has reported, completed where the stream has ended; None where it has reported nothing."""
-        return self._final or (totalled(list(self._running.values())) if self._running else None)
+        """What the engine has reported, completed if the stream has ended; None if it has reported nothing."""
+        return self._final_usage or (sum_choices(list(self._usage_so_far.values())) if self._usage_so_far else None)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take bytes from the engine; what comes back is for the caller, whole events only and perhaps nothing."""
+        """Take bytes from the engine. Returns complete events for the caller, perhaps none."""
         if self.done:
             return b""
-        data = self._rest + chunk if self._rest else chunk
+        data = self._incomplete + chunk if self._incomplete else chunk
         end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
-        events, self._rest = data[:end], data[end:]
-        if len(self._rest) > MAX_EVENT_BYTES:
-            return self.fail(errors.interrupted("The engine sent an event that does not end."))
+        events, self._incomplete = data[:end], data[end:]
+        if len(self._incomplete) > MAX_EVENT_BYTES:
+            return self.fail(errors.interrupted("The engine sent an event that is too large."))
         if not events:
             return b""
         out: list[bytes] = []
@@ -97,39 +97,38 @@ class Relay:
         while not self.done and (hint := _first_hint(events, at)) >= 0:
             start = max(at, _end_of_last(events, at, hint))
             ends = EVENT_END.search(events, hint)
-            assert ends is not None  # these are whole events
+            assert ends is not None  # these events are complete
             event = events[start : ends.end()]
-            out += (self._through(events[at:start]), self._look(event))
+            out += (self._through(events[at:start]), self._inspect(event))
             at = ends.end()
         if not self.done:
             out.append(self._through(events[at:] if at else events))
         return b"".join(out)
 
     def end(self) -> bytes:
-        """The engine has closed the connection; what comes back is the last the caller gets."""
-        tail = self.feed(b"\n\n") if self._rest and self.finish_reason else b""
+        """The engine has closed the connection. Returns the caller's last events."""
+        tail = self.feed(b"\n\n") if self._incomplete and self.finish_reason else b""
         if self.done:
             return tail
-        if len(self._ended) < self._choices:
+        if len(self._ended_choices) < self._choices:
             return tail + self.fail(errors.interrupted())
-        return tail + self._look(b"data: [DONE]\n\n")
+        return tail + self._inspect(b"data: [DONE]\n\n")
 
     def fail(self, failure: ApiError) -> bytes:
-        """Break the stream off; what comes back is its last event."""
+        """Break the stream off. Returns its last event, the error."""
         self.failure, self.done = failure, True
         return failure.event()
 
     def _through(self, events: bytes) -> bytes:
         if events:
             self.transcript.add_events(events)
-        return self._shown(events) if self._hides_reasoning else events
-
-    def _shown(self, events: bytes) -> bytes:
+        if not self._hides_reasoning:
+            return events
         return b"".join(map(_without_reasoning, split_events(events)[0]))
 
-    def _look(self, event: bytes) -> bytes:
-        """One event that may matter; what comes back takes its place."""
-        if not _INTERESTING.search(event):
+    def _inspect(self, event: bytes) -> bytes:
+        """Read one event that may be significant. Returns what the caller gets in its place."""
+        if not _SIGNIFICANT.search(event):
             return self._through(event)
         data = data_of(event)
         if data == b"[DONE]":
@@ -140,30 +139,30 @@ class Relay:
             return event
         if parsed.get("error"):
             return self.fail(errors.from_event(parsed))
-        self._last = parsed
+        self._last_event = parsed
         self.transcript.add_events(event)
         choices, usage = objects(parsed.get("choices")), parsed.get("usage")
         for choice in choices:
             if reason := choice.get("finish_reason"):
                 self.finish_reason = str(reason)
-                self._ended.add(index_of(choice))
+                self._ended_choices.add(index_of(choice))
         if isinstance(usage, dict):
             if not choices:
                 return self._usage_event(cast("Json", usage))
-            # A running total, of which the last is final where no event of its own follows.
-            self._running |= {index_of(choice): cast("Json", usage) for choice in choices}
+            # A running total; the last one is final if no usage event follows.
+            self._usage_so_far |= {index_of(choice): cast("Json", usage) for choice in choices}
         return _without_reasoning(event) if self._hides_reasoning else event
 
     def _usage_event(self, reported: Json | None) -> bytes:
-        """The usage event, once and only for a caller that asked; where an engine sent none, before the end."""
+        """The usage event, once and only for a caller that asked for it; before the end if the engine sent none."""
         if self._usage_sent:
             return b""
-        self._final = self._complete(reported, self.transcript)
+        self._final_usage = self._complete(reported, self.transcript)
         if not self._wants_usage:
             return b""
         self._usage_sent = True
-        same = {name: value for name, value in self._last.items() if name not in ("choices", "usage")}
-        return encode_event({**same, "choices": [], "usage": self._final})
+        envelope = {name: value for name, value in self._last_event.items() if name not in ("choices", "usage")}
+        return encode_event({**envelope, "choices": [], "usage": self._final_usage})
 
 
 async def relayed(relay: Relay, answer: Answer, settle: Callable[[str], None]) -> AsyncGenerator[bytes]:
@@ -195,7 +194,7 @@ async def relayed(relay: Relay, answer: Answer, settle: Callable[[str], None]) -
 
 
 def _first_hint(events: bytes, start: int) -> int:
-    """Where the next thing stands that may be of interest; -1 where nothing does."""
+    """The position of the next hint from `start` on; -1 if there is none."""
     first = -1
     for hint in _HINTS:
         at = events.find(hint, start, None if first < 0 else first + len(hint) - 1)
@@ -205,29 +204,29 @@ def _first_hint(events: bytes, start: int) -> int:
 
 
 def _without_reasoning(event: bytes) -> bytes:
-    """The event as it is without the thinking in it; nothing where that is all there is."""
+    """The event with its reasoning removed; nothing if it has only reasoning."""
     parsed = parse_object(data_of(event)) if b'"reasoning' in event else None
     if parsed is None:
         return event
     choices = objects(parsed.get("choices"))
-    thought = hide_reasoning(parsed, "delta")
+    had_reasoning = hide_reasoning(parsed, "delta")
     deltas = [delta for choice in choices for delta in objects([choice.get("delta")])]
-    told = any(any(delta.values()) for delta in deltas) or any(choice.get("finish_reason") for choice in choices)
-    return b"" if thought and not told else encode_event(parsed)
+    has_more = any(any(delta.values()) for delta in deltas) or any(choice.get("finish_reason") for choice in choices)
+    return b"" if had_reasoning and not has_more else encode_event(parsed)
 
 
 def _end_of_last(events: bytes, start: int, end: int) -> int:
-    """Where the last event that ends within these places ends; 0 where none does."""
+    """The end of the last event that ends between these positions; 0 if none does."""
     newline, crlf = events.rfind(b"\n\n", start, end), events.rfind(b"\r\n\r\n", start, end)
     return max(newline + 2 if newline >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
 
 
 class RelayedStream(Response):
-    """A stream of events to a caller that may leave or be slow, as one task.
+    """Sends a stream of events to a caller that may leave or be slow, in one task.
 
-    sse-starlette's response does the same with four tasks and their cancel scopes, which cost as much as all else that
-    a stream takes (docs/decisions/0024-hot-path.md); its words for a comment are used. Whatever the end is, it is told
-    to `ended`: a generator cannot do that, for a caller that leaves before the first byte means that it never runs.
+    sse-starlette's response does the same with four tasks and their cancel scopes, which cost as much as the rest of
+    a stream (docs/decisions/0024-hot-path.md); only its encoding of comments is used. However the stream ends,
+    `ended` is called. A generator could not promise that: if the caller leaves before the first byte, it never runs.
     """
 
     def __init__(
@@ -238,63 +237,64 @@ class RelayedStream(Response):
         send_timeout: float,
         ended: Callable[[str], None],
     ) -> None:
-        """`ended` gets `caller left`, `caller too slow` or `gateway stopped`, and "" for a stream sent whole."""
+        """`ended` gets `caller left`, `caller too slow` or `gateway stopped`, and "" if the stream was sent in full."""
         self.status_code = 200
         self.raw_headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._events, self._caller, self._send_timeout, self._ended = events, caller, send_timeout, ended
-        self._sending: float | None = None
-        """Since when the caller has been given something that it has not taken."""
-        self._sent = 0.0
+        self._sending_since: float | None = None
+        """When the events now being sent were handed to the server; None while the caller has taken everything."""
+        self._last_sent = 0.0
+        """When the caller last took something."""
         self._now: Callable[[], float]
         self._too_slow = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         why = "gateway stopped"
         try:
-            with self._caller.waiting() as task, self._watched(task, send):
+            with self._caller.waiting() as task, self._watch(task, send):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 async for events in self._events:
-                    await self._give(send, events, more=True)
-                await self._give(send, b"", more=False)
+                    await self._send(send, events, more=True)
+                await self._send(send, b"", more=False)
             why = ""
         except CallerLeftError:
             why = "caller left"
         except TimeoutError:
             why = "caller too slow"
-        except asyncio.CancelledError:  # the server's end: nobody else cancels
-            if self._sending is None:  # else the caller would have to take what it has first
-                await self._give(send, errors.stopping().event(), more=False)
+        except asyncio.CancelledError:  # the server is stopping: nothing else cancels this task
+            if self._sending_since is None:  # otherwise the caller would first have to take what it was sent
+                await self._send(send, errors.stopping().event(), more=False)
             else:
                 raise
         finally:
             await self._events.aclose()
             self._ended(why)
 
-    async def _give(self, send: Send, events: bytes, more: bool) -> None:
-        self._sending = self._now()
+    async def _send(self, send: Send, events: bytes, more: bool) -> None:
+        self._sending_since = self._now()
         await send({"type": "http.response.body", "body": events, "more_body": more})
-        self._sent, self._sending = self._now(), None
+        self._last_sent, self._sending_since = self._now(), None
 
     @contextmanager
-    def _watched(self, task: asyncio.Task[object], send: Send) -> Generator[None]:
-        """Cancel the task when the caller does not take what it is given, and comment on a long silence."""
+    def _watch(self, task: asyncio.Task[object], send: Send) -> Generator[None]:
+        """Cancel the task if the caller does not take what it is sent, and send a comment after a long silence."""
         loop = asyncio.get_running_loop()
-        self._now, self._sent = loop.time, loop.time()
+        self._now, self._last_sent = loop.time, loop.time()
         comments = set[asyncio.Task[None]]()
 
-        def look() -> None:
+        def check() -> None:
             nonlocal timer
             now = loop.time()
-            if self._sending is not None and now - self._sending >= self._send_timeout:
+            if self._sending_since is not None and now - self._sending_since >= self._send_timeout:
                 self._too_slow = True
                 task.cancel()
                 return
-            if self._sending is None and now - self._sent >= PING_SECONDS:
-                comments.add(comment := loop.create_task(self._give(send, _COMMENT, more=True)))
+            if self._sending_since is None and now - self._last_sent >= PING_SECONDS:
+                comments.add(comment := loop.create_task(self._send(send, _COMMENT, more=True)))
                 comment.add_done_callback(comments.discard)
-            timer = loop.call_later(min(self._send_timeout, PING_SECONDS), look)
+            timer = loop.call_later(min(self._send_timeout, PING_SECONDS), check)
 
-        timer = loop.call_later(min(self._send_timeout, PING_SECONDS), look)
+        timer = loop.call_later(min(self._send_timeout, PING_SECONDS), check)
         try:
             yield
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""What did this answer cost? The engine's usage first, and what it leaves out counted from the text it generated.
+"""What did this response cost? The engine's usage, and token counts of the generated text where it reports too little.
 
 tokens = prompt + reasoning + answer, where answer is everything generated that is not reasoning
 """
@@ -14,12 +14,14 @@ from gateway.events import Json, integer_at, object_at, objects, parse_object, s
 from models.family import Reasoning
 
 KEEP_BYTES = 262_144
-"""Raw events kept before they are boiled down to their text: most streams are shorter and never are."""
+"""Raw events that are kept before they are reduced to their text. Most streams are shorter and never are."""
+REASONING_FIELDS = ("reasoning", "reasoning_content")
+"""The message fields in which engines put reasoning; vLLM renamed the second to the first."""
 
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """Tokens of one answer, all its choices together."""
+    """Tokens of one response, summed over its choices."""
 
     prompt: int = 0
     reasoning: int = 0
@@ -27,57 +29,58 @@ class TokenUsage:
 
     @classmethod
     def of(cls, usage: Json) -> TokenUsage:
-        """The figures of a completed usage."""
-        reasoning, generated = _reported(usage) or 0, integer_at(usage, "completion_tokens")
+        """The figures of a completed usage object."""
+        reasoning, generated = _reasoning_tokens(usage) or 0, integer_at(usage, "completion_tokens")
         return cls(integer_at(usage, "prompt_tokens"), reasoning, max(0, generated - reasoning))
 
 
 class Transcript:
-    """The text generated so far, by choice. Events are only kept; they are read when somebody asks, which is seldom."""
+    """The text generated so far, by choice. Raw events are parsed only if their text is needed, which is rare."""
 
     def __init__(self) -> None:
         self._events: list[bytes] = []
         self._size = 0
         self._texts: defaultdict[int, list[str]] = defaultdict(lambda: ["", ""])
+        """By choice: reasoning and content."""
 
     def add_events(self, events: bytes) -> None:
-        """Whole events of a stream, as they came."""
+        """Add complete events of a stream, as they came."""
         self._events.append(events)
         self._size += len(events)
         if self._size > KEEP_BYTES:
-            self._boil_down()
+            self._parse_events()
 
-    def add_answer(self, answer: Json) -> None:
-        """A whole answer's choices."""
-        self._add(answer, "message")
+    def add_response(self, response: Json) -> None:
+        """Add a non-streaming response's choices."""
+        self._add(response, "message")
 
     def count(self, counter: TokenCounter, marks: Reasoning) -> TokenUsage:
-        """Reasoning and answer tokens of the text; the prompt's are not known here."""
-        self._boil_down()
-        reasoning = answer = 0
-        for thought, said in self._texts.values():
-            # An engine without a reasoning parser leaves the thinking at the front of what is said.
-            front, mark, rest = said.partition(marks.end)
-            if mark or said.lstrip().startswith(marks.start):  # without an end it was cut off while it thought
-                inline, outward = front.replace(marks.start, "", 1), rest
+        """Reasoning and answer tokens of the text. The prompt is not part of it and counts 0."""
+        self._parse_events()
+        reasoning_tokens = answer_tokens = 0
+        for reasoning, content in self._texts.values():
+            # An engine without a reasoning parser leaves the thinking at the front of the content.
+            front, mark, rest = content.partition(marks.end)
+            if mark or content.lstrip().startswith(marks.start):  # no end mark: the completion ended while thinking
+                inline, answer = front.replace(marks.start, "", 1), rest
             else:
-                inline, outward = "", said
-            reasoning += counter.count(thought + inline)
-            answer += counter.count(outward)
-        return TokenUsage(0, reasoning, answer)
+                inline, answer = "", content
+            reasoning_tokens += counter.count(reasoning + inline)
+            answer_tokens += counter.count(answer)
+        return TokenUsage(0, reasoning_tokens, answer_tokens)
 
-    def _boil_down(self) -> None:
+    def _parse_events(self) -> None:
         for line in b"".join(self._events).splitlines():
             if line.startswith(b"data:") and (event := parse_object(line[5:])) is not None:
                 self._add(event, "delta")
         self._events.clear()
         self._size = 0
 
-    def _add(self, answer: Json, part: str) -> None:
-        for choice in objects(answer.get("choices")):
+    def _add(self, response: Json, part: str) -> None:
+        for choice in objects(response.get("choices")):
             message = object_at(choice, part)
             texts = self._texts[index_of(choice)]
-            texts[0] += string_at(message, "reasoning") or string_at(message, "reasoning_content")
+            texts[0] += next((text for name in REASONING_FIELDS if (text := string_at(message, name))), "")
             texts[1] += string_at(message, "content")
             for call in objects(message.get("tool_calls")):
                 texts[1] += "".join(string_at(object_at(call, "function"), name) for name in ("name", "arguments"))
@@ -86,59 +89,63 @@ class Transcript:
 def complete(
     usage: Json | None, transcript: Transcript, counter: TokenCounter, marks: Reasoning, prompt: Callable[[], str]
 ) -> Json:
-    """The engine's usage with `completion_tokens_details.reasoning_tokens` in it, whatever the engine reported.
+    """The engine's usage, with `completion_tokens_details.reasoning_tokens` whether the engine reported it or not.
 
     Args:
-        prompt: its messages' text, counted where there is no usage at all; what the chat template adds is left out.
+        prompt: returns the text of the messages, counted if there is no usage at all. The chat template's own tokens
+            are then missing from the count.
     """
-    if usage is not None and _reported(usage) is not None:
+    if usage is not None and _reasoning_tokens(usage) is not None:
         return usage
     counted = transcript.count(counter, marks)
     if usage is None:
-        spoken = counter.count(prompt())
+        prompt_tokens = counter.count(prompt())
         generated = counted.reasoning + counted.answer
-        usage = {"prompt_tokens": spoken, "completion_tokens": generated, "total_tokens": spoken + generated}
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": prompt_tokens + generated,
+        }
     reasoning = min(counted.reasoning, integer_at(usage, "completion_tokens"))
     details = object_at(usage, "completion_tokens_details")
     return {**usage, "completion_tokens_details": {**details, "reasoning_tokens": reasoning}}
 
 
-def totalled(by_choice: Sequence[Json]) -> Json:
-    """One usage for several choices, each of which an engine has reported on by itself; their prompt is the same."""
+def sum_choices(by_choice: Sequence[Json]) -> Json:
+    """One usage for several choices that an engine reported on separately. They share their prompt."""
     if len(by_choice) == 1:
         return by_choice[0]
-    prompt, generated = (
-        integer_at(by_choice[0], "prompt_tokens"),
-        sum(integer_at(one, "completion_tokens") for one in by_choice),
-    )
+    prompt = integer_at(by_choice[0], "prompt_tokens")
+    generated = sum(integer_at(usage, "completion_tokens") for usage in by_choice)
     total: Json = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
-    reported = [tokens for one in by_choice if (tokens := _reported(one)) is not None]
-    if len(reported) == len(by_choice):
-        total["completion_tokens_details"] = {"reasoning_tokens": sum(reported)}
+    reasoning = [tokens for usage in by_choice if (tokens := _reasoning_tokens(usage)) is not None]
+    if len(reasoning) == len(by_choice):
+        total["completion_tokens_details"] = {"reasoning_tokens": sum(reasoning)}
     return total
 
 
-def added(usage: Json, *, generated: int, reasoning: int) -> Json:
-    """A usage with tokens generated before, so many of them reasoning; the prompt is counted once."""
+def add_tokens(usage: Json, *, generated: int, reasoning: int) -> Json:
+    """The usage plus tokens that another checkpoint generated before. The prompt counts once."""
     total = {name: integer_at(usage, name) + generated for name in ("completion_tokens", "total_tokens")}
-    if (reported := _reported(usage)) is None:
+    if (reported := _reasoning_tokens(usage)) is None:
         return {**usage, **total}
     details = object_at(usage, "completion_tokens_details")
     return {**usage, **total, "completion_tokens_details": {**details, "reasoning_tokens": reported + reasoning}}
 
 
-def hide_reasoning(answer: Json, part: str) -> bool:
-    """Take the thinking out of an answer's messages or an event's deltas, and say whether there was any."""
-    parts = [one for choice in objects(answer.get("choices")) for one in objects([choice.get(part)])]
-    hidden = [one.pop(name, None) for one in parts for name in ("reasoning", "reasoning_content")]
-    return any(hidden)
+def hide_reasoning(response: Json, part: str) -> bool:
+    """Remove the reasoning from a response's messages, or an event's deltas. Returns whether there was any."""
+    parts = [message for choice in objects(response.get("choices")) for message in objects([choice.get(part)])]
+    removed = [message.pop(name, None) for message in parts for name in REASONING_FIELDS]
+    return any(removed)
 
 
 def index_of(choice: Json) -> int:
-    """Which of several choices this is."""
+    """A choice's index among several."""
     return integer_at(choice, "index")
 
 
-def _reported(usage: Json) -> int | None:
+def _reasoning_tokens(usage: Json) -> int | None:
+    """What the engine reported; None if it did not."""
     tokens = object_at(usage, "completion_tokens_details").get("reasoning_tokens")
     return tokens if isinstance(tokens, int) else None

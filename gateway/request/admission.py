@@ -1,4 +1,4 @@
-"""May this request come in? A bound on requests in flight and on the body's size, and the request's id."""
+"""May this request come in? A limit on requests in flight and on the size of a body, and the request's id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.errors import ApiError, overloaded, too_slow
 
 
 class Admission:
-    """Bounds what is in flight, so that overload is told to the caller at once instead of growing a queue."""
+    """Limits the requests in flight, so that overload is an immediate 429 instead of a growing queue."""
 
     def __init__(self, max_concurrency: int) -> None:
         self._max = max_concurrency
@@ -19,34 +19,35 @@ class Admission:
 
     @property
     def pressure(self) -> float:
-        """How near the bound is, in [0, 1]: 0 up to half of it."""
+        """How near the limit is, in [0, 1]: 0 up to half of it, 1 at the limit."""
         return max(0.0, 2 * self.in_flight / self._max - 1)
 
     def enter(self) -> None:
-        """Let one request in; every `enter` is followed by one `leave`.
+        """Count one request in. Every `enter` needs one `leave`.
 
         Raises:
-            ApiError: 429, as many are in flight as may be.
+            ApiError: 429, the limit is reached.
         """
         if self.in_flight >= self._max:
             raise overloaded()
         self.in_flight += 1
 
     def leave(self) -> None:
-        """One request is over, its stream included."""
+        """Count one request out, after its stream has ended."""
         self.in_flight -= 1
 
 
 def request_id() -> str:
-    """A new id. Never the caller's own: the ledger counts each id once, and callers reuse theirs when they retry."""
+    """A new id. Never the caller's own: the ledger counts each id once, and callers reuse their ids when they retry."""
     return f"req_{secrets.token_hex(16)}"
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The whole body, read no further than `limit` bytes.
+    """The request's body, of at most `limit` bytes.
 
     Raises:
-        ApiError: 413, it is longer; 408, it has not come within so many seconds.
+        ApiError: 413, the body is longer; 408, it has not arrived within `seconds`.
+        ClientDisconnect: the caller has left.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
@@ -64,4 +65,8 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The body is larger than the {limit} bytes this gateway takes.", code="request_too_large")
+    return ApiError(
+        413,
+        f"The body is larger than {limit} bytes, the most that this gateway accepts. Send a shorter one.",
+        code="request_too_large",
+    )

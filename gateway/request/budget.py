@@ -1,6 +1,6 @@
-"""How much may this request think? Headers and body to a `Budget`; pure.
+"""How much may this request think? Turns headers and body into a `Budget`; pure.
 
-In order of precedence, each level checked even where a higher one decides, so that nothing malformed is ignored:
+In order of precedence. Every level is checked even if a higher one decides, so that no malformed value is ignored:
 
 1. header `X-Reasoning-Budget`
 2. body `thinking_token_budget`, `reasoning` {max_tokens | effort}, `thinking` {type, budget_tokens}, and
@@ -8,8 +8,8 @@ In order of precedence, each level checked even where a higher one decides, so t
 3. body `reasoning_effort`
 4. the operator's default
 
-Effort names stand for what the family was measured to spend: the quantiles of the reference checkpoint's reasoning
-tokens over all difficulties. `medium` covers half of all questions, `high` nine of ten, `max` does not cap.
+Effort names stand for quantiles of the reasoning tokens that the reference checkpoint was measured to spend, over all
+difficulties. `medium` covers half of all questions, `high` nine of ten, and `max` is no cap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from models.family import Family
 HEADER = "X-Reasoning-Budget"
 POLICY_HEADER = "X-Reasoning-Budget-Policy"
 CONSUMED: tuple[str, ...] = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
-"""The body's fields that this module turns into one cap; none of them goes on as it came."""
+"""The body's fields that this module turns into one cap. None of them is passed on."""
 LARGEST = 2**31 - 1
 
 QuantileName = Literal["p05", "p25", "p50", "p90", "p99"]
@@ -44,22 +44,24 @@ EFFORTS: dict[str, QuantileName | int | None] = {
 
 
 class Headers(Protocol):
-    """What is needed of Starlette's headers: all values of a name, whatever its case."""
+    """The part of Starlette's headers that is needed: all values of a name, whatever its case."""
 
     def getlist(self, key: str) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`tokens` is the cap on reasoning tokens, None for no cap; `source` is the header or field that set it."""
+    """A cap on reasoning tokens."""
 
     tokens: int | None
+    """None means no cap."""
     source: str
+    """The header, field or setting that set it."""
     policy: Policy = "cap"
 
     @property
     def param(self) -> str:
-        """What a caller can change about it."""
+        """The header or field that a caller would change."""
         return HEADER if self.source == "default_budget" else self.source
 
     def __str__(self) -> str:
@@ -70,7 +72,7 @@ def parse(headers: Headers, body: Mapping[str, Any], default: str, family: Famil
     """What the caller may spend on thinking.
 
     Raises:
-        BadRequestError: a value that is malformed, or two on one level that contradict each other; names the culprits.
+        BadRequestError: a value is malformed, or two values of one level contradict each other; names header or fields.
     """
     policy = _policy(headers)
     levels = (_from_header(headers, family), _from_fields(body, family), _from_effort(body, family))
@@ -82,21 +84,21 @@ def parse(headers: Headers, body: Mapping[str, Any], default: str, family: Famil
 
 
 def from_text(text: str, param: str, family: Family) -> int | None:
-    """A budget as written in a header or a setting: a whole number of tokens, an effort's name, or `auto`."""
-    word = text.strip().lower()
-    if word == "auto":
+    """The cap in a header or a setting: a whole number of tokens, an effort's name, or `auto`."""
+    normalized = text.strip().lower()
+    if normalized == "auto":
         return None
-    if word in EFFORTS:
-        return _effort(word, param, family)
-    if not re.fullmatch(r"[0-9]+", word):
+    if normalized in EFFORTS:
+        return _effort(normalized, param, family)
+    if not re.fullmatch(r"[0-9]+", normalized):
         raise BadRequestError(
             f"{param} must be a whole number of reasoning tokens, auto, or one of {_names()}; got {text!r}", param
         )
-    return _tokens(_number(word), param, said=text[:40])
+    return _tokens(_number(normalized), param, written=text[:40])
 
 
-def word(text: str) -> str:
-    """The same text, where it may be a budget.
+def validate_budget(text: str) -> str:
+    """The text itself if it is a valid budget: a validator for configuration.
 
     Raises:
         ValueError: it is neither a number of tokens nor a budget's name.
@@ -109,13 +111,13 @@ def word(text: str) -> str:
 
 
 def forbids_thinking(body: Mapping[str, Any]) -> bool:
-    """Whether the chat template is told to leave the thinking empty."""
+    """Whether the body asks the chat template to leave the thinking empty."""
     kwargs = body.get("chat_template_kwargs")
     return isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("enable_thinking") is False
 
 
 def _number(digits: str) -> int:
-    """As a number; one that is too long to be a budget as one that is too large."""
+    """The number; for digits too long to parse cheaply, one that is too large for a budget."""
     significant = digits.lstrip("0")
     return int(significant or "0") if len(significant) <= 10 else LARGEST + 1
 
@@ -126,25 +128,25 @@ def _from_header(headers: Headers, family: Family) -> tuple[str, int | None] | N
 
 
 def _from_fields(body: Mapping[str, Any], family: Family) -> tuple[str, int | None] | None:
-    said: dict[str, int | None] = {}
+    budgets: dict[str, int | None] = {}
     if (value := body.get("thinking_token_budget")) is not None:
-        said["thinking_token_budget"] = _tokens(value, "thinking_token_budget")
+        budgets["thinking_token_budget"] = _tokens(value, "thinking_token_budget")
     if (reasoning := _object(body, "reasoning", {"max_tokens", "effort"})) is not None:
         if (value := reasoning.get("max_tokens")) is not None:
-            said["reasoning.max_tokens"] = _tokens(value, "reasoning.max_tokens")
+            budgets["reasoning.max_tokens"] = _tokens(value, "reasoning.max_tokens")
         if (value := reasoning.get("effort")) is not None:
-            said["reasoning.effort"] = _effort(value, "reasoning.effort", family)
-        if not any(field.startswith("reasoning.") for field in said):
-            raise BadRequestError("reasoning needs max_tokens or effort", "reasoning")
+            budgets["reasoning.effort"] = _effort(value, "reasoning.effort", family)
+        if not any(field.startswith("reasoning.") for field in budgets):
+            raise BadRequestError("reasoning must have max_tokens or effort", "reasoning")
     if (thinking := _object(body, "thinking", {"type", "budget_tokens"})) is not None:
         field, tokens = _thinking(thinking)
-        said[field] = tokens
+        budgets[field] = tokens
     if forbids_thinking(body):
-        said["chat_template_kwargs.enable_thinking"] = 0
-    if len(set(said.values())) > 1:
-        fields = " and ".join(said)
-        raise BadRequestError(f"{fields} contradict each other: set one of them", fields)
-    return next(iter(said.items()), None)
+        budgets["chat_template_kwargs.enable_thinking"] = 0
+    if len(set(budgets.values())) > 1:
+        fields = " and ".join(budgets)
+        raise BadRequestError(f"{fields} contradict each other: set only one of them", fields)
+    return next(iter(budgets.items()), None)
 
 
 def _from_effort(body: Mapping[str, Any], family: Family) -> tuple[str, int | None] | None:
@@ -156,12 +158,18 @@ def _thinking(thinking: dict[str, Any]) -> tuple[str, int | None]:
     kind, tokens = thinking.get("type"), thinking.get("budget_tokens")
     if kind == "disabled":
         if tokens is not None:
-            raise BadRequestError("thinking.type disabled and thinking.budget_tokens contradict each other", "thinking")
+            raise BadRequestError(
+                "thinking.type disabled and thinking.budget_tokens contradict each other: leave out one of them",
+                "thinking",
+            )
         return "thinking.type", 0
     if kind != "enabled":
         raise BadRequestError(f"thinking.type must be enabled or disabled, got {kind!r}", "thinking.type")
     if tokens is None:
-        raise BadRequestError("thinking.budget_tokens is missing", "thinking.budget_tokens")
+        raise BadRequestError(
+            "thinking.budget_tokens is missing: set it to a number of tokens, or leave out thinking",
+            "thinking.budget_tokens",
+        )
     return "thinking.budget_tokens", _tokens(tokens, "thinking.budget_tokens")
 
 
@@ -169,16 +177,16 @@ def _policy(headers: Headers) -> Policy:
     text = _single(headers, POLICY_HEADER)
     if text is None:
         return "cap"
-    word = text.strip().lower()
-    if word not in ("cap", "reject"):
+    policy = text.strip().lower()
+    if policy not in ("cap", "reject"):
         raise BadRequestError(f"{POLICY_HEADER} must be cap or reject, got {text!r}", POLICY_HEADER)
-    return word
+    return policy
 
 
 def _single(headers: Headers, name: str) -> str | None:
     values = headers.getlist(name)
     if len(values) > 1:
-        raise BadRequestError(f"{name} was sent {len(values)} times: send it once", name)
+        raise BadRequestError(f"{name} was sent {len(values)} times: send it only once", name)
     return values[0] if values else None
 
 
@@ -191,15 +199,15 @@ def _object(body: Mapping[str, Any], field: str, known: set[str]) -> dict[str, A
     given = cast("dict[str, Any]", value)
     if unknown := sorted(given.keys() - known):
         raise BadRequestError(
-            f"{field}.{unknown[0]} is not known; {field} takes {', '.join(sorted(known))}", f"{field}.{unknown[0]}"
+            f"{field}.{unknown[0]} is unknown; {field} takes {', '.join(sorted(known))}", f"{field}.{unknown[0]}"
         )
     return given
 
 
-def _tokens(value: object, param: str, *, said: str | None = None) -> int:
-    """The value, where it may be a budget; `said` is how the caller wrote it, where that is another thing."""
+def _tokens(value: object, param: str, *, written: str | None = None) -> int:
+    """The value if it is a valid cap. `written` is what the error quotes if the caller wrote something else."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        got = value if said is None else said
+        got = value if written is None else written
         raise BadRequestError(
             f"{param} must be a whole number of reasoning tokens from 0 to {LARGEST}, got {got!r}", param
         )

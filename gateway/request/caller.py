@@ -1,4 +1,4 @@
-"""Is somebody still waiting for this answer? One listener for a request's whole life."""
+"""Is the caller still connected? One listener for a request's whole life."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starlette.types import Receive
 
 
 class CallerLeftError(Exception):
-    """Nobody waits for this answer any more."""
+    """The caller has hung up."""
 
 
 class Caller:
-    """Who asked, once the request has been read."""
+    """The other end of a connection, after its request has been read."""
 
     def __init__(self, receive: Receive) -> None:
         self.left = False
@@ -24,10 +24,10 @@ class Caller:
 
     @contextmanager
     def waiting(self) -> Generator[asyncio.Task[object]]:
-        """Work, but not for nobody: what is done in here is cancelled when the caller hangs up.
+        """A block of work that is cancelled when the caller hangs up.
 
         Raises:
-            CallerLeftError: it has.
+            CallerLeftError: the caller has hung up, before the block or during it.
         """
         if self.left:
             raise CallerLeftError

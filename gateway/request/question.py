@@ -1,6 +1,7 @@
-"""What does the caller ask? A chat request's body, read as far as the gateway must, the rest left to the engine.
+"""What does the caller ask? A chat request's body, read as far as the gateway acts on it.
 
-Checked here is what the gateway acts on; every other parameter goes through untouched and the engine judges it.
+Only the fields that the gateway acts on are checked here. Every other one passes through unchanged, for the engine to
+judge.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Body = dict[str, Any]
 
 
 class _Loose(BaseModel):
-    """Strict about the fields it names (a number is no text), silent about the others."""
+    """Strict about the types of its fields (a number is not a string), and indifferent to other fields."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -32,7 +33,7 @@ class ChatMessage(_Loose):
     content: str | list[dict[str, Any]] | None = None
 
 
-_BY_TOKEN = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids")
+_PER_TOKEN_FIELDS = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids")
 
 
 class _StreamOptions(_Loose):
@@ -59,26 +60,26 @@ class Question:
 
     model: str
     prompt: str | None
-    """The last user message's text; None where there is none or it is not all text, so that no profile can read it."""
+    """The text of the last user message; None if there is none, or if it has more than text and cannot be predicted."""
     stream: bool
     wants_usage: bool
-    """Whether the caller of a stream asked for the usage event."""
+    """The caller of a stream asked for the usage event."""
     choices: int
     max_tokens: int | None
-    """What the caller lets thinking and answer take together; None where the context is the only limit."""
+    """The caller's limit on thinking and answer together; None if the context is the only limit."""
     may_escalate: bool
-    """Two answers can be made one: not several choices, nor what is told of single tokens."""
+    """Two responses can be joined into one: there is one choice, and the caller wants nothing per token."""
     hides_reasoning: bool
     """The caller does not want to see the thinking (`include_reasoning: false`)."""
     body: Body
-    """The body as it came, every parameter included."""
+    """The body as it came, with every field."""
 
 
 def parse(raw: bytes) -> Question:
-    """Read a body.
+    """The question in a request's body.
 
     Raises:
-        BadRequestError: not JSON, or a field that the gateway acts on is missing or of the wrong type; names the field.
+        BadRequestError: not JSON, or a field that the gateway acts on is missing or of a wrong type; names the field.
     """
     body = _json_object(raw)
     try:
@@ -86,7 +87,9 @@ def parse(raw: bytes) -> Question:
     except ValidationError as error:
         raise errors.invalid(error) from None
     if chat.stream_options is not None and not chat.stream:
-        raise BadRequestError("stream_options is only for streams: set stream to true", "stream_options")
+        raise BadRequestError(
+            "stream_options is only allowed for streams: set stream to true, or leave it out", "stream_options"
+        )
     return Question(
         model=chat.model,
         prompt=_prompt(chat.messages),
@@ -95,7 +98,7 @@ def parse(raw: bytes) -> Question:
         choices=chat.n or 1,
         max_tokens=chat.max_completion_tokens or chat.max_tokens,
         may_escalate=(chat.n or 1) == 1
-        and not any(map(body.get, _BY_TOKEN))
+        and not any(map(body.get, _PER_TOKEN_FIELDS))
         and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
         hides_reasoning=body.get("include_reasoning") is False,
         body=body,
@@ -125,7 +128,7 @@ def encode(body: Body) -> bytes:
     """A body as bytes for the engine.
 
     Raises:
-        BadRequestError: a text that is no text, half a surrogate pair for one; names the field.
+        BadRequestError: a string is not valid Unicode, such as half a surrogate pair; names the field.
     """
     try:
         return _utf8(body)
@@ -134,12 +137,14 @@ def encode(body: Body) -> bytes:
             try:
                 _utf8({field: value})
             except UnicodeEncodeError:
-                raise BadRequestError(f"{field}: not valid Unicode, it has half a surrogate pair", field) from None
+                raise BadRequestError(
+                    f"{field}: not valid Unicode, because it has half a surrogate pair", field
+                ) from None
         raise
 
 
 def text_of(body: Body) -> str:
-    """Everything the messages say, for counting where an engine reports no prompt tokens."""
+    """The text of all messages, to be counted if an engine reports no prompt tokens."""
     messages = [ChatMessage.model_validate(message) for message in body["messages"]]
     return "\n".join(text for message in messages if (text := _text(message.content)))
 
@@ -152,19 +157,19 @@ def _json_object(raw: bytes) -> Body:
     try:
         body: object = _STRICT.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
     except RecursionError:
-        raise BadRequestError("The body is nested too deeply.") from None
+        raise BadRequestError("The body is nested too deeply to be parsed.") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits
-        raise BadRequestError(f"The body is not JSON: {error}") from None
+        raise BadRequestError(f"The body is not valid JSON: {error}") from None
     if not isinstance(body, dict):
         raise BadRequestError("The body must be a JSON object.")
     return cast("Body", body)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number in JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-# Made once: `json.loads` and `json.dumps` make new ones for every call that is not plain.
+# Built once: with non-default arguments, `json.loads` and `json.dumps` build a new coder for every call.
 _STRICT = json.JSONDecoder(parse_constant=_no_constant)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 

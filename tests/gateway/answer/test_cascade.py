@@ -14,7 +14,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.answer.cascade import EscalatingStream, Thinking
+from gateway.answer.cascade import EscalatingStream, SurprisalMeter
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
     EASY,
@@ -325,7 +325,7 @@ class Kept:
 def escalated(one: Kept, other: Kept) -> str:
     """All that a caller gets."""
 
-    async def escalate(_: Thinking) -> Any:
+    async def escalate(_: SurprisalMeter) -> Any:
         return other
 
     async def read() -> bytes:
@@ -366,25 +366,25 @@ def tokens(*pairs: tuple[str, float | None]) -> list[dict[str, Any]]:
 
 
 def test_surprisal_is_of_thinking_and_its_end() -> None:
-    thinking = Thinking("</think>")
-    thinking.add(tokens(("a", -0.5), ("b", -1.0)), answers=False)
+    thinking = SurprisalMeter("</think>")
+    thinking.add(tokens(("a", -0.5), ("b", -1.0)), has_answer=False)
     assert not thinking.ended
-    thinking.add(tokens(("c", -0.25), ("</think>", -0.125), ("x", -5.0)), answers=True)
-    thinking.add(tokens(("y", -5.0)), answers=True)
+    thinking.add(tokens(("c", -0.25), ("</think>", -0.125), ("x", -5.0)), has_answer=True)
+    thinking.add(tokens(("y", -5.0)), has_answer=True)
     assert thinking.ended
     assert (thinking.surprisal, thinking.reasoning_tokens, thinking.tokens) == (1.875, 3, 6)
 
 
 def test_an_engine_without_the_end_in_its_tokens_ends_with_the_first_word_of_the_answer() -> None:
-    thinking = Thinking("</think>")
-    thinking.add(tokens(("a", -0.5)), answers=False)
-    thinking.add(tokens(("x", -5.0)), answers=True)
+    thinking = SurprisalMeter("</think>")
+    thinking.add(tokens(("a", -0.5)), has_answer=False)
+    thinking.add(tokens(("x", -5.0)), has_answer=True)
     assert (thinking.surprisal, thinking.reasoning_tokens, thinking.ended) == (0.5, 1, True)
 
 
 def test_an_engine_that_tells_nothing_is_sure() -> None:
-    thinking = Thinking("</think>")
-    thinking.add([], answers=False)
-    thinking.add(tokens(("a", None)), answers=False)
-    thinking.add([{"token": "</think>"}], answers=False)
+    thinking = SurprisalMeter("</think>")
+    thinking.add([], has_answer=False)
+    thinking.add(tokens(("a", None)), has_answer=False)
+    thinking.add([{"token": "</think>"}], has_answer=False)
     assert (thinking.surprisal, thinking.ended) == (0.0, True)

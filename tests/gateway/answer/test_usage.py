@@ -19,7 +19,7 @@ def counter(family_dir: Path) -> TokenCounter:
 
 def complete(counter: TokenCounter, reported: Any, answer: dict[str, Any] = WHOLE) -> dict[str, Any]:
     transcript = Transcript()
-    transcript.add_answer(answer)
+    transcript.add_response(answer)
     return usage.complete(reported, transcript, counter, Reasoning(), lambda: "prompt")
 
 
@@ -83,5 +83,5 @@ def test_an_answer_of_no_known_shape_counts_as_nothing(counter: TokenCounter, an
 @pytest.mark.parametrize("index", ["0", [], {}, None, 1.5])
 def test_a_choice_whose_place_is_no_number_is_counted_all_the_same(counter: TokenCounter, index: object) -> None:
     transcript = Transcript()
-    transcript.add_answer({"choices": [{"index": index, "message": {"content": "The answer is 3."}}]})
+    transcript.add_response({"choices": [{"index": index, "message": {"content": "The answer is 3."}}]})
     assert transcript.count(counter, Reasoning()).answer > 0
