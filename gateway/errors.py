@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -85,11 +84,15 @@ def response(error: Exception) -> Response:
     return Response(error.body(), error.status, headers, "application/json")
 
 
-def invalid(error: ValidationError) -> BadRequestError:
-    """400: the first value that pydantic rejects, with the path of its field: `messages[0].content`."""
-    first = error.errors(include_url=False)[0]
+def invalid(details: Sequence[Mapping[str, Any]]) -> BadRequestError:
+    """400: the first value that pydantic rejects, with the path of its field: `messages[0].content`.
+
+    Args:
+        details: pydantic's `errors()`, or FastAPI's, whose paths begin with the place, such as `query`.
+    """
+    first = details[0]
     # A union's member adds its own name to the path: `messages.0.content.str`.
-    parts = [part for part in first["loc"] if part not in ("str", "list[dict[str,any]]")]
+    parts: list[int | str] = [part for part in first["loc"] if part not in ("str", "list[dict[str,any]]", "query")]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
     message = str(first["msg"]).removeprefix("Value error, ")
     return BadRequestError(f"{path}: {message}" if path else message, path or None)

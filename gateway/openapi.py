@@ -1,17 +1,18 @@
 """What does the gateway's HTTP surface look like to a machine? Its OpenAPI document.
 
-The operations are written by hand, because the chat endpoints pass on fields that the gateway does not know. The
-schemas of what the gateway itself reads come from the pydantic models that read it.
+The chat endpoints are written by hand, because they pass on fields that the gateway does not know. FastAPI describes
+the admin endpoints. The schemas of what the gateway itself reads come from the pydantic models that read it.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from gateway.access.keys import Grant
-from gateway.ledger.savings import DIMENSIONS
+from gateway.admin import router
 from gateway.request import budget, question
 from models.family import Family
 
@@ -47,15 +48,6 @@ def document(family: Family, version: str) -> Json:
     }
     answer = {"application/json": {"schema": {"type": "object"}}}
     events = {"text/event-stream": {"schema": {"type": "object", "description": "server-sent events"}}}
-    window = [
-        _query("since", {"type": "string", "examples": ["24h"]}),
-        _query("by", {"type": "string", "enum": list(DIMENSIONS)}),
-        _query("price", {"type": "number", "minimum": 0}),
-    ]
-    keys = {
-        "get": _operation("List the keys"),
-        "post": {**_operation("Create a key", "201"), "requestBody": _body(Grant)},
-    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Laconic", "version": version, "description": "Routes, caps and counts reasoning."},
@@ -70,9 +62,7 @@ def document(family: Family, version: str) -> Json:
             "/v1/models/{model}": {
                 "get": {**_operation("Describe one of them"), "parameters": [_path("model", names)]}
             },
-            "/v1/savings": {"get": {**_operation("Report reasoning tokens spent and saved"), "parameters": window}},
-            "/v1/keys": keys,
-            "/v1/keys/{name}": {"delete": {**_operation("Revoke a key"), "parameters": [_path("name", ["team-a"])]}},
+            **_admin_paths(version),
             "/health/live": {"get": _operation("Whether the process runs")},
             "/health/ready": {"get": _operation("Whether an engine serves every checkpoint")},
             "/metrics": {
@@ -85,6 +75,19 @@ def document(family: Family, version: str) -> Json:
         },
         "security": [{}, {"key": []}],
     }
+
+
+def _admin_paths(version: str) -> Json:
+    """The admin endpoints as FastAPI describes them, with our own errors."""
+    paths = get_openapi(title="", version=version, routes=router.routes)["paths"]
+    for operations in paths.values():
+        for operation in operations.values():
+            del operation["operationId"]
+            operation["responses"].pop("422", None)
+            (success,) = operation["responses"]
+            operation["responses"] = _operation(operation["summary"], success)["responses"]
+    paths["/v1/keys"]["post"]["requestBody"] = _body(Grant)
+    return paths
 
 
 def _operation(summary: str, status: str = "200", content: Json | None = None) -> Json:
@@ -123,10 +126,6 @@ def _inlined(schema: object, definitions: Json) -> Any:
 def _header(name: str, description: str, examples: list[str]) -> Json:
     schema = {"type": "string", "examples": examples}
     return {"name": name, "in": "header", "description": description, "schema": schema}
-
-
-def _query(name: str, schema: Json) -> Json:
-    return {"name": name, "in": "query", "schema": schema}
 
 
 def _path(name: str, examples: list[str]) -> Json:

@@ -85,7 +85,7 @@ def parse(raw: bytes) -> Question:
     try:
         chat = ChatRequest.model_validate(body)
     except ValidationError as error:
-        raise errors.invalid(error) from None
+        raise errors.invalid(error.errors(include_url=False)) from None
     if chat.stream_options is not None and not chat.stream:
         raise BadRequestError(
             "stream_options is only allowed for streams: set stream to true, or leave it out", "stream_options"

@@ -1,0 +1,148 @@
+"""What may an operator read and change over HTTP? The typed endpoints for savings and keys, which FastAPI serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from gateway import duration, errors
+from gateway.access import keys
+from gateway.access.keyring import ANONYMOUS
+from gateway.access.keys import Grant, KeyExistsError
+from gateway.errors import ApiError, BadRequestError
+from gateway.ledger.savings import By, compute_savings
+from gateway.request.admission import read_body
+from gateway.services import Services
+
+router = APIRouter()
+
+
+def create_admin(services: Services) -> FastAPI:
+    """The admin endpoints as an ASGI application. Every error leaves through `gateway.errors.response`."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.services = services
+    for kind in (ApiError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _respond)
+    app.include_router(router)
+    return app
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        error = errors.method_not_allowed(request.method, request.url.path, allowed)
+    elif isinstance(error, RequestValidationError):
+        error = errors.invalid(error.errors())
+    return errors.response(error)
+
+
+def _for_admins(request: Request) -> Services:
+    """The gateway's services, for callers with an admin's key."""
+    services: Services = request.app.state.services
+    services.keyring.authenticate_admin(request.headers)
+    return services
+
+
+def _for_admins_with_key(request: Request) -> Services:
+    """The same, where no request without a key will do."""
+    services: Services = request.app.state.services
+    # Without keys everybody is an admin; any page in a browser on this machine could then lock its user out.
+    if services.keyring.authenticate_admin(request.headers) is ANONYMOUS:
+        raise errors.forbidden("There is no key yet: make the first with `laconic keys create NAME --admin`.")
+    return services
+
+
+Open = Annotated[Services, Depends(_for_admins)]
+Locked = Annotated[Services, Depends(_for_admins_with_key)]
+
+
+def _seconds(text: str | None) -> float | None:
+    return None if text is None else duration.seconds(text)
+
+
+class Window(BaseModel):
+    """The query of `GET /v1/savings`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    since: Annotated[float | None, BeforeValidator(_seconds, json_schema_input_type=str | None)] = Field(
+        default=None, examples=["24h"]
+    )
+    """In seconds. None for everything."""
+    by: By = "checkpoint"
+    price: float | None = Field(default=None, ge=0, le=1e6)
+
+
+@router.get("/v1/savings", summary="Report reasoning tokens spent and saved")
+async def savings(window: Annotated[Window, Query()], services: Open) -> JSONResponse:
+    """Sums by one dimension, estimated and measured."""
+    since = 0.0 if window.since is None else time.time() - window.since
+    with _redis("the ledger"):
+        snapshot = await services.ledger.snapshot(since)
+    # In a thread, because the bootstrap takes long and streams must not wait for it.
+    found = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
+    return JSONResponse({"since": snapshot.since_hour * 3600, **found.as_json(window.price)})
+
+
+@router.get("/v1/keys", summary="List the keys")
+async def list_keys(services: Locked) -> JSONResponse:
+    """Every key without its secret."""
+    with _redis("the keys"):
+        await services.keyring.refresh()
+    return JSONResponse({"object": "list", "data": [key.public() for key in services.keyring.keys]})
+
+
+async def _grant(request: Request, services: Locked) -> Grant:
+    """The grant in the body, which is read no further than `max_body_bytes`."""
+    settings = services.settings
+    body = await read_body(request, settings.max_body_bytes, settings.send_timeout_seconds)
+    try:
+        grant = Grant.model_validate_json(body)
+        keys.check_checkpoints(grant, services.family)
+    except ValidationError as error:
+        raise errors.invalid(error.errors(include_url=False)) from None
+    except ValueError as error:
+        raise BadRequestError(str(error), "checkpoints") from None
+    return grant
+
+
+@router.post("/v1/keys", status_code=201, summary="Create a key")
+async def create_key(grant: Annotated[Grant, Depends(_grant)], services: Locked) -> JSONResponse:
+    """The secret is shown this once."""
+    with _redis("the keys"):
+        try:
+            secret, key = await keys.create(services.keyring.redis, grant)
+        except KeyExistsError as error:
+            raise ApiError(409, str(error), param="name", code="key_exists") from None
+        await services.keyring.refresh()
+    return JSONResponse({"key": secret, **key.public()}, 201)
+
+
+@router.delete("/v1/keys/{name}", summary="Revoke a key")
+async def revoke_key(name: str, services: Locked) -> JSONResponse:
+    """Requests with it are rejected from now on."""
+    with _redis("the keys"):
+        if not await keys.revoke(services.keyring.redis, name):
+            message = f"There is no key named {name!r}. GET /v1/keys lists them."
+            raise ApiError(404, message, param="name", code="key_not_found")
+        await services.keyring.refresh()
+    return JSONResponse({"name": name, "revoked": True})
+
+
+@contextmanager
+def _redis(what: str) -> Generator[None]:
+    """Turn an outage of Redis into a 503 that names it."""
+    try:
+        yield
+    except (RedisError, OSError):
+        message = f"Redis, which holds {what}, does not answer. Try again in a moment."
+        raise errors.unavailable(message, "store_unavailable") from None
