@@ -85,7 +85,7 @@ def _type(schema: Json) -> str:
     if words == "object" and "properties" in schema:
         return f"object with {_codes(schema['properties'])}"
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
-    return ", ".join([words, *(f"{said} {schema[bound]}" for bound, said in bounds.items() if bound in schema)])
+    return ", ".join([words, *(f"{said} {schema[bound]:.0f}" for bound, said in bounds.items() if bound in schema)])
 
 
 def _codes(names: Any) -> str:
