@@ -302,6 +302,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def error(response: httpx.Response) -> dict[str, Any]:
+    """The error in a response, which must be in OpenAI's shape and name the request."""
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
 @dataclass
 class Gateway:
     """A running gateway."""

@@ -13,11 +13,10 @@ from models import family as families
 from models.family import FamilyError
 from models.files import sha256
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, HARD, STRANGE, FakeEngine, Gateway, running
-from tests.gateway.test_chat import error
+from tests.gateway.fakes import EASY, HARD, STRANGE, FakeEngine, Gateway, error, running
 
 
-async def test_models_are_the_family_then_every_checkpoint_with_its_figures(gateway: Gateway) -> None:
+async def test_models_lists_the_family_then_every_checkpoint_with_its_measurements(gateway: Gateway) -> None:
     listed = (await gateway.client.get("/v1/models")).json()["data"]
     assert [m["id"] for m in listed] == ["abacus", "abacus/base", "abacus/alpha-0.1", "abacus/alpha-0.4"]
     assert [m["alpha"] for m in listed[1:]] == [None, 0.1, 0.4]
@@ -37,7 +36,7 @@ async def test_the_official_client_lists_and_retrieves_models(gateway: Gateway) 
         assert (await client.models.retrieve("abacus")).object == "model"
 
 
-async def test_ready_only_while_every_checkpoint_answers(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_the_gateway_is_ready_only_while_every_checkpoint_is_served(gateway: Gateway, engine: FakeEngine) -> None:
     assert (await gateway.client.get("/health/live")).status_code == 200
     ready = await gateway.client.get("/health/ready")
     assert (ready.status_code, ready.json()["missing_checkpoints"]) == (200, [])
@@ -59,13 +58,15 @@ async def test_ready_only_while_every_checkpoint_answers(gateway: Gateway, engin
         ("POST", "/v1/completions", 404),
     ],
 )
-async def test_the_frameworks_errors_have_the_same_shape(gateway: Gateway, method: str, path: str, status: int) -> None:
+async def test_unknown_paths_and_methods_have_the_same_error_shape(
+    gateway: Gateway, method: str, path: str, status: int
+) -> None:
     response = await gateway.client.request(method, path)
     assert response.status_code == status
     error(response)
 
 
-async def test_a_bug_is_a_500_in_the_same_shape(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_is_a_500_in_the_same_error_shape(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.routing.rule.decide", lambda *_, **__: 1 / 0)
     response = await gateway.ask(EASY)
     assert response.status_code == 500
@@ -74,9 +75,9 @@ async def test_a_bug_is_a_500_in_the_same_shape(gateway: Gateway, monkeypatch: p
     assert (entry.status, entry.error, entry.decision) == (500, "ZeroDivisionError", "none")
 
 
-async def test_every_request_has_an_id_of_its_own_whatever_the_caller_sends(gateway: Gateway) -> None:
-    said = {"x-request-id": "mine"}
-    ids = {(await gateway.client.get("/health/live", headers=said)).headers["x-request-id"] for _ in range(3)}
+async def test_every_request_gets_a_new_id_whatever_the_caller_sends(gateway: Gateway) -> None:
+    headers = {"x-request-id": "mine"}
+    ids = {(await gateway.client.get("/health/live", headers=headers)).headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
     assert "mine" not in ids
 
@@ -119,7 +120,7 @@ async def test_a_decision_is_explained_without_running_it(gateway: Gateway, engi
     assert engine.bodies == []
 
 
-async def test_a_decision_about_nothing_is_refused(gateway: Gateway) -> None:
+async def test_explaining_an_invalid_request_is_a_400(gateway: Gateway) -> None:
     for body, param in (({}, "model"), ({"model": "abacus", "messages": [], "x": 1}, "messages")):
         response = await gateway.client.post("/v1/route", json=body)
         assert response.status_code == 400
@@ -153,14 +154,16 @@ async def test_savings_over_a_window(gateway: Gateway) -> None:
         ("till=1h", "till"),
     ],
 )
-async def test_a_window_that_is_none_is_refused_by_name(gateway: Gateway, query: str, param: str) -> None:
+async def test_an_invalid_savings_query_is_a_400_that_names_the_parameter(
+    gateway: Gateway, query: str, param: str
+) -> None:
     response = await gateway.client.get(f"/v1/savings?{query}")
     assert response.status_code == 400
     assert error(response)["param"] == param
     assert param in error(response)["message"]
 
 
-async def test_savings_without_redis_say_so(family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine) -> None:
+async def test_savings_without_redis_are_a_503(family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine) -> None:
     async with running(family_dir, mortal_redis.url, [engine.url], state_dir=mortal_redis.directory) as gateway:
         response = await gateway.client.get("/v1/savings")
     assert response.status_code == 503
@@ -192,7 +195,9 @@ async def test_metrics_by_checkpoint_and_decision(gateway: Gateway, engine: Fake
     assert samples["laconic_ledger_spool_entries", None, None] == 0
 
 
-async def test_serving_goes_on_without_redis(family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine) -> None:
+async def test_the_gateway_keeps_serving_without_redis(
+    family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine
+) -> None:
     mortal_redis.start()
     async with running(family_dir, mortal_redis.url, [engine.url], state_dir=mortal_redis.directory) as gateway:
         mortal_redis.kill()
@@ -202,7 +207,7 @@ async def test_serving_goes_on_without_redis(family_dir: Path, mortal_redis: Red
         assert len(await gateway.entries(5)) == 5
 
 
-async def test_a_profile_of_other_checkpoints_is_refused(
+async def test_a_profile_of_other_checkpoints_prevents_the_start(
     family_dir: Path, redis_server: RedisServer, tmp_path: Path, engine: FakeEngine
 ) -> None:
     other = tmp_path / "abacus"
@@ -217,7 +222,7 @@ async def test_a_profile_of_other_checkpoints_is_refused(
             pass
 
 
-async def test_what_cannot_work_is_refused_before_serving(
+async def test_an_unreadable_tokenizer_prevents_the_start(
     family_dir: Path, redis_server: RedisServer, tmp_path: Path, engine: FakeEngine
 ) -> None:
     broken = tmp_path / "abacus"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from aiohttp import web
@@ -21,31 +17,21 @@ from tests.gateway.fakes import (
     EVENTS,
     HARD,
     STRANGE,
-    USAGE,
     WHOLE,
-    WITHOUT_USAGE,
     FakeEngine,
     Gateway,
     answer,
     die,
-    forever,
+    error,
     refuse,
     running,
     stream,
 )
 
 
-def error(response: httpx.Response) -> dict[str, Any]:
-    """The error in a response, which must be in OpenAI's shape and name the request."""
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"].startswith("req_")
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    return body["error"]
-
-
-async def test_a_whole_answer_with_its_headers_and_its_entry(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_a_non_streaming_response_has_routing_headers_and_a_ledger_entry(
+    gateway: Gateway, engine: FakeEngine
+) -> None:
     response = await gateway.ask(EASY, headers={"X-Reasoning-Budget": "50"}, temperature=0.5)
     assert response.status_code == 200
     assert response.json() == WHOLE
@@ -69,7 +55,7 @@ async def test_a_whole_answer_with_its_headers_and_its_entry(gateway: Gateway, e
     assert entry.total_seconds > 0
 
 
-async def test_easy_and_hard_and_strange_prompts_meet_different_checkpoints(gateway: Gateway) -> None:
+async def test_easy_hard_and_unfamiliar_prompts_are_routed_differently(gateway: Gateway) -> None:
     chosen = [(await gateway.ask(prompt)).headers for prompt in (EASY, HARD, STRANGE)]
     assert [h["x-laconic-checkpoint"] for h in chosen] == ["alpha-0.4", "base", "base"]
     assert [h["x-laconic-decision"] for h in chosen] == ["routed", "routed", "abstained"]
@@ -78,7 +64,7 @@ async def test_easy_and_hard_and_strange_prompts_meet_different_checkpoints(gate
     assert (await gateway.entries(3))[2].reference_tokens is None
 
 
-async def test_a_named_checkpoint_is_pinned(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_naming_a_checkpoint_pins_it(gateway: Gateway, engine: FakeEngine) -> None:
     for name in ("base", "alpha-0.1", "alpha-0.4"):
         response = await gateway.ask(EASY, model=f"abacus/{name}")
         assert response.headers["x-laconic-decision"] == "pinned"
@@ -86,7 +72,7 @@ async def test_a_named_checkpoint_is_pinned(gateway: Gateway, engine: FakeEngine
         assert engine.bodies[-1]["model"] == f"abacus/{name}"
 
 
-async def test_debug_shows_the_predictions(gateway: Gateway) -> None:
+async def test_the_debug_header_adds_reason_and_predictions(gateway: Gateway) -> None:
     assert "x-laconic-predictions" not in (await gateway.ask()).headers
     headers = (await gateway.ask(headers={"x-laconic-debug": "true"})).headers
     predictions = json.loads(headers["x-laconic-predictions"])
@@ -95,7 +81,9 @@ async def test_debug_shows_the_predictions(gateway: Gateway) -> None:
     assert "cheapest" in headers["x-laconic-reason"]
 
 
-async def test_holdouts_go_to_the_reference(family_dir: Path, redis_server: RedisServer, engine: FakeEngine) -> None:
+async def test_holdouts_go_to_the_reference_checkpoint(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
     async with running(family_dir, redis_server.url, [engine.url], holdout_fraction=1.0) as gateway:
         response = await gateway.ask(EASY)
         assert response.headers["x-laconic-decision"] == "holdout"
@@ -105,7 +93,7 @@ async def test_holdouts_go_to_the_reference(family_dir: Path, redis_server: Redi
         assert (await gateway.ask(EASY, model="abacus/alpha-0.1")).headers["x-laconic-decision"] == "pinned"
 
 
-async def test_who_is_drawn_does_not_depend_on_whose_engine_fails(
+async def test_the_holdout_draw_does_not_depend_on_failing_engines(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:
     """The reference answers nobody: its holdouts go elsewhere and remain holdouts."""
@@ -124,7 +112,7 @@ async def test_who_is_drawn_does_not_depend_on_whose_engine_fails(
     assert {(entry.decision, entry.choice) for entry in held} <= {("fallback", "alpha-0.4")}
 
 
-async def test_parameters_pass_untouched_and_budgets_become_one_cap(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_parameters_pass_unchanged_and_budgets_become_one_cap(gateway: Gateway, engine: FakeEngine) -> None:
     untouched: dict[str, Any] = {
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
         "tool_choice": "auto",
@@ -150,7 +138,7 @@ async def test_parameters_pass_untouched_and_budgets_become_one_cap(gateway: Gat
     assert (await gateway.entries())[0].reference_tokens == pytest.approx(120, abs=1)
 
 
-async def test_nothing_counts_as_saved_that_the_completions_limit_kept_from_being_spent(gateway: Gateway) -> None:
+async def test_the_completion_limit_caps_the_reference_tokens_too(gateway: Gateway) -> None:
     await gateway.ask(max_tokens=30)
     (entry,) = await gateway.entries()
     assert (entry.budget, entry.reference_tokens) == (None, pytest.approx(30))
@@ -163,7 +151,7 @@ async def test_without_a_budget_there_is_no_cap(gateway: Gateway, engine: FakeEn
     assert (await gateway.entries())[0].budget is None
 
 
-async def test_none_closes_the_thinking_in_the_prompt_too(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_a_budget_of_zero_also_disables_thinking_in_the_template(gateway: Gateway, engine: FakeEngine) -> None:
     await gateway.ask(headers={"X-Reasoning-Budget": "none"})
     assert engine.bodies[0]["thinking_token_budget"] == 0
     assert engine.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
@@ -171,7 +159,7 @@ async def test_none_closes_the_thinking_in_the_prompt_too(gateway: Gateway, engi
     assert engine.bodies[1]["chat_template_kwargs"] == {"enable_thinking": True, "style": "x"}
 
 
-async def test_a_header_overrules_a_body_that_wants_no_thinking(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_a_header_overrides_a_body_that_disables_thinking(gateway: Gateway, engine: FakeEngine) -> None:
     silent = {"enable_thinking": False, "style": "x"}
     response = await gateway.ask(headers={"X-Reasoning-Budget": "200"}, chat_template_kwargs=silent)
     assert response.headers["x-laconic-budget"] == "200"
@@ -182,7 +170,7 @@ async def test_a_header_overrules_a_body_that_wants_no_thinking(gateway: Gateway
     assert engine.bodies[1]["thinking_token_budget"] == 0
 
 
-async def test_a_whole_answer_without_its_thinking_has_it_counted(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_hidden_reasoning_of_a_non_streaming_response_is_counted(gateway: Gateway, engine: FakeEngine) -> None:
     silent = {name: value for name, value in WHOLE.items() if name != "usage"}
     engine.script = refuse(200, silent)
     response = await gateway.ask(include_reasoning=False)
@@ -192,174 +180,26 @@ async def test_a_whole_answer_without_its_thinking_has_it_counted(gateway: Gatew
     assert response.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
 
-async def test_the_operators_default_budget(family_dir: Path, redis_server: RedisServer, engine: FakeEngine) -> None:
+async def test_the_operators_default_budget_applies_without_a_budget(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
     async with running(family_dir, redis_server.url, [engine.url], default_budget="low") as gateway:
         assert (await gateway.ask()).headers["x-laconic-budget"] == "60"
         assert (await gateway.ask(reasoning_effort="max")).headers["x-laconic-budget"] == "unlimited"
 
 
-async def test_reject_names_the_smallest_budget_that_would_do(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_the_reject_policy_names_the_smallest_feasible_budget(gateway: Gateway, engine: FakeEngine) -> None:
     policy = {"X-Reasoning-Budget-Policy": "reject"}
     refused = await gateway.ask(HARD, headers={**policy, "X-Reasoning-Budget": "40"})
     assert refused.status_code == 400
-    said = error(refused)
-    assert (said["code"], said["param"]) == ("budget_infeasible", "X-Reasoning-Budget")
-    smallest = int("".join(c for c in said["message"].split("is ")[-1] if c.isdigit()))
+    content = error(refused)
+    assert (content["code"], content["param"]) == ("budget_infeasible", "X-Reasoning-Budget")
+    smallest = int("".join(c for c in content["message"].split("is ")[-1] if c.isdigit()))
     assert not engine.bodies
     assert (await gateway.ask(HARD, headers={**policy, "X-Reasoning-Budget": str(smallest)})).status_code == 200
     assert (await gateway.ask(HARD, headers={**policy, "X-Reasoning-Budget": str(smallest - 1)})).status_code == 400
     assert (await gateway.ask(HARD, headers=policy)).status_code == 200
     assert (await gateway.ask(STRANGE, headers={**policy, "X-Reasoning-Budget": "1"})).status_code == 200
-
-
-async def test_a_stream_comes_as_the_engine_sends_it(gateway: Gateway, engine: FakeEngine) -> None:
-    response = await gateway.ask(stream=True)
-    assert response.headers["content-type"].startswith("text/event-stream")
-    assert response.headers["x-laconic-checkpoint"] == "alpha-0.4"
-    assert response.content == b"".join(WITHOUT_USAGE)
-    assert engine.bodies[0]["stream_options"] == {"include_usage": True}
-    (entry,) = await gateway.entries()
-    assert (entry.prompt_tokens, entry.reasoning_tokens, entry.answer_tokens) == (17, 4, 5)
-    assert (entry.status, entry.finish_reason) == (200, "stop")
-    assert entry.first_token_seconds is not None
-    assert 0 < entry.first_token_seconds <= entry.total_seconds
-
-
-async def test_the_usage_event_reaches_who_asked(gateway: Gateway, engine: FakeEngine) -> None:
-    options = {"include_usage": True, "continuous_usage_stats": False}
-    response = await gateway.ask(stream=True, stream_options=options)
-    assert response.content == b"".join(EVENTS)
-    assert engine.bodies[0]["stream_options"] == options
-    await gateway.ask(stream=True, stream_options={"include_usage": False})
-    assert engine.bodies[1]["stream_options"] == {"include_usage": True}
-
-
-async def test_events_do_not_wait_for_one_another(gateway: Gateway, engine: FakeEngine) -> None:
-    go_on = asyncio.Event()
-
-    async def wait(_: web.Request) -> None:
-        await go_on.wait()
-
-    async def script(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(EVENTS[0] + EVENTS[1][:30])
-        await go_on.wait()
-        await response.write(EVENTS[1][30:] + b"".join(EVENTS[2:]))
-        return response
-
-    engine.script = script
-    chat = {"model": "abacus", "stream": True, "messages": [{"role": "user", "content": EASY}]}
-    async with gateway.client.stream("POST", "/v1/chat/completions", json=chat) as response:
-        pieces = response.aiter_raw()
-        assert await anext(pieces) == EVENTS[0]
-        go_on.set()
-        assert EVENTS[0] + b"".join([piece async for piece in pieces]) == b"".join(WITHOUT_USAGE)
-
-
-async def test_reasoning_tokens_are_filled_in_where_the_engine_reports_none(
-    gateway: Gateway, engine: FakeEngine
-) -> None:
-    async def silent(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if body.get("stream"):
-            return await stream(*WITHOUT_USAGE)(request, body)
-        bare = {name: value for name, value in USAGE.items() if name != "completion_tokens_details"}
-        return web.json_response({**WHOLE, "usage": bare})
-
-    engine.script = silent
-    whole = (await gateway.ask()).json()
-    assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
-    assert {**whole, "usage": None} == {**WHOLE, "usage": None}
-    streamed = (await gateway.ask(stream=True, stream_options={"include_usage": True})).content
-    assert b'"reasoning_tokens":' in streamed
-    assert streamed.endswith(b"data: [DONE]\n\n")
-    for entry in await gateway.entries(2):
-        assert entry.reasoning_tokens > 0
-        assert entry.answer_tokens > 0
-
-
-@pytest.mark.parametrize("streamed", [True, False])
-async def test_a_caller_that_leaves_before_the_first_byte_aborts_the_engine(
-    gateway: Gateway, engine: FakeEngine, streamed: bool
-) -> None:
-    async def think(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
-        await forever(request)
-        raise AssertionError
-
-    engine.script = think
-    asking = asyncio.create_task(gateway.ask(stream=streamed))
-    await engine.busy.wait()
-    asking.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asking
-    await engine.idle.wait()
-    (entry,) = await gateway.entries()
-    assert (entry.status, entry.error, entry.checkpoint) == (499, "caller left", "alpha-0.4")
-    if streamed:
-        assert (entry.reasoning_tokens, entry.assumed) == (0, False)
-    else:  # what the engine has done by now nobody can know
-        assert entry.predicted_tokens is not None
-        assert (entry.reasoning_tokens, entry.assumed) == (math.ceil(entry.predicted_tokens), True)
-
-
-async def test_a_caller_that_leaves_mid_stream_aborts_the_engine_and_pays_for_what_came(
-    gateway: Gateway, engine: FakeEngine
-) -> None:
-    engine.script = stream(*EVENTS[:4], then=forever)
-    chat = {"model": "abacus", "stream": True, "messages": [{"role": "user", "content": EASY}]}
-    async with gateway.client.stream("POST", "/v1/chat/completions", json=chat) as response:
-        received = b""
-        async for piece in response.aiter_raw():
-            received += piece
-            if received == b"".join(EVENTS[:4]):
-                break
-    await engine.idle.wait()
-    (entry,) = await gateway.entries()
-    assert (entry.status, entry.error, entry.finish_reason) == (499, "caller left", "")
-    assert entry.reasoning_tokens > 0
-    assert entry.answer_tokens > 0
-    assert entry.prompt_tokens > 0
-    assert entry.first_token_seconds is not None
-
-
-async def test_a_caller_that_leaves_gives_its_place_back(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
-) -> None:
-    async with running(family_dir, redis_server.url, [engine.url], max_concurrency=1) as gateway:
-        engine.script = stream(*EVENTS[:2], then=forever)
-        chat = {"model": "abacus", "stream": True, "messages": [{"role": "user", "content": EASY}]}
-        async with gateway.client.stream("POST", "/v1/chat/completions", json=chat) as response:
-            await anext(response.aiter_raw())
-            full = await gateway.ask()
-            assert (full.status_code, full.headers["retry-after"]) == (429, "1")
-            assert error(full)["type"] == "rate_limit_error"
-        await engine.idle.wait()
-        engine.script = stream(*EVENTS)
-        await gateway.entries(1)
-        assert (await gateway.ask(stream=True)).status_code == 200
-
-
-async def test_an_engine_that_dies_mid_stream_leaves_an_error_event(gateway: Gateway, engine: FakeEngine) -> None:
-    half = len(EVENTS[3]) // 2
-    engine.script = stream(*EVENTS[:3], EVENTS[3][:half], then=die)
-    response = await gateway.ask(stream=True)
-    assert response.status_code == 200
-    assert response.content.startswith(b"".join(EVENTS[:3]) + b"data: {")
-    last = json.loads(response.content.split(b"data: ")[-1])
-    assert last["error"]["code"] == "engine_failed"
-    (entry,) = await gateway.entries()
-    assert (entry.status, entry.error) == (502, "engine failed mid-stream")
-    assert entry.reasoning_tokens > 0
-
-
-async def test_an_engine_that_falls_silent_mid_stream_is_given_up(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
-) -> None:
-    async with running(family_dir, redis_server.url, [engine.url], idle_timeout_seconds=0.2) as gateway:
-        engine.script = stream(*EVENTS[:3], then=forever)
-        response = await gateway.ask(stream=True)
-        assert b'"engine_failed"' in response.content
-        await engine.idle.wait()
 
 
 async def test_the_official_client_reads_streams_and_errors(gateway: Gateway, engine: FakeEngine) -> None:
@@ -373,8 +213,8 @@ async def test_the_official_client_reads_streams_and_errors(gateway: Gateway, en
         assert whole.usage.completion_tokens_details.reasoning_tokens == 4
 
         chunks = await client.chat.completions.create(model="abacus", messages=messages, stream=True)
-        said = [c.choices[0].delta.content or "" async for c in chunks if c.choices]
-        assert "".join(said) == "The answer is 3 → ok."
+        content = [c.choices[0].delta.content or "" async for c in chunks if c.choices]
+        assert "".join(content) == "The answer is 3 → ok."
 
         with pytest.raises(openai.NotFoundError) as missing:
             await client.chat.completions.create(model="nobody", messages=messages)
@@ -394,7 +234,7 @@ async def test_the_official_client_reads_streams_and_errors(gateway: Gateway, en
 REFUSAL = {"error": {"message": "temperature must be non-negative", "type": "BadRequestError", "param": "temperature"}}
 
 
-async def test_an_engines_refusal_reaches_the_caller_as_one(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_an_engines_400_reaches_the_caller_as_a_400(gateway: Gateway, engine: FakeEngine) -> None:
     engine.script = refuse(400, REFUSAL)
     for streamed in (False, True):
         response = await gateway.ask(stream=streamed, temperature=-1)
@@ -406,16 +246,16 @@ async def test_an_engines_refusal_reaches_the_caller_as_one(gateway: Gateway, en
     assert (await gateway.ask(stream=True)).status_code == 200
 
 
-async def test_a_field_that_the_engine_names_only_in_words_is_named(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_a_field_named_only_in_the_engines_message_becomes_the_param(
+    gateway: Gateway, engine: FakeEngine
+) -> None:
     engine.script = refuse(
         400, {"error": {"message": "top_k must be 0 (disable), or at least 1, got -5.", "param": None}}
     )
     assert error(await gateway.ask(top_k=-5))["param"] == "top_k"
 
 
-async def test_a_refusal_that_comes_as_the_streams_first_event_is_still_a_400(
-    gateway: Gateway, engine: FakeEngine
-) -> None:
+async def test_an_error_in_a_streams_first_event_is_still_a_400(gateway: Gateway, engine: FakeEngine) -> None:
     refusal = json.dumps({"error": {**REFUSAL["error"], "code": 400}}).encode()
     engine.script = stream(b"data: " + refusal + b"\n\n", b"data: [DONE]\n\n")
     response = await gateway.ask(stream=True)
@@ -437,7 +277,7 @@ async def test_a_refusal_that_comes_as_the_streams_first_event_is_still_a_400(
         (b'{"model": "abacus", "messages": [{"role": "user", "content": "x"}], "thinking": 5}', "thinking"),
     ],
 )
-async def test_a_body_that_cannot_be_used_is_a_400(gateway: Gateway, content: bytes, param: str | None) -> None:
+async def test_an_unusable_body_is_a_400(gateway: Gateway, content: bytes, param: str | None) -> None:
     response = await gateway.client.post("/v1/chat/completions", content=content)
     assert response.status_code == 400
     assert error(response)["param"] == param
@@ -466,7 +306,7 @@ async def test_a_body_over_the_limit_is_a_413(family_dir: Path, redis_server: Re
         assert (await gateway.ask(EASY)).status_code == 200
 
 
-async def test_no_text_of_the_caller_is_logged(
+async def test_neither_prompts_nor_answers_are_logged(
     gateway: Gateway, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")

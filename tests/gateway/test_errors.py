@@ -8,7 +8,7 @@ import pytest
 from gateway import errors
 
 
-def test_the_shape_is_openais() -> None:
+def test_errors_have_openais_shape() -> None:
     body = json.loads(errors.BadRequestError("no", "field", "code").body())
     assert body == {"error": {"message": "no", "type": "invalid_request_error", "param": "field", "code": "code"}}
 
@@ -35,15 +35,13 @@ def test_the_shape_is_openais() -> None:
         ),
     ],
 )
-def test_an_engines_refusal_stays_a_refusal_of_the_field_it_names(
-    payload: Any, param: str | None, code: str | None
-) -> None:
+def test_an_engines_400_keeps_its_field(payload: Any, param: str | None, code: str | None) -> None:
     error = errors.from_engine(400, payload)
     assert (error.status, error.kind, error.param, error.code) == (400, "invalid_request_error", param, code)
     assert error.message
 
 
-def test_an_engines_failure_is_ours_to_answer_for() -> None:
+def test_an_engines_500_becomes_a_502() -> None:
     error = errors.from_engine(500, {"error": {"message": "boom"}})
     assert (error.status, error.kind, error.code) == (502, "api_error", "engine_failed")
 
@@ -61,6 +59,6 @@ def test_an_engines_failure_is_ours_to_answer_for() -> None:
         ("", None),
     ],
 )
-def test_a_field_that_an_engine_names_only_in_words_is_found(message: str, field: str | None) -> None:
+def test_the_field_is_found_in_an_engines_message(message: str, field: str | None) -> None:
     named = ("model", "messages", "repetition_penalty", "min_tokens", "max_tokens", "response_format", "tool_choice")
     assert errors.field_at_fault(message, dict.fromkeys(named)) == field

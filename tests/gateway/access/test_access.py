@@ -27,13 +27,13 @@ from tests.gateway.fakes import (
     FakeEngine,
     Gateway,
     answer,
+    error,
     event,
     forever,
     running,
     stream,
     until,
 )
-from tests.gateway.test_chat import error
 
 
 @pytest.fixture

@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 from gateway.access import keys
 from gateway.access.keys import Grant
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, FakeEngine, Gateway, running
+from tests.gateway.fakes import EASY, FakeEngine, Gateway, error, running
 from tests.gateway.process.test_serve import serving
-from tests.gateway.test_chat import error
 
 EXAMPLES = 40
 ANY_HEALTH: Any = list(hypothesis.HealthCheck)
 
 
 @pytest.mark.parametrize("with_key", [True, False], ids=["an admin", "nobody"])
-async def test_whatever_the_schema_allows_or_does_not(
+async def test_requests_generated_from_the_openapi_document(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path, with_key: bool
 ) -> None:
     """By schemathesis' own command: no 5xx, and every answer is one that the document promises."""
@@ -45,12 +44,12 @@ async def test_whatever_the_schema_allows_or_does_not(
             stderr=asyncio.subprocess.STDOUT,
             cwd=tmp_path,
         )
-        said, _ = await exploring.communicate()
-        assert exploring.returncode == 0, said.decode()
+        response, _ = await exploring.communicate()
+        assert exploring.returncode == 0, response.decode()
         assert (await gateway.client.get("/health/live")).status_code == 200
 
 
-class Mischief:
+class MalformedRequests:
     """Requests that no client should send, the same ones each time."""
 
     def __init__(self, seed: int) -> None:
@@ -58,56 +57,54 @@ class Mischief:
 
     def next(self) -> tuple[str, str, list[tuple[str, str]], bytes]:
         """Method, path, headers, body."""
-        chance = self._random
+        rng = self._random
         body = json.dumps(self._object(0)).encode()
-        kind = chance.randrange(9)
+        kind = rng.randrange(9)
         if kind == 0:  # torn, or with noise in it
-            at = chance.randrange(len(body) + 1)
-            body = body[:at] + bytes(chance.randrange(256) for _ in range(chance.randrange(8)))
+            at = rng.randrange(len(body) + 1)
+            body = body[:at] + bytes(rng.randrange(256) for _ in range(rng.randrange(8)))
         elif kind == 1:  # nested deeply
-            body = b'{"model":"abacus","messages":' + b"[" * chance.choice([100, 10_000, 400_000])
+            body = b'{"model":"abacus","messages":' + b"[" * rng.choice([100, 10_000, 400_000])
         elif kind == 2:  # wrong types for what is acted on
             body = json.dumps({"model": "abacus", "messages": self._value(0), "n": self._value(0)}).encode()
         elif kind == 3:  # numbers that are none
-            body = (
-                b'{"model":"abacus","messages":[],"max_tokens":' + chance.choice([b"1e999", b"-0", b"9" * 5000]) + b"}"
-            )
-        headers = [("content-type", chance.choice(["application/json", "text/plain", ""]))]
+            body = b'{"model":"abacus","messages":[],"max_tokens":' + rng.choice([b"1e999", b"-0", b"9" * 5000]) + b"}"
+        headers = [("content-type", rng.choice(["application/json", "text/plain", ""]))]
         if kind == 4:
-            headers += [("X-Reasoning-Budget", self._word()) for _ in range(chance.randrange(1, 4))]
+            headers += [("X-Reasoning-Budget", self._word()) for _ in range(rng.randrange(1, 4))]
             headers += [("X-Reasoning-Budget-Policy", self._word())]
         if kind == 5:
-            headers += [(f"x-{number}", "a" * 100) for number in range(chance.randrange(80))]
+            headers += [(f"x-{number}", "a" * 100) for number in range(rng.randrange(80))]
         if kind == 6:
             headers += [("traceparent", self._word()), ("authorization", self._word()), ("x-laconic-debug", "true")]
-        path = chance.choice(["/v1/chat/completions", "/v1/route", "/v1/keys", "/v1/models/" + self._word()])
-        return chance.choice(["POST", "POST", "POST", "GET"]), path, headers, body
+        path = rng.choice(["/v1/chat/completions", "/v1/route", "/v1/keys", "/v1/models/" + self._word()])
+        return rng.choice(["POST", "POST", "POST", "GET"]), path, headers, body
 
     def _word(self) -> str:
-        chance = self._random
+        rng = self._random
         words = ["-1", "1.5", "1e9", "nan", "", "[]", "9" * 400, "auto", "0x10", "%00", "..%2f"]
-        return chance.choice(words)
+        return rng.choice(words)
 
     def _object(self, depth: int) -> dict[str, Any]:
-        chance = self._random
+        rng = self._random
         fields = ["model", "messages", "stream", "n", "max_tokens", "reasoning", "thinking", "reasoning_effort",
                   "thinking_token_budget", "chat_template_kwargs", "stream_options", "tools", "x"]  # fmt: skip
-        return {field: self._value(depth + 1) for field in chance.sample(fields, chance.randrange(len(fields)))}
+        return {field: self._value(depth + 1) for field in rng.sample(fields, rng.randrange(len(fields)))}
 
     def _value(self, depth: int) -> Any:
-        chance = self._random
-        kind = chance.randrange(9 if depth < 4 else 7)
+        rng = self._random
+        kind = rng.randrange(9 if depth < 4 else 7)
         plain = [None, True, -1, 1.5, 10**30, "abacus", self._word()]
         if kind < 7:
             return plain[kind]
         return [self._value(depth + 1) for _ in range(3)] if kind == 7 else self._object(depth + 1)
 
 
-async def test_ten_thousand_requests_that_make_no_sense(
+async def test_ten_thousand_malformed_requests(
     engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    mischief = Mischief(seed=0)
-    seen: dict[int, int] = {}
+    malformed = MalformedRequests(seed=0)
+    statuses: dict[int, int] = {}
     async with serving(
         engine, family_dir, tmp_path, "--redis", redis_server.url, "--max-body-bytes", "262144"
     ) as serve:
@@ -115,18 +112,18 @@ async def test_ten_thousand_requests_that_make_no_sense(
 
         async def send(client: httpx.AsyncClient, number: int) -> None:
             for _ in range(number):
-                method, path, headers, body = mischief.next()
-                said = await client.request(method, path, headers=headers, content=body)
-                assert said.status_code < 500, (method, path, headers, body[:200], said.text)
-                seen[said.status_code] = seen.get(said.status_code, 0) + 1
+                method, path, headers, body = malformed.next()
+                response = await client.request(method, path, headers=headers, content=body)
+                assert response.status_code < 500, (method, path, headers, body[:200], response.text)
+                statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
 
         async with httpx.AsyncClient(base_url=serve.url, timeout=60) as client:
             await asyncio.gather(*(send(client, 250) for _ in range(8)))
             before = process.memory_info().rss
             await asyncio.gather(*(send(client, 1000) for _ in range(8)))
             after = process.memory_info().rss
-        assert sum(seen.values()) == 10_000
-        assert {400, 404, 405, 413} <= set(seen)
+        assert sum(statuses.values()) == 10_000
+        assert {400, 404, 405, 413} <= set(statuses)
         assert after <= 1.05 * before, (before, after)
         assert (await serve.ask()).status_code == 200
 
@@ -144,21 +141,21 @@ async def test_ten_thousand_requests_that_make_no_sense(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
     ],
 )
-async def test_bytes_that_are_no_http_end_a_connection_and_nothing_else(gateway: Gateway, raw: bytes) -> None:
+async def test_bytes_that_are_not_http_end_only_their_connection(gateway: Gateway, raw: bytes) -> None:
     host, port = gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(raw)
     await writer.drain()
     writer.write_eof()
-    said = await reader.read()
-    assert not said or said.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200"))
+    response = await reader.read()
+    assert not response or response.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200"))
     writer.close()
     assert (await gateway.ask(EASY)).status_code == 200
 
 
 @hypothesis.given(st.text(min_size=0, max_size=300))
 @hypothesis.settings(max_examples=100, suppress_health_check=ANY_HEALTH)
-async def test_any_text_is_a_prompt(gateway: Gateway, prompt: str) -> None:
+async def test_any_text_is_a_valid_prompt(gateway: Gateway, prompt: str) -> None:
     """Half a surrogate pair cannot be sent; everything else is answered."""
     try:
         prompt.encode()
@@ -167,7 +164,7 @@ async def test_any_text_is_a_prompt(gateway: Gateway, prompt: str) -> None:
     assert (await gateway.ask(prompt)).status_code == 200
 
 
-async def test_a_secret_in_a_strange_place_is_not_repeated(gateway: Gateway) -> None:
-    said = await gateway.client.get("/v1/models/sk-laconic-abc", headers={"authorization": "Bearer sk-laconic-def"})
-    assert "sk-laconic-def" not in said.text
-    error(said)
+async def test_a_secret_is_not_repeated_in_an_error(gateway: Gateway) -> None:
+    response = await gateway.client.get("/v1/models/sk-laconic-abc", headers={"authorization": "Bearer sk-laconic-def"})
+    assert "sk-laconic-def" not in response.text
+    error(response)

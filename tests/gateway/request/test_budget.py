@@ -14,7 +14,7 @@ from gateway.request.budget import EFFORTS, HEADER, LARGEST, POLICY_HEADER, Budg
 from models.family import Family
 
 QUANTILES = {"minimal": 30, "low": 60, "medium": 90, "high": 180, "xhigh": 301}
-"""What the house's reference checkpoint was measured at, rounded up."""
+"""What the test family's reference checkpoint was measured at, rounded up."""
 
 
 def parse(
@@ -25,19 +25,19 @@ def parse(
 
 
 @pytest.mark.parametrize(
-    ("said", "tokens"),
+    ("text", "tokens"),
     [
         *[("0", 0), ("5", 5), ("007", 7), (" 12 ", 12), (str(LARGEST), LARGEST)],
         *[("auto", None), ("AUTO", None), ("max", None), ("none", 0), ("Low", 60)],
         *QUANTILES.items(),
     ],
 )
-def test_the_header_takes_tokens_effort_names_and_auto(family: Family, said: str, tokens: int | None) -> None:
-    assert parse(family, {}, (HEADER, said)) == Budget(tokens, HEADER, "cap")
+def test_the_header_takes_tokens_effort_names_and_auto(family: Family, text: str, tokens: int | None) -> None:
+    assert parse(family, {}, (HEADER, text)) == Budget(tokens, HEADER, "cap")
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         "-1",
         "abc",
@@ -56,14 +56,14 @@ def test_the_header_takes_tokens_effort_names_and_auto(family: Family, said: str
         "1 2",
     ],
 )
-def test_a_malformed_header_is_refused_by_name(family: Family, said: str) -> None:
+def test_a_malformed_budget_is_rejected_and_names_the_header(family: Family, text: str) -> None:
     with pytest.raises(BadRequestError) as refused:
-        budget.from_text(said, HEADER, family)
+        budget.from_text(text, HEADER, family)
     assert refused.value.param == HEADER
     assert HEADER in refused.value.message
 
 
-def test_a_header_sent_twice_is_refused_even_where_both_agree(family: Family) -> None:
+def test_a_repeated_header_is_rejected_even_if_the_values_agree(family: Family) -> None:
     for name in (HEADER, POLICY_HEADER):
         with pytest.raises(BadRequestError) as refused:
             parse(family, {}, (name, "5"), (name, "5"))
@@ -85,7 +85,7 @@ def test_a_header_sent_twice_is_refused_even_where_both_agree(family: Family) ->
         ({"reasoning_effort": "high"}, 180, "reasoning_effort"),
     ],
 )
-def test_every_form_of_the_body_is_understood(
+def test_every_form_of_the_body_sets_a_budget(
     family: Family, body: dict[str, Any], tokens: int | None, source: str
 ) -> None:
     assert parse(family, body) == Budget(tokens, source, "cap")
@@ -108,18 +108,18 @@ def test_every_form_of_the_body_is_understood(
     + [({"thinking": {"type": "disabled", "budget_tokens": 5}}, "thinking")]
     + [({"reasoning_effort": bad}, "reasoning_effort") for bad in ("x", "LOW", 5, ["low"], True)],
 )
-def test_a_malformed_field_is_refused_by_name(family: Family, body: dict[str, Any], param: str) -> None:
+def test_a_malformed_field_is_rejected_by_name(family: Family, body: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequestError) as refused:
         parse(family, body)
     assert refused.value.param == param
 
 
-def test_null_is_as_good_as_absent(family: Family) -> None:
+def test_null_counts_as_absent(family: Family) -> None:
     nothing: dict[str, Any] = dict.fromkeys(budget.CONSUMED)
     assert parse(family, nothing, default="12") == Budget(12, "default_budget", "cap")
 
 
-def test_header_before_fields_before_effort_before_default(family: Family) -> None:
+def test_precedence_is_header_fields_effort_default(family: Family) -> None:
     body: dict[str, Any] = {"thinking_token_budget": 2, "reasoning_effort": "low"}
     assert parse(family, body, (HEADER, "1"), default="4").tokens == 1
     assert parse(family, body, default="4").tokens == 2
@@ -129,13 +129,13 @@ def test_header_before_fields_before_effort_before_default(family: Family) -> No
     assert parse(family, {}).tokens is None
 
 
-def test_what_is_overruled_must_still_be_well_formed(family: Family) -> None:
+def test_an_overridden_value_must_still_be_well_formed(family: Family) -> None:
     with pytest.raises(BadRequestError) as refused:
         parse(family, {"reasoning_effort": "loud"}, (HEADER, "5"))
     assert refused.value.param == "reasoning_effort"
 
 
-def test_two_fields_of_one_level_that_contradict_are_both_named(family: Family) -> None:
+def test_contradicting_fields_are_both_named(family: Family) -> None:
     with pytest.raises(BadRequestError) as refused:
         parse(family, {"thinking_token_budget": 5, "thinking": {"type": "enabled", "budget_tokens": 6}})
     assert refused.value.param == "thinking_token_budget and thinking.budget_tokens"
@@ -144,12 +144,12 @@ def test_two_fields_of_one_level_that_contradict_are_both_named(family: Family) 
     assert refused.value.param == "reasoning.max_tokens and reasoning.effort"
 
 
-def test_two_fields_that_agree_are_fine(family: Family) -> None:
+def test_fields_that_agree_are_accepted(family: Family) -> None:
     body = {"thinking_token_budget": 60, "reasoning": {"effort": "low"}}
     assert parse(family, body).tokens == 60
 
 
-def test_the_policy(family: Family) -> None:
+def test_the_policy_header_is_cap_or_reject(family: Family) -> None:
     assert parse(family, {}, (POLICY_HEADER, "reject"), (HEADER, "5")) == Budget(5, HEADER, "reject")
     with pytest.raises(BadRequestError) as refused:
         parse(family, {}, (POLICY_HEADER, "perhaps"))
@@ -164,7 +164,7 @@ def test_more_effort_never_means_fewer_tokens(family: Family) -> None:
 
 
 @given(st.text(max_size=20))
-def test_any_text_is_a_budget_or_a_refusal(family: Family, text: str) -> None:
+def test_any_header_text_is_a_budget_or_a_400(family: Family, text: str) -> None:
     with contextlib.suppress(BadRequestError):
         tokens = budget.from_text(text, HEADER, family)
         assert tokens is None or 0 <= tokens <= LARGEST
@@ -181,9 +181,9 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(budget.CONSUMED), JSON))
-def test_any_body_is_a_budget_or_a_refusal(family: Family, body: dict[str, Any]) -> None:
+def test_any_body_is_a_budget_or_a_400(family: Family, body: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequestError):
         parsed = parse(family, body)
         assert parsed.tokens is None or 0 <= parsed.tokens <= LARGEST
-        said_nothing = all(value is None for value in body.values())
-        assert (parsed.source == "default_budget") == said_nothing
+        has_no_budget = all(value is None for value in body.values())
+        assert (parsed.source == "default_budget") == has_no_budget

@@ -21,24 +21,24 @@ def parse(**changes: Any) -> question.Question:
     return question.parse(json.dumps(body(**changes)).encode())
 
 
-def test_a_plain_question() -> None:
-    asked = parse()
-    assert (asked.model, asked.prompt, asked.stream, asked.wants_usage, asked.choices) == (
+def test_a_minimal_body_gives_the_defaults() -> None:
+    parsed = parse()
+    assert (parsed.model, parsed.prompt, parsed.stream, parsed.wants_usage, parsed.choices) == (
         "abacus",
         "1 + 2?",
         False,
         False,
         1,
     )
-    assert asked.body == body()
+    assert parsed.body == body()
 
 
-def test_every_other_parameter_is_kept_as_it_came() -> None:
+def test_unknown_parameters_are_kept_unchanged() -> None:
     more = {"tools": [{"type": "function"}], "seed": 2**70, "stop": None, "invented": {"a": [1.5, None]}}
     assert parse(**more).body == body(**more)
 
 
-def test_the_newer_name_of_the_completions_limit_comes_first() -> None:
+def test_max_completion_tokens_wins_over_max_tokens() -> None:
     assert parse().max_tokens is None
     assert parse(max_tokens=9).max_tokens == 9
     assert parse(max_tokens=9, max_completion_tokens=7).max_tokens == 7
@@ -63,9 +63,7 @@ def test_the_newer_name_of_the_completions_limit_comes_first() -> None:
         ([USER, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "5"}], "1 + 2?"),
     ],
 )
-def test_the_prompt_is_the_last_user_messages_text_where_it_is_all_text(
-    messages: list[Any], prompt: str | None
-) -> None:
+def test_the_prompt_is_the_text_of_the_last_user_message(messages: list[Any], prompt: str | None) -> None:
     assert parse(messages=messages).prompt == prompt
 
 
@@ -95,7 +93,7 @@ def test_the_prompt_is_the_last_user_messages_text_where_it_is_all_text(
         ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], param: str) -> None:
+def test_an_invalid_field_is_rejected_by_name(changes: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequestError) as refused:
         parse(**changes)
     assert refused.value.param == param
@@ -116,21 +114,21 @@ def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], param: str) -
         b'{"a": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_rejected(raw: bytes) -> None:
     with pytest.raises(BadRequestError):
         question.parse(raw)
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_any_bytes_are_a_question_or_a_refusal(raw: bytes) -> None:
+def test_arbitrary_bytes_are_rejected(raw: bytes) -> None:
     with pytest.raises(BadRequestError):
         question.parse(raw)
 
 
-def test_half_a_surrogate_pair_is_refused_where_it_stands() -> None:
-    asked = question.parse(rb'{"model": "abacus", "messages": [{"role": "user", "content": "\ud800"}]}')
+def test_half_a_surrogate_pair_is_rejected_and_names_the_field() -> None:
+    parsed = question.parse(rb'{"model": "abacus", "messages": [{"role": "user", "content": "\ud800"}]}')
     with pytest.raises(BadRequestError) as refused:
-        question.encode(asked.body)
+        question.encode(parsed.body)
     assert refused.value.param == "messages"
 
 
@@ -140,5 +138,5 @@ def test_half_a_surrogate_pair_is_refused_where_it_stands() -> None:
         st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
     )
 )
-def test_encoding_loses_nothing(value: dict[str, Any]) -> None:
+def test_encoding_is_lossless(value: dict[str, Any]) -> None:
     assert json.loads(question.encode(value)) == value

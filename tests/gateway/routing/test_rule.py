@@ -20,18 +20,18 @@ def prediction(p_correct: float, low: float, high: float) -> ChoicePrediction:
     return ChoicePrediction(p_correct, np.linspace(low, high, len(LEVELS)))
 
 
-def reading(familiar: bool = True, **predictions: ChoicePrediction) -> Prediction:
+def prompt(familiar: bool = True, **predictions: ChoicePrediction) -> Prediction:
     named = {name.replace("alpha_", "alpha-0."): value for name, value in predictions.items()}
     return Prediction(0.25, familiar, named)
 
 
-EASY = reading(base=prediction(0.95, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.94, 10, 20))
-HARD = reading(base=prediction(0.90, 80, 120), alpha_1=prediction(0.70, 40, 60), alpha_4=prediction(0.30, 10, 20))
+EASY = prompt(base=prediction(0.95, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.94, 10, 20))
+HARD = prompt(base=prediction(0.90, 80, 120), alpha_1=prediction(0.70, 40, 60), alpha_4=prediction(0.30, 10, 20))
 
 
 def decide(
     family: Family,
-    read: Prediction | None,
+    prompt_prediction: Prediction | None,
     budget: int | None = None,
     *,
     pinned: str | None = None,
@@ -42,7 +42,7 @@ def decide(
     may_escalate: bool = True,
 ) -> Decision:
     request = RoutingRequest(
-        prediction=read,
+        prediction=prompt_prediction,
         limit=budget,
         pinned=pinned,
         tolerance=tolerance,
@@ -54,7 +54,7 @@ def decide(
     return rule.decide(family, request)
 
 
-def test_the_cheapest_of_the_good_enough_serves(family: Family) -> None:
+def test_the_cheapest_good_enough_checkpoint_serves(family: Family) -> None:
     easy, hard = decide(family, EASY), decide(family, HARD)
     assert (easy.checkpoint, easy.kind) == ("alpha-0.4", "routed")
     assert (hard.checkpoint, hard.kind) == ("base", "routed")
@@ -63,35 +63,35 @@ def test_the_cheapest_of_the_good_enough_serves(family: Family) -> None:
     assert easy.difficulty == 0.25
 
 
-def test_no_tolerance_buys_the_best_and_full_tolerance_the_cheapest(family: Family) -> None:
+def test_zero_tolerance_chooses_the_best_and_full_tolerance_the_cheapest(family: Family) -> None:
     assert decide(family, EASY, tolerance=0.0).checkpoint == "alpha-0.1"
     assert decide(family, HARD, tolerance=1.0).checkpoint == "alpha-0.4"
 
 
-def test_a_budget_the_best_cannot_keep_moves_the_choice(family: Family) -> None:
+def test_a_budget_too_small_for_the_best_checkpoint_changes_the_choice(family: Family) -> None:
     decision = decide(family, HARD, budget=60)
     assert decision.checkpoint == "alpha-0.1"
     assert decision.reference_tokens == pytest.approx(60)
 
 
-def test_under_a_budget_that_stops_everyone_the_briefest_serves(family: Family) -> None:
+def test_under_a_budget_of_zero_the_briefest_checkpoint_serves(family: Family) -> None:
     assert decide(family, HARD, budget=0).checkpoint == "alpha-0.4"
 
 
 def test_an_unfamiliar_or_unreadable_prompt_goes_to_the_reference(family: Family) -> None:
-    for read in (reading(familiar=False, base=prediction(0.1, 0, 1)), None):
-        decision = decide(family, read)
+    for prompt_prediction in (prompt(familiar=False, base=prediction(0.1, 0, 1)), None):
+        decision = decide(family, prompt_prediction)
         assert (decision.checkpoint, decision.kind) == ("base", "abstained")
         assert decision.predicted_tokens is decision.reference_tokens is decision.difficulty is None
 
 
-def test_a_holdout_goes_to_the_reference_with_its_predictions(family: Family) -> None:
+def test_a_holdout_goes_to_the_reference_and_keeps_its_predictions(family: Family) -> None:
     decision = decide(family, EASY, holdout=True)
     assert (decision.checkpoint, decision.choice, decision.kind) == ("base", "alpha-0.4", "holdout")
     assert decision.reference_tokens == decision.predicted_tokens == pytest.approx(100)
 
 
-def test_a_pinned_checkpoint_is_never_overruled(family: Family) -> None:
+def test_a_pinned_checkpoint_is_never_overridden(family: Family) -> None:
     for holdout in (False, True):
         decision = decide(family, EASY, pinned="base", holdout=holdout)
         assert (decision.checkpoint, decision.kind) == ("base", "pinned")
@@ -99,19 +99,19 @@ def test_a_pinned_checkpoint_is_never_overruled(family: Family) -> None:
         decide(family, EASY, pinned="base", available=ALL - {"base"})
 
 
-def test_what_is_away_is_replaced_by_its_neighbour_on_the_ladder(family: Family) -> None:
+def test_an_unavailable_checkpoint_is_replaced_by_its_neighbour_on_the_alpha_ladder(family: Family) -> None:
     decision = decide(family, EASY, available=frozenset({"base", "alpha-0.1"}))
     assert (decision.checkpoint, decision.kind) == ("alpha-0.1", "fallback")
     assert decision.predicted_tokens == pytest.approx(50)
     # Of two neighbours the one that thinks more.
-    between = reading(base=prediction(0.5, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.3, 1, 2))
+    between = prompt(base=prediction(0.5, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.3, 1, 2))
     assert decide(family, between, available=frozenset({"base", "alpha-0.4"})).checkpoint == "base"
     assert decide(family, None, available=frozenset({"alpha-0.4"})).checkpoint == "alpha-0.4"
 
 
-def test_the_rule_chooses_among_what_the_caller_may_use(family: Family) -> None:
+def test_the_rule_chooses_among_the_allowed_checkpoints(family: Family) -> None:
     """The best of all is not theirs; of the two that are, the cheap one is the better one, too."""
-    odd = reading(base=prediction(0.6, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.7, 10, 20))
+    odd = prompt(base=prediction(0.6, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.7, 10, 20))
     decision = decide(family, odd, allowed=ALL - {"alpha-0.1"})
     assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", "alpha-0.4", "routed")
     assert set(decision.forecasts) == {"base", "alpha-0.4"}, "what it was decided on, so that a replay decides alike"
@@ -123,7 +123,7 @@ def test_the_rule_chooses_among_what_the_caller_may_use(family: Family) -> None:
     assert "not for base, so its neighbour alpha-0.1 serves" in lost.reason
 
 
-def test_what_the_rule_chose_is_routed_whoever_serves(family: Family) -> None:
+def test_a_holdout_or_fallback_still_counts_as_routed(family: Family) -> None:
     assert decide(family, EASY).routed
     assert decide(family, EASY, holdout=True).routed
     assert decide(family, EASY, available=ALL - {"alpha-0.4"}).routed
@@ -133,18 +133,18 @@ def test_what_the_rule_chose_is_routed_whoever_serves(family: Family) -> None:
     assert (away.checkpoint, away.choice, away.kind) == ("alpha-0.1", "alpha-0.4", "fallback")
 
 
-def test_with_nothing_available_there_is_no_decision(family: Family) -> None:
+def test_without_available_checkpoints_there_is_no_decision(family: Family) -> None:
     with pytest.raises(NoCheckpointError):
         decide(family, EASY, available=frozenset())
 
 
 predictions = st.builds(prediction, st.floats(0, 1), st.floats(0, 100), st.floats(100, 500))
-readings = st.fixed_dictionaries({"base": predictions, "alpha-0.1": predictions, "alpha-0.4": predictions})
+choices = st.fixed_dictionaries({"base": predictions, "alpha-0.1": predictions, "alpha-0.4": predictions})
 budgets = st.none() | st.integers(0, 600)
 
 
-@given(readings, budgets, st.floats(0, 1))
-def test_no_checkpoint_that_is_good_enough_is_cheaper(
+@given(choices, budgets, st.floats(0, 1))
+def test_no_good_enough_checkpoint_is_cheaper(
     family: Family, predicted: dict[str, ChoicePrediction], budget: int | None, tolerance: float
 ) -> None:
     decision = decide(family, Prediction(0.5, True, predicted), budget, tolerance=tolerance)
@@ -156,8 +156,8 @@ def test_no_checkpoint_that_is_good_enough_is_cheaper(
             assert other.success < best - tolerance
 
 
-@given(readings, budgets)
-def test_forecasts_are_the_predictions_under_the_budget(
+@given(choices, budgets)
+def test_forecasts_are_the_predictions_under_the_limit(
     predicted: dict[str, ChoicePrediction], budget: int | None
 ) -> None:
     for name, forecast in rule.forecasts_of(predicted, budget).items():
@@ -166,7 +166,7 @@ def test_forecasts_are_the_predictions_under_the_budget(
         assert forecast.unlimited_tokens == pytest.approx(predicted[name].expected_tokens(), abs=1e-2)
 
 
-@given(readings, st.integers(0, 600))
+@given(choices, st.integers(0, 600))
 def test_the_smallest_feasible_budget_is_feasible_and_the_one_below_is_not(
     predicted: dict[str, ChoicePrediction], budget: int
 ) -> None:
@@ -178,24 +178,24 @@ def test_the_smallest_feasible_budget_is_feasible_and_the_one_below_is_not(
     assert smallest_feasible(predicted, smallest - 1) == smallest
 
 
-def thoughtful(p_correct: float, low: float, high: float) -> Prediction:
+def escalating(p_correct: float, low: float, high: float) -> Prediction:
     """HARD, and what alpha-0.4 and then the base make of it."""
     both = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
     tokens = np.linspace(low, high, len(LEVELS))
     return Prediction(0.25, True, {**HARD.choices, "both": ChoicePrediction(p_correct, tokens, escalation=both)})
 
 
-def test_second_thoughts_are_chosen_as_if_they_were_one_more_checkpoint(family: Family) -> None:
-    found = decide(family, thoughtful(0.89, 20, 60))
-    assert (found.checkpoint, found.choice, found.kind) == ("alpha-0.4", "both", "routed")
-    assert found.escalation == Escalation(first="alpha-0.4", second="base", surprisal=1.5)
-    assert found.predicted_tokens == pytest.approx(40)
-    for worse in (thoughtful(0.87, 20, 60), thoughtful(0.89, 90, 130)):  # not good enough, not cheaper
+def test_an_escalation_competes_like_a_checkpoint(family: Family) -> None:
+    decision = decide(family, escalating(0.89, 20, 60))
+    assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", "both", "routed")
+    assert decision.escalation == Escalation(first="alpha-0.4", second="base", surprisal=1.5)
+    assert decision.predicted_tokens == pytest.approx(40)
+    for worse in (escalating(0.87, 20, 60), escalating(0.89, 90, 130)):  # not good enough, not cheaper
         assert (decide(family, worse).checkpoint, decide(family, worse).escalation) == ("base", None)
 
 
 @pytest.mark.parametrize(
-    "how",
+    "changes",
     [
         {"allowed": frozenset({"base", "alpha-0.1"})},
         {"allowed": frozenset({"alpha-0.1", "alpha-0.4"})},
@@ -205,16 +205,16 @@ def test_second_thoughts_are_chosen_as_if_they_were_one_more_checkpoint(family: 
         {"holdout": True},
     ],
 )
-def test_there_are_none_without_both_checkpoints_or_where_something_else_was_wanted(
-    family: Family, how: dict[str, Any]
+def test_there_is_no_escalation_without_both_checkpoints_or_if_the_request_rules_it_out(
+    family: Family, changes: dict[str, Any]
 ) -> None:
-    found = decide(family, thoughtful(0.89, 20, 60), **how)
-    assert found.escalation is None
-    assert found.predicted_tokens == found.forecasts[found.checkpoint].tokens
-    assert ("both" in found.forecasts) == ("pinned" in how or "holdout" in how)
+    decision = decide(family, escalating(0.89, 20, 60), **changes)
+    assert decision.escalation is None
+    assert decision.predicted_tokens == decision.forecasts[decision.checkpoint].tokens
+    assert ("both" in decision.forecasts) == ("pinned" in changes or "holdout" in changes)
 
 
-def test_a_budget_that_would_stop_them_speaks_against_second_thoughts(family: Family) -> None:
+def test_a_small_budget_rules_out_an_escalation(family: Family) -> None:
     """Nothing is known of what is right when they are stopped, so nothing is taken to be."""
-    assert decide(family, thoughtful(0.89, 20, 60), budget=60).escalation is not None
-    assert decide(family, thoughtful(0.89, 20, 60), budget=22).escalation is None
+    assert decide(family, escalating(0.89, 20, 60), budget=60).escalation is not None
+    assert decide(family, escalating(0.89, 20, 60), budget=22).escalation is None
