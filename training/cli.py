@@ -112,6 +112,25 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 
 @app.command()
+def card(
+    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")] = Path(
+        "models/abacus"
+    ),
+) -> None:
+    """Write the model card and the plots of a published family again, from its own directory.
+
+    No run directory is needed. The same directory gives the same bytes; the manifest's hashes are updated.
+    """
+    from models.family import FamilyError
+    from training.publish import report as reporting
+
+    try:
+        reporting.write(family_dir)
+    except FamilyError as error:
+        _fail(str(error))
+
+
+@app.command()
 def experiment(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One per reward to compare.")],
     seed: Annotated[

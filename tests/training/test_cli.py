@@ -8,7 +8,9 @@ from training.cli import app, main
 run = CliRunner().invoke
 
 
-@pytest.mark.parametrize("command", ["run", "base", "family", "evaluate", "profile", "publish", "measure", "prompts"])
+@pytest.mark.parametrize(
+    "command", ["run", "base", "family", "evaluate", "profile", "publish", "card", "measure", "prompts"]
+)
 def test_every_command_explains_itself(command):
     result = run(app, [command, "--help"])
     assert result.exit_code == 0
@@ -36,6 +38,7 @@ def test_one_kind_of_problem_can_be_asked_for():
             "--count: heldout has only about",
         ),
         (["measure", "nowhere", "--checkpoint", "base"], "is this a family's directory?"),
+        (["card", "nowhere"], "training.json: cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments, message, monkeypatch, capsys):

@@ -82,6 +82,17 @@ def minutes(path: Path) -> float:
     return sum(json.loads(line)["seconds"] for line in path.read_text().splitlines()) / 60
 
 
+def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every rollout figure in a training's log, by the figure's name without `rollout/`."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        for key in row:
+            if key.startswith("rollout/"):
+                found.setdefault(key.removeprefix("rollout/"), []).append((row["step"], row[key]))
+    return found
+
+
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]

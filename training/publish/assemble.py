@@ -1,9 +1,10 @@
-"""What does a published family consist of? Run directory in, a directory that `models.family.load` accepts out."""
+"""What does a published family consist of? From a run directory to a directory that `models.family.load` accepts."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from models import family
@@ -13,8 +14,9 @@ from training.base.tokenizer import ANSWER_PREFIX
 from training.config import BaseStage, Data, DenseReward, Recipe, checkpoint_name
 from training.job import metrics
 from training.job.checkpoints import dtype
+from training.job.planning import architecture, parameters
 from training.measure import figures
-from training.publish import card, plots
+from training.publish import provenance, report
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 
@@ -23,39 +25,29 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> None:
-    """Write checkpoints, profile, plots, card and manifest into the empty directory `target`."""
-    run, whole = recipe.run_dir, recipe.family.tune == "full"
-    _copy(base, target / "base", _MODEL_FILES)
-    alphas = {checkpoint_name(alpha): alpha for alpha in recipe.family.alphas}
-    for name in alphas:
-        if whole:
-            _copy(run / "family" / name / "model", target / name, _MODEL_FILES)
-        else:
-            _copy(run / "family" / name / "adapter", target / name, _ADAPTER_FILES)
-            _forget_where_the_base_was(target / name / "adapter_config.json")
+    """Write checkpoints, profile, manifest, plots and card into the empty directory `target`."""
+    run, alphas = recipe.run_dir, {checkpoint_name(alpha): alpha for alpha in recipe.family.alphas}
+    _copy_models(recipe, base, target, alphas)
     shutil.copy(run / "profile" / "profile.json", target / "profile.json")
+    (target / "report").mkdir()
+    if (run / "base" / "gate.json").exists():
+        shutil.copy(run / "base" / "gate.json", target / report.GATE)
+    logs = {name: run / "family" / name / "metrics.jsonl" for name in alphas}
+    provenance.save(_provenance(recipe, recipe_path, logs), target)
     outcomes = {name: outcome.load(run / "evaluate" / f"{name}.jsonl") for name in ("base", *alphas)}
+    trained = "full" if recipe.family.tune == "full" else "lora"
     checkpoints = [
         Checkpoint(
             name=name,
             alpha=alphas.get(name),
-            kind=("full" if whole else "lora") if name in alphas else "base",
+            kind=trained if name in alphas else "base",
             path=name,
             files=hash_files(target, name),
             frontier=frontier(rows, recipe, recipe_path, name),
         )
         for name, rows in outcomes.items()
     ]
-    (target / "report").mkdir()
-    gate = None
-    if (run / "base" / "gate.json").exists():
-        gate = json.loads((run / "base" / "gate.json").read_text())
-        (target / "report" / "gate.json").write_text(json.dumps(gate, indent=1) + "\n")
-    plots.frontier(checkpoints, target / "report" / "frontier.png")
-    plots.by_difficulty(checkpoints, target / "report" / "tokens-by-difficulty.png")
-    logs = {name: run / "family" / name / "metrics.jsonl" for name in alphas}
-    plots.training(logs, target / "report" / "training.png")
-    made = Family(
+    manifest = Family(
         name=recipe.name,
         description=recipe.description,
         base="base",
@@ -64,20 +56,46 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
         context_tokens=recipe.base.context_tokens,
         tokenizer="base/tokenizer.json",
         profile="profile.json",
-        files={**hash_files(target, "profile.json"), **hash_files(target, "report")},
+        files=hash_files(target, "profile.json"),
         checkpoints=tuple(checkpoints),
     )
-    family.save(made, target)
-    profile = json.loads((target / "profile.json").read_text())
-    if isinstance(recipe.base, BaseStage):
-        logs = {"base": run / "base" / "metrics.jsonl", **logs}
-    minutes = {name: metrics.minutes(log) for name, log in logs.items()}
-    text = card.write(made, recipe, recipe_path, gate=gate, profile=profile, minutes=minutes)
-    (target / "README.md").write_text(text)
+    family.save(manifest, target)
+    report.write(target)
+
+
+def _copy_models(recipe: Recipe, base: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy the base, and the adapter or the whole model of every trained checkpoint."""
+    _copy(base, target / "base", _MODEL_FILES)
+    for name in names:
+        trained = recipe.run_dir / "family" / name
+        if recipe.family.tune == "full":
+            _copy(trained / "model", target / name, _MODEL_FILES)
+        else:
+            _copy(trained / "adapter", target / name, _ADAPTER_FILES)
+            _normalise_adapter_config(target / name / "adapter_config.json")
+
+
+def _provenance(recipe: Recipe, recipe_path: Path, logs: Mapping[str, Path]) -> provenance.Provenance:
+    """How a run made its family; `logs` has the metrics file of every trained checkpoint."""
+    base, dense = recipe.base, recipe.family.dense_reward
+    trained_here = isinstance(base, BaseStage)
+    timed = {"base": recipe.run_dir / "base" / "metrics.jsonl", **logs} if trained_here else logs
+    return provenance.Provenance(
+        recipe=str(recipe_path),
+        pretrained=None if trained_here else base.model,
+        parameters=parameters(architecture(base)) if trained_here else None,
+        reward=recipe.family.reward,
+        dense=dense and dense.model_dump(exclude={"memory_gib"}),
+        minutes={name: round(metrics.minutes(log)) for name, log in timed.items()},
+        curves={name: metrics.curves(log) for name, log in logs.items()},
+    )
 
 
 def frontier(rows: list[Graded], recipe: Recipe, recipe_path: Path, name: str) -> Frontier:
-    """The figures of one checkpoint, with the command that measures them again; another seed takes other prompts."""
+    """The measured figures of one checkpoint, and the command that measures them again.
+
+    The same command with another seed draws other prompts.
+    """
     stage, seed = recipe.evaluate, recipe.seed
     command = (
         f"laconic-train measure {recipe.publish_to} --checkpoint {name} --split heldout --seed {seed} "
@@ -111,8 +129,9 @@ def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:
             shutil.copy(file, target / file.name)
 
 
-def _forget_where_the_base_was(adapter_config: Path) -> None:
+def _normalise_adapter_config(adapter_config: Path) -> None:
+    """Point the adapter at the published base, and sort what PEFT writes in any order."""
     config = json.loads(adapter_config.read_text())
     config["base_model_name_or_path"] = "../base"
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in any order
+    config["target_modules"] = sorted(config["target_modules"])
     adapter_config.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")

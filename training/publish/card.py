@@ -1,80 +1,31 @@
-"""What does the model card say? Written from the measured figures, in Hugging Face's form."""
+"""What does the model card say? Markdown in Hugging Face's form, written from the measured figures."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from models.family import Checkpoint, Estimate, Family, Slice
-from training.config import BaseStage, FamilyStage, Recipe
-from training.job.planning import architecture, parameters
+from training.publish.provenance import Provenance
 from training.tasks.problems import DIFFICULTIES, KINDS
 
 
-def write(
-    family: Family,
-    recipe: Recipe,
-    recipe_path: Path,
-    *,
-    gate: dict[str, Any] | None,
-    profile: dict[str, Any],
-    minutes: dict[str, float],
-) -> str:
-    """The card as Markdown with YAML front matter.
-
-    `gate` is None for a base that was not trained here; `minutes` is how long the training of each checkpoint took.
-    """
-    stage = recipe.evaluate
-    by_difficulty = "\n\n".join(f"**{d}**\n\n{_table(family, d)}" for d in family.checkpoints[0].frontier.by_difficulty)
-    if isinstance(recipe.base, BaseStage):
-        head, about, caution = _HEAD_OF_ABACUS, _about_abacus(recipe.base, family), _CAUTION
-    else:
-        head = f"base_model: {recipe.base.model}\nlibrary_name: transformers\ntags: [reasoning, efficient-reasoning, laconic]"
-        about, caution = f"{len(family.checkpoints) - 1} checkpoints made from `{recipe.base.model}`.", ""
-    return f"""\
----
-{head}
----
-
-# {family.name}
-
-{family.description} {about}
-
-{_how(recipe.family)}
-{_order(family)}
-{_USES if gate else ""}
-## Figures
-
-pass@1 over {stage.samples} samples on {family.checkpoints[0].frontier.overall.prompts} held-out prompts, temperature {stage.temperature:g}, seed {recipe.seed};
-95 % bootstrap intervals over prompts. {caution}
-
-{_table(family, "overall")}
-
-{_recommended(family)}
-
-{by_difficulty}
-
-![accuracy against reasoning tokens](report/frontier.png)
-
-![reasoning tokens by difficulty](report/tokens-by-difficulty.png)
-
-![rollouts during training](report/training.png)
-
-{_at_the_gate(gate) if gate else ""}## The difficulty profile
-
-Cross-validated over prompts; *constant* is the best guess that does not look at the prompt. *Its own AUC* is how well a
-checkpoint's thinking tells by its own probability, once it is there, whether the answer will be right.
-
-{_profile_table(profile["report"])}
-{_escalations(profile)}
-## Reproduce
-
-    laconic-train run {recipe_path}
-
-The trainings took {_time(minutes)}, by their logs. Measure a checkpoint again on fresh prompts with the command that stands beside its figures in `family.json`, e.g.
-
-    {family.checkpoints[-1].frontier.command}
-"""
+def write(family: Family, provenance: Provenance, *, gate: Mapping[str, Any] | None, profile: Mapping[str, Any]) -> str:
+    """The card as Markdown with YAML front matter; `gate` is None for a base that was not trained here."""
+    trained_here = provenance.pretrained is None
+    sections = [
+        f"---\n{_HEAD_OF_ABACUS if trained_here else _head(provenance)}\n---",
+        f"# {family.name}",
+        f"{family.description} {_about(family, provenance)}",
+        f"{_how(provenance)}\n{_order(family)}".strip(),
+        _USES if gate else "",
+        _figures(family, caution=trained_here),
+        _at_the_gate(gate) if gate else "",
+        _profile_section(profile["report"]),
+        _escalations(profile["escalations"].values()),
+        _reproduce(family, provenance),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 _HEAD_OF_ABACUS = """\
@@ -83,23 +34,23 @@ language: en
 library_name: transformers
 pipeline_tag: text-generation
 tags: [reasoning, efficient-reasoning, arithmetic, lora, laconic]"""
-_CAUTION = """\
-No held-out problem is a training problem in other words; but there are few easy
-ones, and a sum of two small numbers that no training problem asks may well stand as a step in the trace of a longer one.
-So accuracy on easy questions may be memory."""
-_USES = f"""
-## What it is for
 
-Arithmetic with whole numbers in plain language: {", ".join(KINDS)} problems as `laconic-train prompts` prints them
-(sums and differences of up to 6 terms, products up to two digits by two, small stories). It is the default that makes
-`make serve` real, and a bench for efficient reasoning that trains on two CPU cores.
 
-## What it is not for
+def _head(provenance: Provenance) -> str:
+    return f"base_model: {provenance.pretrained}\nlibrary_name: transformers\ntags: [reasoning, efficient-reasoning, laconic]"
 
-Anything else. It has read nothing but such questions and program-written solutions: it knows no facts, no other
-language, no fractions, division or brackets, and holds no conversation. Ask it something else and it will answer with
-a number that means nothing. The gateway's difficulty profile marks such prompts as unfamiliar and lets the base answer.
-"""
+
+def _about(family: Family, provenance: Provenance) -> str:
+    trained = len(family.checkpoints) - 1
+    if provenance.pretrained is not None or provenance.parameters is None:
+        return f"{trained} checkpoints made from `{provenance.pretrained}`."
+    return (
+        f"One Qwen3-architecture base of {provenance.parameters / 1e6:.1f} million parameters and {trained} LoRA adapters, "
+        "served by one engine. The base overthinks: it checks its work about equally often whether a question needs it "
+        "or not."
+    )
+
+
 _LENGTH = "The checkpoints were trained with the length reward of *Training Language Models to Reason Efficiently* (arXiv 2502.04463)"
 _HOW = {
     "outcome": "The checkpoints were trained with the outcome as their reward.",
@@ -109,53 +60,80 @@ _HOW = {
 }
 
 
-def _how(stage: FamilyStage) -> str:
-    if stage.dense_reward and stage.dense_reward.charge == "tokens":
+def _how(provenance: Provenance) -> str:
+    if provenance.dense and provenance.dense["charge"] == "tokens":
         return (
-            "The checkpoints were trained with a dense reward in the manner of *Learning to Think* (arXiv 2505.10425): an"
+            "The checkpoints were trained with a dense reward in the manner of *Learning to Think* (arXiv 2505.10425): each"
             " episode of thinking is paid for what it gains and charged for its tokens, at the price alpha."
         )
-    return _HOW[stage.reward]
+    return _HOW[provenance.reward]
 
 
-def _about_abacus(base: BaseStage, family: Family) -> str:
-    return (
-        f"One Qwen3-architecture base of {parameters(architecture(base)) / 1e6:.1f} million parameters and {len(family.checkpoints) - 1} LoRA adapters, "
-        "served by one engine. The base overthinks: it checks its work about equally often whether a question needs it "
-        "or not."
-    )
+def _order(family: Family) -> str:
+    trained = sorted((c for c in family.checkpoints if c.alpha is not None), key=lambda c: c.alpha or 0.0)
+    tokens = [checkpoint.frontier.overall.reasoning_tokens.mean for checkpoint in trained]
+    return "The larger alpha, the shorter the thinking." if tokens == sorted(tokens, reverse=True) else ""
 
 
-def _at_the_gate(gate: dict[str, Any]) -> str:
-    return f"""\
-## The base at the gate
+_USES = f"""\
+## What it is for
 
-{gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *Cut* is the accuracy when thinking stops after its first episode.
+Arithmetic with whole numbers in plain language: {", ".join(KINDS)} problems as `laconic-train prompts` prints them
+(sums and differences of up to 6 terms, products up to two digits by two, small stories). `make serve` serves it by
+default, and it is a test bench for efficient reasoning that trains on two CPU cores.
 
-{_gate_table(gate)}
+## What it is not for
 
-{_gate_verdict(gate)}
+Anything else. The model was trained only on such questions and on solutions written by a program. It knows no facts, no
+other language, no fractions, division or brackets, and it holds no conversation. Asked anything else, it answers with a
+meaningless number. The gateway's difficulty profile marks such prompts as unfamiliar and lets the base answer them."""
 
-"""
+_CAUTION = """\
+No held-out problem is a reworded training problem. But there are few easy problems, and a sum of two small numbers that
+no training problem asks for may be a step in the training trace of a longer one. Accuracy on easy questions may therefore
+be memory."""
 
 
-def _table(family: Family, part: str) -> str:
-    rows = [
-        "| checkpoint | alpha | accuracy | reasoning tokens | median | 95th percentile |",
-        "| --- | --- | --- | --- | --- | --- |",
+def _figures(family: Family, *, caution: bool) -> str:
+    measured = family.checkpoints[0].frontier
+    paragraphs = [
+        "## Figures",
+        f"pass@1 over {measured.samples_per_prompt} samples on {measured.overall.prompts} held-out prompts,\n"
+        + f"temperature {measured.temperature:g}, seed {measured.seed}, with 95 % bootstrap intervals over prompts.",
+        _CAUTION if caution else "",
+        _figures_table(family, "overall"),
+        _recommended(family),
+        *(f"**{difficulty}**\n\n{_figures_table(family, difficulty)}" for difficulty in measured.by_difficulty),
+        "![accuracy against reasoning tokens](report/frontier.png)",
+        "![reasoning tokens by difficulty](report/tokens-by-difficulty.png)",
+        "![rollouts during training](report/training.png)",
     ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _figures_table(family: Family, part: str) -> str:
+    rows = []
     for checkpoint in family.checkpoints:
         measured = _slice(checkpoint, part)
-        alpha = "" if checkpoint.alpha is None else f"{checkpoint.alpha:g}"
         rows.append(
-            f"| {checkpoint.name} | {alpha} | {_percent(measured.accuracy)} | {_tokens(measured.reasoning_tokens)} "
-            f"| {measured.quantiles['p50']:.0f} | {measured.quantiles['p95']:.0f} |"
+            (
+                checkpoint.name,
+                "" if checkpoint.alpha is None else f"{checkpoint.alpha:g}",
+                _percent(measured.accuracy),
+                _tokens(measured.reasoning_tokens),
+                f"{measured.quantiles['p50']:.0f}",
+                f"{measured.quantiles['p95']:.0f}",
+            )
         )
-    return "\n".join(rows)
+    return _table("checkpoint | alpha | accuracy | reasoning tokens | median | 95th percentile", rows)
+
+
+def _slice(checkpoint: Checkpoint, part: str) -> Slice:
+    return checkpoint.frontier.overall if part == "overall" else checkpoint.frontier.by_difficulty[part]
 
 
 def _recommended(family: Family) -> str:
-    """The shortest that is right at least as often as the base."""
+    """The shortest checkpoint that is right at least as often as the base."""
     base, *trained = family.checkpoints
     good = [c for c in trained if c.frontier.overall.accuracy.mean >= base.frontier.overall.accuracy.mean]
     if not good:
@@ -163,18 +141,104 @@ def _recommended(family: Family) -> str:
     best = min(good, key=lambda checkpoint: checkpoint.frontier.overall.reasoning_tokens.mean)
     share = best.frontier.overall.reasoning_tokens.mean / base.frontier.overall.reasoning_tokens.mean
     return (
-        f"Recommended where one checkpoint is to serve everything: **{best.name}**, the shortest that is right at least as"
-        f" often as the base; it thinks {share:.0%} as long."
+        f"If one checkpoint is to serve everything, use **{best.name}**: it is the shortest that is right at least as often"
+        f" as the base, and thinks {100 * share:.0f} % as long."
     )
 
 
-def _time(minutes: dict[str, float]) -> str:
-    parts = [f"{spent:.0f} minutes for {name}" for name, spent in minutes.items()]
+def _at_the_gate(gate: Mapping[str, Any]) -> str:
+    rows = []
+    for difficulty in DIFFICULTIES:
+        for temperature in ("1", "0"):
+            f = gate[f"temperature_{temperature}"][difficulty]
+            shares = (f"{f['accuracy']:.3f}", f"{f['cut_accuracy']:.3f}")
+            rows.append((difficulty, temperature, *shares, f"{f['episodes']:.2f}", f"{f['reasoning_tokens']:.0f}"))
+    table = _table("difficulty | temperature | accuracy | first episode only | episodes | reasoning tokens", rows)
+    return f"""\
+## The base at the gate
+
+{gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *First episode only* is the accuracy when thinking is ended after its first episode.
+
+{table}
+
+{_gate_verdict(gate)}"""
+
+
+def _gate_verdict(gate: Mapping[str, Any]) -> str:
+    if not gate["failures"]:
+        return "The base passes the gate."
+    return "**The base does not pass the gate**, and was made into a family all the same:\n\n" + "\n".join(
+        f"- {failure}" for failure in gate["failures"]
+    )
+
+
+_PROFILE = """\
+## The difficulty profile
+
+Figures are cross-validated over prompts. *Constant* is the best prediction that ignores the prompt. *Confidence AUC* says
+how well a checkpoint's own confidence, the probability it gave its thinking, separates right answers from wrong ones."""
+
+
+def _profile_section(report: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        (
+            name,
+            f"{r['brier']:.4f}",
+            f"{r['brier_constant']:.4f}",
+            f"{r['auc']:.3f}",
+            f"{r['calibration_error']:.3f}",
+            f"{r['tokens_mean_error']:.1f}",
+            f"{r['tokens_mean_error_constant']:.1f}",
+            f"{r['surprisal_auc']:.3f}" if "surprisal_auc" in r else "-",
+        )
+        for name, r in report.items()
+    ]
+    heads = "checkpoint | Brier | constant | AUC | calibration error | mean error in tokens | constant | confidence AUC"
+    return f"{_PROFILE}\n\n{_table(heads, rows)}"
+
+
+_ESCALATIONS = """\
+**Escalation.** When the first checkpoint's confidence is below the threshold, the second one thinks again and answers; the
+tokens of both count. The threshold is a surprisal in nats: the thinking's negative log probability. On the profile's own
+prompts this gives:"""
+
+
+def _escalations(escalations: Iterable[Mapping[str, Any]]) -> str:
+    """Measured accuracy and tokens of every escalation; empty if the profile has none."""
+    rows = [
+        (
+            one["first"],
+            one["second"],
+            f"{one['surprisal']:.2f}",
+            f"{100 * one['measured']['accuracy']:.1f} %",
+            f"{one['measured']['tokens']:.1f}",
+        )
+        for one in escalations
+    ]
+    return f"{_ESCALATIONS}\n\n{_table('first | second | nats | accuracy | reasoning tokens', rows)}" if rows else ""
+
+
+def _reproduce(family: Family, provenance: Provenance) -> str:
+    parts = [f"{spent} minutes for {name}" for name, spent in provenance.minutes.items()]
+    total = sum(provenance.minutes.values())
+    return f"""\
+## Reproduce
+
+    laconic-train run {provenance.recipe}
+
+By their logs, the training runs took {_listed(parts)}: {total} minutes in all, without evaluation and profiling.
+`family.json` has the command that measures each checkpoint's figures again; with another seed it draws fresh prompts:
+
+    {family.checkpoints[-1].frontier.command}"""
+
+
+def _listed(parts: list[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
-def _slice(checkpoint: Checkpoint, part: str) -> Slice:
-    return checkpoint.frontier.overall if part == "overall" else checkpoint.frontier.by_difficulty[part]
+def _table(heads: str, rows: Iterable[tuple[str, ...]]) -> str:
+    columns = heads.count("|") + 1
+    return "\n".join([f"| {heads} |", f"|{' --- |' * columns}", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _percent(estimate: Estimate) -> str:
@@ -183,73 +247,3 @@ def _percent(estimate: Estimate) -> str:
 
 def _tokens(estimate: Estimate) -> str:
     return f"{estimate.mean:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
-
-
-def _gate_table(gate: dict[str, Any]) -> str:
-    rows = [
-        "| difficulty | temperature | accuracy | cut | episodes | reasoning tokens |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for difficulty in DIFFICULTIES:
-        for temperature in ("1", "0"):
-            f = gate[f"temperature_{temperature}"][difficulty]
-            rows.append(
-                f"| {difficulty} | {temperature} | {f['accuracy']:.3f} | {f['cut_accuracy']:.3f} "
-                f"| {f['episodes']:.2f} | {f['reasoning_tokens']:.0f} |"
-            )
-    return "\n".join(rows)
-
-
-def _gate_verdict(gate: dict[str, Any]) -> str:
-    if not gate["failures"]:
-        return "The base passes the gate."
-    return "**The base does not pass the gate**, and was made into a family all the same:\n\n" + "\n".join(
-        f"- {failure}" for failure in gate["failures"]
-    )
-
-
-def _profile_table(report: dict[str, dict[str, float]]) -> str:
-    rows = [
-        "| checkpoint | Brier | constant | AUC | calibration error | mean error in tokens | constant | its own AUC |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, r in report.items():
-        rows.append(
-            f"| {name} | {r['brier']:.4f} | {r['brier_constant']:.4f} | {r['auc']:.3f} | {r['calibration_error']:.3f} "
-            f"| {r['tokens_mean_error']:.1f} | {r['tokens_mean_error_constant']:.1f} "
-            f"| {_auc(r.get('surprisal_auc'))} |"
-        )
-    return "\n".join(rows)
-
-
-def _auc(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _escalations(profile: dict[str, Any]) -> str:
-    """What they come to on the profile's prompts; nothing where there are none."""
-    if not (kept := profile["escalations"]):
-        return ""
-    rows = [
-        f"| {one['first']} | {one['second']} | {one['surprisal']:.2f} | {one['measured']['accuracy']:.2%}"
-        f" | {one['measured']['tokens']:.1f} |"
-        for one in kept.values()
-    ]
-    return "\n".join(
-        [
-            "",
-            "Second thoughts: where the first one's thinking, with its end, had a smaller probability than e to the minus",
-            "so many nats, the second one's outcome counts, and the tokens of both. On the profile's own prompts:",
-            "",
-            "| first | second | nats | accuracy | reasoning tokens |",
-            "| --- | --- | --- | --- | --- |",
-            *rows,
-            "",
-        ]
-    )
-
-
-def _order(family: Family) -> str:
-    trained = sorted((c for c in family.checkpoints if c.alpha is not None), key=lambda c: c.alpha or 0.0)
-    tokens = [checkpoint.frontier.overall.reasoning_tokens.mean for checkpoint in trained]
-    return "The larger alpha, the shorter the thinking." if tokens == sorted(tokens, reverse=True) else ""

@@ -1,8 +1,7 @@
-"""What does a family look like? The pictures of the training report."""
+"""What do a family and an experiment look like? The plots of the model card and of the experiments' report."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,16 +44,16 @@ def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
         _save(figure, path)
 
 
-def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
+def arms(compared: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
     """Accuracy against reasoning tokens of every reward and alpha, sampled (o) and greedy (x), intervals over seeds.
 
-    A reward has a colour; beside each point sampled stands its alpha.
+    Each reward has its colour; sampled points are labelled with their alpha.
     """
-    colours = _reward_colours(found)
+    colours = _reward_colours(compared)
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(parts), figsize=(4.4 * len(parts), 4.6), layout="constrained")
         for axis, part in zip(axes, parts, strict=True):
-            for name, (reward, figures) in found.items():
+            for name, (reward, figures) in compared.items():
                 for prefix, marker in (("", "o"), ("greedy ", "x")):
                     x, y = figures[f"{prefix}tokens, {part}"], figures[f"{prefix}accuracy, {part}"]
                     if x and y:
@@ -82,54 +81,56 @@ def arms(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: P
         _save(figure, path)
 
 
-def checks(found: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
-    """How often a rollout thinks on after a first episode that was right, or wrong, by itself."""
+def checks(compared: Mapping[str, tuple[str, Figures]], parts: Sequence[str], path: Path) -> None:
+    """How often a rollout continues after a first episode that was right, or wrong, on its own."""
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 4.2), layout="constrained", sharey=True)
-        place = np.arange(len(found))
+        place = np.arange(len(compared))
         for axis, part in zip(axes, parts, strict=True):
             for shift, first, colour in ((-0.2, "right", "tab:gray"), (0.2, "wrong", "tab:red")):
-                values = [figures[f"second episodes after a {first} first, {part}"] for _, figures in found.values()]
-                there = [i for i, value in enumerate(values) if value]
-                kept = [value for value in values if value]
+                values = [figures[f"second episodes after a {first} first, {part}"] for _, figures in compared.values()]
+                measured = [i for i, value in enumerate(values) if value]
+                estimates = [value for value in values if value]
                 axis.bar(
-                    place[there] + shift,
-                    [value.mean for value in kept],
+                    place[measured] + shift,
+                    [estimate.mean for estimate in estimates],
                     0.4,
-                    yerr=np.concatenate([_bars(value) for value in kept], axis=1) if kept else None,
+                    yerr=np.concatenate([_bars(estimate) for estimate in estimates], axis=1) if estimates else None,
                     color=colour,
                     capsize=2,
                     label=f"after a {first} first episode",
                 )
-            axis.set_xticks(place, list(found), rotation=60, ha="right")
+            axis.set_xticks(place, list(compared), rotation=60, ha="right")
             axis.set(title=part, ylim=(0, 1.05))
         axes[0].set_ylabel("share that goes on")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
         _save(figure, path)
 
 
-def gain_by_episode(found: Mapping[str, Sequence[tuple[int, float, float]]], path: Path, most: int = 6) -> None:
+def gain_by_episode(compared: Mapping[str, Sequence[tuple[int, float, float]]], path: Path, most: int = 6) -> None:
     """Mean information gain of the first `most` episodes over a training, from (episode, gain, compression)."""
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-        for name, rows in found.items():
+        for name, rows in compared.items():
             by_episode = {k: [gain for episode, gain, _ in rows if episode == k] for k in range(1, most + 1)}
-            there = [k for k, gains in by_episode.items() if gains]
-            axis.plot(there, [np.mean(by_episode[k]) for k in there], marker="o", label=name)
+            reached = [k for k, gains in by_episode.items() if gains]
+            axis.plot(reached, [np.mean(by_episode[k]) for k in reached], marker="o", label=name)
         axis.set(xlabel="episode", ylabel="information gain, mean over the training")
         axis.axhline(0, color="black", linewidth=0.6)
         axis.legend(frameon=False)
         _save(figure, path)
 
 
-def gain_against_compression(found: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
-    """One point per episode: what it gained and what it was charged for.
+def gain_against_compression(compared: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
+    """One point per episode: its information gain against its charge.
 
-    Information of which an average rollout has 1, or tokens at their price.
+    The charge is information, in units of an average rollout's, or tokens at their price.
     """
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, len(found), figsize=(4.6 * len(found), 4.2), layout="constrained", squeeze=False)
-        for axis, (name, rows) in zip(axes[0], found.items(), strict=True):
+        figure, axes = plt.subplots(
+            1, len(compared), figsize=(4.6 * len(compared), 4.2), layout="constrained", squeeze=False
+        )
+        for axis, (name, rows) in zip(axes[0], compared.items(), strict=True):
             some = rows[:: max(1, len(rows) // 4000)]
             first = np.array([k == 1 for k, *_ in some])
             gain, cost = (np.array([row[i] for row in some]) for i in (1, 2))
@@ -157,24 +158,17 @@ def by_difficulty(checkpoints: Sequence[Checkpoint], path: Path) -> None:
         _save(figure, path)
 
 
-def training(metrics: Mapping[str, Path], path: Path) -> None:
-    """Accuracy, reasoning tokens and episodes of the rollouts, step by step."""
-    shown = {
-        "rollout/accuracy": "accuracy",
-        "rollout/reasoning_tokens": "reasoning tokens",
-        "rollout/episodes": "episodes",
-    }
+def training(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: Path) -> None:
+    """Accuracy, reasoning tokens and episodes of the rollouts, step by step; (step, value) by checkpoint and figure."""
+    shown = {"accuracy": "accuracy", "reasoning_tokens": "reasoning tokens", "episodes": "episodes"}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(shown), figsize=(14, 4), layout="constrained")
-        temperatures: list[float] = []
-        for name, file in metrics.items():
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            temperatures += [line["rollout/temperature"] for line in lines if "rollout/temperature" in line]
+        for name, by_figure in curves.items():
             for axis, (key, label) in zip(axes, shown.items(), strict=True):
-                points = [(line["step"], line[key]) for line in lines if key in line]
-                axis.plot(*zip(*points, strict=True), label=name)
+                axis.plot(*zip(*by_figure[key], strict=True), label=name)
                 axis.set(xlabel="step", ylabel=label)
         axes[0].legend(frameon=False)
+        temperatures = [value for by_figure in curves.values() for _, value in by_figure.get("temperature", ())]
         if temperatures:
             figure.suptitle(f"rollouts, temperature {max(temperatures):.1f} to {min(temperatures):.1f}")
         _save(figure, path)
@@ -184,8 +178,8 @@ def _colours(checkpoints: Sequence[Checkpoint]) -> list[tuple[float, ...]]:
     return [tuple(c) for c in plt.get_cmap("viridis")(np.linspace(0, 0.9, len(checkpoints)))]
 
 
-def _reward_colours(found: Mapping[str, tuple[str, Figures]]) -> dict[str, Any]:
-    rewards = list(dict.fromkeys(reward for reward, _ in found.values()))
+def _reward_colours(compared: Mapping[str, tuple[str, Figures]]) -> dict[str, Any]:
+    rewards = list(dict.fromkeys(reward for reward, _ in compared.values()))
     return {reward: plt.get_cmap("tab10")(i) for i, reward in enumerate(rewards)}
 
 
@@ -194,6 +188,6 @@ def _bars(estimate: Estimate) -> np.ndarray:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    # No software version, so that the same figures give the same bytes.
+    # Without the software version, the same figures give the same bytes.
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)

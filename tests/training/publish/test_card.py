@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
 import yaml
 
 from models.family import Checkpoint, Estimate, Family, Frontier, Slice
-from training import config
 from training.publish import card
+from training.publish.provenance import Provenance
 
 QUANTILES = {"p05": 1.0, "p10": 2.0, "p25": 3.0, "p50": 40.0, "p75": 50.0, "p90": 60.0, "p95": 70.0, "p99": 80.0}
 
@@ -38,9 +36,8 @@ def checkpoint(name: str, alpha: float | None, tokens: float) -> Checkpoint:
 
 
 @pytest.fixture
-def written():
-    recipe = config.load(Path("training/recipes/abacus.yaml"))
-    family = Family(
+def family():
+    return Family(
         name="abacus",
         description="A reasoner.",
         base="base",
@@ -50,6 +47,19 @@ def written():
         profile="profile.json",
         files={"base/tokenizer.json": "0" * 64, "profile.json": "0" * 64},
         checkpoints=(checkpoint("base", None, 90.5), checkpoint("alpha-0.4", 0.4, 20.25)),
+    )
+
+
+@pytest.fixture
+def written(family):
+    provenance = Provenance(
+        recipe="recipe.yaml",
+        pretrained=None,
+        parameters=3_345_152,
+        reward="l2t",
+        dense={"charge": "tokens"},
+        minutes={"base": 57, "alpha-0.4": 10},
+        curves=None,
     )
     figures = {"accuracy": 0.9, "cut_accuracy": 0.6, "episodes": 3.0, "reasoning_tokens": 80}
     gate = {
@@ -66,40 +76,42 @@ def written():
         "report": {"base": fitted, "alpha-0.4": fitted | {"surprisal_auc": 0.91}},
         "escalations": {"alpha-0.4>base@10%": both},
     }
-    return lambda failures: card.write(
-        family,
-        recipe,
-        Path("recipe.yaml"),
-        gate={**gate, "failures": failures},
-        profile=profile,
-        minutes={"base": 57.2, "alpha-0.4": 9.6},
+    return lambda failures, family=family: card.write(
+        family, provenance, gate={**gate, "failures": failures}, profile=profile
     )
 
 
-def test_the_card_opens_with_hugging_face_s_front_matter(written):
+def test_the_card_opens_with_hugging_face_front_matter(written):
     _, front, _ = written([]).split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "apache-2.0"
 
 
-def test_the_card_holds_every_checkpoint_s_figures_with_intervals(written):
+def test_the_card_has_every_checkpoint_with_its_figures_and_intervals(written):
     text = written([])
     assert "| base |  | 90.0 % (89.0 to 91.0) | 90.5 (88.5 to 92.5) | 40 | 70 |" in text
     assert "| alpha-0.4 | 0.4 | 90.0 % (89.0 to 91.0) | 20.2 (18.2 to 22.2) | 40 | 70 |" in text
 
 
 def test_the_card_says_what_was_rewarded(written):
-    assert "an episode of thinking is paid for what it gains and charged for its tokens" in written([])
-    assert "length reward" not in written([]), "which the shipped family is not trained with"
+    assert "each episode of thinking is paid for what it gains and charged for its tokens" in written([])
+    assert "length reward" not in written([]), "the shipped family is not trained with it"
 
 
-def test_the_card_recommends_the_shortest_that_is_right_as_often_as_the_base(written):
-    assert "**alpha-0.4**, the shortest that is right at least as often as the base; it thinks 22% as long" in written(
-        []
-    )
+def test_the_card_says_that_thinking_shortens_with_alpha_only_if_it_does(written, family):
+    ordered = "The larger alpha, the shorter the thinking."
+    assert ordered in written([])
+    shorter = checkpoint("alpha-0.2", 0.2, 15.0)
+    assert ordered not in written([], family.model_copy(update={"checkpoints": (*family.checkpoints, shorter)}))
 
 
-def test_the_card_says_how_long_the_trainings_took(written):
-    assert "The trainings took 57 minutes for base and 10 minutes for alpha-0.4" in written([])
+def test_the_card_recommends_the_shortest_checkpoint_that_matches_the_base(written):
+    text = written([])
+    assert "use **alpha-0.4**: it is the shortest that is right at least as often as the base" in text
+    assert "and thinks 22 % as long" in text
+
+
+def test_the_card_says_how_long_training_took(written):
+    assert "took 57 minutes for base and 10 minutes for alpha-0.4: 67 minutes in all" in written([])
 
 
 def test_the_card_says_whether_the_base_passed_the_gate(written):
@@ -109,8 +121,9 @@ def test_the_card_says_whether_the_base_passed_the_gate(written):
     assert "- easy accuracy is 0.5" in failed
 
 
-def test_the_card_says_what_thinking_tells_of_itself_and_what_second_thoughts_come_to(written):
+def test_the_card_has_each_checkpoint_s_confidence_and_each_escalation_once(written):
     text = written([])
     assert "| base | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | - |" in text
     assert "| alpha-0.4 | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | 0.910 |" in text
-    assert "| alpha-0.4 | base | 0.39 | 95.00% | 43.2 |" in text
+    assert text.count("| alpha-0.4 | base | 0.39 | 95.0 % | 43.2 |") == 1
+    assert text.count("**Escalation.**") == 1
