@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Everything lives in .venv, which the first target that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format docs train bench bench-gateway routing-report lock clean
+.PHONY: help serve test lint format docs train bench bench-gateway routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -50,6 +50,10 @@ bench-gateway: ## measure what going through the gateway costs, beside vllm-rout
 routing-report: ## ask the running stack for every checkpoint and for auto, into docs/routing (long; resumes)
 	@scripts/install.sh all
 	python -m benchmarks.routing
+
+generated: ## write again what is made from committed data: the card, reports, plots, tables and figures
+	@scripts/install.sh all
+	python -m benchmarks.generated
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@scripts/install.sh all

@@ -141,6 +141,15 @@ def write(results: Path, out: Path) -> None:
     write_text(out / "report.md", _text(arms, found, first, pictures))
 
 
+def read_arms(results: Path) -> list[Arm]:
+    """Every arm of the results in a directory, the base first.
+
+    Raises:
+        StageError: there are none, or they cannot be compared; says why.
+    """
+    return _arms(_read(results))
+
+
 def _read(directory: Path) -> dict[str, list[Result]]:
     """Results by recipe, each in the order of its seeds."""
     paths = sorted(directory.glob("*.json"))

@@ -96,10 +96,13 @@ be memory."""
 
 def _figures(family: Family, *, caution: bool) -> str:
     measured = family.checkpoints[0].frontier
+    method = (
+        f"pass@1 over {measured.samples_per_prompt} samples on {measured.overall.prompts} held-out prompts, temperature "
+        f"{measured.temperature:g}, seed {measured.seed},\nwith 95 % bootstrap intervals over prompts."
+    )
     paragraphs = [
         "## Figures",
-        f"pass@1 over {measured.samples_per_prompt} samples on {measured.overall.prompts} held-out prompts,\n"
-        + f"temperature {measured.temperature:g}, seed {measured.seed}, with 95 % bootstrap intervals over prompts.",
+        method,
         _CAUTION if caution else "",
         _figures_table(family, "overall"),
         _recommended(family),

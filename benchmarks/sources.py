@@ -1,0 +1,135 @@
+"""Where does a figure in the docs come from? Every committed measurement, by a short name and a path of keys.
+
+`Sources(root).value("routing", "unlimited.checkpoints.auto.accuracy.mean")` looks a figure up. Derived figures, such as
+a ratio of two, are added here, so that a page never computes anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from models.family import Estimate
+from training.experiments import report
+
+FILES = {
+    "routing": "docs/routing/routing.json",
+    "difficulty": "docs/profile/difficulty.json",
+    "tolerance": "docs/profile/tolerance.json",
+    "gsm8k": "docs/profile/gsm8k.json",
+    "gateway": "benchmarks/results/gateway.json",
+    "dense": "benchmarks/results/dense_reward.json",
+    "decision": "benchmarks/results/decision.json",
+    "savings": "benchmarks/results/savings_interval.json",
+    "training": "models/abacus/report/training.json",
+    "profile": "models/abacus/profile.json",
+}
+EXPERIMENTS = {"experiments": "docs/experiments/results", "experiments-long": "docs/experiments/results-long"}
+"""Directories of results that `training.experiments.report` reads."""
+_COMPARISON = re.compile(r"(?P<arm>.+) (?P<how>[-/]) (?P<other>.+): (?P<figure>.+)")
+
+
+class UnknownFigureError(LookupError):
+    """No figure has this name; the message says which part of the path is unknown."""
+
+
+class Sources:
+    """The measurements committed under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def value(self, source: str, path: str) -> Any:
+        """The figure at `path`, keys joined by dots; keys may have dots themselves.
+
+        In the experiments, `ARM: FIGURE` is an arm's figure, `ARM - OTHER: FIGURE` a difference and
+        `ARM / OTHER: FIGURE` a ratio, each with its interval over seeds.
+
+        Raises:
+            UnknownFigureError: there is no such source or key.
+        """
+        if source in EXPERIMENTS:
+            return _of_experiments(self.arms(source), path)
+        value: Any = self.table(source)
+        rest = path
+        while rest:
+            keys = list(value) if isinstance(value, Mapping) else []
+            matching = [key for key in keys if rest == key or rest.startswith(f"{key}.")]
+            if not matching:
+                raise UnknownFigureError(f"{source} {path}: {rest!r} is none of {', '.join(keys) or 'nothing'}")
+            key = max(matching, key=len)
+            value, rest = value[key], rest[len(key) + 1 :]
+        return value
+
+    @cache  # noqa: B019  a few instances live, each for one command
+    def table(self, source: str) -> dict[str, Any]:
+        """A whole source, its derived figures included."""
+        if source == "family":
+            return _family(json.loads((self._root / "models/abacus/family.json").read_text()))
+        if source not in FILES:
+            raise UnknownFigureError(f"{source!r} is none of family, {', '.join((*FILES, *EXPERIMENTS))}")
+        table = json.loads((self._root / FILES[source]).read_text())
+        return {**table, **_DERIVED.get(source, lambda _: {})(table)}
+
+    @cache  # noqa: B019
+    def arms(self, source: str) -> dict[str, report.Arm]:
+        """Every checkpoint that the experiments trained, by name; the base first."""
+        return {arm.name: arm for arm in report.read_arms(self._root / EXPERIMENTS[source])}
+
+
+def _of_experiments(arms: Mapping[str, report.Arm], path: str) -> Estimate:
+    comparison = _COMPARISON.fullmatch(path)
+    try:
+        if comparison is None:
+            name, _, figure = path.rpartition(": ")
+            return arms[name].figures[figure]
+        compare = report.difference if comparison["how"] == "-" else report.ratio
+        return compare(arms[comparison["arm"]], arms[comparison["other"]], comparison["figure"])
+    except KeyError as error:
+        raise UnknownFigureError(f"{path}: {error} is none of {', '.join(arms)}, or of their figures") from None
+
+
+def _family(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """By checkpoint: its frontier, and its tokens as a share of the base's."""
+    frontiers = {one["name"]: one["frontier"] for one in manifest["checkpoints"]}
+    base = frontiers[manifest["base"]]["overall"]["reasoning_tokens"]["mean"]
+    return {
+        name: {**frontier, "share": frontier["overall"]["reasoning_tokens"]["mean"] / base}
+        for name, frontier in frontiers.items()
+    }
+
+
+def _training(table: Mapping[str, Any]) -> dict[str, Any]:
+    total = sum(table["minutes"].values())
+    return {"total minutes": total, "total hours": total / 60, "million parameters": table["parameters"] / 1e6}
+
+
+def _routing(table: Mapping[str, Any]) -> dict[str, Any]:
+    checkpoints = table["unlimited"]["checkpoints"]
+    auto = checkpoints["auto"]
+    live = table["live"]
+    measured = live["savings"]["measured"]
+    saved = {"mean": measured["saved_tokens"], "low": measured["low"], "high": measured["high"]}
+    return {
+        "live": {**live, "savings": {**live["savings"], "saved": saved}},
+        "share of the base's tokens": auto["tokens"]["mean"] / checkpoints["base"]["tokens"]["mean"],
+        "accuracy beyond the base": auto["accuracy"]["mean"] - checkpoints["base"]["accuracy"]["mean"],
+    }
+
+
+def _dense(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"compression at {row['episodes']}": row for row in table["compression"]}
+
+
+def _decision(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The shares of the limit, one millisecond, as microseconds."""
+    kind = "held-out questions"
+    times = {f"{quantile} microseconds": 1000 * table[kind][f"{quantile} / limit"] for quantile in ("p50", "p99")}
+    return {kind: {**table[kind], **times}}
+
+
+_DERIVED = {"training": _training, "routing": _routing, "dense": _dense, "decision": _decision}

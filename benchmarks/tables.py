@@ -1,0 +1,231 @@
+"""What do the tables in the docs hold? Each as Markdown, from the committed measurements.
+
+A page marks where a table goes (`benchmarks.figures`); `make generated` fills it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.figures import render
+from benchmarks.sources import Sources
+
+DEFAULT_TOLERANCE = "0.005"
+DEFAULT_PREDICTOR = "counts, boosted"
+
+
+def routing(sources: Sources) -> str:
+    """Accuracy and tokens of every checkpoint and of `auto`, without a budget."""
+    rows = [
+        (_bold(name, name == "auto"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
+        for name, figures in sources.value("routing", "unlimited.checkpoints").items()
+    ]
+    return _table(["", "accuracy", "reasoning tokens"], rows)
+
+
+def budgets(sources: Sources) -> str:
+    """Accuracy of every checkpoint and of `auto` under each budget."""
+    by_budget = sources.value("routing", "budgets")
+    names = next(iter(by_budget.values()))["accuracy"]
+    rows = [
+        (_bold(name, name == "auto"), *(_percent(figures["accuracy"][name]["mean"]) for figures in by_budget.values()))
+        for name in names
+    ]
+    return _table(["budget in tokens", *by_budget], rows)
+
+
+def beyond_the_best(sources: Sources) -> str:
+    """`auto` beside the most accurate checkpoint under each budget."""
+    rows = [
+        (budget, figures["best"], render(figures["auto beyond the best"], "p1"))
+        for budget, figures in sources.value("routing", "budgets").items()
+    ]
+    return _table(["budget in tokens", "most accurate checkpoint", "`auto` beside it"], rows)
+
+
+def predictors(sources: Sources) -> str:
+    """Figures of every way to predict difficulty."""
+    candidates: Mapping[str, Mapping[str, float]] = sources.value("difficulty", "candidates")
+    digits = {"AUC": 3, "pinball": 2, "closed": 2, "microseconds": 0}
+    columns = list(next(iter(candidates.values())))
+    rows = [
+        (
+            _bold(name, name == DEFAULT_PREDICTOR) + (" (the default)" if name == DEFAULT_PREDICTOR else ""),
+            *(render(figures[column], f".{digits.get(column, 4)}") for column in columns),
+        )
+        for name, figures in candidates.items()
+    ]
+    return _table(["", *columns], rows)
+
+
+def fixed(sources: Sources) -> str:
+    """Every checkpoint and escalation that is chosen without a look at the prompt, the cheapest first."""
+    choices: Mapping[str, Mapping[str, float]] = sources.value("tolerance", "fixed")
+    ordered = sorted(choices.items(), key=lambda item: item[1]["tokens"])
+    rows = [
+        (f"`{name}`", render(figures["accuracy"], "%1"), render(figures["tokens"], ".1")) for name, figures in ordered
+    ]
+    return _table(["", "accuracy", "reasoning tokens"], rows)
+
+
+def tolerances(sources: Sources) -> str:
+    """The routing rule at several tolerances."""
+    rows = [
+        (
+            _bold(tolerance, tolerance == DEFAULT_TOLERANCE)
+            + (" (the default)" if tolerance == DEFAULT_TOLERANCE else ""),
+            render(figures["accuracy"], "%1"),
+            render(figures["tokens"], ".1"),
+            render(figures["above the frontier"], "P1"),
+        )
+        for tolerance, figures in sources.value("tolerance", "tolerances").items()
+    ]
+    return _table(["tolerance", "accuracy", "reasoning tokens", "above the frontier, points"], rows)
+
+
+def gsm8k(sources: Sources) -> str:
+    """Figures of every way to predict difficulty on GSM8K."""
+    candidates: Mapping[str, Mapping[str, Any]] = sources.value("gsm8k", "candidates")
+    rows = [(name, *(render(figure, ".3") for figure in figures.values())) for name, figures in candidates.items()]
+    return _table(["", "AUC of P(175B with verifier is right)", "APGR, 6B to 175B with verifier", "closed"], rows)
+
+
+def probing(sources: Sources) -> str:
+    """How many times as fast packed probes are, at the benchmark's 16 episodes."""
+    rows = [
+        (
+            f"{row['thinking_tokens']} tokens",
+            *(render(row[name]["ratio"], ".1") for name in ("packed", "after sampling")),
+            render(row["tokens"], ".1"),
+        )
+        for row in sources.value("dense", "probing")
+        if row["episodes"] == 16
+    ]
+    return _table(
+        ["thinking", "packed, one pass over everything", "as training runs it, on the rollout's KV cache", "tokens"],
+        rows,
+    )
+
+
+def savings(sources: Sources) -> str:
+    """How often the savings interval covers the truth."""
+    rows = [
+        (
+            name,
+            render(kind["requests"], ",0"),
+            render(kind["holdout_fraction"], "%0"),
+            render(kind["measured"], "%0"),
+            render(kind["covered"], "%1") if kind["measured"] else "-",
+            f"{kind['narrowed']:.2f} times as wide" if kind["measured"] else "-",
+        )
+        for name, kind in sources.value("savings", "kinds").items()
+    ]
+    return _table(["deployments", "requests", "holdout", "measured", "covered", "without the covariate"], rows)
+
+
+def streaming(sources: Sources) -> str:
+    """Streamed responses a second, as ratios to each peer."""
+    return _ratios(sources, "streamed")
+
+
+def non_streaming(sources: Sources) -> str:
+    """Non-streaming responses a second, as ratios to each peer."""
+    return _ratios(sources, "non-streaming")
+
+
+def latency(sources: Sources) -> str:
+    """Milliseconds that each gateway adds."""
+    cases = {
+        "before the first event, one client, p50": "to first event, streamed 1, {} - direct, p50",
+        "before the first event, steady 200 requests/s, p99": "to first event, steady, {} - direct, p99",
+        "between events, steady 200 requests/s, p99": "between events, steady, {} - direct, p99",
+    }
+    ratios = sources.value("gateway", "ratios")
+    rows = [
+        (case, *(_or_dash(ratios.get(f"ms {key.format(name)}"), ".1") for name in ("laconic", "vllm-router")))
+        for case, key in cases.items()
+    ]
+    return _table(["milliseconds added", "Laconic", "vllm-router"], rows)
+
+
+def memory(sources: Sources) -> str:
+    """KiB of memory for one idle stream."""
+    idle: Mapping[str, float] = sources.value("gateway", "KiB per idle stream")
+    names = {"laconic": "Laconic"}
+    return _table([names.get(name, name) for name in idle], [[f"{render(value, '.0')} KiB" for value in idle.values()]])
+
+
+def machine(sources: Sources) -> str:
+    """What the gateways were measured on."""
+    table = sources.value("gateway", "machine")
+    shown = {**table, "instruction sets": ", ".join(table["instruction sets"] or ())}
+    return _table(list(shown), [[str(value) if value else "not recorded" for value in shown.values()]])
+
+
+def rewards(sources: Sources) -> str:
+    """Every reward beside the base: its share of the tokens, and points of accuracy sampled and greedy."""
+    rows: list[Sequence[str]] = []
+    for source, steps in (("experiments", "128"), ("experiments-long", "320")):
+        for arm in sources.arms(source):
+            if arm != "base":
+                share = render(sources.value(source, f"{arm} / base: tokens, overall"), "%0")
+                points = (
+                    render(sources.value(source, f"{arm} - base: {kind}accuracy, overall"), "P1")
+                    for kind in ("", "greedy ")
+                )
+                rows.append((arm.removesuffix("-long").replace("-long ", " "), steps, share, *points))
+    heads = ["reward, alpha", "steps", "share of the base's tokens", "points of accuracy", "points, greedy"]
+    return _table(heads, rows)
+
+
+def _ratios(sources: Sources, kind: str) -> str:
+    ratios = sources.value("gateway", "ratios")
+    clients = [
+        key.split(",")[1].split()[-1] for key in ratios if f", {kind} " in key and key.endswith("laconic / direct")
+    ]
+    rows = []
+    for peer, how in (("LiteLLM", ".0"), ("vllm-router", ".2"), ("direct", ".2")):
+        cells = [render(ratios[f"requests/s, {kind} {number}, laconic / {peer}"], how) for number in clients]
+        rows.append((f"Laconic / {peer}", *cells))
+    return _table(
+        [f"{kind} responses a second", *(f"{number} client{'s'[: number != '1']}" for number in clients)], rows
+    )
+
+
+def _or_dash(value: Any, how: str) -> str:
+    return "-" if value is None else render(value, how)
+
+
+def _percent(value: float) -> str:
+    return render(value, "%1")
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(
+        [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
+
+
+TABLES = {
+    "routing": routing,
+    "budgets": budgets,
+    "beyond-the-best": beyond_the_best,
+    "predictors": predictors,
+    "fixed": fixed,
+    "tolerances": tolerances,
+    "gsm8k": gsm8k,
+    "probing": probing,
+    "savings": savings,
+    "streaming": streaming,
+    "non-streaming": non_streaming,
+    "latency": latency,
+    "memory": memory,
+    "machine": machine,
+    "rewards": rewards,
+}
+"""By the name in a page's marker."""

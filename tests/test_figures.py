@@ -1,0 +1,81 @@
+"""Does every measurement in the docs name the committed file that it comes from, and is it that file's figure?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import figures, generated
+from benchmarks.sources import Sources
+from benchmarks.tables import TABLES
+
+ROOT = generated.ROOT
+ALLOWED = {
+    "README.md": {
+        "95 % interval": "a confidence level",
+        "3.11 or 3.12": "versions of Python",
+    },
+    "docs/gateway.md": {},
+    "docs/operations.md": {},
+    "docs/training.md": {},
+    "docs/routing/README.md": {"95 % intervals": "a confidence level"},
+    "docs/profile/README.md": {
+        "95 % intervals": "a confidence level",
+        "10 % least confident": "a setting of the escalation",
+        "APGR of 0.5": "a constant: what random order has by definition",
+    },
+    "docs/experiments/README.md": {"95 % intervals": "a confidence level"},
+    "benchmarks/README.md": {
+        "95 % interval should cover the truth 95 % of the time": "a confidence level",
+        "vllm-router 0.1.17 and LiteLLM 1.106.2": "versions",
+    },
+}
+"""By page: phrases whose numbers are settings, constants or versions, and why they are no measurements."""
+
+
+@pytest.fixture(scope="module")
+def sources() -> Sources:
+    return Sources(ROOT)
+
+
+def differing(page: str, sources: Sources) -> list[str]:
+    """The lines of a page that its sources would change."""
+    written = figures.filled(page, sources, TABLES)
+    return [old for old, new in zip(page.splitlines(), written.splitlines(), strict=False) if old != new]
+
+
+@pytest.mark.parametrize("path", [str(path.relative_to(ROOT)) for path in generated.pages(ROOT)])
+def test_every_marked_figure_is_that_of_its_source(path: str, sources: Sources) -> None:
+    assert differing((ROOT / path).read_text(), sources) == [], "run `make generated`"
+
+
+@pytest.mark.parametrize("path", ALLOWED)
+def test_every_measurement_names_its_source(path: str) -> None:
+    assert figures.unmarked((ROOT / path).read_text(), ALLOWED[path]) == [], "mark it, or say in ALLOWED what it is"
+
+
+@pytest.mark.parametrize("path", ALLOWED)
+def test_every_allowed_phrase_is_still_needed(path: str) -> None:
+    text = " ".join((ROOT / path).read_text().split())
+    assert [phrase for phrase in ALLOWED[path] if phrase not in text] == []
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/routing/README.md", "docs/experiments/README.md"])
+def test_an_altered_figure_is_noticed(path: str, sources: Sources) -> None:
+    page = (ROOT / path).read_text()
+    markers = list(re.finditer(r"\d(?=[^\d<>]*<!-- =)", page))
+    assert markers, f"{path} marks no figure"
+    for marker in markers:
+        digit = str((int(marker[0]) + 1) % 10)
+        altered = page[: marker.start()] + digit + page[marker.end() :]
+        assert differing(altered, sources), (
+            f"{marker[0]} made {digit} in: {page[marker.start() - 60 : marker.end() + 60]}"
+        )
+
+
+def test_a_figure_whose_marker_is_removed_is_noticed() -> None:
+    path = "docs/routing/README.md"
+    page = re.sub(r"<!-- =[^>]*-->", "", (Path(ROOT) / path).read_text())
+    assert len(figures.unmarked(page, ALLOWED[path])) > 3
