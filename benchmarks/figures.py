@@ -116,7 +116,7 @@ _NOT_PROSE = [
         r"<!--.*?-->",
         r"`[^`\n]*`",
         r"\]\([^)]*\)",  # where links lead
-        r"arXiv \d{4}\.\d{5}",
+        r"arXiv\s\d{4}\.\d{5}",
         r"\balpha[ -]\d[\d.]*\d|\balpha[ -]\d",  # names of checkpoints and levels
     )
 ]
@@ -134,8 +134,8 @@ def unmarked(page: str, allowed: Mapping[str, str]) -> list[str]:
 
     `allowed` has phrases whose numbers are no measurements; they are left out.
     """
-    for pattern in _NOT_PROSE:
-        page = pattern.sub(lambda match: "\n" * match[0].count("\n"), page)
     for phrase in allowed:
         page = re.sub(r"\s+".join(map(re.escape, phrase.split())), lambda match: "\n" * match[0].count("\n"), page)
+    for pattern in _NOT_PROSE:
+        page = pattern.sub(lambda match: "\n" * match[0].count("\n"), page)
     return [line.strip() for line in page.splitlines() if _MEASUREMENT.search(line)]

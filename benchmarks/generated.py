@@ -3,9 +3,9 @@
     make generated
 
 needs committed data only, no run directory and no server. It writes the shipped family's card and plots, the reports of
-the experiments, the benchmarks' plots, the OpenAPI document, and every marked table and figure of README.md, docs/ and
-benchmarks/README.md. It takes about half a minute. Running it twice changes nothing, and tests/test_generated.py fails
-if a committed file is not what it writes.
+the experiments, the benchmarks' plots, the OpenAPI document and the HTTP reference, the picture of the layers, and the
+marked tables and figures of README.md, docs/ and benchmarks/README.md. It takes about half a minute. Running it twice
+changes nothing, and tests/test_generated.py fails if a committed file is not what it writes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from benchmarks.sources import EXPERIMENTS, FILES, Sources
 from benchmarks.tables import TABLES
 from gateway import openapi
 from models import family
+from scripts import http_reference, layers
 from training.experiments import report as experiments
 from training.publish import report as publishing
 
@@ -64,7 +65,9 @@ def write(root: Path) -> None:
         if _NEEDED.get(draw, next(iter(results))) in results:
             draw(results, root / path)
     document = openapi.document(family.load(root / "models" / "abacus"), metadata.version("laconic"))
-    (root / "docs" / "openapi.json").write_text(json.dumps(document, indent=1) + "\n")
+    (root / "docs" / "openapi.json").write_text(json.dumps(document, indent=2) + "\n")
+    (root / "docs" / "http.md").write_text(http_reference.render(document))
+    (root / "docs" / "images" / "layers.svg").write_text(layers.draw())
     sources = Sources(root)
     for page in pages(root):
         try:
