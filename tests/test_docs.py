@@ -47,6 +47,17 @@ def test_every_relative_link_resolves(page: Path) -> None:
     assert broken == []
 
 
+def prose_of(page: Path) -> str:
+    """A page without code, comments and the targets of links."""
+    not_prose = r"`[^`\n]*`|<!--.*?-->|\]\([^)]*\)|^ {4}[^\n]*$"
+    return re.sub(not_prose, "", _FENCE.sub("", page.read_text()), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_decimal_has_its_zero(page: Path) -> None:
+    assert re.findall(r"(?<![\w.])\.\d+", prose_of(page)) == []
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/decisions").glob("0*.md")), ids=name_of)
 def test_a_decision_is_half_a_page(page: Path) -> None:
     words = [word for word in page.read_text().split() if re.search(r"\w", word)]
