@@ -1,10 +1,13 @@
-"""How is a file written so that a kill leaves the old one or the new one, and how is it hashed?"""
+"""How are files written so that a kill leaves the old ones or the new ones, and how are they hashed?"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -19,6 +22,22 @@ def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, atomically; missing parent directories are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+@contextmanager
+def atomic_directory(directory: Path) -> Iterator[Path]:
+    """Yields a directory to write to, and moves it to `directory` at the end; an older one is replaced."""
+    unfinished, old = (directory.with_name(f"{directory.name}.{state}") for state in ("unfinished", "old"))
+    if old.exists() and not directory.exists():  # a kill came between the two renames
+        old.rename(directory)
+    for leftover in (unfinished, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    if directory.exists():
+        directory.rename(old)
+    unfinished.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sha256(file: Path) -> str:

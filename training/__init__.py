@@ -1,1 +1,1 @@
-"""The offline job: one reasoning model in, a family of efficient checkpoints out."""
+"""The training job: turns one reasoning model into a family of checkpoints, and measures and publishes the family."""

@@ -1,4 +1,4 @@
-"""Is there anything wrong with a recipe's base, data or target? Looked for before anything is computed."""
+"""Can this recipe run? Checks its base, data and target before anything is computed."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from training.tasks.source import questions
 from training.tasks.verify import is_correct
 
 PROFILE_SEED_OFFSET = 100
-"""Keeps the seeds of profile prompts apart from the gate's."""
+"""Added to the seed of profile prompts, because the gate draws from the same split."""
 
 
 def check(recipe: Recipe) -> None:
-    """See that base and data are there and usable, before anything is computed.
+    """Raise unless base and data exist and are usable.
 
     Raises:
-        StageError: something is missing or malformed; names it.
+        StageError: something is missing or malformed. Names it.
     """
     for directory in (recipe.run_dir, *recipe.run_dir.parents):
         if directory.exists() and not directory.is_dir():
-            raise StageError(f"run_dir: {directory} is a file")
+            raise StageError(f"run_dir: {directory} is a file, not a directory")
     if isinstance(recipe.base, PretrainedBase):
         _check_base(checkpoints.base_directory(recipe), recipe.base)
     trainer.arguments(recipe.family, 0.0, recipe.seed, recipe.run_dir)
     _require_rank(recipe)
-    asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+    count = recipe.family.steps * recipe.family.prompts_per_step
+    trained_on = questions(recipe.data, "train", recipe.seed + 1, count)
     dense = recipe.family.dense_reward
-    for question in asked[:100] if dense else ():
-        if not is_correct(written := dense.answer.replace("{}", question.answer), question.answer):
+    for question in trained_on[:100] if dense else ():
+        if not is_correct(answer := dense.answer.replace("{}", question.answer), question.answer):
             raise StageError(
-                f"dense.answer: {written!r} would not be judged right though the answer is {question.answer!r}"
+                f"dense.answer: {answer!r} would be graded as wrong although the gold answer is {question.answer!r}"
             )
     questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     if recipe.publish_to:
@@ -47,7 +48,7 @@ def _check_base(directory: Path, base: PretrainedBase) -> None:
     checkpoints.require_markers(directory, checkpoints.load_tokenizer(directory))
     for pattern in ("*.safetensors", "tokenizer.json"):
         if not any(directory.glob(pattern)):
-            raise StageError(f"{directory}: there is no {pattern}, which the published family needs")
+            raise StageError(f"{directory}: {pattern} is missing, and the published family needs it")
     for weights in directory.glob("*.safetensors"):
         try:
             with safe_open(weights, "pt"):
@@ -68,20 +69,20 @@ def _require_rank(recipe: Recipe) -> None:
     sizes = checkpoints.architecture(recipe)
     most = min(sizes.hidden_size, sizes.intermediate_size)
     if dense.proxy_rank > most:
-        raise StageError(f"family.dense.proxy_rank: {dense.proxy_rank} is more than the model's layers have, {most}")
+        raise StageError(f"family.dense.proxy_rank: {dense.proxy_rank} is more than the rank of the layers, {most}")
 
 
 def check_target(recipe: Recipe) -> Path:
-    """Where the family is to be published; nothing is replaced there but an older family.
+    """The directory to publish to. It must be new, empty, or an older family, which publishing replaces.
 
     Raises:
-        StageError: `publish_to` is something else.
+        StageError: `publish_to` is missing from the recipe, or contains something else.
     """
     target = recipe.publish_to
     if target is None:
-        raise StageError("publish_to: the recipe does not say where the family is to go")
+        raise StageError("publish_to: missing from the recipe; name a directory for the family")
     if target.exists() and not (
         target.is_dir() and (not any(target.iterdir()) or (target / manifest.MANIFEST).exists())
     ):
-        raise StageError(f"publish_to: {target} is no family's directory, and publishing would replace it")
+        raise StageError(f"publish_to: {target} contains something other than a family; publishing would replace it")
     return target

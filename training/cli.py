@@ -247,7 +247,7 @@ def plan(
     loaded = _load(recipe)
     if (rollouts := loaded.family.prompts_per_step * loaded.family.rollouts) < gpus:
         _fail(f"--gpus: {gpus} processes cannot share the {rollouts} rollouts of a step")
-    reckoned = planning.reckon(
+    reckoned = planning.estimate(
         loaded, checkpoints.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard
     )
     for table in planning.tables(reckoned, gpus=gpus, gpu_gib=gpu_gib, tflops=tflops, price=price):

@@ -1,5 +1,5 @@
-"""How does a stage say that it cannot go on?"""
+"""How does a stage report that it cannot continue?"""
 
 
 class StageError(RuntimeError):
-    """Says in one line what is missing or what failed, and what to do."""
+    """The stage cannot continue. The message is one line: what is missing or failed, and what to do."""

@@ -1,24 +1,22 @@
-"""What does each stage of a run do, and what does it leave behind? base -> family -> evaluate -> profile -> publish.
+"""What does each stage of a run do, and which files does it write? base -> family -> evaluate -> profile -> publish.
 
-Every stage writes its artefact whole or not at all and is skipped where the artefact stands already, made from the same
-inputs (`training.job.record`); the two long ones also go on from their last complete checkpoint. So after a kill at any
-moment the same command goes on.
+Every stage writes its artefact atomically. It is skipped if the artefact exists and was made from the same inputs
+(`training.job.record`). The two long stages also resume from their last complete checkpoint. So after a kill at any
+moment, the same command continues the run.
 
     RUN/base/trained/          the base as it was trained          RUN/base/metrics.jsonl  the training's log
     RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
     RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
-    RUN/profile/NAME.budget-forced.jsonl answers after stopped thinking
+    RUN/profile/NAME.budget-forced.jsonl  answers after thinking that a budget ended
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ import torch
 from rich.console import Console
 
 from models import family as manifest
-from models.files import write_json
+from models.files import atomic_directory, write_json
 from models.profile import SCHEMA_VERSION
 from training import trainer
 from training.base import gate, traces
@@ -50,10 +48,10 @@ _console = Console(stderr=True)
 
 
 def base(recipe: Recipe) -> None:
-    """Train the base, then let the gate decide.
+    """Train the base, set its temperature, and measure whether it passes the gate.
 
     Raises:
-        StageError: the base fails the gate; names each figure.
+        StageError: the base fails the gate. Names each figure that is out of range.
     """
     directory, stage = recipe.run_dir / "base", recipe.base
     if isinstance(stage, PretrainedBase):
@@ -63,16 +61,16 @@ def base(recipe: Recipe) -> None:
         if not is_up_to_date(directory / "trained", _trained_record(recipe, stage), remove=directory):
             tokenizer = build_tokenizer(stage.vocabulary, recipe.seed)
             model = base_training.train(stage, tokenizer, recipe.seed, directory / "work")
-            with _whole(directory / "trained") as unfinished:
+            with atomic_directory(directory / "trained") as unfinished:
                 model.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
     if not is_up_to_date(directory / "model", _model_record(directory, stage)):
         model = checkpoints.load_model(directory / "trained")
         tokenizer = checkpoints.load_tokenizer(directory / "trained")
         base_training.fold_temperature(model, stage.temperature)
-        with _whole(directory / "model") as unfinished:
-            # Half the bytes to ship; everything downstream, the gate first, sees the rounded weights.
-            model.to(torch.bfloat16).save_pretrained(unfinished)  # pyright: ignore[reportArgumentType]
+        with atomic_directory(directory / "model") as unfinished:
+            # bfloat16 halves what is shipped. All later stages, the gate included, use the rounded weights.
+            model.to(torch.bfloat16).save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
     if not is_up_to_date(directory / "gate.json", _gate_record(recipe, directory, stage)):
         write_json(directory / "gate.json", _measure_gate(recipe, stage.gate_prompts))
@@ -80,7 +78,7 @@ def base(recipe: Recipe) -> None:
 
 
 def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
-    """Train one checkpoint per alpha from the same base; only those of `alphas` where given."""
+    """Train one checkpoint per alpha from the same base; with `alphas`, only these."""
     _require_base(recipe)
     check(recipe)
     made_from = family_record(recipe)
@@ -90,13 +88,13 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
             with processes().main_process_first():
                 done = is_up_to_date(target, made_from, remove=target.parent)
             if done:
-                _console.print(f"family: {target} stands already")
+                _console.print(f"family: {target} is up to date")
                 continue
             _train(recipe, alpha, target)
 
 
 def family_record(recipe: Recipe) -> dict[str, Any]:
-    """What a trained checkpoint depends on besides its alpha."""
+    """Everything that a trained checkpoint depends on, except its alpha."""
     stage, dense = recipe.family, recipe.family.dense_reward
     return {
         "training": trainer.VERSION,
@@ -110,14 +108,15 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe, alpha: float, target: Path) -> None:
-    """A function of its own, so that nothing of one alpha's training is left in memory when the next begins."""
+    """Train one checkpoint. A function of its own, so that its memory is freed before the next one is trained."""
     model, tokenizer = checkpoints.load_base(recipe)
-    asked = questions(recipe.data, "train", recipe.seed + 1, recipe.family.steps * recipe.family.prompts_per_step)
+    count = recipe.family.steps * recipe.family.prompts_per_step
+    prompts = questions(recipe.data, "train", recipe.seed + 1, count)
     _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
     work = target.with_name("work" if target.name == "adapter" else "work-of-model")
-    trained = trainer.train(model, tokenizer, recipe.family, asked, alpha=alpha, seed=recipe.seed, work=work)
+    trained = trainer.train(model, tokenizer, recipe.family, prompts, alpha=alpha, seed=recipe.seed, work=work)
     if trained.accelerator.is_main_process:
-        with _whole(target) as unfinished:
+        with atomic_directory(target) as unfinished:
             trained.accelerator.unwrap_model(trained.model).save_pretrained(unfinished)
             if recipe.family.tune == "full":
                 tokenizer.save_pretrained(unfinished)
@@ -132,50 +131,50 @@ def evaluate(recipe: Recipe) -> None:
     """Measure every checkpoint on held-out prompts."""
     _require_family(recipe)
     stage = recipe.evaluate
-    asked = questions(recipe.data, "heldout", recipe.seed, stage.prompts)
+    prompts = questions(recipe.data, "heldout", recipe.seed, stage.prompts)
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     for name in checkpoints.names(recipe):
         path = outcomes.path_in(recipe.run_dir / "evaluate", name)
-        outcomes.measure(recipe, name, asked, path, params)
+        outcomes.measure(recipe, name, prompts, path, params)
 
 
 def fit_profile(recipe: Recipe) -> None:
     """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
     _require_family(recipe)
     directory, stage = recipe.run_dir / "profile", recipe.profile
-    asked = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
+    prompts = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
-    budget_forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
+    forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
     for name, path in paths.items():
-        outcomes.measure(recipe, name, asked, path, params, surprisal=_may_be_first(name))
-        outcomes.measure_budget_forced(recipe, name, asked[: stage.budget_forced_prompts], budget_forced_paths[name])
+        outcomes.measure(recipe, name, prompts, path, params, surprisal=_may_be_first(name))
+        outcomes.measure_budget_forced(recipe, name, prompts[: stage.budget_forced_prompts], forced_paths[name])
     if is_up_to_date(directory / "profile.json", _profile_record(directory, paths)):
         return
     measured = {name: outcome.load(path) for name, path in paths.items()}
-    stopped = {name: outcome.load_budget_forced(path) for name, path in budget_forced_paths.items()}
-    fit.save(fit.fit(measured, stopped, recipe.seed), directory / "profile.json")
+    forced = {name: outcome.load_budget_forced(path) for name, path in forced_paths.items()}
+    fit.save(fit.fit(measured, forced, recipe.seed), directory / "profile.json")
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
-    """Assemble the family's directory: checkpoints, manifest, profile, model card and plots."""
+    """Assemble the directory of the family: checkpoints, manifest, profile, model card and plots."""
     target = check_target(recipe)
     _require_family(recipe)
     run, names, stage = recipe.run_dir, checkpoints.names(recipe), recipe.evaluate
     for name in names:
         params = outcomes.sampling_params(recipe, samples=stage.samples)
         profiled = {"prompts": recipe.profile.prompts, "samples": recipe.profile.samples}
-        record = outcomes.record(recipe, name, params, prompts=stage.prompts)  # reads all weights: once
+        record = outcomes.record(recipe, name, params, prompts=stage.prompts)  # hashes all weights, so only once
         require_up_to_date(outcomes.path_in(run / "evaluate", name), record)
-        unsure = {"surprisal": True} if _may_be_first(name) else {}
-        require_up_to_date(outcomes.path_in(run / "profile", name), record | profiled | unsure)
-        cut = {"prompts": recipe.profile.budget_forced_prompts, "samples": 1}
-        require_up_to_date(outcomes.path_in(run / "profile", name, budget_forced=True), record | cut)
+        surprisal = {"surprisal": True} if _may_be_first(name) else {}
+        require_up_to_date(outcomes.path_in(run / "profile", name), record | profiled | surprisal)
+        forced = {"prompts": recipe.profile.budget_forced_prompts, "samples": 1}
+        require_up_to_date(outcomes.path_in(run / "profile", name, budget_forced=True), record | forced)
     require_up_to_date(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
-            raise StageError(f"{log} is missing: the card needs it")
-    with _whole(target) as unfinished:
+            raise StageError(f"{log} is missing, and the card needs it: remove {log.parent} to train again")
+    with atomic_directory(target) as unfinished:
         assemble.assemble(recipe, recipe_path, checkpoints.base_directory(recipe), unfinished)
         manifest.load(unfinished)
     _console.print(f"published {target}")
@@ -202,7 +201,7 @@ def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
 def _trained_record(recipe: Recipe, stage: BaseStage) -> dict[str, Any]:
     not_the_training = {"temperature", "save_every", "compile", "gate_prompts", "gate_stops", "truncated"}
     made_from = {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
-    return {**made_from, "cut": stage.truncated}  # under its first name, so that bases trained before remain up to date
+    return {**made_from, "cut": stage.truncated}  # under its old name, so that existing bases stay up to date
 
 
 def _model_record(directory: Path, stage: BaseStage) -> dict[str, Any]:
@@ -210,8 +209,8 @@ def _model_record(directory: Path, stage: BaseStage) -> dict[str, Any]:
 
 
 def _gate_record(recipe: Recipe, directory: Path, stage: BaseStage) -> dict[str, Any]:
-    judged = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
-    return {**judged, "base": fingerprint(directory / "model")}
+    measured = {"seed": recipe.seed, "gate_prompts": stage.gate_prompts, "max_tokens": recipe.family.max_tokens}
+    return {**measured, "base": fingerprint(directory / "model")}
 
 
 def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -220,12 +219,12 @@ def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _may_be_first(name: str) -> bool:
-    """Whether second thoughts may follow this checkpoint's: not the base, nor what was trained to be right alone."""
+    """Whether an escalation may start with this checkpoint: not the base, nor the one trained for correctness alone."""
     return name not in ("base", checkpoint_name(0.0))
 
 
 def _require_base(recipe: Recipe) -> None:
-    """See that the base is there, is what the recipe says now, and has passed the gate."""
+    """Raise unless the base exists, was made from this recipe, and has passed the gate."""
     _require_fit(recipe)
     if isinstance(stage := recipe.base, BaseStage):
         directory = recipe.run_dir / "base"
@@ -235,7 +234,7 @@ def _require_base(recipe: Recipe) -> None:
 
 
 def _require_family(recipe: Recipe) -> None:
-    """See that base and checkpoints are there, and are what the recipe says now."""
+    """Raise unless base and checkpoints exist and were made from this recipe."""
     _require_base(recipe)
     made_from = family_record(recipe)
     for name in checkpoints.names(recipe)[1:]:
@@ -244,34 +243,18 @@ def _require_family(recipe: Recipe) -> None:
 
 
 def _require_fit(recipe: Recipe) -> None:
-    """See that the base has passed the gate."""
+    """Raise unless the base has passed the gate, or is pretrained."""
     stage = recipe.base
     if isinstance(stage, PretrainedBase):
         return
     directory = recipe.run_dir / "base"
     if not (directory / "gate.json").exists():
-        raise StageError(f"{directory / 'gate.json'} is missing; run the base stage first: laconic-train base")
+        raise StageError(f"{directory / 'gate.json'} is missing: run `laconic-train base` first")
     failures = json.loads((directory / "gate.json").read_text())["failures"]
     if failures and stage.gate_stops:
         raise StageError(
-            "the base is not fit for a family: "
+            "the base fails the gate: "
             + "; ".join(failures)
-            + f". Change the recipe's base section and remove {directory};"
-            + " for another temperature only model and gate.json in it"
+            + f". Change the section base of the recipe, then remove {directory};"
+            + " if you change only the temperature, remove only model and gate.json in it"
         )
-
-
-@contextmanager
-def _whole(directory: Path) -> Iterator[Path]:
-    """A directory that appears only once everything in it has been written; an older one is replaced."""
-    unfinished, old = (directory.with_name(f"{directory.name}.{state}") for state in ("unfinished", "old"))
-    if old.exists() and not directory.exists():  # a kill came between the two renamings
-        old.rename(directory)
-    for left_over in (unfinished, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    if directory.exists():
-        directory.rename(old)
-    unfinished.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe is said in one line, before anything is computed."""
+"""A recipe that cannot run is rejected in one line before anything is computed."""
 
 import copy
 
@@ -9,25 +9,25 @@ from training.config import Data, PretrainedBase
 from training.errors import StageError
 
 
-@pytest.mark.parametrize("there", ["notes.txt", "family/weights"])
-def test_publishing_replaces_nothing_but_a_family(on_shipped, tmp_path, there):
+@pytest.mark.parametrize("existing", ["notes.txt", "family/weights"])
+def test_publishing_replaces_only_a_family(on_shipped, tmp_path, existing):
     target = tmp_path / "published"
     recipe = on_shipped.model_copy(update={"publish_to": target})
-    file = target / there
+    file = target / existing
     file.parent.mkdir(parents=True)
     file.write_text("my own")
-    with pytest.raises(StageError, match=r"publish_to: .*published is no family's directory"):
+    with pytest.raises(StageError, match=r"publish_to: .*published contains something other than a family"):
         checks.check_target(recipe)
     (target / "family.json").write_text("{}")
     checks.check_target(recipe)
 
 
-def test_without_a_place_to_publish_nothing_is_published(on_shipped):
-    with pytest.raises(StageError, match="publish_to: the recipe does not say"):
+def test_a_recipe_without_a_target_is_not_published(on_shipped):
+    with pytest.raises(StageError, match="publish_to: missing from the recipe"):
         checks.check_target(on_shipped)
 
 
-def test_a_tokenizer_without_markers_is_refused_before_anything_is_computed(on_shipped, tokenizer, model, tmp_path):
+def test_a_tokenizer_without_markers_is_rejected_before_training(on_shipped, tokenizer, model, tmp_path):
     plain = tmp_path / "plain"
     model.save_pretrained(plain)
     tokenizer.save_pretrained(plain)
@@ -55,21 +55,21 @@ def based(on_shipped, tokenizer, model, tmp_path):
 
 
 @pytest.mark.parametrize(("missing", "named"), [("eos_token", "no eos_token"), ("chat_template", "no chat template")])
-def test_a_tokenizer_that_cannot_put_a_question_or_end_an_answer_is_refused(based, missing, named):
+def test_a_tokenizer_without_chat_template_or_eos_token_is_rejected(based, missing, named):
     recipe, _ = based("odd", **{missing: None})
     with pytest.raises(StageError, match=f"odd: its tokenizer has {named}"):
         checks.check(recipe)
 
 
-def test_weights_that_were_cut_short_are_named(based):
-    recipe, directory = based("cut")
+def test_truncated_weights_are_named(based):
+    recipe, directory = based("truncated")
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(StageError, match=r"cut/model\.safetensors: cannot be read as safetensors"):
+    with pytest.raises(StageError, match=r"truncated/model\.safetensors: cannot be read as safetensors"):
         checks.check(recipe)
 
 
-def test_more_context_than_the_base_has_positions_is_refused(on_shipped):
+def test_more_context_than_the_base_has_positions_is_rejected(on_shipped):
     long = on_shipped.base.model_copy(update={"context_tokens": 2048})
     with pytest.raises(StageError, match=r"base\.context_tokens: 2048 is more than the 1024 positions"):
         checks.check(on_shipped.model_copy(update={"base": long}))
@@ -81,7 +81,7 @@ def test_a_run_directory_that_is_a_file_is_named(on_shipped, tmp_path):
         checks.check(on_shipped.model_copy(update={"run_dir": tmp_path / "run" / "mine"}))
 
 
-def test_data_that_cannot_be_used_is_named_before_anything_is_computed(on_shipped, tmp_path):
+def test_unusable_data_is_named_before_training(on_shipped, tmp_path):
     empty = tmp_path / "mine.jsonl"
     empty.write_text("")
     with pytest.raises(StageError, match=r"mine\.jsonl has no questions"):

@@ -24,16 +24,16 @@ def with_gate(recipe: Recipe, failures: list[str]) -> None:
     (recipe.run_dir / "base" / "gate.json").write_text(json.dumps({"failures": failures}))
 
 
-def test_no_family_is_made_from_a_base_that_the_gate_has_not_seen_or_found_unfit(recipe):
-    with pytest.raises(StageError, match=r"gate.json is missing; run the base stage first"):
+def test_no_family_is_trained_from_a_base_that_has_not_passed_the_gate(recipe):
+    with pytest.raises(StageError, match=r"gate.json is missing: run `laconic-train base` first"):
         stages.family(recipe)
     with_gate(recipe, ["easy accuracy at temperature 1 is 0.500, not in [0.97, 1]"])
-    with pytest.raises(StageError, match=r"not fit for a family: easy accuracy .* is 0\.500.*remove .*run/base"):
+    with pytest.raises(StageError, match=r"the base fails the gate: easy accuracy .* is 0\.500.*remove .*run/base"):
         stages.family(recipe)
 
 
-def test_another_temperature_needs_no_other_training(recipe):
-    """What is folded into the weights (decisions/0006) is put on top of the trained base, which stays."""
+def test_another_temperature_needs_no_new_training(recipe):
+    """The temperature is folded into a copy of the trained base (decisions/0006)."""
     recipe = recipe.model_copy(
         update={
             "base": TINY.model_copy(update={"steps": 2, "gate_prompts": 1, "gate_stops": False, "temperature": 0.5}),
@@ -61,7 +61,7 @@ def test_another_temperature_needs_no_other_training(recipe):
     )
 
 
-def test_the_gate_may_be_told_only_to_record(recipe):
+def test_the_gate_can_be_set_to_record_only(recipe):
     with_gate(recipe, ["too good"])
     stages._require_fit(recipe.model_copy(update={"base": recipe.base.model_copy(update={"gate_stops": False})}))
 
@@ -72,32 +72,8 @@ def test_publishing_names_what_is_missing(recipe):
         stages.publish_family(recipe, Path("mine.yaml"))
 
 
-def test_a_directory_appears_whole_or_stays_what_it_was(tmp_path):
-    target = tmp_path / "adapter"
-    with stages._whole(target) as unfinished:
-        (unfinished / "weights").write_text("first")
-        assert not target.exists()
-
-    def cut_short():
-        with stages._whole(target) as unfinished:
-            (unfinished / "weights").write_text("second")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cut_short()
-    assert (target / "weights").read_text() == "first"
-    with stages._whole(target) as unfinished:
-        (unfinished / "other").write_text("third")
-    assert [path.name for path in target.iterdir()] == ["other"]
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    target.rename(tmp_path / "adapter.old")  # as a kill between the two renamings leaves it
-    with pytest.raises(KeyboardInterrupt):
-        cut_short()
-    assert [path.name for path in target.iterdir()] == ["other"], "what there was is not lost"
-
-
-def test_nothing_old_is_published_for_new(on_shipped, tmp_path):
-    """What was measured, and what of, is what the recipe says now, or publishing stops."""
+def test_outdated_artefacts_are_not_published(on_shipped, tmp_path):
+    """Publishing fails if checkpoints or outcomes were made from another recipe."""
     recipe = on_shipped.model_copy(
         update={
             "publish_to": tmp_path / "published",
@@ -126,7 +102,7 @@ def test_nothing_old_is_published_for_new(on_shipped, tmp_path):
         stages.evaluate(recipe.model_copy(update={"family": recipe.family.model_copy(update={"steps": 2})}))
 
 
-def test_two_commands_do_not_train_in_one_directory(on_shipped):
+def test_two_commands_do_not_train_in_the_same_directory(on_shipped):
     target = checkpoints.trained_path(on_shipped, "alpha-0.1")
-    with alone(target.parent), pytest.raises(StageError, match=r"alpha-0\.1: another laconic-train is at work"):
+    with alone(target.parent), pytest.raises(StageError, match=r"alpha-0\.1: another laconic-train is running there"):
         stages.family(on_shipped)

@@ -1,7 +1,7 @@
-"""How does freed memory stay at hand? glibc gives big blocks back at once, and every step would fetch them again.
+"""How is freed memory reused between steps? By settings of glibc, which otherwise returns large blocks at once.
 
-A training step's tensors are tens of megabytes; mapped anew each time, their pages are zeroed and faulted in again,
-which took a fifth of a step on two CPU cores. Kept, they are reused.
+The tensors of a training step are tens of megabytes. If they are mapped again each time, the kernel zeroes their pages
+and the process faults them in, which took a fifth of a step on two CPU cores.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> None:
-    """For the rest of this process, glibc keeps what is freed; without glibc nothing changes."""
+    """Make glibc keep freed memory for the rest of this process; does nothing with another C library."""
     if sys.platform != "linux":
         return
     try:

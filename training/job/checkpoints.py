@@ -1,4 +1,4 @@
-"""Where are a run's models, and how do they come into memory? The base, what is trained from it, their sizes."""
+"""Where are the models of a run, and how are they loaded? The base and its checkpoints, and their architecture."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ THINK_END = "</think>"
 
 
 def names(recipe: Recipe) -> list[str]:
-    """Every checkpoint of the run, the base first."""
+    """The names of the run's checkpoints, the base first."""
     return ["base", *(checkpoint_name(alpha) for alpha in recipe.family.alphas)]
 
 
 def artefact(recipe: Recipe) -> str:
-    """What the directory of a trained checkpoint is called: an adapter, or a whole model."""
+    """The name of a trained checkpoint's directory: `adapter` with LoRA, else `model`."""
     return "adapter" if recipe.family.tune == "lora" else "model"
 
 
 def trained_path(recipe: Recipe, name: str) -> Path:
-    """Where the run keeps what it trained."""
+    """Where the run saves a trained checkpoint."""
     return recipe.run_dir / "family" / name / artefact(recipe)
 
 
 def base_directory(recipe: Recipe) -> Path:
-    """Where the run's base is; a model of the hub is fetched first.
+    """The directory of the run's base. A model on the Hugging Face Hub is downloaded first.
 
     Raises:
-        StageError: the base stage has not been run, or there is no such model.
+        StageError: the base has not been trained, or the model cannot be downloaded.
     """
     stage, directory = recipe.base, recipe.run_dir / "base" / "model"
     if isinstance(stage, PretrainedBase):
@@ -58,54 +58,55 @@ def base_directory(recipe: Recipe) -> Path:
                 directory = Path(snapshot_download(stage.model, revision=stage.revision))
             except (HfHubHTTPError, HFValidationError, OSError) as error:
                 raise StageError(
-                    f"base.model: {stage.model} is no directory here, and the Hugging Face Hub does not give it:"
+                    f"base.model: {stage.model} is not a directory, and cannot be downloaded from the Hugging Face Hub:"
                     f" {str(error).splitlines()[0]}"
                 ) from None
     elif not directory.exists():
-        raise StageError(f"{directory} is missing; run the base stage first: laconic-train base")
+        raise StageError(f"{directory} is missing: run `laconic-train base` first")
     return directory
 
 
 def architecture(recipe: Recipe) -> Architecture:
-    """The base's sizes: from the recipe, or from the model's own config.
+    """The architecture of the base: from the recipe, or from the model's own config.
 
     Raises:
-        StageError: neither says.
+        StageError: neither has it.
     """
     stage = recipe.base
     if isinstance(stage, BaseStage):
         return planning.architecture(stage)
     if stage.architecture:
         return stage.architecture
-    found = config(stage.model, stage.revision)
-    sizes = {name: getattr(found, name, None) for name in Architecture.model_fields}
-    sizes["head_dim"] = sizes["head_dim"] or found.hidden_size // found.num_attention_heads
+    own = config(stage.model, stage.revision)
+    sizes = {name: getattr(own, name, None) for name in Architecture.model_fields}
+    sizes["head_dim"] = sizes["head_dim"] or own.hidden_size // own.num_attention_heads
     try:
         return Architecture.model_validate(sizes)
     except ValidationError as error:
         first = error.errors()[0]
         raise StageError(
-            f"base.model: {stage.model} cannot be reckoned with: its {path_of(first['loc'])} is {first['input']!r};"
-            f" {first['msg']}"
+            f"base.model: the plan does not know this architecture: {path_of(first['loc'])} of {stage.model} is"
+            f" {first['input']!r}; {first['msg']}"
         ) from None
 
 
 def config(model: str | Path, revision: str | None = None) -> PreTrainedConfig:
-    """A model's own config, from a directory or the hub.
+    """A model's own config, from a directory or the Hugging Face Hub.
 
     Raises:
-        StageError: there is none.
+        StageError: it cannot be loaded.
     """
     try:
         return AutoConfig.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise StageError(
-            f"base.model: no config of {model} is at hand ({str(error).splitlines()[0]});"
-            " for a plan give its sizes in base.architecture"
+            f"base.model: the config of {model} cannot be loaded ({str(error).splitlines()[0]});"
+            " to plan without it, give its sizes in base.architecture"
         ) from None
 
 
 def dtype(recipe: Recipe) -> str:
+    """The dtype of the base's weights in memory."""
     return recipe.base.dtype if isinstance(recipe.base, PretrainedBase) else "float32"
 
 
@@ -113,7 +114,7 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     """The run's base and its tokenizer.
 
     Raises:
-        StageError: there is none, or its tokenizer does not mark thinking.
+        StageError: there is no base, or its tokenizer does not mark thinking.
     """
     directory = base_directory(recipe)
     model, tokenizer = load_model(directory, dtype(recipe)), load_tokenizer(directory)
@@ -122,10 +123,10 @@ def load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """One of the run's checkpoints, ready to sample from, and its tokenizer; an adapter is merged into the base.
+    """One checkpoint of the run, ready to sample from, and its tokenizer. An adapter is merged into the base.
 
     Raises:
-        StageError: it has not been trained.
+        StageError: the checkpoint has not been trained.
     """
     if name == "base":
         return load_base(recipe)
@@ -139,40 +140,42 @@ def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
 def load_published(
     directory: Path, checkpoint: manifest.Checkpoint, base_path: Path, dtype: str = "float32"
 ) -> PreTrainedModel:
-    """A published checkpoint, ready to sample from; adapters are merged into the base."""
+    """A published checkpoint, ready to sample from. An adapter is merged into the base."""
     if checkpoint.kind == "lora":
         return _with_adapter(load_model(base_path, dtype), directory / checkpoint.path)
     return load_model(directory / checkpoint.path, dtype)
 
 
 def require_markers(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """See that a tokenizer marks the end of thinking and of an answer, and knows how a question is put.
+    """Raise unless a tokenizer has a token that ends thinking, a token that ends the answer, and a chat template.
 
     Raises:
-        StageError: it does not; says what is missing.
+        StageError: one of them is missing. Names it.
     """
     if THINK_END not in tokenizer.get_vocab():
-        raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, so where its thinking ends is unknown")
+        raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, which must mark the end of thinking")
     if tokenizer.eos_token_id is None:
-        raise StageError(f"{directory}: its tokenizer has no eos_token, so where an answer ends is unknown")
+        raise StageError(f"{directory}: its tokenizer has no eos_token, which must mark the end of an answer")
     if not tokenizer.chat_template:
-        raise StageError(f"{directory}: its tokenizer has no chat template, so how a question is put is unknown")
+        raise StageError(f"{directory}: its tokenizer has no chat template, which prompts are made with")
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `directory`; raises StageError if there is none."""
     try:
         return AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
-        raise StageError(f"{directory}: no tokenizer ({str(error).splitlines()[0]})") from None
+        raise StageError(f"{directory}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
 
 
 def load_model(directory: Path, dtype: str = "float32") -> PreTrainedModel:
+    """The model in `directory`, on this process's device; raises StageError if it cannot be loaded."""
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
-        raise StageError(f"{directory}: no model that transformers can load ({str(error).splitlines()[0]})") from None
-    return model.to(processes().device)  # pyright: ignore[reportArgumentType]
+        raise StageError(f"{directory}: transformers cannot load the model ({str(error).splitlines()[0]})") from None
+    return model.to(processes().device)
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # pyright: ignore[reportCallIssue, reportReturnType]
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()

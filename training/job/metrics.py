@@ -1,4 +1,4 @@
-"""What happens at which step? One JSON line per logged step, and a progress bar with the figures that matter."""
+"""What happened at each step? One JSON line per logged step, and a progress bar with the main figures."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _SHOWN = {
 
 
 class JsonLines(TrainerCallback):
-    """Appends a trainer's logs to `path`; a resumed run first drops the lines it is about to write again.
+    """Appends a trainer's logs to `path`. A resumed run first drops the lines of steps that it will repeat.
 
-    It drops them from `notes`, too, which somebody else appends to: the last line there may have been cut short.
+    It also drops them from `notes`, a second file of JSON lines that the trainer appends to. A kill may have truncated
+    the last line of either.
 
-    `seconds` is since the line before, so that they add up to the time that went into what came of it.
+    `seconds` is the time since the previous line, so the sum over a file is the time spent on the steps that remain.
     """
 
     def __init__(self, path: Path, notes: Path | None = None) -> None:
@@ -35,8 +36,8 @@ class JsonLines(TrainerCallback):
     ) -> None:
         for path in (self._path, self._notes) if state.is_world_process_zero else ():
             if path is not None and path.exists():
-                kept = [line for line in path.read_text().splitlines() if _step(line) <= state.global_step]
-                write_text(path, "".join(f"{line}\n" for line in kept))
+                lines = [line for line in path.read_text().splitlines() if _step(line) <= state.global_step]
+                write_text(path, "".join(f"{line}\n" for line in lines))
         self._logged = time.monotonic()
 
     def on_log(
@@ -56,7 +57,7 @@ class JsonLines(TrainerCallback):
 
 
 class Bar(ProgressCallback):
-    """transformers' progress bar; the latest figures stand beside it instead of scrolling past it."""
+    """transformers' progress bar with the latest figures beside it, instead of a line per log."""
 
     def on_log(
         self,
@@ -78,7 +79,7 @@ def show_in_bar(trainer: Trainer) -> None:
 
 
 def minutes(path: Path) -> float:
-    """How long a training took, from its log."""
+    """How many minutes a training took, from its log."""
     return sum(json.loads(line)["seconds"] for line in path.read_text().splitlines()) / 60
 
 
@@ -96,5 +97,5 @@ def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except ValueError:  # a line that a kill cut short
+    except ValueError:  # a line that a kill truncated
         return float("inf")

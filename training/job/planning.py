@@ -1,8 +1,8 @@
-"""What will a run need? Memory, tokens and rough cost, reckoned from the recipe before anything is spent.
+"""What will a run need? Memory, tokens and rough cost, estimated from the recipe before anything is spent.
 
-Rules of thumb, each for one number: a token costs 2 N operations forward and 4 N backward (N parameters), and LoRA
-spares the half of the backward pass that is for the weights' own gradients; Adam keeps two moments in float32. They
-leave out the square of attention and whatever a framework wastes, so the hours are a lower bound.
+Rules of thumb: with N parameters, a token costs 2 N operations forward and 4 N backward. LoRA saves the half of the
+backward pass that computes gradients of the weights. Adam keeps two moments in float32. The quadratic part of attention
+and the framework's overhead are left out, so the hours are a lower bound.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ from training.config import Architecture, BaseStage, FamilyStage, Recipe
 
 GIB = 2**30
 PROBE_TOKENS = 24
-"""A stop and a short answer."""
+"""Tokens of a probe: the end of thinking and a short answer."""
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes per GPU, tokens of the whole family, and operations."""
+    """What a family's training and evaluation need: bytes per GPU, tokens and operations."""
 
     parameters: int
     trained: int
     memory: dict[str, float]
-    """Bytes on each GPU by what they are for."""
+    """Bytes on each GPU, by purpose."""
     tokens: dict[str, float]
-    """By what is done with them, over all alphas, if rollouts are as long as they may be."""
+    """By purpose, over all alphas, if every rollout has the maximum length."""
     operations: float
 
     @property
     def bytes(self) -> float:
+        """Bytes on each GPU in all."""
         return sum(self.memory.values())
 
     def hours(self, gpus: int, tflops: float) -> float:
-        """GPU-hours divided over the GPUs, at so many sustained TFLOP/s each."""
+        """Hours of wall time on `gpus` GPUs that sustain `tflops` TFLOP/s each."""
         return self.operations / (gpus * tflops * 1e12) / 3600
 
 
 def architecture(stage: BaseStage) -> Architecture:
-    """Of a base that is trained from scratch."""
+    """The architecture of a base that is trained from scratch."""
     return Architecture(
         model_type="qwen3",
         hidden_size=stage.hidden,
@@ -56,7 +57,7 @@ def architecture(stage: BaseStage) -> Architecture:
 
 
 def parameters(a: Architecture) -> int:
-    """All weights, as transformers builds them."""
+    """The number of weights of the model that transformers builds."""
     queries, keys = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
     attention = a.hidden_size * (2 * queries + 2 * keys)
     attention += queries + 2 * keys if a.model_type == "qwen2" else 2 * a.head_dim  # biases, or norms of q and k
@@ -66,28 +67,28 @@ def parameters(a: Architecture) -> int:
 
 
 def adapter_parameters(a: Architecture, rank: int) -> int:
-    """Of a LoRA adapter on all linear layers of the blocks."""
+    """The number of weights of a LoRA adapter on all linear layers of the blocks."""
     queries, keys = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
     pairs = [(a.hidden_size, queries), (a.hidden_size, keys), (a.hidden_size, keys), (queries, a.hidden_size)]
     pairs += [(a.hidden_size, a.intermediate_size)] * 2 + [(a.intermediate_size, a.hidden_size)]
     return a.num_hidden_layers * rank * sum(i + o for i, o in pairs)
 
 
-def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int = 256, shard: bool = False) -> Plan:
+def estimate(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int = 256, shard: bool = False) -> Plan:
     """The plan of a recipe's family stage, evaluation included.
 
     Args:
-        recipe: what is to be run.
-        a: the base's sizes.
-        gpus: processes, one GPU each.
-        prompt_tokens: of a long prompt.
-        shard: whether the optimizer's state and the gradients are divided over the GPUs (ZeRO stage 2).
+        recipe: the recipe to run.
+        a: the architecture of the base.
+        gpus: the number of processes, with one GPU each.
+        prompt_tokens: the length of a long prompt.
+        shard: whether optimizer state and gradients are sharded over the GPUs (ZeRO stage 2).
     """
     stage, total = recipe.family, parameters(a)
     dtype = "float32" if isinstance(recipe.base, BaseStage) else recipe.base.dtype
     trained = adapter_parameters(a, stage.lora_rank) if stage.tune == "lora" else total
     share = gpus if shard else 1
-    master = 4 if stage.tune == "full" and dtype == "bfloat16" else 0  # weights in float32 beside those in use
+    master = 4 if stage.tune == "full" and dtype == "bfloat16" else 0  # float32 weights beside the bfloat16 ones
     width = prompt_tokens + stage.max_tokens
     rows = min(stage.micro_batch, stage.prompts_per_step * stage.rollouts // gpus)
     per_token = (
@@ -121,7 +122,7 @@ def reckon(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: int
 
 
 def _cache_bytes(a: Architecture, stage: FamilyStage, width: int, gpus: int) -> float:
-    """Keys and values of the rollouts that one GPU samples at a time, in bfloat16; vLLM takes what it is given."""
+    """Bytes of the KV cache in bfloat16 for the rollouts that one GPU samples at once. vLLM is given room for 64."""
     rows = min(256, stage.prompts_per_step * stage.rollouts // gpus)
     if stage.engine == "vllm":
         rows = min(rows, 64)
@@ -129,13 +130,13 @@ def _cache_bytes(a: Architecture, stage: FamilyStage, width: int, gpus: int) -> 
 
 
 def tables(plan: Plan, *, gpus: int, gpu_gib: float, tflops: float, price: float) -> list[Table]:
-    """What people read: memory on each GPU, and tokens and cost of the whole run."""
+    """Two tables to print: memory on each GPU, and tokens and cost of the whole run."""
     memory = Table("memory on each GPU", Column("GiB", justify="right"))
     for name, size in plan.memory.items():
         memory.add_row(name, f"{size / GIB:,.2f}")
     fits = "fits" if plan.bytes < 0.9 * gpu_gib * GIB else "DOES NOT FIT"
     memory.add_section()
-    memory.add_row(f"together: {fits} in {gpu_gib:g} GiB", f"{plan.bytes / GIB:,.2f}")
+    memory.add_row(f"total: {fits} in {gpu_gib:g} GiB", f"{plan.bytes / GIB:,.2f}")
     work = Table("the whole family", Column("at most", justify="right"))
     work.add_row("parameters", f"{plan.parameters:,}")
     work.add_row("of which trained", f"{plan.trained:,}")
@@ -144,5 +145,5 @@ def tables(plan: Plan, *, gpus: int, gpu_gib: float, tflops: float, price: float
     hours = plan.hours(gpus, tflops)
     work.add_row("operations", f"{plan.operations:.2e}")
     work.add_row(f"hours on {gpus} at {tflops:g} TFLOP/s", f"{hours:,.1f}")
-    work.add_row(f"cost at {price:g} an hour and GPU", f"{hours * gpus * price:,.0f}")
+    work.add_row(f"cost at {price:g} per GPU and hour", f"{hours * gpus * price:,.0f}")
     return [memory, work]

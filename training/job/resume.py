@@ -1,4 +1,4 @@
-"""Where does a killed stage go on? Complete checkpoints only, newest first; half-written ones are removed."""
+"""Where does a killed stage resume? At its newest complete checkpoint; half-written ones are removed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _COMPLETE = "complete"
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all its files are written; a kill before that leaves it unmarked."""
+    """Marks a checkpoint as complete once all its files are written."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        processes().wait_for_everyone()  # each writes a part
+        processes().wait_for_everyone()  # each process writes a part
         if state.is_world_process_zero:
             directory = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
             write_json(directory / _COMPLETE, _sizes(directory))
 
 
 def last_checkpoint(directory: Path) -> str | None:
-    """The newest complete checkpoint of a stage, None where it has not come to one."""
+    """The newest complete checkpoint in `directory`; None if there is none."""
     with processes().main_process_first():
         checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
         for half_written in [path for path in checkpoints if not _is_complete(path)]:
@@ -40,7 +40,7 @@ def last_checkpoint(directory: Path) -> str | None:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """All files were written, and none has been cut short since, as by a machine that lost power."""
+    """Whether all files were written and still have their sizes; a power loss can truncate them."""
     try:
         return json.loads((checkpoint / _COMPLETE).read_text()) == _sizes(checkpoint)
     except (OSError, ValueError):
@@ -54,10 +54,10 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Work in a directory that no other command works in; processes that were launched together count as one.
+    """Holds a lock on `directory`, so that no other command works there. Processes launched together share it.
 
     Raises:
-        StageError: another is at it.
+        StageError: another command holds the lock.
     """
     if not processes().is_main_process:
         yield
@@ -67,10 +67,10 @@ def alone(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StageError(f"{directory}: another laconic-train is at work there") from None
+            raise StageError(f"{directory}: another laconic-train is running there; wait for it or end it") from None
         yield
 
 
 def processes() -> PartialState:
-    """The processes that train together; one, unless the command was launched with more."""
+    """The processes that train together; one unless started by `accelerate launch`."""
     return PartialState(cpu=not torch.cuda.is_available())

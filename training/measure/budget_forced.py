@@ -1,6 +1,6 @@
-"""What does a checkpoint answer when its thinking is stopped? Measured at budgets that are smaller than its thinking.
+"""What does a checkpoint answer when a budget ends its thinking? Measured at budgets smaller than its thinking.
 
-As vLLM does at a `thinking_token_budget`: the thinking is closed where the budget ends, and the answer is sampled from
+As vLLM does at a `thinking_token_budget`, the thinking is closed where the budget ends, and the answer is sampled from
 there.
 """
 
@@ -27,27 +27,29 @@ def measure(
     *,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[BudgetForced]:
-    """Think about every prompt once, stop at a budget drawn from 0 up to where the thinking would have ended, answer.
+    """One budget-forced answer per prompt: sample a completion, end its thinking at a random budget, sample an answer.
 
-    Budgets are drawn uniformly in log(1 + budget). Prompts that were not thought about at all are left out. `on_batch`
-    hears how many completions are done, of two for each prompt.
+    The budget is below the length of the thinking and uniform in log(1 + budget). Prompts whose completion has no
+    thinking are left out. `on_batch` receives the number of completions so far, of two per prompt.
     """
     ids = encoded(tokenizer, prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     eos: int = tokenizer.eos_token_id
-    asked = [ids[i] for i in order]
-    whole = sample(model, asked, params, eos=eos, on_batch=on_batch)
-    judge, rng = Grader(tokenizer), np.random.default_rng(params.seed)
-    stopped: list[tuple[int, int, list[int]]] = []
-    for i, completion in zip(order, whole, strict=True):
-        if (thought := judge(completion, prompts[i].answer).reasoning_tokens) > 0:
-            budget = int(np.expm1(rng.uniform(0, np.log1p(thought))))
-            stopped.append((i, budget, judge.stopped(completion, budget)))
-    starts = [ids[i] + thinking for i, _, thinking in stopped]
+    completions = sample(model, [ids[i] for i in order], params, eos=eos, on_batch=on_batch)
+    grade, rng = Grader(tokenizer), np.random.default_rng(params.seed)
+    forced: list[tuple[int, int, list[int]]] = []
+    for i, completion in zip(order, completions, strict=True):
+        if (thinking_tokens := grade(completion, prompts[i].answer).reasoning_tokens) > 0:
+            budget = int(np.expm1(rng.uniform(0, np.log1p(thinking_tokens))))
+            forced.append((i, budget, grade.budget_forced(completion, budget)))
     answers = sample(
-        model, starts, replace(params, seed=None), eos=eos, on_batch=lambda done: on_batch(len(asked) + done)
+        model,
+        [ids[i] + thinking for i, _, thinking in forced],
+        replace(params, seed=None),
+        eos=eos,
+        on_batch=lambda done: on_batch(len(prompts) + done),
     )
     return [
-        BudgetForced(prompts[i].prompt, budget, judge(thinking + answer, prompts[i].answer).correct)
-        for (i, budget, thinking), answer in zip(stopped, answers, strict=True)
+        BudgetForced(prompts[i].prompt, budget, grade(thinking + answer, prompts[i].answer).correct)
+        for (i, budget, thinking), answer in zip(forced, answers, strict=True)
     ]

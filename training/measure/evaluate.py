@@ -1,4 +1,4 @@
-"""How accurate is a checkpoint, and how long does it think? Outcomes on prompts, figures with intervals from them."""
+"""What does a checkpoint answer on these prompts, and is it correct? Graded samples from a loaded model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def sample_and_grade(
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
 ) -> list[Graded]:
-    """Sample every prompt `params.samples` times and judge the completions.
+    """Sample every prompt `params.samples` times and grade the completions.
 
-    `first_episode` says how an answer is written and episodes are split, where what the first one was worth is wanted;
-    `surprisal`, that how unsure the thinking was of itself is.
+    With `first_episode`, which says how episodes are split and answers written, outcomes also have `after_first`. With
+    `surprisal`, they also have `surprisal`.
     """
     ids = encoded(tokenizer, prompts)
-    # Prompts of like length, and so of like difficulty, finish together.
+    # Prompts of similar length, and so of similar difficulty, finish together.
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     repeated = [i for i in order for _ in range(params.samples)]
     nats: list[list[float]] = []
@@ -42,41 +42,41 @@ def sample_and_grade(
         model,
         [ids[i] for i in order],
         params,
-        eos=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+        eos=tokenizer.eos_token_id,
         on_batch=on_batch,
         surprisals=nats if surprisal else None,
     )
     golds = [prompts[i].answer for i in repeated]
-    judged = map(Grader(tokenizer, first_episode), completions, golds)
+    graded = map(Grader(tokenizer, first_episode), completions, golds)
     if first_episode:
-        asked = [ids[i] for i in repeated]
-        worth = _after_first(model, EpisodeGrader(tokenizer, first_episode), asked, completions, golds)
-        judged = map(lambda outcome, value: replace(outcome, after_first=value), judged, worth)
+        grader = EpisodeGrader(tokenizer, first_episode)
+        after_first = _after_first(model, grader, [ids[i] for i in repeated], completions, golds)
+        graded = map(lambda outcome, value: replace(outcome, after_first=value), graded, after_first)
     if surprisal:
-        judged = map(_with_surprisal, judged, nats)
+        graded = map(_with_surprisal, graded, nats)
     outcomes: dict[int, list[Outcome]] = {i: [] for i in order}
-    for i, outcome in zip(repeated, judged, strict=True):
+    for i, outcome in zip(repeated, graded, strict=True):
         outcomes[i].append(outcome)
     return [Graded(p.prompt, p.task, p.difficulty, tuple(outcomes[i])) for i, p in enumerate(prompts)]
 
 
 def _with_surprisal(outcome: Outcome, nats: Sequence[float]) -> Outcome:
-    """`nats` are those of every token of its completion; those up to `</think>` count."""
+    """The outcome with its surprisal: the sum over the tokens up to `</think>`. `nats` are those of all its tokens."""
     return replace(outcome, surprisal=round(sum(nats[: outcome.reasoning_tokens + 1]), 4))
 
 
 def _after_first(
     model: PreTrainedModel,
-    judged: EpisodeGrader,
+    grader: EpisodeGrader,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     golds: Sequence[str],
 ) -> list[float]:
-    """J_1 of each completion (`training.rewards.information_gain`)."""
-    whole = Rollouts.padded(prompts, completions, model.device)
-    first_B1 = judged.split(whole.completion_ids_BT, whole.completion_mask_BT).ends_BK[:, :1]
-    read = [list(completion[:end]) for completion, end in zip(completions, first_B1.flatten().tolist(), strict=True)]
-    rollouts = Rollouts.padded(prompts, read, model.device)
-    probes = [judged.probe(gold) for gold in golds]
-    found = success(model, rollouts, first_B1, probes, memory_bytes=judged.memory_bytes(model))
-    return [round(value, 6) for value in found[:, 1].tolist()]
+    """P(gold answer) after the first episode of each completion: J_1 of `training.rewards.information_gain`."""
+    full = Rollouts.padded(prompts, completions, model.device)
+    first_B1 = grader.split(full.completion_ids_BT, full.completion_mask_BT).ends_BK[:, :1]
+    firsts = [list(completion[:end]) for completion, end in zip(completions, first_B1.flatten().tolist(), strict=True)]
+    rollouts = Rollouts.padded(prompts, firsts, model.device)
+    probes = [grader.probe(gold) for gold in golds]
+    success_B2 = success(model, rollouts, first_B1, probes, memory_bytes=grader.memory_bytes(model))
+    return [round(value, 6) for value in success_B2[:, 1].tolist()]

@@ -1,4 +1,4 @@
-"""What do a run's checkpoints do on which prompts? Measured once; it stands while what it depends on does."""
+"""How does a run measure its checkpoints? Each once; a measurement is reused as long as its inputs are the same."""
 
 from __future__ import annotations
 
@@ -30,51 +30,52 @@ T = TypeVar("T")
 def measure(
     recipe: Recipe,
     name: str,
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     path: Path,
     params: SamplingParams,
     *,
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
 ) -> None:
-    """Outcomes of one checkpoint on these prompts, unless they stand already."""
-    how: dict[str, Any] = {"first_episode": first_episode, "surprisal": surprisal}
-    made_from = record(recipe, name, params, prompts=len(asked), **how)
-    ask = partial(evaluate.sample_and_grade, prompts=asked, params=params, **how)
-    _once(recipe, name, path, made_from, ask=ask, save=outcome.save, completions=len(asked) * params.samples)
+    """Measure one checkpoint on these questions and save its outcomes, unless the file is up to date."""
+    extras: dict[str, Any] = {"first_episode": first_episode, "surprisal": surprisal}
+    made_from = record(recipe, name, params, prompts=len(questions), **extras)
+    run = partial(evaluate.sample_and_grade, prompts=questions, params=params, **extras)
+    completions = len(questions) * params.samples
+    _measure_unless_up_to_date(recipe, name, path, made_from, run=run, save=outcome.save, completions=completions)
 
 
-def measure_budget_forced(recipe: Recipe, name: str, asked: Sequence[Question], path: Path) -> None:
-    """What one checkpoint answers to these prompts when its thinking is stopped, unless that stands already."""
+def measure_budget_forced(recipe: Recipe, name: str, questions: Sequence[Question], path: Path) -> None:
+    """Save the budget-forced answers of one checkpoint to these questions, unless the file is up to date."""
     params = sampling_params(recipe, samples=1)
-    made_from = record(recipe, name, params, prompts=len(asked))
-    ask = partial(budget_forced.measure, prompts=asked, params=params)
-    _once(recipe, name, path, made_from, ask=ask, save=outcome.save_budget_forced, completions=2 * len(asked))
+    made_from = record(recipe, name, params, prompts=len(questions))
+    run = partial(budget_forced.measure, prompts=questions, params=params)
+    save, completions = outcome.save_budget_forced, 2 * len(questions)
+    _measure_unless_up_to_date(recipe, name, path, made_from, run=run, save=save, completions=completions)
 
 
-def _once(
+def _measure_unless_up_to_date(
     recipe: Recipe,
     name: str,
     path: Path,
     made_from: dict[str, Any],
     *,
-    ask: Callable[..., T],
+    run: Callable[..., T],
     save: Callable[[T, Path], None],
     completions: int,
 ) -> None:
-    """Load one checkpoint, ask it for so many completions and save what it did, unless that stands already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_up_to_date(path, made_from):
-        _console.print(f"{path} stands already")
+        _console.print(f"{path} is up to date")
         return
     model, tokenizer = checkpoints.load(recipe, name)
     with bar(completions, f"{path.parent.name} {path.stem}") as progress:
-        found = ask(model, tokenizer, on_batch=progress)
-    save(found, path)
+        measured = run(model, tokenizer, on_batch=progress)
+    save(measured, path)
 
 
 def sampling_params(recipe: Recipe, *, samples: int, temperature: float | None = None) -> SamplingParams:
-    """How the recipe's checkpoints are measured; default: at the recipe's own temperature."""
+    """The sampling parameters of a recipe's measurements; `temperature` defaults to that of its evaluation."""
     if temperature is None:
         temperature = recipe.evaluate.temperature
     return SamplingParams(recipe.family.max_tokens, temperature, samples, recipe.seed)
@@ -89,33 +90,33 @@ def record(
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
 ) -> dict[str, Any]:
-    """What the outcomes of one checkpoint depend on.
+    """Everything that the outcomes of one checkpoint depend on.
 
     Raises:
-        StageError: it has not been trained.
+        StageError: the checkpoint has not been trained.
     """
     trained = checkpoints.trained_path(recipe, name)
     if name != "base" and not trained.exists():
-        raise StageError(f"{trained} is missing; run the family stage first: laconic-train family")
+        raise StageError(f"{trained} is missing: run `laconic-train family` first")
     return {
         **asdict(params),
         "prompts": prompts,
         "data": data_record(recipe.data),
         "dtype": checkpoints.dtype(recipe),
         "first_episode": first_episode and splitting(first_episode),
-        **({"surprisal": True} if surprisal else {}),  # what was measured before it could be stands
+        **({"surprisal": True} if surprisal else {}),  # absent if False: older records stay valid
         "base": fingerprint(checkpoints.base_directory(recipe)),
         **({} if name == "base" else {"checkpoint": fingerprint(trained)}),
     }
 
 
 def splitting(dense: DenseReward) -> dict[str, Any]:
-    """What the worth of a first episode depends on."""
+    """The settings that `Outcome.after_first` depends on."""
     return dense.model_dump(include={"answer", "split_by", "max_episodes", "tokens_per_episode"})
 
 
 def path_in(directory: Path, name: str, *, greedy: bool = False, budget_forced: bool = False) -> Path:
-    """Outcomes of one checkpoint; greedy ones have a file of their own, and answers after stopped thinking."""
+    """The file of one checkpoint's outcomes; greedy ones and budget-forced answers have files of their own."""
     return directory / (
         f"{name}.greedy.jsonl" if greedy else f"{name}.budget-forced.jsonl" if budget_forced else f"{name}.jsonl"
     )
@@ -123,10 +124,10 @@ def path_in(directory: Path, name: str, *, greedy: bool = False, budget_forced: 
 
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over completions; the function it yields takes how many are done."""
-    with tqdm(total=total, desc=what, unit="completion") as shown:
+    """A progress bar over completions. Yields a function that takes the number of completions so far."""
+    with tqdm(total=total, desc=what, unit="completion") as progress:
 
         def advance(done: int) -> None:
-            shown.update(done - shown.n)
+            progress.update(done - progress.n)
 
         yield advance

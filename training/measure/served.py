@@ -1,4 +1,4 @@
-"""What does a served checkpoint answer? Its completions over the OpenAI API, judged as our own samples are."""
+"""What does a served checkpoint answer? Completions over the OpenAI API, graded like those of a loaded model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from training.tasks.question import Question
 from training.tasks.verify import is_correct
 
 AT_ONCE = 32
-"""Requests under way; an engine makes a batch of them."""
+"""Requests in flight at once; the engine batches them."""
 RETRIES = 6
-"""Of a request that finds no engine ready; a quarter of a minute in all."""
+"""Retries of a request while no engine is ready; about 15 seconds in all."""
 
 
 async def sample_and_grade(
@@ -31,23 +31,23 @@ async def sample_and_grade(
     budget: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[Graded]:
-    """Ask every prompt `params.samples` times and judge the answers; tokens are those of the response's usage.
+    """Send every prompt `params.samples` times and grade the answers. Token counts are those of the response's usage.
 
     Args:
-        url: where the API is, e.g. http://127.0.0.1:8080/v1; its key is OPENAI_API_KEY's, if it wants one.
-        model: the name it is served under.
-        prompts: what to ask.
+        url: base URL of the API, e.g. http://127.0.0.1:8080/v1. A key, if needed, is read from OPENAI_API_KEY.
+        model: the name that the checkpoint is served under.
+        prompts: the questions to send.
         params: how to sample. A truncated completion is incorrect. The seed is the first request's; each further
             request adds 1.
-        budget: what each request may think, in tokens; sent as the header X-Reasoning-Budget.
-        on_batch: takes how many are done.
+        budget: reasoning tokens that each request may use; sent as the header X-Reasoning-Budget.
+        on_batch: receives the number of completions so far.
 
     Raises:
-        StageError: a request failed, or its usage says nothing of reasoning tokens; names the address.
+        StageError: a request failed, or its usage does not report reasoning tokens. Names the URL.
     """
     limit, done = asyncio.Semaphore(AT_ONCE), 0
 
-    async def ask(client: openai.AsyncOpenAI, number: int, question: Question) -> Outcome:
+    async def send(client: openai.AsyncOpenAI, number: int, question: Question) -> Outcome:
         nonlocal done
         async with limit:
             completion = await client.chat.completions.create(
@@ -65,15 +65,15 @@ async def sample_and_grade(
     repeated = [question for question in prompts for _ in range(params.samples)]
     try:
         async with _client(url) as client, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ask(client, number, question)) for number, question in enumerate(repeated)]
+            tasks = [group.create_task(send(client, number, question)) for number, question in enumerate(repeated)]
     except ExceptionGroup as failed:
-        known, others = failed.split((openai.APIError, ValueError))
-        if others or not known:
+        expected, others = failed.split((openai.APIError, ValueError))
+        if others or not expected:
             raise
-        raise StageError(f"{url}: {known.exceptions[0]}") from None
-    found = [task.result() for task in tasks]
+        raise StageError(f"{url}: {expected.exceptions[0]}") from None
+    outcomes = [task.result() for task in tasks]
     return [
-        Graded(p.prompt, p.task, p.difficulty, tuple(found[i * params.samples : (i + 1) * params.samples]))
+        Graded(p.prompt, p.task, p.difficulty, tuple(outcomes[i * params.samples : (i + 1) * params.samples]))
         for i, p in enumerate(prompts)
     ]
 
@@ -83,14 +83,14 @@ def _client(url: str) -> openai.AsyncOpenAI:
 
 
 def outcome(completion: Any, gold: str) -> Outcome:
-    """Grader one chat completion; episodes are its thinking's parts between blank lines.
+    """The outcome of one chat completion. Episodes are the parts of its thinking between blank lines.
 
     Raises:
-        ValueError: its usage does not tell reasoning tokens apart.
+        ValueError: its usage does not report reasoning tokens.
     """
     choice, usage = completion.choices[0], completion.usage
     if usage is None or usage.completion_tokens_details is None:
-        raise ValueError(f"{completion.model} does not tell reasoning tokens apart in its usage")
+        raise ValueError(f"the usage of {completion.model} does not report reasoning tokens")
     thinking = getattr(choice.message, "reasoning", None) or ""
     finished = choice.finish_reason == "stop"
     return Outcome(

@@ -51,7 +51,7 @@ class Grader:
         ids_1T = torch.tensor([ids])
         return max(1, int(self._split(ids_1T, torch.ones_like(ids_1T)).count_B[0]))
 
-    def stopped(self, completion: Sequence[int], budget: int) -> list[int]:
+    def budget_forced(self, completion: Sequence[int], budget: int) -> list[int]:
         """The first `budget` tokens of a completion's thinking, closed; an answer is to be sampled from there."""
         return [*completion[:budget], self._end]
 
@@ -61,6 +61,6 @@ class Grader:
         thought = ids.index(self._end) if self._end in ids else len(ids)
         first = ids.index(self._break) if self._break in ids[:thought] else thought
         if first == thought:
-            return self.stopped(ids, thought)
+            return self.budget_forced(ids, thought)
         newline = self._tokenizer.encode("\n", add_special_tokens=False)
         return [*ids[:first], *newline, self._end]

@@ -1,4 +1,4 @@
-"""A run finds its base, and says what is wrong with it."""
+"""A run finds its base, and reports what is wrong with it."""
 
 import huggingface_hub
 import pytest
@@ -9,23 +9,23 @@ from training.errors import StageError
 from training.job import checkpoints
 
 
-def test_a_base_that_is_nowhere_is_named_before_anything_is_computed(on_shipped, monkeypatch):
+def test_a_base_that_cannot_be_found_is_named_before_training(on_shipped, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     missing = on_shipped.model_copy(update={"base": PretrainedBase(model="nobody/nothing")})
-    with pytest.raises(StageError, match=r"base\.model: nobody/nothing is no directory here") as caught:
+    with pytest.raises(StageError, match=r"base\.model: nobody/nothing is not a directory") as caught:
         stages.family(missing)
     assert "\n" not in str(caught.value)
-    with pytest.raises(StageError, match=r"no config of nobody/nothing is at hand.*base\.architecture"):
+    with pytest.raises(StageError, match=r"the config of nobody/nothing cannot be loaded.*base\.architecture"):
         checkpoints.architecture(missing)
 
 
-def test_a_directory_that_holds_no_model_is_named(on_shipped, tmp_path):
+def test_a_directory_without_a_model_is_named(on_shipped, tmp_path):
     (tmp_path / "empty").mkdir()
     empty = on_shipped.model_copy(update={"base": PretrainedBase(model=str(tmp_path / "empty"))})
-    with pytest.raises(StageError, match=r"empty: no tokenizer"):
+    with pytest.raises(StageError, match=r"empty: the tokenizer cannot be loaded"):
         stages.family(empty)
 
 
-def test_the_base_s_sizes_come_from_its_own_config_where_the_recipe_is_silent(on_shipped):
-    found = checkpoints.architecture(on_shipped)
-    assert (found.hidden_size, found.num_hidden_layers, found.tie_word_embeddings) == (256, 4, True)
+def test_the_architecture_comes_from_the_base_s_config_if_the_recipe_has_none(on_shipped):
+    own = checkpoints.architecture(on_shipped)
+    assert (own.hidden_size, own.num_hidden_layers, own.tie_word_embeddings) == (256, 4, True)

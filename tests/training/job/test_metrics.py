@@ -1,4 +1,4 @@
-"""A training's log has every step once, however often it was cut short."""
+"""A training's log has every step once, however often the training was interrupted."""
 
 import json
 
@@ -7,7 +7,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from training.job.metrics import JsonLines
 
 
-def test_a_resumed_training_drops_the_steps_it_does_again_and_lines_that_were_cut_short(tmp_path):
+def test_a_resumed_training_drops_truncated_lines_and_steps_that_it_repeats(tmp_path):
     log, notes = tmp_path / "metrics.jsonl", tmp_path / "episodes.jsonl"
     for path in (log, notes):
         path.write_text(
@@ -22,7 +22,7 @@ def test_a_resumed_training_drops_the_steps_it_does_again_and_lines_that_were_cu
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
+def test_only_the_main_process_writes(tmp_path):
     log = tmp_path / "metrics.jsonl"
     lines = JsonLines(log)
     state = TrainerState(global_step=1, is_world_process_zero=False)

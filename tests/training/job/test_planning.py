@@ -1,4 +1,4 @@
-"""What the plan reckons is what transformers and PEFT build, at true size."""
+"""The plan's numbers of weights are those of the models that transformers and PEFT build."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_shipped_recipe_s_model_has_as_many_weights_as_the_plan_says(path):
+def test_the_plan_counts_the_weights_of_a_shipped_recipe_s_model(path):
     stage = config.load(path).base
     assert not isinstance(stage, BaseStage)
     assert stage.architecture
@@ -33,13 +33,13 @@ def test_a_shipped_recipe_s_model_has_as_many_weights_as_the_plan_says(path):
     assert planning.parameters(stage.architecture) == sum(p.numel() for p in model.parameters())
 
 
-def test_the_adapter_has_as_many_weights_as_the_plan_says(model, recipe):
+def test_the_plan_counts_the_weights_of_the_adapter(model, recipe):
     adapted = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))
     expected = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert planning.adapter_parameters(planning.architecture(TINY), 3) == expected
 
 
-def test_the_scratch_base_has_as_many_weights_as_the_plan_says(tokenizer):
+def test_the_plan_counts_the_weights_of_a_base_trained_from_scratch(tokenizer):
     model = train.new_model(TINY, tokenizer)
     sizes = planning.architecture(TINY).model_copy(update={"vocab_size": len(tokenizer)})
     assert planning.parameters(sizes) == sum(p.numel() for p in model.parameters())
@@ -49,24 +49,24 @@ def changed(recipe, **family):
     return recipe.model_copy(update={"family": recipe.family.model_copy(update=family)})
 
 
-def test_what_makes_a_run_smaller_makes_its_plan_smaller(recipe):
+def test_settings_that_make_a_run_smaller_make_its_plan_smaller(recipe):
     a = planning.architecture(TINY)
-    full = planning.reckon(changed(recipe, tune="full"), a, gpus=2)
-    assert planning.reckon(recipe, a, gpus=2).bytes < full.bytes, "LoRA"
-    assert planning.reckon(changed(recipe, tune="full"), a, gpus=2, shard=True).bytes < full.bytes, "sharding"
-    assert planning.reckon(changed(recipe, tune="full", gradient_checkpointing=True), a, gpus=2).bytes < full.bytes
-    assert planning.reckon(changed(recipe, steps=1), a).operations < planning.reckon(recipe, a).operations
+    full = planning.estimate(changed(recipe, tune="full"), a, gpus=2)
+    assert planning.estimate(recipe, a, gpus=2).bytes < full.bytes, "LoRA"
+    assert planning.estimate(changed(recipe, tune="full"), a, gpus=2, shard=True).bytes < full.bytes, "sharding"
+    assert planning.estimate(changed(recipe, tune="full", gradient_checkpointing=True), a, gpus=2).bytes < full.bytes
+    assert planning.estimate(changed(recipe, steps=1), a).operations < planning.estimate(recipe, a).operations
 
 
 def test_the_dense_reward_and_every_alpha_are_counted(recipe):
     a = planning.architecture(TINY)
-    plain, one = planning.reckon(recipe, a), planning.reckon(changed(recipe, alphas=(0.1,)), a)
+    plain, one = planning.estimate(recipe, a), planning.estimate(changed(recipe, alphas=(0.1,)), a)
     assert plain.tokens["sampled"] == 4 * one.tokens["sampled"] == 4 * 32 * 32 * 8 * 320
     assert "probed" not in plain.tokens
-    assert planning.reckon(changed(recipe, reward="l2t"), a).tokens["probed"] > plain.tokens["trained on"]
+    assert planning.estimate(changed(recipe, reward="l2t"), a).tokens["probed"] > plain.tokens["trained on"]
 
 
-def test_the_command_says_whether_it_fits_and_needs_no_network():
+def test_the_command_prints_whether_the_run_fits_and_needs_no_network():
     shown = CliRunner().invoke(cli.app, ["plan", "training/recipes/r1-distill-7b.yaml", "--gpus", "16", "--shard"])
     assert shown.exit_code == 0
     assert "7,615,616,512" in shown.output
@@ -77,7 +77,7 @@ def test_the_command_says_whether_it_fits_and_needs_no_network():
     assert (many.exit_code, "--gpus: 100000 processes cannot share" in many.output) == (2, True)
 
 
-def test_data_without_a_path_and_a_path_without_data_are_refused():
+def test_data_needs_a_path_unless_it_is_arithmetic():
     with pytest.raises(ValueError, match="is needed"):
         Data(task="math")
     with pytest.raises(ValueError, match="means nothing"):

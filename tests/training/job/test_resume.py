@@ -1,4 +1,4 @@
-"""A run that is killed in every stage and started again ends with the artefacts of a run that was left alone."""
+"""A run that is killed in every stage and restarted makes the same artefacts as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KILL_WHEN = {
     "profile": "run/profile/base.jsonl",
     "publish": "published.unfinished",
 }
-"""The file whose appearance says that a stage is under way."""
+"""A file that appears while the stage is running."""
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
@@ -54,36 +54,38 @@ def new_run(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    directory = new_run(tmp_path_factory.mktemp("runs") / "undisturbed")
+def uninterrupted(tmp_path_factory) -> Path:
+    directory = new_run(tmp_path_factory.mktemp("runs") / "uninterrupted")
     finish(start(directory), directory)
     return directory
 
 
-def test_a_run_killed_in_every_stage_ends_with_the_same_artefacts(undisturbed, tmp_path):
+def test_a_run_killed_in_every_stage_makes_the_same_artefacts(uninterrupted, tmp_path):
     directory = new_run(tmp_path / "killed")
-    for stage, sign in KILL_WHEN.items():
+    for stage, trigger in KILL_WHEN.items():
         process = start(directory)
-        while not (directory / sign).exists():
+        while not (directory / trigger).exists():
             assert process.poll() is None, f"the run ended before {stage}: {(directory / 'log').read_text()[-3000:]}"
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
     finish(start(directory), directory)
-    assert family.load(directory / "published").all_files() == family.load(undisturbed / "published").all_files()
-    assert (directory / "published" / "README.md").read_text() == (undisturbed / "published" / "README.md").read_text()
+    assert family.load(directory / "published").all_files() == family.load(uninterrupted / "published").all_files()
+    assert (directory / "published" / "README.md").read_text() == (
+        uninterrupted / "published" / "README.md"
+    ).read_text()
 
 
-def test_a_finished_run_has_nothing_left_to_do(undisturbed):
-    def stamps() -> dict[Path, int]:
-        return {p: p.stat().st_mtime_ns for p in (undisturbed / "run").rglob("*") if p.is_file()}
+def test_running_a_finished_run_again_changes_nothing(uninterrupted):
+    def modification_times() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (uninterrupted / "run").rglob("*") if p.is_file()}
 
-    before = stamps()
-    finish(start(undisturbed), undisturbed)
-    assert stamps() == before
+    before = modification_times()
+    finish(start(uninterrupted), uninterrupted)
+    assert modification_times() == before
 
 
-def test_a_half_written_checkpoint_is_removed_and_the_one_before_used(tmp_path):
+def test_a_half_written_checkpoint_is_removed_and_the_previous_one_used(tmp_path):
     for step in (5, 10, 15):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments")
@@ -93,7 +95,7 @@ def test_a_half_written_checkpoint_is_removed_and_the_one_before_used(tmp_path):
     assert not (tmp_path / "checkpoint-15").exists()
 
 
-def test_a_checkpoint_whose_file_was_cut_short_is_not_gone_on_from(tmp_path):
+def test_a_checkpoint_with_a_truncated_file_is_not_resumed(tmp_path):
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments"[: 7 if step == 5 else 3])
@@ -101,5 +103,5 @@ def test_a_checkpoint_whose_file_was_cut_short_is_not_gone_on_from(tmp_path):
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
 
 
-def test_a_stage_that_has_not_begun_has_no_checkpoint(tmp_path):
+def test_a_stage_that_has_not_started_has_no_checkpoint(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None

@@ -20,13 +20,13 @@ def completion(content="The answer is 42.", *, finish="stop", reasoning="\n6*7=4
     )
 
 
-def test_a_right_answer_counts_with_the_tokens_of_its_usage():
-    found = served.outcome(completion(), "42")
-    assert (found.correct, found.finished, found.reasoning_tokens, found.tokens) == (True, True, 12, 20)
+def test_a_correct_answer_counts_the_tokens_of_its_usage():
+    outcome = served.outcome(completion(), "42")
+    assert (outcome.correct, outcome.finished, outcome.reasoning_tokens, outcome.tokens) == (True, True, 12, 20)
 
 
 @pytest.mark.parametrize("wrong", [{"content": "The answer is 41."}, {"content": None}, {"finish": "length"}])
-def test_a_wrong_answer_none_or_one_cut_off_is_incorrect(wrong):
+def test_a_wrong_missing_or_truncated_answer_is_incorrect(wrong):
     assert not served.outcome(completion(**wrong), "42").correct
 
 
@@ -34,19 +34,19 @@ def test_a_wrong_answer_none_or_one_cut_off_is_incorrect(wrong):
     ("reasoning", "episodes"),
     [(None, 1), ("", 1), ("\n6*7=42\nso 42\n", 1), ("6*7=42\n\ncheck\n7*6=42\n \nonce more\n\n", 3)],
 )
-def test_episodes_are_what_stands_between_blank_lines(reasoning, episodes):
+def test_episodes_are_separated_by_blank_lines(reasoning, episodes):
     assert served.outcome(completion(reasoning=reasoning), "42").episodes == episodes
 
 
-def test_usage_that_does_not_tell_reasoning_apart_is_refused_by_the_models_name():
-    with pytest.raises(ValueError, match="m does not tell reasoning tokens apart"):
+def test_usage_without_reasoning_tokens_is_rejected_and_names_the_model():
+    with pytest.raises(ValueError, match="the usage of m does not report reasoning tokens"):
         served.outcome(completion(details=False), "42")
 
 
-async def test_where_nobody_listens_the_address_is_named(monkeypatch):
+async def test_a_refused_connection_names_the_url(monkeypatch):
     monkeypatch.setattr(served, "RETRIES", 0)
-    asked = [Question("What is 6 times 7?", "42", "product", "easy")]
+    questions = [Question("What is 6 times 7?", "42", "product", "easy")]
     with pytest.raises(StageError, match=re.escape("http://127.0.0.1:9/v1: Connection error")):
         await served.sample_and_grade(
-            "http://127.0.0.1:9/v1", "abacus/base", asked, SamplingParams(320, 1.0, samples=2, seed=0)
+            "http://127.0.0.1:9/v1", "abacus/base", questions, SamplingParams(320, 1.0, samples=2, seed=0)
         )
