@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from models.family import Estimate
-from training.experiments import report
+from training.experiments.arms import Arm, difference, ratio
+from training.experiments.report import read_arms
 
 FILES = {
     "routing": "docs/routing/routing.json",
@@ -76,18 +77,18 @@ class Sources:
         return {**table, **_DERIVED.get(source, lambda _: {})(table)}
 
     @cache  # noqa: B019
-    def arms(self, source: str) -> dict[str, report.Arm]:
+    def arms(self, source: str) -> dict[str, Arm]:
         """Every checkpoint that the experiments trained, by name; the base first."""
-        return {arm.name: arm for arm in report.read_arms(self._root / EXPERIMENTS[source])}
+        return {arm.name: arm for arm in read_arms(self._root / EXPERIMENTS[source])}
 
 
-def _of_experiments(arms: Mapping[str, report.Arm], path: str) -> Estimate:
+def _of_experiments(arms: Mapping[str, Arm], path: str) -> Estimate:
     comparison = _COMPARISON.fullmatch(path)
     try:
         if comparison is None:
             name, _, figure = path.rpartition(": ")
             return arms[name].figures[figure]
-        compare = report.difference if comparison["how"] == "-" else report.ratio
+        compare = difference if comparison["how"] == "-" else ratio
         return compare(arms[comparison["arm"]], arms[comparison["other"]], comparison["figure"])
     except KeyError as error:
         raise UnknownFigureError(f"{path}: {error} is none of {', '.join(arms)}, or of their figures") from None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def atomic_directory(directory: Path) -> Iterator[Path]:
+def atomic_directory(directory: Path) -> Generator[Path]:
     """Yields a directory to write to, and moves it to `directory` at the end; an older one is replaced."""
     unfinished, old = (directory.with_name(f"{directory.name}.{state}") for state in ("unfinished", "old"))
     if old.exists() and not directory.exists():  # a kill came between the two renames

@@ -1,7 +1,7 @@
-"""What does one seed of an experiment come to? One reward's family trained and measured, in one small file.
+"""What is the result of one seed of an experiment? Trains and measures one reward's family, and writes a small file.
 
-A results file holds every figure that the report compares, so that files can be kept, sent and put beside others when
-the run that made them is gone. An experiment whose file is there is not run again.
+A results file has every figure that the report compares, so it can be kept and compared with others after the run is
+deleted. An experiment whose results file exists is not run again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from training.tasks.outcome import Graded
 from training.tasks.source import questions
 
 Measures = dict[str, float | None]
-"""By "tokens, hard", "greedy accuracy, overall" and so on; None where there was nothing to measure."""
+"""By "tokens, hard", "greedy accuracy, overall" and so on; None if there was nothing to measure."""
 Episode = tuple[int, float, float]
-"""Which one of its rollout from 1, what it gained, what it was charged."""
-NOTED = 600
-"""Most episodes in a results file."""
+"""Its number in the rollout from 1, its gain and its charge."""
+MAX_EPISODES = 600
+"""Maximum number of episodes in a results file."""
 _console = Console(stderr=True)
 
 
 class Result(BaseModel):
-    """One seed of one recipe."""
+    """The results of one seed of one recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -50,36 +50,36 @@ class Result(BaseModel):
     checkpoints: dict[str, Measures]
     """The base's figures and those of each checkpoint."""
     alphas: dict[str, float]
-    """Of each checkpoint but the base."""
+    """The alpha of each checkpoint except the base."""
     episodes: tuple[Episode, ...]
-    """Some of those that the trainings paid for; none without a dense reward."""
+    """A sample of the episodes that the trainer logged; empty without a dense reward."""
 
 
 def run(recipe: Recipe, results: Path) -> None:
-    """Train and measure the family of one reward, and write down what it came to.
+    """Train and measure the family of one reward, and write its results file, unless it exists.
 
-    On held-out prompts at temperature 1, with what the first episode was worth, and greedily. The base, which
-    experiments share, is measured beside them once.
+    Checkpoints are measured on held-out prompts at temperature 1, with P(gold answer) after the first episode, and
+    greedily. The base, which experiments share, is measured once.
 
     Raises:
-        StageError: its result stands and is of another experiment.
+        StageError: the results file exists and is of another experiment.
     """
     path, made_from = path_in(results, recipe), _made_from(recipe)
     if path.exists():
         if changed := first_difference(load(path).made_from, made_from):
             raise StageError(f"{path} is of an experiment with {changed}: remove it to run this one")
-        _console.print(f"{path} stands already")
+        _console.print(f"{path} is up to date")
         return
     stages.family(recipe)
-    asked = questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
+    prompts = questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     dense = recipe.family.dense_reward or DenseReward()
     measured: dict[str, Measures] = {}
     for name in checkpoints.names(recipe):
         directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
         sampled, greedy = outcomes.path_in(directory, name), outcomes.path_in(directory, name, greedy=True)
         params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples, temperature=1.0)
-        outcomes.measure(recipe, name, asked, sampled, params, first_episode=dense)
-        outcomes.measure(recipe, name, asked, greedy, outcomes.sampling_params(recipe, samples=1, temperature=0.0))
+        outcomes.measure(recipe, name, prompts, sampled, params, first_episode=dense)
+        outcomes.measure(recipe, name, prompts, greedy, outcomes.sampling_params(recipe, samples=1, temperature=0.0))
         rows = outcome.load(sampled)
         measured[name] = measures(rows, outcome.load(greedy))
     result = Result(
@@ -90,7 +90,7 @@ def run(recipe: Recipe, results: Path) -> None:
         difficulties=tuple(figures.difficulties(rows)),
         checkpoints=measured,
         alphas={checkpoint_name(alpha): alpha for alpha in recipe.family.alphas},
-        episodes=noted(
+        episodes=sampled_episodes(
             [checkpoints.trained_path(recipe, name).parent for name in checkpoints.names(recipe)[1:]]
             if recipe.family.dense_reward
             else []
@@ -100,21 +100,27 @@ def run(recipe: Recipe, results: Path) -> None:
 
 
 def check(recipes: Sequence[Recipe], results: Path) -> None:
-    """See that all of these experiments can be run, before the first of them is.
+    """Raise unless all of these experiments can run.
 
     Raises:
-        StageError: a recipe trains a base of its own or measures at another temperature than 1, two would write one
-            file or share a base's outcomes that differ, or something they need is missing; names it.
+        StageError: a recipe trains a base of its own or measures at another temperature than 1; two recipes would
+            write the same file, or share outcomes of the base that differ; or something is missing. Names it.
     """
     files: dict[Path, Recipe] = {}
     shared: dict[Path, dict[str, Any]] = {}
     for recipe in recipes:
         if not isinstance(recipe.base, PretrainedBase):
-            raise StageError(f"{recipe.name}: an experiment compares rewards on one base; name it in base.model")
+            raise StageError(
+                f"{recipe.name}: an experiment compares rewards on one pretrained base; name it in base.model"
+            )
         if recipe.evaluate.temperature != 1:
-            raise StageError(f"{recipe.name}: evaluate.temperature: experiments measure at 1, and greedily")
+            raise StageError(
+                f"{recipe.name}: evaluate.temperature must be 1, because experiments measure at 1 and greedily"
+            )
         if (path := path_in(results, recipe)) in files:
-            raise StageError(f"{recipe.name}, seed {recipe.seed}: two recipes of that name would write {path}")
+            raise StageError(
+                f"{recipe.name}, seed {recipe.seed}: two recipes with this name would write {path}; rename one"
+            )
         files[path] = recipe
         if path.exists():
             continue
@@ -126,13 +132,13 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
             require_up_to_date(measured, of_base)
         if changed := first_difference(shared.setdefault(base_outcomes(recipe), of_base), of_base):
             raise StageError(
-                f"{recipe.name}: experiments beside each other measure their base once, and this one has {changed};"
-                " give it a run_dir elsewhere"
+                f"{recipe.name}: experiments whose run_dirs share a parent measure their base once, and this one has"
+                f" {changed}; give it a run_dir with another parent"
             )
 
 
 def path_in(results: Path, recipe: Recipe) -> Path:
-    """The file of one seed of a recipe."""
+    """The results file of one seed of a recipe."""
     return results / f"{recipe.name}.seed-{recipe.seed}.json"
 
 
@@ -140,7 +146,7 @@ def load(path: Path) -> Result:
     """Read a results file.
 
     Raises:
-        StageError: it is not one.
+        StageError: the file cannot be read, or is not a results file.
     """
     try:
         return Result.model_validate_json(path.read_text())
@@ -152,50 +158,53 @@ def load(path: Path) -> Result:
 
 
 def base_outcomes(recipe: Recipe) -> Path:
-    """Where the experiments of a seed that split thinking alike keep the outcomes of their base."""
+    """The directory for the base's outcomes; experiments with the same seed and split of episodes share it."""
     dense = recipe.family.dense_reward or DenseReward()
-    alike = fingerprint_of(json.dumps(outcomes.splitting(dense)))[:8]
-    return recipe.run_dir.absolute().parents[1] / "base" / f"{recipe.run_dir.name}-{alike}"
+    split = fingerprint_of(json.dumps(outcomes.splitting(dense)))[:8]
+    return recipe.run_dir.absolute().parents[1] / "base" / f"{recipe.run_dir.name}-{split}"
 
 
 def measures(sampled: Sequence[Graded], greedy: Sequence[Graded]) -> Measures:
     """Every figure of one checkpoint, overall and by difficulty."""
-    found: Measures = {}
+    measured: Measures = {}
     for part in ("overall", *figures.difficulties(sampled)):
-        hot, cold = ([row for row in rows if part in ("overall", row.difficulty)] for rows in (sampled, greedy))
-        found[f"accuracy, {part}"] = _mean(hot, lambda row: row.accuracy)
-        found[f"tokens, {part}"] = _mean(hot, lambda row: row.reasoning_tokens)
-        found[f"greedy accuracy, {part}"] = _mean(cold, lambda row: row.accuracy)
-        found[f"greedy tokens, {part}"] = _mean(cold, lambda row: row.reasoning_tokens)
-        found[f"second episodes after a right first, {part}"] = second_episodes(hot, first_right=True)
-        found[f"second episodes after a wrong first, {part}"] = second_episodes(hot, first_right=False)
-    return found
+        at_1, at_0 = ([row for row in rows if part in ("overall", row.difficulty)] for rows in (sampled, greedy))
+        measured[f"accuracy, {part}"] = _mean(at_1, lambda row: row.accuracy)
+        measured[f"tokens, {part}"] = _mean(at_1, lambda row: row.reasoning_tokens)
+        measured[f"greedy accuracy, {part}"] = _mean(at_0, lambda row: row.accuracy)
+        measured[f"greedy tokens, {part}"] = _mean(at_0, lambda row: row.reasoning_tokens)
+        measured[f"second episodes after a right first, {part}"] = second_episodes(at_1, first_right=True)
+        measured[f"second episodes after a wrong first, {part}"] = second_episodes(at_1, first_right=False)
+    return measured
 
 
 def second_episodes(rows: Sequence[Graded], *, first_right: bool) -> float | None:
-    """Share of rollouts that think on after a first episode that was right, or wrong, by itself; None where none was.
+    """Share of rollouts that continue after a first episode that was correct, or wrong; None if there are none.
 
-    Right is: the model would have given the right answer with more than half its probability.
+    A first episode is correct if P(gold answer) after it is above 0.5.
     """
-    kept = [
+    continues = [
         outcome.episodes > 1
         for row in rows
         for outcome in row.outcomes
         if outcome.after_first is not None and (outcome.after_first > 0.5) == first_right
     ]
-    return float(np.mean(kept)) if kept else None
+    return float(np.mean(continues)) if continues else None
 
 
-def noted(trainings: Sequence[Path]) -> tuple[Episode, ...]:
-    """Up to `NOTED` of the episodes that the trainer noted, evenly."""
-    found: list[Episode] = []
+def sampled_episodes(trainings: Sequence[Path]) -> tuple[Episode, ...]:
+    """Up to `MAX_EPISODES` of the episodes that the trainer logged, evenly spaced."""
+    episodes: list[Episode] = []
     for directory in trainings:
         for row in map(json.loads, (directory / "episodes.jsonl").read_text().splitlines()):
-            found += [(int(k), g, c) for k, g, c in zip(row["episode"], row["gain"], row["compression"], strict=True)]
-    return tuple(found[:: max(1, -(-len(found) // NOTED))])
+            episodes += [
+                (int(k), g, c) for k, g, c in zip(row["episode"], row["gain"], row["compression"], strict=True)
+            ]
+    return tuple(episodes[:: max(1, -(-len(episodes) // MAX_EPISODES))])
 
 
 def _made_from(recipe: Recipe) -> dict[str, Any]:
+    """Everything that the figures depend on."""
     return {
         **stages.family_record(recipe),
         "alphas": recipe.family.alphas,

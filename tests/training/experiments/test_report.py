@@ -1,4 +1,4 @@
-"""The report says what the results say, with intervals over seeds."""
+"""The report has the figures of the results, with intervals over seeds."""
 
 import json
 
@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from training.errors import StageError
-from training.experiments import report
+from training.experiments import arms, report
 from training.experiments.experiment import Result
 
 PARTS = ("overall", "easy", "medium", "hard")
 
 
-def measures(tokens, accuracy, goes_on):
+def measures(tokens, accuracy, continues):
     per_part = {
         "tokens": tokens,
         "accuracy": accuracy,
         "greedy tokens": tokens - 5,
         "greedy accuracy": accuracy,
-        "second episodes after a right first": goes_on,
+        "second episodes after a right first": continues,
         "second episodes after a wrong first": None,
     }
     return {f"{name}, {part}": value for part in PARTS for name, value in per_part.items()}
@@ -45,7 +45,7 @@ def result(recipe, seed, *, tokens, accuracy, episodes=(), **made_from):
     )
 
 
-def written(directory, *results):
+def write_results(directory, *results):
     directory.mkdir(exist_ok=True)
     for each in results:
         (directory / f"{each.recipe}.seed-{each.seed}.json").write_text(each.model_dump_json())
@@ -54,9 +54,9 @@ def written(directory, *results):
 
 @pytest.fixture
 def results(tmp_path):
-    """Two rewards: the dense one spends 20 tokens more and is right oftener by a quarter."""
+    """Two rewards: the dense one uses 20 tokens more, and its accuracy is 0.25 higher."""
     paid = ((1, 0.5, 0.1), (2, 0.0, 1.9))
-    return written(
+    return write_results(
         tmp_path / "results",
         *(result("alpha", seed, tokens=40, accuracy=0.5) for seed in range(3)),
         *(result("dense", seed, tokens=60, accuracy=0.75, episodes=paid) for seed in range(3)),
@@ -64,32 +64,32 @@ def results(tmp_path):
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
-def test_the_interval_is_student_s(values):
-    found = report.over_seeds(values)
-    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+def test_the_interval_is_a_t_interval(values):
+    estimate = arms.over_seeds(values)
+    assert estimate.mean == pytest.approx(np.mean(values), abs=1e-9)
     if np.std(values) > 1e-6:
         low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-        assert (found.low, found.high) == pytest.approx((low, high))
+        assert (estimate.low, estimate.high) == pytest.approx((low, high))
 
 
 def test_one_seed_has_no_interval(tmp_path):
     with pytest.raises(ValueError, match="at least two"):
-        report.over_seeds([1.0])
-    one = written(tmp_path / "one", result("alpha", 0, tokens=40, accuracy=0.5))
+        arms.over_seeds([1.0])
+    one = write_results(tmp_path / "one", result("alpha", 0, tokens=40, accuracy=0.5))
     with pytest.raises(StageError, match=r"need at least two seeds, there is \[0\]"):
         report.write(one, tmp_path / "out")
 
 
-def test_no_interval_reaches_beyond_what_a_figure_can_be():
+def test_an_interval_is_clipped_to_the_range_of_its_figure():
     far_apart = (measures(0, 0.0, 1.0), measures(10, 1.0, 0.0))
-    figures = report.Arm("l2t", "l2t", 0.2, far_apart).figures
+    figures = arms.Arm("l2t", "l2t", 0.2, far_apart).figures
     for name, bounds in {"accuracy, hard": (0, 1), "second episodes after a right first, hard": (0, 1)}.items():
         assert (figures[name].low, figures[name].high) == bounds
     assert figures["tokens, hard"].low == 0
     assert figures["tokens, hard"].high > 10
 
 
-def test_figures_and_words_say_what_the_results_say(results, tmp_path):
+def test_figures_and_page_agree_with_the_results(results, tmp_path):
     report.write(results, tmp_path / "out")
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["base"]["tokens, overall"]["mean"] == 101
@@ -100,59 +100,61 @@ def test_figures_and_words_say_what_the_results_say(results, tmp_path):
     assert "3 seeds, 600 held-out prompts each" in text
     assert "| dense 0.2 | alpha 0.2 | **+20.0 (+20.0 to +20.0)** | **+25.0 (+25.0 to +25.0)** | " in text
     assert "| alpha 0.2 | 41.0 (38.5 to 43.5) | 50.0 % | 36.0 (" in text, (
-        "seeds that are all alike say nothing of others"
+        "seeds that agree say nothing about others, so there is no interval"
     )
 
 
-def test_every_arm_stands_beside_the_base_and_the_shortest_that_is_as_right_is_recommended(results, tmp_path):
+def test_every_arm_is_compared_with_the_base_and_the_shortest_as_accurate_one_is_recommended(results, tmp_path):
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     shares = [tokens / base for tokens, base in ((40, 100), (41, 101), (42, 102))]
     assert f"| alpha 0.2 | {100 * np.mean(shares):.1f} % (" in text
     assert " | -25.0 (-25.0 to -25.0) | " in text
-    assert "on average, sampled and greedily: **dense 0.2**, with 60.4 %" in text, "alpha is shorter, but not as right"
+    assert "on average, sampled and greedily: **dense 0.2**, with 60.4 %" in text, "alpha is shorter, but less accurate"
     assert "(its intervals reach 0), sampled and greedily: **dense 0.2**, with 60.4 %" in text
 
 
-def test_a_shorter_arm_whose_loss_may_be_chance_is_named_as_that(results, tmp_path):
+def test_a_shorter_arm_whose_loss_may_be_chance_is_named_too(results, tmp_path):
     for seed, accuracy in enumerate((0.7, 0.76, 0.73)):
-        written(results, result("short", seed, tokens=20, accuracy=accuracy))
+        write_results(results, result("short", seed, tokens=20, accuracy=accuracy))
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "on average, sampled and greedily: **dense 0.2**" in text
     assert "(its intervals reach 0), sampled and greedily: **short 0.2**, with 20.8 %" in text
 
 
-def test_where_no_arm_is_as_right_none_is_named(tmp_path):
+def test_without_an_arm_as_accurate_as_the_base_none_is_recommended(tmp_path):
     rows = (result("alpha", seed, tokens=40, accuracy=0.5) for seed in range(3))
-    report.write(written(tmp_path / "results", *rows), tmp_path / "out")
+    report.write(write_results(tmp_path / "results", *rows), tmp_path / "out")
     assert (tmp_path / "out" / "report.md").read_text().count("sampled and greedily: none.") == 2
 
 
-def test_at_equal_tokens_an_arm_is_compared_with_the_line_through_those_without_a_dense_reward(results, tmp_path):
+def test_at_equal_tokens_a_dense_arm_is_compared_with_the_line_through_the_plain_ones(results, tmp_path):
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     line = 0.5 + 0.25 * 20 / 60  # from alpha's 40 tokens to the base's 100, in every seed
     assert f"| dense 0.2 | +{100 * (0.75 - line):.1f} (" in text
-    written(results, *(result("dense", seed, tokens=30, accuracy=0.75, episodes=((1, 0.5, 0.1),)) for seed in range(3)))
+    write_results(
+        results, *(result("dense", seed, tokens=30, accuracy=0.75, episodes=((1, 0.5, 0.1),)) for seed in range(3))
+    )
     report.write(results, tmp_path / "out")
-    assert "| dense 0.2 | spends more, or less, than any of them" in (tmp_path / "out" / "report.md").read_text()
+    assert "| dense 0.2 | uses more tokens than all of them, or fewer" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("more", "words"), [(30, "fall at every step"), (50, "do not fall at every step")])
-def test_how_tokens_change_with_alpha_is_said(results, tmp_path, more, words):
+def test_the_page_reports_how_tokens_change_with_alpha(results, tmp_path, more, words):
     for path in results.glob("alpha*"):
-        found = Result.model_validate_json(path.read_text())
-        checkpoints = {**found.checkpoints, "alpha-0.4": measures(more + found.seed, 0.5, 0.1)}
+        saved = Result.model_validate_json(path.read_text())
+        checkpoints = {**saved.checkpoints, "alpha-0.4": measures(more + saved.seed, 0.5, 0.1)}
         alphas = {"alpha-0.4": 0.4, "alpha-0.2": 0.2}
-        path.write_text(found.model_copy(update={"checkpoints": checkpoints, "alphas": alphas}).model_dump_json())
+        path.write_text(saved.model_copy(update={"checkpoints": checkpoints, "alphas": alphas}).model_dump_json())
     report.write(results, tmp_path / "out")
     change = f"{more - 40:+.1f}"
     expected = f"- alpha: tokens {words}, 0.2 to 0.4: {change} ({change} to {change})"
     assert expected in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_every_picture_that_the_page_shows_is_there(results, tmp_path):
+def test_every_picture_on_the_page_exists(results, tmp_path):
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     shown = {part.partition(")")[0] for part in text.split("](")[1:]}
@@ -161,24 +163,26 @@ def test_every_picture_that_the_page_shows_is_there(results, tmp_path):
     for path in results.glob("dense*"):
         path.unlink()
     report.write(results, tmp_path / "plain")
-    assert "](gain" not in (tmp_path / "plain" / "report.md").read_text(), "no dense reward, no pictures of it"
+    assert "](gain" not in (tmp_path / "plain" / "report.md").read_text(), (
+        "without a dense reward there are no pictures of it"
+    )
 
 
-def test_results_that_cannot_be_compared_are_refused(results, tmp_path):
+def test_results_that_cannot_be_compared_are_rejected(results, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(StageError, match="there are no results"):
         report.write(tmp_path / "none", tmp_path / "out")
-    written(results, result("dense", 3, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),)))
+    write_results(results, result("dense", 3, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),)))
     with pytest.raises(StageError, match=r"alpha was run with the seeds \[0, 1, 2\], dense with \[0, 1, 2, 3\]"):
         report.write(results, tmp_path / "out")
     (results / "dense.seed-3.json").unlink()
-    written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), base="xyz"))
+    write_results(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), base="xyz"))
     with pytest.raises(StageError, match=r'made with another base \("abc", now "xyz"\)'):
         report.write(results, tmp_path / "out")
 
 
-def test_seeds_that_were_trained_differently_are_not_one_arm(results, tmp_path):
-    written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), lr=0.5))
+def test_seeds_that_were_trained_differently_are_rejected(results, tmp_path):
+    write_results(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), lr=0.5))
     with pytest.raises(
         StageError, match=r"dense, seed 0, and dense, seed 2, were made with another lr \(null, now 0.5\)"
     ):
@@ -190,8 +194,8 @@ def changed(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_results_that_do_not_go_together_are_named(results, tmp_path):
-    def refused(match):
+def test_results_that_do_not_fit_each_other_are_named(results, tmp_path):
+    def rejected(match):
         with pytest.raises(StageError, match=match):
             report.write(results, tmp_path / "out")
 
@@ -199,48 +203,46 @@ def test_results_that_do_not_go_together_are_named(results, tmp_path):
     path = results / "dense.seed-1.json"
     copy = results / "dense.seed-1.bak.json"
     copy.write_text(path.read_text())
-    refused("seed 1 of dense is there more than once")
+    rejected("seed 1 of dense is there more than once")
     copy.unlink()
     points = original.checkpoints
     changed(path, checkpoints={**points, "base": measures(90, 0.75, 1.0)})
-    refused("dense, seed 1, has other figures of the base than alpha")
+    rejected("dense, seed 1, has other figures of the base than alpha")
     changed(path, checkpoints={"base": points["base"]})
-    refused("dense, seed 1: alpha-0.2 is either in alphas or in checkpoints")
+    rejected("dense, seed 1: alpha-0.2 is in only one of alphas and checkpoints")
     changed(path, checkpoints={**points, "alpha-0.2": {**points["alpha-0.2"], "tokens, hard": None}})
-    refused("dense, seed 1: alpha-0.2 has nothing for 'tokens, hard'")
+    rejected("dense, seed 1: alpha-0.2 has nothing for 'tokens, hard'")
     changed(path, checkpoints=dict(points), difficulties=["easy"])
-    refused("dense, seed 1, has the difficulties")
+    rejected("dense, seed 1, has the difficulties")
     changed(path, difficulties=list(PARTS[1:]), seed="two")
-    refused(r"dense\.seed-1\.json: not a result of `laconic-train experiment` \(seed: ")
-    written(results, original)
-    written(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), max_tokens=64))
-    refused("made with another max_tokens")
+    rejected(r"dense\.seed-1\.json: not a result of `laconic-train experiment` \(seed: ")
+    write_results(results, original)
+    write_results(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), max_tokens=64))
+    rejected("made with another max_tokens")
 
 
-def test_a_reward_without_a_dense_part_is_compared_with_none(results, tmp_path):
-    written(results, *(result("other", seed, tokens=45, accuracy=0.5) for seed in range(3)))
+def test_a_plain_reward_is_compared_with_no_other(results, tmp_path):
+    write_results(results, *(result("other", seed, tokens=45, accuracy=0.5) for seed in range(3)))
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| other 0.2 | alpha" not in text
     assert "| dense 0.2 | alpha 0.2 | " in text
     assert "| dense 0.2 | other 0.2 | " in text
-    assert "**As alpha rises**" not in text, "nobody has two"
+    assert "**As alpha rises**" not in text, "no recipe has two alphas"
 
 
-def test_a_dense_reward_stands_beside_the_plain_one_of_its_alpha_whatever_they_are_called(results, tmp_path):
+def test_a_dense_arm_is_compared_with_the_plain_one_of_its_alpha_whatever_their_names(results, tmp_path):
     for path in results.glob("alpha*"):
         path.write_text(path.read_text().replace('"recipe":"alpha"', '"recipe":"short"'))
     report.write(results, tmp_path / "out")
     assert "| dense 0.2 | short 0.2 | " in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_a_dense_reward_stands_beside_the_plain_one_that_thinks_as_long_and_the_one_without_its_charge(
-    results, tmp_path
-):
+def test_a_dense_arm_is_compared_with_the_plain_one_of_similar_length_and_the_one_without_its_charge(results, tmp_path):
     for seed in range(3):
-        written(results, result("gain", seed, tokens=42, accuracy=0.7, episodes=((1, 0.5, 0.0),)))
+        write_results(results, result("gain", seed, tokens=42, accuracy=0.7, episodes=((1, 0.5, 0.0),)))
         changed(results / f"gain.seed-{seed}.json", reward="progress")
-        written(results, result("long", seed, tokens=62, accuracy=0.7))
+        write_results(results, result("long", seed, tokens=62, accuracy=0.7))
         path = results / f"long.seed-{seed}.json"
         path.write_text(path.read_text().replace("alpha-0.2", "alpha-0.1").replace(":0.2", ":0.1"))
     report.write(results, tmp_path / "out")

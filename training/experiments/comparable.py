@@ -1,0 +1,85 @@
+"""Can these results be compared? Reads all results of a directory and checks that they fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import get_args
+
+from training.config import Reward
+from training.errors import StageError
+from training.experiments import experiment
+from training.experiments.experiment import Result
+from training.job.record import first_difference
+
+_ORDER = get_args(Reward)
+
+
+def read_comparable(directory: Path) -> dict[str, list[Result]]:
+    """The results by recipe, each in the order of its seeds.
+
+    Raises:
+        StageError: there are none, or they cannot be compared. Names the recipe and the difference.
+    """
+    paths = sorted(directory.glob("*.json"))
+    if not paths:
+        raise StageError(f"{directory}: there are no results; run `laconic-train experiment` to make them")
+    results = sorted(
+        (experiment.load(path) for path in paths), key=lambda r: (_ORDER.index(r.reward), r.recipe, r.seed)
+    )
+    by_recipe: dict[str, list[Result]] = {}
+    for result in results:
+        by_recipe.setdefault(result.recipe, []).append(result)
+    first = _require_same_seeds(directory, by_recipe)
+    shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts", "max_tokens", "dtype"}
+    for own in by_recipe.values():
+        for other in own[1:]:
+            _require_alike(directory, own[0], other, own[0].made_from.keys() | other.made_from.keys())
+        _require_alike(directory, results[0], own[0], shared)
+        for one, other in zip(by_recipe[first], own, strict=True):
+            _require_comparable(directory, one, other)
+    return by_recipe
+
+
+def _require_same_seeds(directory: Path, by_recipe: Mapping[str, Sequence[Result]]) -> str:
+    """Raise unless every recipe has the same seeds, each once. Returns the name of the first recipe."""
+    seeds = {name: [result.seed for result in own] for name, own in by_recipe.items()}
+    for name, own in seeds.items():
+        if twice := sorted({seed for seed in own if own.count(seed) > 1}):
+            raise StageError(
+                f"{directory}: seed {twice[0]} of {name} is there more than once; remove all but one of the files"
+            )
+    first = next(iter(seeds))
+    for name, own in seeds.items():
+        if own != seeds[first]:
+            raise StageError(f"{directory}: {first} was run with the seeds {seeds[first]}, {name} with {own}")
+    if len(seeds[first]) < 2:
+        raise StageError(f"{directory}: intervals over seeds need at least two seeds, there is {seeds[first]}")
+    return first
+
+
+def _require_comparable(directory: Path, one: Result, other: Result) -> None:
+    """Raise unless both have the same figures of the base, and `other` has every figure that is compared."""
+    where = f"{directory}: {other.recipe}, seed {other.seed}"
+    if one.checkpoints.get("base") != other.checkpoints.get("base"):
+        raise StageError(
+            f"{where}, has other figures of the base than {one.recipe}: measured with other settings or elsewhere"
+        )
+    if missing := {"base", *other.alphas} ^ other.checkpoints.keys():
+        raise StageError(f"{where}: {min(missing)} is in only one of alphas and checkpoints")
+    if one.difficulties != other.difficulties:
+        raise StageError(f"{where}, has the difficulties {other.difficulties}, {one.recipe} {one.difficulties}")
+    required = one.checkpoints["base"].keys()
+    for name, measures in other.checkpoints.items():
+        if missing := required ^ measures.keys():
+            raise StageError(f"{where}: {name} has no {min(missing)!r}")
+        if empty := [key for key, value in measures.items() if value is None and "second" not in key]:
+            raise StageError(f"{where}: {name} has nothing for {empty[0]!r}")
+
+
+def _require_alike(directory: Path, one: Result, other: Result, keys: Set[str]) -> None:
+    """Raise unless both were made with the same values of these keys."""
+    left, right = ({key: each.made_from.get(key) for key in keys if key != "seed"} for each in (one, other))
+    if changed := first_difference(left, right):
+        names = [f"{each.recipe}, seed {each.seed}" for each in (one, other)]
+        raise StageError(f"{directory}: {names[0]}, and {names[1]}, were made with {changed}")
