@@ -1,20 +1,28 @@
-"""`laconic-train`: the offline job's command line."""
+"""`laconic-train`: the command line of the training job."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from training.config import LARGEST_SEED, Recipe, RecipeError
+from models.family import Family, FamilyError
+from models.family import load as load_family
+from training.config import LARGEST_SEED, Data, Recipe, RecipeError
 from training.config import load as load_recipe
 from training.errors import StageError
 from training.job.allocator import keep_freed_memory
 from training.tasks.problems import Difficulty, Kind, Split
+
+if TYPE_CHECKING:
+    from training.rollouts.params import SamplingParams
+    from training.tasks.outcome import Graded
+    from training.tasks.question import Question
 
 SHIPPED_RECIPE = Path("training/recipes/abacus.yaml")
 RESULTS = Path("runs/experiments/results")
@@ -24,30 +32,40 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="""Turn one reasoning model into a family of checkpoints that think less the easier the question is.
+    help="""Train one reasoning model into a family of checkpoints that think less the easier the question is.
 
-A recipe (YAML) goes through five stages, each resumable after a kill at any moment and each a command of its own:
+A recipe, a YAML file, goes in; a directory that `laconic serve` can serve comes out. In between are five stages. Each
+is a command of its own, and each resumes after a kill:
 
-**base** train an overthinking base and let the gate judge it; **family** one checkpoint per alpha, by reinforcement
-fine-tuning with a length reward or a dense one; **evaluate** accuracy and reasoning tokens on held-out prompts;
-**profile** the difficulty profile the gateway routes by; **publish** the directory the gateway serves.
+**base** trains a base model from scratch, or checks an existing one; **family** trains one checkpoint per alpha by
+reinforcement learning; **evaluate** measures accuracy and reasoning tokens on held-out prompts; **profile** fits the
+difficulty profile that the gateway routes by; **publish** assembles the directory.
+
+    laconic-train plan training/recipes/r1-distill-1.5b-lora.yaml
 
     laconic-train run training/recipes/abacus.yaml
-
-    laconic-train prompts --split heldout --seed 7 --count 5
 
     laconic-train measure models/abacus --checkpoint alpha-0.2 --prompts 90
 """,
 )
 
 RecipePath = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="YAML file; see training/recipes/.", show_default=True)
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="The recipe, a YAML file; training/recipes/ has examples.", show_default=True
+    ),
 ]
 
 
 @app.command()
 def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
-    """Go through all stages; what is done already is skipped, what was cut short goes on."""
+    """Run all five stages of a recipe, from the base to the published family.
+
+    Finished stages are skipped, and interrupted ones resume. The family is written to the recipe's `publish_to`,
+    everything else to its `run_dir`.
+
+        laconic-train run training/recipes/abacus.yaml
+    """
     from training import checks, stages
 
     loaded = _load(recipe)
@@ -62,7 +80,13 @@ def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 @app.command()
 def base(recipe: RecipePath = SHIPPED_RECIPE) -> None:
-    """Train the overthinking base from scratch and let the gate judge it."""
+    """Train the base from scratch and measure whether it passes the gate.
+
+    Writes the model and the gate's figures to `base/` in the recipe's `run_dir`. If the recipe names an existing model
+    in `base.model`, it is only looked up or downloaded.
+
+        laconic-train base training/recipes/abacus.yaml
+    """
     from training import stages
 
     stages.base(_load(recipe))
@@ -73,23 +97,33 @@ def family(
     recipe: RecipePath = SHIPPED_RECIPE,
     alpha: Annotated[
         list[float] | None,
-        typer.Option(help="Only this one of the recipe's alphas; repeatable. They are independent: share them out."),
+        typer.Option(help="Train only this alpha of the recipe; repeatable. Machines can share the alphas."),
     ] = None,
 ) -> None:
-    """Train one checkpoint per alpha. Runs under `accelerate launch` too."""
+    """Train one checkpoint per alpha from the base, by reinforcement learning.
+
+    Needs the base stage. Writes adapters or models and their logs to `family/` in the recipe's `run_dir`. Also runs
+    under `accelerate launch`, on several GPUs.
+
+        laconic-train family training/recipes/abacus.yaml --alpha 0.2
+    """
     from training import stages
 
     loaded = _load(recipe)
     if unknown := set(alpha or ()) - set(loaded.family.alphas):
-        _fail(
-            f"--alpha: {min(unknown):g} is not one of {recipe}'s, {', '.join(f'{a:g}' for a in loaded.family.alphas)}"
-        )
+        alphas = ", ".join(f"{a:g}" for a in loaded.family.alphas)
+        _fail(f"--alpha: {min(unknown):g} is not in {recipe}, which has {alphas}")
     stages.family(loaded, alpha)
 
 
 @app.command()
 def evaluate(recipe: RecipePath = SHIPPED_RECIPE) -> None:
-    """Measure every checkpoint on held-out prompts."""
+    """Measure every checkpoint on held-out prompts.
+
+    Needs the family stage. Writes the graded samples to `evaluate/` in the recipe's `run_dir`, a JSON line per prompt.
+
+        laconic-train evaluate training/recipes/abacus.yaml
+    """
     from training import stages
 
     stages.evaluate(_load(recipe))
@@ -97,7 +131,12 @@ def evaluate(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 @app.command()
 def profile(recipe: RecipePath = SHIPPED_RECIPE) -> None:
-    """Measure every checkpoint on test prompts and fit the difficulty profile."""
+    """Measure every checkpoint on test prompts and fit the difficulty profile.
+
+    Needs the family stage. Writes the graded samples and `profile.json` to `profile/` in the recipe's `run_dir`.
+
+        laconic-train profile training/recipes/abacus.yaml
+    """
     from training import stages
 
     stages.fit_profile(_load(recipe))
@@ -105,7 +144,12 @@ def profile(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 @app.command()
 def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
-    """Assemble the family's directory: checkpoints, manifest, profile, card and plots."""
+    """Assemble the directory of the family: checkpoints, manifest, profile, model card and plots.
+
+    Needs the stages evaluate and profile. Replaces an older family in the recipe's `publish_to`, and nothing else.
+
+        laconic-train publish training/recipes/abacus.yaml
+    """
     from training import stages
 
     stages.publish_family(_load(recipe), recipe)
@@ -113,15 +157,16 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 @app.command()
 def card(
-    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")] = Path(
+    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="The directory of a published family.")] = Path(
         "models/abacus"
     ),
 ) -> None:
     """Write the model card and the plots of a published family again, from its own directory.
 
-    No run directory is needed. The same directory gives the same bytes; the manifest's hashes are updated.
+    Needs no run directory. The same directory gives the same bytes; the hashes in the manifest are updated.
+
+        laconic-train card models/abacus
     """
-    from models.family import FamilyError
     from training.publish import report as reporting
 
     try:
@@ -132,15 +177,20 @@ def card(
 
 @app.command()
 def experiment(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One per reward to compare.")],
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="One recipe for each reward to compare.")],
     seed: Annotated[
-        list[int], typer.Option(min=0, max=LARGEST_SEED - 1, help="Repeatable; each has its own run directory.")
+        list[int], typer.Option(min=0, max=LARGEST_SEED - 1, help="Repeatable; each has a run directory of its own.")
     ] = [0, 1, 2],  # noqa: B006
-    results: Annotated[Path, typer.Option(help="Directory for one small file per recipe and seed.")] = RESULTS,
+    results: Annotated[
+        Path, typer.Option(help="Directory for the results, a small file per recipe and seed.")
+    ] = RESULTS,
 ) -> None:
-    """Train and measure the families of several rewards from one base; `report` compares them.
+    """Train and measure the families of several rewards from one base, over several seeds.
 
-    What is done is skipped and what was cut short goes on, so several processes may share recipes or seeds out.
+    Finished experiments are skipped, and interrupted ones resume, so several processes can share the recipes or seeds.
+    `laconic-train report` compares the results.
+
+        laconic-train experiment training/recipes/experiments/alpha.yaml training/recipes/experiments/l2t.yaml
     """
     from training.experiments import experiment as experimenting
 
@@ -153,11 +203,16 @@ def experiment(
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="What `experiment` has written.")] = RESULTS,
-    out: Annotated[Path, typer.Option(help="Directory for report.md, the figures as JSON, and the plots.")] = RESULTS
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="The directory that `laconic-train experiment` wrote.")
+    ] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Directory for report.md, figures.json and the plots.")] = RESULTS
     / "report",
 ) -> None:
-    """Compare the rewards that `experiment` has trained: figures with intervals over seeds, plots, and words."""
+    """Compare the rewards of `laconic-train experiment`: tables with intervals over seeds, and plots.
+
+    laconic-train report runs/experiments/results --out report
+    """
     from training.experiments import report as reporting
 
     reporting.write(results, out)
@@ -165,81 +220,90 @@ def report(
 
 @app.command()
 def measure(
-    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="A published family's directory.")],
-    checkpoint: Annotated[str, typer.Option(help="Which checkpoint.")],
-    split: Annotated[Split, typer.Option(help="Which prompts; nothing was ever tuned on heldout.")] = "heldout",
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED - 1, help="Another seed, other prompts.")] = 1,
-    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 900,
+    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="The directory of a published family.")],
+    checkpoint: Annotated[str, typer.Option(help="The checkpoint's name, e.g. base or alpha-0.2.")],
+    split: Annotated[Split, typer.Option(help="Which prompts. Nothing was ever tuned on heldout.")] = "heldout",
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED - 1, help="Another seed draws other prompts.")] = 1,
+    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 900,
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are cut off, and so incorrect.")] = 320,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are truncated, and so incorrect.")] = 320,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Take this recipe's questions, and its weights' dtype; default: arithmetic, float32."),
+        typer.Option(help="Use the questions and the dtype of this recipe; default: arithmetic and float32."),
     ] = None,
     served: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Ask the family where it is served, e.g. http://127.0.0.1:8080/v1."),
+        typer.Option(metavar="URL", help="Measure through a running gateway, e.g. http://127.0.0.1:8080/v1."),
     ] = None,
 ) -> None:
-    """Measure a published checkpoint again: accuracy and reasoning tokens with 95 % intervals, as JSON.
+    """Measure a checkpoint of a published family: accuracy and reasoning tokens with 95 % intervals, as JSON.
 
-    With --served no model is loaded: the running gateway is asked for the checkpoint, and its usage is counted.
+    With `--served`, no model is loaded. The running gateway is asked for the checkpoint, and tokens are those of the
+    responses' usage.
+
+        laconic-train measure models/abacus --checkpoint alpha-0.2 --prompts 90
     """
-    from transformers import AutoTokenizer
-
-    from models import family as manifest
-    from training.config import Data
-    from training.job import checkpoints
-    from training.measure import evaluate as measuring
-    from training.measure import figures, outcomes
-    from training.measure import served as over_api
+    from training.measure import figures
     from training.rollouts.params import SamplingParams
     from training.tasks.source import questions
 
-    try:
-        loaded = manifest.load(family_dir)
-        chosen = loaded.checkpoint(checkpoint)
-    except manifest.FamilyError as error:
-        _fail(str(error))
-    except KeyError:
-        _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in loaded.checkpoints)}")
-    taken = _load(recipe) if recipe else None
-    asked = questions(taken.data if taken else Data(), split, seed, prompts)
+    published = _published(family_dir, checkpoint)
+    loaded = _load(recipe) if recipe else None
+    drawn = questions(loaded.data if loaded else Data(), split, seed, prompts)
     params = SamplingParams(max_tokens, temperature, samples, seed)
-    with outcomes.bar(len(asked) * samples, checkpoint) as progress:
-        if served:
-            rows = asyncio.run(
-                over_api.sample_and_grade(served, loaded.served_name(checkpoint), asked, params, on_batch=progress)
-            )
-        else:
-            base_path = family_dir / loaded.checkpoint(loaded.base).path
-            model = checkpoints.load_published(
-                family_dir, chosen, base_path, checkpoints.dtype(taken) if taken else "float32"
-            )
-            tokenizer = AutoTokenizer.from_pretrained(base_path)
-            rows = measuring.sample_and_grade(model, tokenizer, asked, params, on_batch=progress)
-    parts = {
-        "overall": rows,
-        **{d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)},
-    }
-    figures = {
-        part: figures.summarise(chosen_rows, seed).model_dump() for part, chosen_rows in parts.items() if chosen_rows
-    }
-    typer.echo(json.dumps(figures, indent=1))
+    if served:
+        rows = _measured_over_http(served, published.served_name(checkpoint), drawn, params)
+    else:
+        rows = _measured_here(family_dir, published, checkpoint, loaded, drawn, params)
+    parts = {"overall": rows} | {d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)}
+    typer.echo(json.dumps({part: figures.summarise(own, seed).model_dump() for part, own in parts.items()}, indent=1))
+
+
+def _measured_over_http(url: str, model: str, drawn: Sequence[Question], params: SamplingParams) -> list[Graded]:
+    from training.measure import outcomes, served
+
+    with outcomes.bar(len(drawn) * params.samples, model) as progress:
+        return asyncio.run(served.sample_and_grade(url, model, drawn, params, on_batch=progress))
+
+
+def _measured_here(
+    directory: Path,
+    published: Family,
+    name: str,
+    recipe: Recipe | None,
+    drawn: Sequence[Question],
+    params: SamplingParams,
+) -> list[Graded]:
+    from training.job import checkpoints
+    from training.measure import evaluate, outcomes
+
+    base_path = directory / published.checkpoint(published.base).path
+    dtype = checkpoints.dtype(recipe) if recipe else "float32"
+    model = checkpoints.load_published(directory, published.checkpoint(name), base_path, dtype)
+    tokenizer = checkpoints.load_tokenizer(base_path)
+    with outcomes.bar(len(drawn) * params.samples, name) as progress:
+        return evaluate.sample_and_grade(model, tokenizer, drawn, params, on_batch=progress)
 
 
 @app.command()
 def plan(
     recipe: RecipePath = SHIPPED_RECIPE,
-    gpus: Annotated[int, typer.Option(min=1, help="Processes, one GPU each.")] = 1,
-    shard: Annotated[bool, typer.Option(help="Gradients and optimizer divided over the GPUs (ZeRO stage 2).")] = False,
-    gpu_gib: Annotated[float, typer.Option(min=1, help="Memory of one GPU.")] = 80,
-    tflops: Annotated[float, typer.Option(min=0.01, help="TFLOP/s that one GPU sustains; an H100 about 200.")] = 200,
-    price: Annotated[float, typer.Option(min=0, help="Of one GPU for an hour.")] = 3,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of a long prompt.")] = 256,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of processes, with one GPU each.")] = 1,
+    shard: Annotated[bool, typer.Option(help="Shard gradients and optimizer over the GPUs (ZeRO stage 2).")] = False,
+    gpu_gib: Annotated[float, typer.Option(min=1, help="Memory of one GPU in GiB.")] = 80,
+    tflops: Annotated[
+        float, typer.Option(min=0.01, help="TFLOP/s that one GPU sustains; about 200 for an H100.")
+    ] = 200,
+    price: Annotated[float, typer.Option(min=0, help="Price of one GPU for an hour.")] = 3,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a long prompt.")] = 256,
 ) -> None:
-    """Reckon memory, tokens and rough cost of a recipe's family, before anything is spent."""
+    """Estimate memory, tokens and rough cost of a recipe's family before anything is spent.
+
+    Needs no GPU, and no network if the recipe has `base.architecture`.
+
+        laconic-train plan training/recipes/r1-distill-7b.yaml --gpus 16 --shard
+    """
     from rich.console import Console
 
     from training.job import checkpoints, planning
@@ -247,38 +311,43 @@ def plan(
     loaded = _load(recipe)
     if (rollouts := loaded.family.prompts_per_step * loaded.family.rollouts) < gpus:
         _fail(f"--gpus: {gpus} processes cannot share the {rollouts} rollouts of a step")
-    reckoned = planning.estimate(
+    estimate = planning.estimate(
         loaded, checkpoints.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard
     )
-    for table in planning.tables(reckoned, gpus=gpus, gpu_gib=gpu_gib, tflops=tflops, price=price):
+    for table in planning.tables(estimate, gpus=gpus, gpu_gib=gpu_gib, tflops=tflops, price=price):
         Console().print(table)
 
 
 @app.command()
 def prompts(
     split: Annotated[
-        Split, typer.Option(help="train, test (gate and profile) or heldout (evaluation only).")
+        Split, typer.Option(help="train, test (used by gate and profile) or heldout (only for evaluation).")
     ] = "heldout",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same prompts.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many different prompts.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="Number of different prompts.")] = 100,
     task: Annotated[
-        Kind | None, typer.Option(help="One kind of problem only; default: the shipped family's mix.")
+        Kind | None, typer.Option(help="Only this kind of problem; default: the mix of the shipped family.")
     ] = None,
-    difficulty: Annotated[Difficulty | None, typer.Option(help="One difficulty only.")] = None,
+    difficulty: Annotated[Difficulty | None, typer.Option(help="Only this difficulty.")] = None,
 ) -> None:
-    """Print prompts as JSONL (prompt, answer, task, difficulty), to measure a served family with fresh questions."""
+    """Print questions of the shipped family's kind with their answers, as JSONL.
+
+    A row has prompt, answer, task and difficulty. Use them to measure a served family with fresh questions.
+
+        laconic-train prompts --split heldout --seed 7 --count 5
+    """
     from training.tasks import prompts as source
 
     try:
-        found = source.prompts(split, seed, count, task=task, difficulty=difficulty)
+        drawn = source.prompts(split, seed, count, task=task, difficulty=difficulty)
     except ValueError as error:
         _fail(f"--{error}")
-    for prompt in found:
+    for prompt in drawn:
         sys.stdout.write(json.dumps(prompt.as_row(), ensure_ascii=False) + "\n")
 
 
 def main() -> None:
-    """Entry point: known failures end in one line, not in a traceback."""
+    """Entry point. Known failures end in one line instead of a traceback."""
     keep_freed_memory()
     try:
         app()
@@ -291,6 +360,18 @@ def _load(path: Path) -> Recipe:
         return load_recipe(path)
     except RecipeError as error:
         _fail(str(error))
+
+
+def _published(directory: Path, checkpoint: str) -> Family:
+    """The family in a directory, which has this checkpoint."""
+    try:
+        published = load_family(directory)
+        published.checkpoint(checkpoint)
+    except FamilyError as error:
+        _fail(str(error))
+    except KeyError:
+        _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in published.checkpoints)}")
+    return published
 
 
 def _fail(message: str) -> NoReturn:

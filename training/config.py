@@ -1,4 +1,4 @@
-"""What does a recipe say? The YAML schema of `laconic-train`, checked before anything is spent."""
+"""What can a recipe say? The YAML schema of `laconic-train`, validated before anything is computed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.field import path_of
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used; the message is one line that names the field."""
+    """The recipe cannot be used. The message is one line that names the field."""
 
 
 class _Section(BaseModel):
@@ -42,25 +42,25 @@ class BaseStage(_Section):
     context_tokens: int = Field(default=1024, gt=0)
     steps: int = Field(default=1600, ge=2)
     batch_tokens: int = Field(default=6144, ge=512)
-    """Tokens a step; at least the longest trace."""
+    """Tokens per step; at least as many as the longest trace has."""
     lr: float = Field(default=2e-3, gt=0)
     warmup: float = Field(default=0.02, ge=0, lt=1)
     easy_first: float = Field(default=0.2, ge=0, lt=1)
-    """Share of the steps in which easier prompts come first."""
+    """Share of the steps, at the start, with mostly easy prompts."""
     few_checks_first: float = Field(default=0.55, ge=0, lt=1)
-    """Share of the steps in which traces check once at most."""
+    """Share of the steps, at the start, whose traces check at most once."""
     truncated: float = Field(default=0.12, ge=0, le=1)
-    """Share of traces cut off mid-thought, from which only the answer is learned: they make every budget answerable."""
+    """Share of traces truncated in mid-thought. Only their answer is learned, so that any budget gets an answer."""
     temperature: float = Field(default=1.0, gt=0, le=1)
-    """The finished base samples at temperature 1 as the trained one does at this temperature."""
+    """Folded into the weights: at temperature 1, the finished base samples as the trained one does at this one."""
     compile: bool = False
-    """Compile the model first: a fifth faster on a CPU without bfloat16, after a minute; needs a C++ compiler."""
+    """Compile the model: a fifth faster on a CPU without bfloat16, after a minute. Needs a C++ compiler."""
     save_every: int = Field(default=100, gt=0)
-    """Steps between checkpoints: what a kill may lose."""
+    """Steps between checkpoints; a kill loses at most so many."""
     gate_prompts: int = Field(default=300, ge=1)
-    """Test prompts per difficulty for the gate."""
+    """Test prompts per difficulty that the gate measures."""
     gate_stops: bool = True
-    """False: the gate only records its figures, for experiments with bases of another kind."""
+    """False: the gate only records its figures, for experiments with unusual bases."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -72,7 +72,7 @@ class BaseStage(_Section):
 
 
 class Architecture(_Section):
-    """The sizes of a decoder of the Llama kind, under Hugging Face's names for them."""
+    """The sizes of a Llama-like decoder, under Hugging Face's names."""
 
     model_type: Literal["qwen2", "qwen3"]
     hidden_size: int = Field(gt=0)
@@ -86,79 +86,79 @@ class Architecture(_Section):
 
 
 class PretrainedBase(_Section):
-    """A reasoning model that exists already; nothing is trained in its stage."""
+    """An existing reasoning model; the base stage trains nothing."""
 
     model: str = Field(min_length=1)
-    """A directory, or a name on the Hugging Face Hub."""
+    """A directory, or a model on the Hugging Face Hub."""
     revision: str | None = None
-    """Of a model on the hub: a commit, so that a run can be repeated."""
+    """The commit of a model on the Hub, so that a run can be repeated."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights in memory. bfloat16 halves them; with full fine-tuning it loses small updates."""
+    """The dtype of the weights in memory. bfloat16 halves them, but full fine-tuning then loses small updates."""
     context_tokens: int = Field(default=32768, gt=0)
-    """What the family is to be served with."""
+    """The context length that the family is served with."""
     architecture: Architecture | None = None
-    """What `laconic-train plan` reckons with where the model itself is not at hand."""
+    """Sizes for `laconic-train plan` if the model itself is not available."""
 
 
 def checkpoint_name(alpha: float) -> str:
-    """What the checkpoint of an efficiency level is called."""
+    """The name of the checkpoint trained at this alpha."""
     return f"alpha-{alpha:g}"
 
 
 class DenseReward(_Section):
-    """What an episode of thinking earns besides the outcome (Learning to Think, arXiv 2505.10425)."""
+    """The reward of each episode of thinking, beside the outcome (Learning to Think, arXiv 2505.10425)."""
 
     progress_weight: float = Field(default=0.8, ge=0)
-    """Price of the episodes' rewards, gain and charge, beside the outcome's; the paper's alpha."""
+    """Weight of the episodes' rewards, gain minus charge, relative to the outcome; the paper's alpha."""
     compression_weight: float = Field(default=0.6, ge=0)
-    """Price of what an average rollout is charged for, in success; the paper's beta. 0: progress alone."""
+    """What an average rollout is charged, in units of success; the paper's beta. 0: gain alone."""
     charge: Literal["information", "tokens"] = "information"
-    """What an episode pays for: what it says about the parameters, as in the paper, or its tokens, of which an average
-    rollout of its prompt costs alpha compression_weight; only with reward: l2t. The outcome, then 1{correct}, does not
-    pay for them again."""
+    """What an episode is charged for: its information about the parameters, as in the paper, or its tokens. `tokens`
+    needs reward: l2t. An average rollout of the prompt then costs alpha * compression_weight, and the outcome is
+    1{correct}, so that tokens are not charged twice."""
     credit: Literal["episode", "counterfactual", "paper"] = "episode"
-    """An episode against the group's mean one, against stopping before it, or the paper's advantages to the letter
-    (`training/credit.py`)."""
+    """What an episode's reward is compared with: the group's mean episode, ending the thinking before it
+    (counterfactual), or as in the paper's own formula (`training/rewards/credit.py`)."""
     split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"
     tokens_per_episode: int = Field(default=256, gt=0)
-    """Where episodes are counted in tokens."""
+    """Only for split_by: tokens."""
     max_episodes: int = Field(default=30, gt=0)
     answer: str = "The answer is {}."
-    """How the model gives an answer; {} is where it stands."""
+    """How the model states its answer; {} stands for the answer."""
     reading: Literal["joint", "per_token"] = "joint"
-    """The probability of the whole answer, or its geometric mean per token, for long answers."""
+    """How P(answer) is read: of the whole answer, or its geometric mean per token, which suits long answers."""
     proxy_rank: int = Field(default=16, gt=0)
     memory_gib: float | None = Field(default=None, gt=0)
-    """What one packed forward pass may take for masks, scores and logits; default 1, on a CPU 1/32, for its caches."""
+    """Memory of one packed forward pass for masks, scores and logits; default 1, on a CPU 1/32, to fit its caches."""
 
     @property
     def charges_information(self) -> bool:
-        """Whether the compression score is needed, which takes a pass over the rollouts."""
+        """Whether the compression score is needed, which costs a pass over the rollouts."""
         return self.compression_weight > 0 and self.charge == "information"
 
     @field_validator("answer")
     @classmethod
     def _one_place(cls, answer: str) -> str:
         if answer.count("{}") != 1:
-            raise ValueError("must have {} once, where the answer stands")
+            raise ValueError("must contain {} exactly once, in place of the answer")
         return answer
 
 
 class Data(_Section):
-    """The questions. Default: the shipped family's arithmetic, made as it is needed."""
+    """The questions. Default: the arithmetic of the shipped family, generated on the fly."""
 
     task: Literal["arithmetic", "gsm8k", "math", "jsonl"] = "arithmetic"
     path: Path | None = None
-    """Where the files of the other tasks are (`training/tasks/files.py` says which)."""
+    """The directory or file of the other tasks; `training/tasks/files.py` lists the files."""
     instruction: str = ""
-    """Put behind each question, after a line break."""
+    """Appended to each question after a line break."""
     skip_unverifiable: bool = False
-    """Leave questions out whose gold answer nothing can be compared with, instead of refusing them."""
+    """Skip questions whose gold answer cannot be verified, instead of rejecting the data."""
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Self:
         if (self.path is None) != (self.task == "arithmetic"):
-            raise ValueError(f"path: {'means nothing' if self.path else 'is needed'} with task: {self.task}")
+            raise ValueError(f"path: {'must be absent' if self.path else 'is needed'} with task: {self.task}")
         return self
 
 
@@ -170,8 +170,8 @@ class FamilyStage(_Section):
     """Reinforcement fine-tuning: one checkpoint per alpha (arXiv 2502.04463)."""
 
     reward: Reward = "alpha"
-    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds what each episode
-    gains, and `l2t` charges besides for what it says about the parameters; either at any alpha."""
+    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds the gain of each
+    episode; `l2t` also charges each episode (see DenseReward.charge). Both work at any alpha."""
     alphas: tuple[_Alpha, ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
@@ -179,51 +179,51 @@ class FamilyStage(_Section):
     lr: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0, that of the first step, to lr; at least one step."""
+    """Share of the steps in which the learning rate rises from 0, at the first step, to lr; at least one step."""
     weight_decay: float = Field(default=0.0, ge=0)
     tune: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(default=16, gt=0)
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What samples rollouts; vllm shares the GPU with the training."""
+    """What samples the rollouts. vllm shares the GPU with the training."""
     gradient_checkpointing: bool = False
     micro_batch: int = Field(default=32, gt=0)
-    """Most rollouts in one forward pass of the update."""
+    """Maximum number of rollouts in one forward pass of the update."""
     loss: Literal["token_sum", "sequence_mean"] = "token_sum"
-    """A token sum over a constant, or each sequence's mean, which shortens answers whatever alpha is."""
+    """A token sum over a constant, or the mean of each sequence, which shortens thinking at any alpha."""
     kl: float = Field(default=0.0, ge=0)
     """Coefficient of the KL divergence from the base, as TRL estimates it (k3)."""
     max_tokens: int = Field(default=320, gt=0)
     temperature: float = Field(default=1.0, gt=0)
-    """Of the rollouts in the first step. A base that is served cold learns more from hotter ones."""
+    """Temperature of the rollouts in the first step. A base served at a low one learns more from higher ones."""
     last_temperature: float | None = Field(default=None, gt=0)
-    """Of those in the last step, to which they cool evenly: what is served is then what was trained. Default: they do
-    not."""
+    """Temperature of the rollouts in the last step, reached linearly, so that the model is trained as it is served.
+    Default: constant."""
     dense: DenseReward | None = None
-    """Settings of the dense reward; default: its defaults where `reward` is `progress` or `l2t`."""
+    """Settings of the dense reward, if `reward` is `progress` or `l2t`."""
     save_every: int = Field(default=4, gt=0)
 
     @model_validator(mode="after")
     def _different(self) -> Self:
         names = [checkpoint_name(alpha) for alpha in self.alphas]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"alphas: there would be two checkpoints called {twice[0]}")
+            raise ValueError(f"alphas: two checkpoints would have the name {twice[0]}")
         if self.reward == "outcome" and self.alphas != (0,):
-            raise ValueError("alphas: the outcome reward has alpha 0 only; reward: alpha has the others")
+            raise ValueError("alphas: must be [0] with reward: outcome; reward: alpha takes others")
         if self.dense and self.reward not in ("progress", "l2t"):
-            raise ValueError(f"dense: means nothing with reward: {self.reward}")
+            raise ValueError(f"dense: must be absent with reward: {self.reward}")
         if (
             self.dense
             and self.dense.charge == "tokens"
             and not (self.reward == "l2t" and self.dense.compression_weight)
         ):
             raise ValueError(
-                "dense.charge: tokens needs reward: l2t and a compression_weight, or alpha would do nothing"
+                "dense.charge: tokens needs reward: l2t and a compression_weight above 0, else alpha has no effect"
             )
         return self
 
     @property
     def dense_reward(self) -> DenseReward | None:
-        """What the dense reward is, None where there is none."""
+        """The settings of the dense reward; None without one."""
         if self.reward not in ("progress", "l2t"):
             return None
         dense = self.dense or DenseReward()
@@ -231,26 +231,26 @@ class FamilyStage(_Section):
 
 
 class EvaluateStage(_Section):
-    """Accuracy and reasoning tokens on fresh prompts."""
+    """Accuracy and reasoning tokens on held-out prompts."""
 
     prompts: int = Field(default=900, ge=3)
-    """Arithmetic: about a third of each difficulty, rather fewer easy ones, of which there are not so many."""
+    """In arithmetic about a third of each difficulty, with somewhat fewer easy ones, because fewer exist."""
     samples: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, ge=0)
 
 
 class ProfileStage(_Section):
-    """The difficulty profile, fitted on outcomes over the test split."""
+    """The difficulty profile, fitted on outcomes on test prompts."""
 
     prompts: int = Field(default=1500, ge=5)
-    """One in five is kept out of each fold of the cross-validation."""
+    """At least five, for five folds of cross-validation."""
     samples: int = Field(default=4, gt=0)
     budget_forced: int = Field(default=2000, ge=5)
-    """Of these prompts, how many are asked once more and their thinking stopped, to see what is answered then."""
+    """How many of these prompts are also measured with budget-forced thinking."""
 
     @property
     def budget_forced_prompts(self) -> int:
-        """`budget_forced`, or all prompts where there are fewer."""
+        """`budget_forced`, or the number of prompts if that is less."""
         return min(self.budget_forced, self.prompts)
 
 
@@ -263,14 +263,14 @@ def _has_model(raw: object) -> bool:
 
 
 class Recipe(_Section):
-    """A whole training run. Unknown fields are refused."""
+    """A whole training run. Unknown fields are rejected."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
     description: str
     seed: int = Field(default=0, ge=0, lt=LARGEST_SEED)
     run_dir: Path
     publish_to: Path | None = None
-    """None: an experiment, which ends with its evaluation."""
+    """None: an experiment, which ends after its evaluation."""
     base: Annotated[
         Annotated[BaseStage, Tag("trained")] | Annotated[PretrainedBase, Tag("pretrained")],
         Discriminator(lambda raw: _KIND[_has_model(raw)]),
@@ -290,7 +290,7 @@ class Recipe(_Section):
         if self.publish_to is not None and self.run_dir.absolute().is_relative_to(self.publish_to.absolute()):
             raise ValueError(f"publish_to: {self.publish_to} would replace run_dir, which is {self.run_dir}")
         if self.data.task != "arithmetic" and isinstance(self.base, BaseStage):
-            raise ValueError("base: only the arithmetic task has traces to train a base from; name one in base.model")
+            raise ValueError("base: only the arithmetic task can train a base; name an existing model in base.model")
         return self
 
     def with_seed(self, seed: int) -> Recipe:
@@ -299,25 +299,25 @@ class Recipe(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a field that stands twice: the first of them would silently mean nothing."""
+    """Rejects a field that is there twice, of which YAML would silently ignore the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set[str]()
+        names = set[str]()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
-            seen.add(key.value)
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            names.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def load(path: Path) -> Recipe:
-    """Read a recipe.
+    """Read and validate a recipe.
 
     Raises:
         RecipeError: the file is missing, not YAML, or a field is unknown or out of range.
     """
     try:
-        raw = yaml.load(path.read_text(), _Loader)  # noqa: S506 - it is a safe one
+        raw = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a subclass of SafeLoader
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.MarkedYAMLError as error:

@@ -8,13 +8,12 @@ from training.cli import app, main
 run = CliRunner().invoke
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "base", "family", "evaluate", "profile", "publish", "card", "measure", "prompts"]
-)
-def test_every_command_explains_itself(command):
-    result = run(app, [command, "--help"])
+@pytest.mark.parametrize("command", [command.callback.__name__ for command in app.registered_commands])
+def test_the_help_of_every_command_has_an_example(command):
+    result = run(app, [command, "--help"], terminal_width=200)
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 5
+    assert f"laconic-train {command}" in result.output.partition("Usage")[2].partition("\n")[2]
 
 
 def test_prompts_are_printed_as_jsonl():
@@ -24,7 +23,7 @@ def test_prompts_are_printed_as_jsonl():
     assert all(set(row) == {"prompt", "answer", "task", "difficulty"} for row in rows)
 
 
-def test_one_kind_of_problem_can_be_asked_for():
+def test_prompts_can_be_of_one_kind_only():
     result = run(app, ["prompts", "--task", "missing", "--count", "5"])
     assert {json.loads(line)["task"] for line in result.stdout.splitlines()} == {"missing"}
 
@@ -41,11 +40,11 @@ def test_one_kind_of_problem_can_be_asked_for():
         (["card", "nowhere"], "training.json: cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(arguments, message, monkeypatch, capsys):
+def test_a_failure_is_reported_in_one_line(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["laconic-train", *arguments])
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit_:
         main()
-    assert stopped.value.code == 2
+    assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1

@@ -7,7 +7,7 @@ from training import config
 GOOD = "name: mine\ndescription: d\nrun_dir: runs/x\npublish_to: out\n"
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def recipe_file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     return path
@@ -45,36 +45,36 @@ def test_every_shipped_recipe_is_valid():
         ("family: {reward: l2t, dense: {charge: tokens, compression_weight: 0}}", "family"),
     ],
 )
-def test_a_wrong_field_is_named(tmp_path, addition, field):
+def test_an_invalid_field_is_named(tmp_path, addition, field):
     with pytest.raises(config.RecipeError, match=rf"recipe.yaml: {field}: "):
-        config.load(written(tmp_path, GOOD + addition))
+        config.load(recipe_file(tmp_path, GOOD + addition))
 
 
-def test_a_name_that_no_family_may_have_is_refused_before_anything_is_trained(tmp_path):
+def test_an_invalid_family_name_is_rejected(tmp_path):
     with pytest.raises(config.RecipeError, match=r"recipe.yaml: name: "):
-        config.load(written(tmp_path, GOOD.replace("name: ", "name: " + "a" * 64)))
+        config.load(recipe_file(tmp_path, GOOD.replace("name: ", "name: " + "a" * 64)))
 
 
-def test_a_field_that_stands_twice_and_what_is_no_yaml_are_named_with_their_line(tmp_path):
-    with pytest.raises(config.RecipeError, match=r"recipe\.yaml: line 3: not YAML \(seed stands twice\)"):
-        config.load(written(tmp_path, "name: mine\nseed: 1\nseed: 2\n"))
+def test_duplicate_fields_and_malformed_yaml_are_named_with_their_line(tmp_path):
+    with pytest.raises(config.RecipeError, match=r"recipe\.yaml: line 3: not YAML \(seed is there twice\)"):
+        config.load(recipe_file(tmp_path, "name: mine\nseed: 1\nseed: 2\n"))
     with pytest.raises(config.RecipeError, match=r"recipe\.yaml: line 3: not YAML \("):
-        config.load(written(tmp_path, "name: mine\nbase: [\nseed: : 2\n"))
+        config.load(recipe_file(tmp_path, "name: mine\nbase: [\nseed: : 2\n"))
 
 
-def test_publishing_into_the_run_itself_is_refused(tmp_path):
+def test_publishing_into_the_run_directory_is_rejected(tmp_path):
     for run, target in (("a/run", "a"), ("run", "run"), ("run", "./run")):
         with pytest.raises(config.RecipeError, match=rf"publish_to: {target.removeprefix('./')} would replace run_dir"):
-            config.load(written(tmp_path, f"name: mine\ndescription: d\nrun_dir: {run}\npublish_to: {target}\n"))
+            config.load(recipe_file(tmp_path, f"name: mine\ndescription: d\nrun_dir: {run}\npublish_to: {target}\n"))
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "name: [unclosed"])
-def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path, text):
+def test_a_malformed_recipe_is_rejected_in_one_line(tmp_path, text):
     with pytest.raises(config.RecipeError) as caught:
-        config.load(written(tmp_path, text))
+        config.load(recipe_file(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_recipe_is_refused(tmp_path):
+def test_a_missing_recipe_is_rejected(tmp_path):
     with pytest.raises(config.RecipeError, match="cannot be read"):
         config.load(tmp_path / "none.yaml")

@@ -80,5 +80,5 @@ def test_the_command_prints_whether_the_run_fits_and_needs_no_network():
 def test_data_needs_a_path_unless_it_is_arithmetic():
     with pytest.raises(ValueError, match="is needed"):
         Data(task="math")
-    with pytest.raises(ValueError, match="means nothing"):
+    with pytest.raises(ValueError, match="must be absent"):
         Data(path=Path("x"))
