@@ -67,13 +67,13 @@ def _clipped(figure: str, estimate: Estimate) -> Estimate:
 def difference(arm: Arm, other: Arm, figure: str) -> Estimate:
     """`arm` minus `other`, seed by seed."""
     pairs = zip(arm.by_seed, other.by_seed, strict=True)
-    return over_seeds([own[figure] - theirs[figure] for own, theirs in pairs])
+    return over_seeds([_value(own, figure) - _value(theirs, figure) for own, theirs in pairs])
 
 
 def ratio(arm: Arm, other: Arm, figure: str) -> Estimate:
     """`arm` as a share of `other`, seed by seed."""
     pairs = zip(arm.by_seed, other.by_seed, strict=True)
-    return over_seeds([own[figure] / theirs[figure] for own, theirs in pairs])
+    return over_seeds([_value(own, figure) / _value(theirs, figure) for own, theirs in pairs])
 
 
 def beyond_the_line(arm: Arm, plain: Sequence[Arm]) -> Estimate | None:
@@ -87,15 +87,20 @@ def beyond_the_line(arm: Arm, plain: Sequence[Arm]) -> Estimate | None:
         points = sorted(_tokens_and_accuracy(other.by_seed[seed]) for other in plain)
         if not points or not points[0][0] <= tokens <= points[-1][0]:
             return None
-        gains.append(accuracy - float(np.interp(tokens, *zip(*points, strict=True))))
+        xs, ys = zip(*points, strict=True)
+        gains.append(accuracy - float(np.interp(tokens, xs, ys)))
     return over_seeds(gains)
 
 
 def _tokens_and_accuracy(measures: Measures) -> tuple[float, float]:
-    tokens, accuracy = measures["tokens, overall"], measures["accuracy, overall"]
-    assert tokens is not None
-    assert accuracy is not None
-    return tokens, accuracy
+    return _value(measures, "tokens, overall"), _value(measures, "accuracy, overall")
+
+
+def _value(measures: Measures, figure: str) -> float:
+    """A figure that every seed has; only second episodes may be missing."""
+    value = measures[figure]
+    assert value is not None
+    return value
 
 
 def arms_of(by_recipe: Mapping[str, Sequence[Result]]) -> list[Arm]:

@@ -123,7 +123,9 @@ def _changes_with_alpha(arms: Sequence[Arm]) -> list[str]:
     """How tokens change from each alpha of a recipe to the next, a line for each recipe."""
     lines: list[str] = []
     for recipe in dict.fromkeys(arm.recipe for arm in arms):
-        own = sorted((arm for arm in arms if arm.recipe == recipe and arm.alpha is not None), key=lambda arm: arm.alpha)
+        own = sorted(
+            (arm for arm in arms if arm.recipe == recipe and arm.alpha is not None), key=lambda arm: arm.alpha or 0.0
+        )
         steps = [(a, b, difference(b, a, "tokens, overall")) for a, b in pairwise(own)]
         if not steps:
             continue

@@ -108,7 +108,7 @@ def estimate(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: i
     }
     rollouts = stage.steps * stage.prompts_per_step * stage.rollouts * len(stage.alphas)
     sampled = rollouts * stage.max_tokens
-    tokens = {"sampled": sampled, "trained on": rollouts * width}
+    tokens: dict[str, float] = {"sampled": sampled, "trained on": rollouts * width}
     operations = 2 * total * sampled + (4 if stage.tune == "lora" else 6) * total * rollouts * width
     if stage.dense_reward:
         tokens["probed"] = rollouts * (width + (stage.dense_reward.max_episodes + 1) * PROBE_TOKENS)

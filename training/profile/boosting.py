@@ -53,11 +53,12 @@ def to_forest(model: Model, target: Array) -> dict[str, Any]:
         return constant_forest(float(target.mean()))
     if isinstance(model, HistGradientBoostingClassifier):
         return _from_histograms(model)
+    initial: Any = model.init_
     if isinstance(model, GradientBoostingClassifier):
-        wrong, correct = model.init_.class_prior_
+        wrong, correct = initial.class_prior_
         intercept = float(np.log(correct / wrong))
     else:
-        intercept = float(model.init_.constant_.item())
+        intercept = float(initial.constant_.item())
     nodes: dict[str, list[Any]] = {name: [] for name in _NODE_FIELDS}
     roots: list[int] = []
     for estimator in model.estimators_[:, 0]:

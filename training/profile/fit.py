@@ -204,7 +204,7 @@ def save(profile: dict[str, Any], path: Path) -> None:
 
 def _at_every_position(features: Array, positions: int) -> Array:
     """The forests' inputs for one prompt at every position, (positions, features + 1)."""
-    return np.column_stack([np.tile(features, (positions, 1)), np.arange(positions)])
+    return np.column_stack([np.tile(features, (positions, 1)), np.arange(positions, dtype=float)])
 
 
 def _surprisal_scores(rows: Sequence[Graded]) -> dict[str, float]:

@@ -29,7 +29,7 @@ def correct_scores(accuracy: Array, predicted: Array) -> dict[str, float]:
 
 def token_scores(tokens: Array, quantiles: Array) -> dict[str, float]:
     """Scores of predicted tokens; those named `_constant` are of the quantiles over all prompts for every prompt."""
-    constant = np.tile(np.quantile(tokens, LEVELS), (len(tokens), 1))
+    constant = np.tile(np.quantile(tokens, LEVELS).astype(float), (len(tokens), 1))
     medians = np.array([np.interp(0.5, LEVELS, row) for row in quantiles])
     return {
         "pinball": pinball(tokens, quantiles),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from typing import Any
 
 from math_verify import parse, verify
 
@@ -58,11 +59,11 @@ def _plain(answer: str) -> str:
     return " ".join(_IN_TEXT.sub(r"\1", answer).strip(" .").lower().split())
 
 
-def _parsed(answer: str) -> list[object]:
+def _parsed(answer: str) -> list[Any]:
     return parse(f"${answer}$", parsing_timeout=_seconds())
 
 
-def _seconds() -> int | None:
+def _seconds() -> Any:
     """math-verify's time limit in seconds; None outside the main thread, because it uses signals."""
     return _SECONDS if threading.current_thread() is threading.main_thread() else None
 
