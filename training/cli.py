@@ -239,8 +239,8 @@ def measure(
 ) -> None:
     """Measure a checkpoint of a published family: accuracy and reasoning tokens with 95 % intervals, as JSON.
 
-    With `--served`, no model is loaded. The running gateway is asked for the checkpoint, and tokens are those of the
-    responses' usage.
+    With `--served`, no model is loaded. Requests go to the running gateway, and tokens are those of the responses'
+    usage.
 
         laconic-train measure models/abacus --checkpoint alpha-0.2 --prompts 90
     """

@@ -46,10 +46,10 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def expected(recipe) -> dict[str, torch.Tensor]:
     """Logits of base and checkpoint, computed with PEFT's own adapter layers and nothing merged."""
     base = AutoModelForCausalLM.from_pretrained(recipe.base.model)
-    found = {"base": logits(base)}
-    found["alpha-0.2"] = logits(PeftModel.from_pretrained(base, checkpoints.trained_path(recipe, "alpha-0.2")))
-    assert (found["base"] - found["alpha-0.2"]).abs().max() > 0.1
-    return found
+    by_name = {"base": logits(base)}
+    by_name["alpha-0.2"] = logits(PeftModel.from_pretrained(base, checkpoints.trained_path(recipe, "alpha-0.2")))
+    assert (by_name["base"] - by_name["alpha-0.2"]).abs().max() > 0.1
+    return by_name
 
 
 @pytest.mark.parametrize("name", ["base", "alpha-0.2"])
@@ -62,12 +62,12 @@ def test_the_named_checkpoint_is_measured_and_no_other(recipe, expected, name, m
 
     monkeypatch.setattr(evaluate, "sample_and_grade", spy)
     monkeypatch.setattr(budget_forced, "measure", spy)
-    asked = prompts("heldout", 0, 2)
-    outcomes.measure(recipe, name, asked, tmp_path / "outcomes.jsonl", SamplingParams(8, 1.0))
-    outcomes.measure_budget_forced(recipe, name, asked, tmp_path / "budget-forced.jsonl")
+    questions = prompts("heldout", 0, 2)
+    outcomes.measure(recipe, name, questions, tmp_path / "outcomes.jsonl", SamplingParams(8, 1.0))
+    outcomes.measure_budget_forced(recipe, name, questions, tmp_path / "budget-forced.jsonl")
     assert len(measured) == 2
-    for found in measured:
-        torch.testing.assert_close(found, expected[name], atol=1e-4, rtol=1e-4)
+    for own in measured:
+        torch.testing.assert_close(own, expected[name], atol=1e-4, rtol=1e-4)
 
 
 def test_a_published_adapter_is_measured_merged_into_its_base(recipe, expected):
@@ -77,11 +77,11 @@ def test_a_published_adapter_is_measured_merged_into_its_base(recipe, expected):
     torch.testing.assert_close(logits(model), expected["alpha-0.2"], atol=1e-4, rtol=1e-4)
 
 
-def answered(tokenizer, asked):
+def answered(tokenizer, questions):
     """Completions that tell whose they are: question i thinks i + 1 tokens and answers with its own gold answer."""
-    ids = evaluate.encoded(tokenizer, asked)
-    question = {tuple(prompt): (i, asked[i].answer) for i, prompt in enumerate(ids)}
-    assert len(question) == len(asked)
+    ids = evaluate.encoded(tokenizer, questions)
+    question = {tuple(prompt): (i, questions[i].answer) for i, prompt in enumerate(ids)}
+    assert len(question) == len(questions)
 
     def sample(_model, given, params, **_):
         completions = []
@@ -98,35 +98,35 @@ def answered(tokenizer, asked):
 
 
 def test_outcomes_belong_to_their_questions(tokenizer, monkeypatch):
-    asked = prompts("heldout", 0, 12)
-    lengths = [len(ids) for ids in evaluate.encoded(tokenizer, asked)]
+    questions = prompts("heldout", 0, 12)
+    lengths = [len(ids) for ids in evaluate.encoded(tokenizer, questions)]
     assert lengths != sorted(lengths), "sampling sorts the questions by length, so the order has to be restored"
-    monkeypatch.setattr(evaluate, "sample", answered(tokenizer, asked))
-    rows = evaluate.sample_and_grade(None, tokenizer, asked, SamplingParams(99, 1.0, samples=2, seed=0))
-    assert [row.prompt for row in rows] == [question.prompt for question in asked]
+    monkeypatch.setattr(evaluate, "sample", answered(tokenizer, questions))
+    rows = evaluate.sample_and_grade(None, tokenizer, questions, SamplingParams(99, 1.0, samples=2, seed=0))
+    assert [row.prompt for row in rows] == [question.prompt for question in questions]
     for i, row in enumerate(rows):
         assert [outcome.correct for outcome in row.outcomes] == [True, True]
         assert [outcome.reasoning_tokens for outcome in row.outcomes] == [len(tokenizer.encode("7" * (i + 1)))] * 2
 
 
 def test_budget_forced_outcomes_belong_to_their_questions(tokenizer, monkeypatch):
-    asked = prompts("heldout", 0, 12)
-    monkeypatch.setattr(budget_forced, "sample", answered(tokenizer, asked))
-    found = budget_forced.measure(None, tokenizer, asked, SamplingParams(99, 1.0, seed=0))
-    assert sorted(cut.prompt for cut in found) == sorted(question.prompt for question in asked)
-    assert all(cut.correct for cut in found)
-    thought = {question.prompt: len(tokenizer.encode("7" * (i + 1))) for i, question in enumerate(asked)}
-    assert all(cut.budget < thought[cut.prompt] for cut in found)
+    questions = prompts("heldout", 0, 12)
+    monkeypatch.setattr(budget_forced, "sample", answered(tokenizer, questions))
+    answers = budget_forced.measure(None, tokenizer, questions, SamplingParams(99, 1.0, seed=0))
+    assert sorted(answer.prompt for answer in answers) == sorted(question.prompt for question in questions)
+    assert all(answer.correct for answer in answers)
+    thought = {question.prompt: len(tokenizer.encode("7" * (i + 1))) for i, question in enumerate(questions)}
+    assert all(answer.budget < thought[answer.prompt] for answer in answers)
 
 
 def test_what_is_measured_is_saved_under_its_question(recipe, tokenizer, monkeypatch, tmp_path):
-    asked = prompts("heldout", 0, 6)
+    questions = prompts("heldout", 0, 6)
     for module in (evaluate, budget_forced):
-        monkeypatch.setattr(module, "sample", answered(tokenizer, asked))
-    outcomes.measure(recipe, "base", asked, tmp_path / "base.jsonl", SamplingParams(99, 1.0, seed=0))
-    outcomes.measure_budget_forced(recipe, "base", asked, tmp_path / "base.budget-forced.jsonl")
+        monkeypatch.setattr(module, "sample", answered(tokenizer, questions))
+    outcomes.measure(recipe, "base", questions, tmp_path / "base.jsonl", SamplingParams(99, 1.0, seed=0))
+    outcomes.measure_budget_forced(recipe, "base", questions, tmp_path / "base.budget-forced.jsonl")
     rows, forced = load(tmp_path / "base.jsonl"), load_budget_forced(tmp_path / "base.budget-forced.jsonl")
-    assert [row.prompt for row in rows] == [question.prompt for question in asked]
+    assert [row.prompt for row in rows] == [question.prompt for question in questions]
     assert all(row.accuracy == 1 for row in rows)
-    assert all(cut.correct for cut in forced)
+    assert all(answer.correct for answer in forced)
     assert json.loads((tmp_path / "base.jsonl.made-from.json").read_text())["prompts"] == 6

@@ -13,13 +13,13 @@ def test_budget_forced_outcomes_of_one_question_never_stand_on_both_sides_of_a_f
     If some of a question's outcomes were in the training folds, the forest would memorise the question. From other
     questions it learns nothing, so its loss is no better than the constant's.
     """
-    asked = prompts("test", 0, 20)
+    questions = prompts("test", 0, 20)
     lucky = np.random.default_rng(0).permutation([True] * 10 + [False] * 10)
     forced = [
         BudgetForced(question.prompt, budget, bool(right))
-        for question, right in zip(asked, lucky, strict=True)
+        for question, right in zip(questions, lucky, strict=True)
         for budget in range(60)
     ]
-    rows = [Graded(q.prompt, q.task, q.difficulty, (Outcome(True, 60, 70, 1, True),)) for q in asked]
+    rows = [Graded(q.prompt, q.task, q.difficulty, (Outcome(True, 60, 70, 1, True),)) for q in questions]
     report = fit.fit({"base": rows}, {"base": forced}, seed=0)["report"]["base"]
     assert report["budget_forced_log_loss"] > 0.9 * report["budget_forced_log_loss_constant"]
