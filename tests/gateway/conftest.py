@@ -13,8 +13,8 @@ from tests.gateway.fakes import FakeEngine, Gateway, build_family, running
 
 @pytest.fixture(scope="session")
 def family_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small family on disk."""
-    directory = tmp_path_factory.mktemp("house") / "abacus"
+    """The directory of a small family."""
+    directory = tmp_path_factory.mktemp("family") / "abacus"
     build_family(directory)
     return directory
 
@@ -26,7 +26,7 @@ def family(family_dir: Path) -> Family:
 
 @pytest.fixture
 async def engine(family: Family) -> AsyncIterator[FakeEngine]:
-    """An engine whose wire can be scripted."""
+    """A scriptable engine."""
     async with FakeEngine(family).listening() as listening:
         yield listening
 

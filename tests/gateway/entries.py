@@ -1,4 +1,4 @@
-"""Ledger entries to test with: a plain one, and any one."""
+"""Ledger entries for tests: a plain one, and a strategy for arbitrary ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.routing.rule import Forecast
 
 
 def entry(**changes: Any) -> Entry:
-    """A finished, routed request with an id of its own."""
+    """A finished, routed request with a unique id."""
     plain: dict[str, Any] = {
         "id": uuid.uuid4().hex, "time": 1_800_000_000.5, "key": "", "checkpoint": "alpha-0.2", "alpha": 0.2,
         "decision": "routed", "choice": changes.get("checkpoint", "alpha-0.2"), "holdout_fraction": 0.1,
@@ -26,7 +26,7 @@ def entry(**changes: Any) -> Entry:
 
 
 def entries() -> st.SearchStrategy[Entry]:
-    """Any entry at all."""
+    """Arbitrary entries."""
     tokens = st.integers(0, 100_000)
     seconds = st.floats(0, 1e6)
     return st.builds(

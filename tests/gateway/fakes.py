@@ -1,4 +1,4 @@
-"""A small family, an engine whose wire can be scripted, and a gateway on real sockets between it and the test."""
+"""Fakes for gateway tests: a small family, a scriptable engine, and a gateway on real sockets in front of it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from models.files import hash_files
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
 EASY, HARD, STRANGE = "What is easy 1 + 2?", "What is hard 1 + 2?", "Gib mir bitte ein Gedicht"
-"""To the house's profile: all checkpoints do the first, only the base does the second, it has never seen the third."""
-ESCALATIONS = {"alpha-0.4+10%-base": {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}}
-"""As good as the base at everything, and little dearer than alpha-0.4."""
+"""By the test profile, every checkpoint solves the first, only the base the second; the third is unfamiliar."""
+ESCALATIONS = {"alpha-0.4>base@10%": {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}}
+"""Predicted to be as good as the base at everything, at little more than the cost of alpha-0.4."""
 
 
 def build_family(directory: Path, *, escalations: bool = False) -> Family:
-    """Write a family of three checkpoints, without any weights, and load it; its profile may know `ESCALATIONS`."""
+    """Write a family of three checkpoints without weights, and load it; `escalations` adds `ESCALATIONS`."""
     for name in NAMES:
         (directory / name).mkdir(parents=True)
         (directory / name / "weights").write_text(name)
@@ -75,7 +75,7 @@ def build_family(directory: Path, *, escalations: bool = False) -> Family:
 
 
 def tokenizer() -> Tokenizer:
-    """A byte-level BPE with single digits, as the shipped family has one."""
+    """A byte-level BPE with single digits, like the shipped family's."""
     made = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     made.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
@@ -93,12 +93,12 @@ def tokenizer() -> Tokenizer:
 
 
 def _profile(escalations: dict[str, Any]) -> dict[str, Any]:
-    """`hard` is a word of the vocabulary that `easy` is not: what is unknown makes it easy, so to say."""
+    """Trees that recognise `EASY` by an unknown word: `hard` is in the vocabulary, `easy` is not."""
     unknown = features.FEATURES.index("unknown_words")
     place = len(features.FEATURES)
 
     def chosen(easy: tuple[float, ...], hard: tuple[float, ...]) -> dict[str, Any]:
-        """A tree that asks for the checkpoint's place, then whether a word is unknown."""
+        """A tree that splits by checkpoint, then by whether a word is unknown."""
         leaves = [value for pair in zip(hard, easy, strict=True) for value in pair]
         return {
             "intercept": 0.0, "roots": [0],
@@ -155,7 +155,7 @@ Script = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 
 class FakeEngine:
-    """Speaks vLLM's protocol; `script` replaces its answer to a chat request, `serves` what it lists."""
+    """Speaks vLLM's protocol. `script` writes the response to a chat request; `serves` are the models it lists."""
 
     def __init__(self, family: Family) -> None:
         self.serves = [family.served_name(checkpoint.name) for checkpoint in family.checkpoints]
@@ -246,14 +246,14 @@ WHOLE = {
 
 
 async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """What an engine does when all is well."""
+    """The response of a healthy engine."""
     if body.get("stream"):
         return await stream(*EVENTS)(request, body)
     return web.json_response(WHOLE)
 
 
 def stream(*pieces: bytes, then: Callable[[web.Request], Awaitable[None]] | None = None) -> Script:
-    """A stream of exactly these pieces on the wire; `then` runs before it ends."""
+    """A script that streams exactly these pieces; `then` runs before the stream ends."""
 
     async def script(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -269,7 +269,7 @@ def stream(*pieces: bytes, then: Callable[[web.Request], Awaitable[None]] | None
 
 
 def refuse(status: int, payload: Any) -> Script:
-    """An answer that is an error."""
+    """A script that responds with a status and JSON."""
 
     async def script(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response(payload, status=status)
@@ -278,25 +278,25 @@ def refuse(status: int, payload: Any) -> Script:
 
 
 async def silent(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
-    """An engine that takes requests and says nothing."""
+    """A script that accepts the request and never responds."""
     await asyncio.Event().wait()
     raise AssertionError
 
 
 async def forever(_: web.Request) -> None:
-    """An engine that goes on until its caller leaves."""
+    """Wait until the caller leaves."""
     await asyncio.Event().wait()
 
 
 async def die(request: web.Request) -> None:
-    """An engine that is gone from one moment to the next, though what it has sent has arrived."""
+    """Abort the connection, after what was sent has arrived."""
     await asyncio.sleep(0.1)
     assert request.transport is not None
     request.transport.abort()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what is bound to happen, and fail where it does not."""
+    """Wait for a condition; fail if it does not come true."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
@@ -337,18 +337,18 @@ class Gateway:
         return self.services.limiter
 
     async def entries(self, count: int = 1) -> list[Entry]:
-        """The ledger's entries, once there are as many."""
+        """The ledger's entries, as soon as there are at least `count`."""
         redis = store.connect(self.settings.redis or "")
         try:
             async with asyncio.timeout(60):
-                while len(found := [one async for one in ledger.read_entries(redis, 0)]) < count:
+                while len(entries := [entry async for entry in ledger.read_entries(redis, 0)]) < count:
                     await asyncio.sleep(0.01)
-                return found
+                return entries
         finally:
             await redis.aclose()
 
     async def ask(self, prompt: str = EASY, *, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
-        """One chat request; `body` overrides and adds fields."""
+        """Send one chat request. `body` overrides and adds fields."""
         chat = {"model": "abacus", "messages": [{"role": "user", "content": prompt}], **body}
         return await self.client.post("/v1/chat/completions", json=chat, headers=headers)
 

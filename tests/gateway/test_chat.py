@@ -106,10 +106,10 @@ async def test_the_holdout_draw_does_not_depend_on_failing_engines(
     async with running(family_dir, redis_server.url, [engine.url], holdout_fraction=0.5) as gateway:
         for _ in range(20):
             assert (await gateway.ask(EASY)).status_code == 200
-        booked = await gateway.entries(20)
-    assert {entry.holdout_fraction for entry in booked} <= {0.5, 0.0}
-    held = [entry for entry in booked if entry.holdout]
-    assert {(entry.decision, entry.choice) for entry in held} <= {("fallback", "alpha-0.4")}
+        entries = await gateway.entries(20)
+    assert {entry.holdout_fraction for entry in entries} <= {0.5, 0.0}
+    holdouts = [entry for entry in entries if entry.holdout]
+    assert {(entry.decision, entry.choice) for entry in holdouts} <= {("fallback", "alpha-0.4")}
 
 
 async def test_parameters_pass_unchanged_and_budgets_become_one_cap(gateway: Gateway, engine: FakeEngine) -> None:

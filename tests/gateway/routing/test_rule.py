@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing import rule
-from gateway.routing.feasibility import smallest_feasible
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from models.family import Family
 from models.profile import LEVELS, ChoicePrediction, Escalation, Prediction
@@ -110,7 +109,7 @@ def test_an_unavailable_checkpoint_is_replaced_by_its_neighbour_on_the_alpha_lad
 
 
 def test_the_rule_chooses_among_the_allowed_checkpoints(family: Family) -> None:
-    """The best of all is not theirs; of the two that are, the cheap one is the better one, too."""
+    """The best checkpoint is not allowed; of the two that are, the cheaper one is also the better one."""
     odd = prompt(base=prediction(0.6, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.7, 10, 20))
     decision = decide(family, odd, allowed=ALL - {"alpha-0.1"})
     assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", "alpha-0.4", "routed")
@@ -166,20 +165,8 @@ def test_forecasts_are_the_predictions_under_the_limit(
         assert forecast.unlimited_tokens == pytest.approx(predicted[name].expected_tokens(), abs=1e-2)
 
 
-@given(choices, st.integers(0, 600))
-def test_the_smallest_feasible_budget_is_feasible_and_the_one_below_is_not(
-    predicted: dict[str, ChoicePrediction], budget: int
-) -> None:
-    smallest = smallest_feasible(predicted, budget)
-    if smallest is None:
-        return
-    assert smallest > budget
-    assert smallest_feasible(predicted, smallest) is None
-    assert smallest_feasible(predicted, smallest - 1) == smallest
-
-
 def escalating(p_correct: float, low: float, high: float) -> Prediction:
-    """HARD, and what alpha-0.4 and then the base make of it."""
+    """HARD, with an escalation from alpha-0.4 to the base."""
     both = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
     tokens = np.linspace(low, high, len(LEVELS))
     return Prediction(0.25, True, {**HARD.choices, "both": ChoicePrediction(p_correct, tokens, escalation=both)})
@@ -215,6 +202,6 @@ def test_there_is_no_escalation_without_both_checkpoints_or_if_the_request_rules
 
 
 def test_a_small_budget_rules_out_an_escalation(family: Family) -> None:
-    """Nothing is known of what is right when they are stopped, so nothing is taken to be."""
+    """The success of a budget-forced escalation is unknown, so it is taken to be zero."""
     assert decide(family, escalating(0.89, 20, 60), budget=60).escalation is not None
     assert decide(family, escalating(0.89, 20, 60), budget=22).escalation is None
