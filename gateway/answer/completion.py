@@ -23,7 +23,7 @@ class Completion:
 def completion(
     body: bytes, complete_usage: Callable[[object, Transcript], Json], *, hides_reasoning: bool
 ) -> Completion:
-    """An engine's response for the caller; it stays as it came where nothing has to change.
+    """An engine's response for the caller; unchanged if nothing has to be filled in or removed.
 
     Args:
         complete_usage: fills in what the engine's usage leaves out.
