@@ -2,7 +2,7 @@
 
     authenticate -> admit -> parse -> budget -> reserve -> route -> open -> (escalate) -> relay -> settle
 
-One `Exchange` makes the journey; the endpoint holds no state of its own.
+One `RequestContext` makes the journey; the endpoint holds no state of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gateway.answer.cascade import Answer
 from gateway.answer.completion import completion
 from gateway.answer.relay import Relay, RelayedStream, relayed
 from gateway.answer.usage import TokenUsage, Transcript
+from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
 from gateway.events import Json
-from gateway.exchange import Exchange
 from gateway.request import budget as budgets
 from gateway.request import question as questions
 from gateway.request.admission import read_body
@@ -45,68 +45,68 @@ class ChatEndpoint:
     async def complete(self, request: Request) -> Response:
         """Answer a chat request. A stream goes on after this returns, and is settled when it ends."""
         services = self._services
-        exchange = Exchange(request.state.request_id)
-        exchange.trace = services.tracing.start_trace(request.headers)
+        context = RequestContext(request.state.request_id)
+        context.trace = services.tracing.start_trace(request.headers)
         with ExitStack() as closing:
             try:
-                exchange.key = services.keyring.authenticate(request.headers)
+                context.key = services.keyring.authenticate(request.headers)
                 services.admission.enter()
                 closing.callback(services.admission.leave)
-                await self._read(request, exchange)
-                headers = await self._reserve(exchange)
-                exchange.accepted = True
+                await self._read(request, context)
+                headers = await self._reserve(context)
+                context.accepted = True
                 caller = Caller(request.receive)
                 closing.callback(caller.close)
                 with caller.waiting():
-                    decision, answer = await dispatch.open_answer(services, exchange)
+                    decision, answer = await dispatch.open_answer(services, context)
                     if decision.escalation is not None:
-                        answer = await dispatch.escalate_if_unsure(services, exchange, decision.escalation, answer)
+                        answer = await dispatch.escalate_if_unsure(services, context, decision.escalation, answer)
                 closing.callback(answer.close)
                 headers |= routing_headers(
                     services.family,
                     decision,
-                    exchange.budget,
-                    escalated_to=exchange.escalated_to,
+                    context.budget,
+                    escalated_to=context.escalated_to,
                     debug=request.headers.get("x-laconic-debug", "").lower() == "true",
                 )
-                if exchange.question.stream:
-                    return self._stream(exchange, answer, headers, caller, closing.pop_all())
-                return self._respond(exchange, answer, headers)
+                if context.question.stream:
+                    return self._stream(context, answer, headers, caller, closing.pop_all())
+                return self._respond(context, answer, headers)
             except ApiError as error:
-                settle(services, exchange, error.status, error=error.code or error.kind)
+                settle(services, context, error.status, error=error.code or error.kind)
                 raise
             except (ClientDisconnect, CallerLeftError):
-                abandon(services, exchange, CALLER_LEFT, "caller left")
+                abandon(services, context, CALLER_LEFT, "caller left")
                 return Response(status_code=CALLER_LEFT)
             except asyncio.CancelledError:  # the server is stopping: nothing else cancels this task
                 stopping = errors.stopping()
-                abandon(services, exchange, stopping.status, "gateway stopped")
+                abandon(services, context, stopping.status, "gateway stopped")
                 raise stopping from None
             except BaseException as error:  # a bug: what the request cost is recorded all the same
-                settle(services, exchange, 500, error=type(error).__name__)
+                settle(services, context, 500, error=type(error).__name__)
                 raise
 
     async def explain(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
         services = self._services
-        exchange = Exchange(request.state.request_id)
-        exchange.key = services.keyring.authenticate_admin(request.headers)
-        await self._read(request, exchange)
-        routing = dispatch.routing_request(services, exchange)
+        context = RequestContext(request.state.request_id)
+        context.key = services.keyring.authenticate_admin(request.headers)
+        await self._read(request, context)
+        routing = dispatch.routing_request(services, context)
         try:
-            return JSONResponse(explain(services.family, routing, exchange.budget))
+            return JSONResponse(explain(services.family, routing, context.budget))
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
 
-    async def _read(self, request: Request, exchange: Exchange) -> None:
+    async def _read(self, request: Request, context: RequestContext) -> None:
         """Read the request's body: the question, who may answer it, and what it may spend."""
-        settings, family, key = self._services.settings, self._services.family, exchange.key
+        settings, family, key = self._services.settings, self._services.family, context.key
         body = await read_body(request, settings.max_body_bytes, settings.send_timeout_seconds)
-        exchange.question = question = questions.parse(body)
-        exchange.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
-        exchange.pinned = questions.pinned_checkpoint(question.model, family, exchange.allowed)
+        context.question = question = questions.parse(body)
+        context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
+        context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget
-        exchange.budget, exchange.most_tokens = limits.apply_key_limits(
+        context.budget, context.most_tokens = limits.apply_key_limits(
             key,
             budgets.parse(request.headers, question.body, default, family),
             max_tokens=question.max_tokens,
@@ -114,13 +114,13 @@ class ChatEndpoint:
             choices=question.choices,
         )
 
-    async def _reserve(self, exchange: Exchange) -> dict[str, str]:
+    async def _reserve(self, context: RequestContext) -> dict[str, str]:
         """Count the request against its key's limits. Returns the headers that say how much of them is left."""
-        key = exchange.key
+        key = context.key
         if not key.has_limits:
             return {}
-        reserved = await self._services.limiter.reserve(key, exchange.id, exchange.most_tokens)
-        exchange.reservation, state = reserved
+        reserved = await self._services.limiter.reserve(key, context.id, context.most_tokens)
+        context.reservation, state = reserved
         if state is not None:
             return limits.rate_limit_headers(key, state)
         if self._services.settings.limits_when_store_is_down == "closed":
@@ -130,22 +130,22 @@ class ChatEndpoint:
             )
         return {}
 
-    def _respond(self, exchange: Exchange, answer: Answer, headers: dict[str, str]) -> Response:
+    def _respond(self, context: RequestContext, answer: Answer, headers: dict[str, str]) -> Response:
         """The non-streaming response, settled."""
-        question = exchange.question
+        question = context.question
 
         def complete_usage(reported: object, transcript: Transcript) -> Json:
             return self._complete_usage(question, reported, transcript)
 
         done = completion(answer.first, complete_usage, hides_reasoning=question.hides_reasoning)
-        settle(self._services, exchange, 200, done.usage, done.finish_reason)
+        settle(self._services, context, 200, done.usage, done.finish_reason)
         return Response(done.body, 200, headers, "application/json")
 
     def _stream(
-        self, exchange: Exchange, answer: Answer, headers: dict[str, str], caller: Caller, closing: ExitStack
+        self, context: RequestContext, answer: Answer, headers: dict[str, str], caller: Caller, closing: ExitStack
     ) -> Response:
         """The stream, which settles itself just before its last event leaves, or when it breaks off."""
-        services, question = self._services, exchange.question
+        services, question = self._services, context.question
         relay = Relay(
             question.wants_usage,
             lambda reported, transcript: self._complete_usage(question, reported, transcript),
@@ -157,12 +157,12 @@ class ChatEndpoint:
             tokens = TokenUsage.of(self._complete_usage(question, relay.usage, relay.transcript))
             if relay.failure is not None:
                 error = "engine failed mid-stream"
-                settle(services, exchange, relay.failure.status, tokens, relay.finish_reason, error=error)
+                settle(services, context, relay.failure.status, tokens, relay.finish_reason, error=error)
             elif relay.done or not why:
-                settle(services, exchange, 200, tokens, relay.finish_reason)
+                settle(services, context, 200, tokens, relay.finish_reason)
             else:
                 status = 503 if why == "gateway stopped" else CALLER_LEFT
-                settle(services, exchange, status, tokens, relay.finish_reason, error=why)
+                settle(services, context, status, tokens, relay.finish_reason, error=why)
 
         def ended(why: str) -> None:
             closing.close()

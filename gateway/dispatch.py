@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from gateway import errors
 from gateway.answer.cascade import Answer, EscalatingStream, SurprisalMeter, escalated_response
+from gateway.context import RequestContext
 from gateway.engines.pool import NoEngineError, Upstream
 from gateway.errors import ApiError
-from gateway.exchange import Exchange
 from gateway.request.engine_body import engine_body, shortened
 from gateway.request.question import Body, encode
 from gateway.routing import feasibility, rule
@@ -22,63 +22,63 @@ log = logging.getLogger("laconic")
 
 
 def routing_request(
-    services: Services, exchange: Exchange, *, pressure: float = 0.0, holdout: bool = False
+    services: Services, context: RequestContext, *, pressure: float = 0.0, holdout: bool = False
 ) -> RoutingRequest:
     """What the routing rule needs to know about a request that has been read."""
-    prompt = exchange.question.prompt
+    prompt = context.question.prompt
     return RoutingRequest(
         prediction=None if prompt is None else services.profile.predict(prompt),
-        limit=exchange.limit,
-        pinned=exchange.pinned,
+        limit=context.limit,
+        pinned=context.pinned,
         tolerance=services.settings.quality_tolerance + pressure,
         pressure=pressure,
         holdout=holdout,
-        may_escalate=exchange.question.may_escalate,
-        allowed=exchange.allowed,
-        available=exchange.allowed & services.engines.available,
+        may_escalate=context.question.may_escalate,
+        allowed=context.allowed,
+        available=context.allowed & services.engines.available,
     )
 
 
-async def open_answer(services: Services, exchange: Exchange) -> tuple[Decision, Upstream]:
+async def open_answer(services: Services, context: RequestContext) -> tuple[Decision, Upstream]:
     """Decide, and open the answer. If the chosen checkpoint's engines do not answer, decide again without it.
 
     Raises:
         ApiError: the budget is too small under the policy `reject`, an engine refuses the request, or none answers.
     """
     # The draw comes before anything can fail: a draw that depends on failures would not be random.
-    if services.family.reference in exchange.allowed & services.engines.available:
-        exchange.holdout_fraction = services.settings.holdout_fraction
-        exchange.holdout = random.random() < exchange.holdout_fraction
+    if services.family.reference in context.allowed & services.engines.available:
+        context.holdout_fraction = services.settings.holdout_fraction
+        context.holdout = random.random() < context.holdout_fraction
     pressure = services.settings.overload_tolerance * services.admission.pressure
-    routing = routing_request(services, exchange, pressure=pressure, holdout=exchange.holdout)
-    feasibility.require_feasible(routing, exchange.budget)
+    routing = routing_request(services, context, pressure=pressure, holdout=context.holdout)
+    feasibility.require_feasible(routing, context.budget)
     while True:
         try:
-            exchange.decision = decision = rule.decide(services.family, routing)
+            context.decision = decision = rule.decide(services.family, routing)
         except NoCheckpointError as error:
             raise no_engine(error) from None
         body = engine_body(
-            exchange.question,
+            context.question,
             services.engines.served_name(decision.checkpoint),
-            exchange.budget,
+            context.budget,
             logprobs=decision.escalation is not None,
         )
-        exchange.sending()
+        context.sending()
         try:
-            upstream = await _ask(services, exchange, decision.checkpoint, body)
+            upstream = await _ask(services, context, decision.checkpoint, body)
         except NoEngineError:
             routing = replace(routing, available=routing.available - {decision.checkpoint})
             continue
         except ApiError as refusal:
-            refusal.param = refusal.param or errors.field_at_fault(refusal.message, exchange.question.body)
+            refusal.param = refusal.param or errors.field_at_fault(refusal.message, context.question.body)
             raise
-        if exchange.question.stream:
-            exchange.first_token_seconds = exchange.elapsed()
+        if context.question.stream:
+            context.first_token_seconds = context.elapsed()
         return decision, upstream
 
 
 async def escalate_if_unsure(
-    services: Services, exchange: Exchange, escalation: Escalation, upstream: Upstream
+    services: Services, context: RequestContext, escalation: Escalation, upstream: Upstream
 ) -> Answer:
     """The answer, or the second checkpoint's if the first is not confident enough.
 
@@ -86,21 +86,21 @@ async def escalate_if_unsure(
     """
 
     async def escalate(meter: SurprisalMeter) -> Upstream | None:
-        shorter = shortened(exchange.question, exchange.budget, meter.reasoning_tokens, meter.tokens)
+        shorter = shortened(context.question, context.budget, meter.reasoning_tokens, meter.tokens)
         if shorter is None:
             return None
         question, budget = shorter
         body = engine_body(question, services.engines.served_name(escalation.second), budget)
         try:
-            second = await _ask(services, exchange, escalation.second, body)
+            second = await _ask(services, context, escalation.second, body)
         except (NoEngineError, ApiError) as error:
             log.warning("not escalated to %s: %s", escalation.second, type(error).__name__)
             return None
-        exchange.escalated_to = escalation.second
+        context.escalated_to = escalation.second
         return second
 
     end = services.family.reasoning.end
-    if exchange.question.stream:
+    if context.question.stream:
         return EscalatingStream(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
     try:
         return await escalated_response(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
@@ -114,7 +114,7 @@ def no_engine(error: NoCheckpointError) -> ApiError:
     return errors.unavailable(f"No engine serves checkpoint {error} now. Try again in a moment.")
 
 
-async def _ask(services: Services, exchange: Exchange, checkpoint: str, body: Body) -> Upstream:
-    with exchange.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
-        headers["x-request-id"] = exchange.id
-        return await services.engines.open(checkpoint, encode(body), headers, stream=exchange.question.stream)
+async def _ask(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
+    with context.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
+        headers["x-request-id"] = context.id
+        return await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)

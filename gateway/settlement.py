@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gateway.answer.usage import TokenUsage
-from gateway.exchange import Exchange
+from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
 from gateway.services import Services
 from models.family import Family
@@ -13,7 +13,7 @@ from models.family import Family
 
 def settle(
     services: Services,
-    exchange: Exchange,
+    context: RequestContext,
     status: int,
     usage: TokenUsage | None = None,
     finish_reason: str = "",
@@ -22,36 +22,36 @@ def settle(
     assumed: bool = False,
 ) -> None:
     """Record the end. Later calls for the same request do nothing, so the first end that is noticed counts."""
-    if exchange.settled:
+    if context.settled:
         return
-    exchange.settled = True
-    if exchange.reservation is not None:
-        services.limiter.settle(exchange.reservation, usage.reasoning if usage else 0)
-    if not exchange.accepted:
+    context.settled = True
+    if context.reservation is not None:
+        services.limiter.settle(context.reservation, usage.reasoning if usage else 0)
+    if not context.accepted:
         services.metrics.record_refusal(status)
-        exchange.trace.end(status, exchange.id, None)
+        context.trace.end(status, context.id, None)
         return
     usage = usage or TokenUsage()
-    entry = _entry(services.family, exchange, status, usage, finish_reason=finish_reason, error=error, assumed=assumed)
+    entry = _entry(services.family, context, status, usage, finish_reason=finish_reason, error=error, assumed=assumed)
     services.ledger.put(entry)
-    services.metrics.record(entry, exchange.sent_seconds or entry.total_seconds)
-    exchange.trace.end(status, exchange.id, entry)
+    services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
+    context.trace.end(status, context.id, entry)
 
 
-def abandon(services: Services, exchange: Exchange, status: int, error: str) -> None:
+def abandon(services: Services, context: RequestContext, status: int, error: str) -> None:
     """Settle a request that nobody waits for any more.
 
     A non-streaming response reports its usage only when it is complete. If it was given up halfway, the tokens
     predicted for its checkpoint are recorded instead, marked as assumed.
     """
-    assumed = exchange.decision is not None and exchange.sent_seconds is not None and not exchange.question.stream
-    usage = _predicted(services.family, exchange) if assumed else None
-    settle(services, exchange, status, usage, error=error, assumed=assumed)
+    assumed = context.decision is not None and context.sent_seconds is not None and not context.question.stream
+    usage = _predicted(services.family, context) if assumed else None
+    settle(services, context, status, usage, error=error, assumed=assumed)
 
 
 def _entry(
     family: Family,
-    exchange: Exchange,
+    context: RequestContext,
     status: int,
     usage: TokenUsage,
     *,
@@ -59,24 +59,24 @@ def _entry(
     error: str,
     assumed: bool,
 ) -> Entry:
-    decision, choices = exchange.decision, exchange.question.choices
+    decision, choices = context.decision, context.question.choices
 
     def for_all_choices(tokens: float | None) -> float | None:
         return None if tokens is None else tokens * choices
 
-    checkpoint = (exchange.escalated_to or decision.checkpoint) if decision else "none"
+    checkpoint = (context.escalated_to or decision.checkpoint) if decision else "none"
     return Entry(
-        id=exchange.id,
-        time=exchange.arrived_at,
-        key=exchange.key.name,
+        id=context.id,
+        time=context.arrived_at,
+        key=context.key.name,
         checkpoint=checkpoint,
         alpha=family.checkpoint(checkpoint).alpha if decision else None,
         decision=decision.kind if decision else "none",
         choice=decision.choice if decision else "none",
-        holdout_fraction=exchange.holdout_fraction if decision and decision.routed else None,
-        holdout=bool(decision and decision.routed and exchange.holdout),
+        holdout_fraction=context.holdout_fraction if decision and decision.routed else None,
+        holdout=bool(decision and decision.routed and context.holdout),
         difficulty=decision.difficulty if decision else None,
-        budget=exchange.budget.tokens,
+        budget=context.budget.tokens,
         choices=choices,
         prompt_tokens=usage.prompt,
         reasoning_tokens=usage.reasoning,
@@ -87,21 +87,21 @@ def _entry(
         finish_reason=finish_reason,
         status=status,
         error=error,
-        first_token_seconds=exchange.first_token_seconds,
-        total_seconds=exchange.elapsed(),
+        first_token_seconds=context.first_token_seconds,
+        total_seconds=context.elapsed(),
         assumed=assumed,
     )
 
 
-def _predicted(family: Family, exchange: Exchange) -> TokenUsage:
+def _predicted(family: Family, context: RequestContext) -> TokenUsage:
     """The usage that was expected of the chosen checkpoint, never more than was reserved."""
-    assert exchange.decision is not None
-    tokens = exchange.decision.predicted_tokens
+    assert context.decision is not None
+    tokens = context.decision.predicted_tokens
     if tokens is None:  # no prediction for this prompt: the checkpoint's measured mean has to do
-        mean = family.checkpoint(exchange.decision.checkpoint).frontier.overall.reasoning_tokens.mean
-        limit = exchange.budget.tokens
+        mean = family.checkpoint(context.decision.checkpoint).frontier.overall.reasoning_tokens.mean
+        limit = context.budget.tokens
         tokens = mean if limit is None else min(mean, limit)
-    reasoning = math.ceil(tokens * exchange.question.choices)
-    if exchange.reservation is not None and exchange.reservation.key.max_tokens_per_request is not None:
-        reasoning = min(reasoning, exchange.reservation.tokens)
+    reasoning = math.ceil(tokens * context.question.choices)
+    if context.reservation is not None and context.reservation.key.max_tokens_per_request is not None:
+        reasoning = min(reasoning, context.reservation.tokens)
     return TokenUsage(0, reasoning)

@@ -14,7 +14,7 @@ from gateway.routing.rule import Decision
 
 
 @dataclass(eq=False)
-class Exchange:
+class RequestContext:
     """One chat request, from its first byte to its ledger entry. `chat.py` fills it in from top to bottom.
 
     The fields without a default are set before anything reads them: an early end leaves the later ones unset.
