@@ -1,4 +1,4 @@
-"""What does a log line look like? As text or as JSON, with the id of the request it is about."""
+"""What does a log line look like? Text or JSON, with the id of the current request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from gateway.config import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered; empty outside of any."""
+"""The id of the current request; empty outside a request."""
 
 
 def set_up(settings: Settings) -> None:
-    """Send all logging to standard error."""
+    """Send all logs to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
@@ -46,6 +46,6 @@ class _Json(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The request's id, and what was given as `extra={"fields": ...}`."""
-    known = {"request_id": request_id.get()} if request_id.get() else {}
-    return {**known, **getattr(record, "fields", {})}
+    """The request's id, and the fields passed as `extra={"fields": ...}`."""
+    fields = {"request_id": request_id.get()} if request_id.get() else {}
+    return {**fields, **getattr(record, "fields", {})}

@@ -1,6 +1,6 @@
-"""What does an operator see? Prometheus metrics, labelled by checkpoint and decision, and one log line a request.
+"""What can an operator watch? Prometheus metrics by checkpoint and decision, and one log line per request.
 
-No prompt and no answer in either. A request that was refused before a decision counts under `none`.
+Neither contains prompts or answers. A request that was refused before a decision is counted under `none`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.ledger.savings import totals_of
 log = logging.getLogger("laconic.requests")
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Set for one of several workers: there they all keep their metrics."""
+"""Environment variable, set if there are several workers: the directory of their metrics files."""
 REFRESH_SECONDS = 1.0
 _LABELS = ("checkpoint", "decision")
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -30,7 +30,7 @@ _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 
 
 class Metrics:
-    """One gateway's metrics, in a registry of their own so that several gateways fit into one process."""
+    """One gateway's metrics, in their own registry, so that several gateways can run in one process."""
 
     def __init__(self, *, ledger: Ledger, limiter: Limiter, engines: Engines) -> None:
         self._ledger, self._limiter, self._engines = ledger, limiter, engines
@@ -40,45 +40,45 @@ class Metrics:
             "laconic_requests", "Chat requests by HTTP status", (*_LABELS, "status"), registry=registry
         )
         self._reasoning = Counter("laconic_reasoning_tokens", "Reasoning tokens generated", _LABELS, registry=registry)
-        # A gauge, for a request may spend more than was expected: the sum is honest only if it can fall.
+        # A gauge, because the sum must be able to fall: a request may spend more than the reference was expected to.
         self._saved = Gauge(
             "laconic_reasoning_tokens_saved_estimate_total",
-            "Reasoning tokens expected of the reference checkpoint minus those generated, summed",
+            "Sum of the reasoning tokens expected of the reference checkpoint minus those generated",
             _LABELS,
             registry=registry,
             multiprocess_mode="sum",
         )
         self._first_token = Histogram(
             "laconic_time_to_first_token_seconds",
-            "From the request's arrival to the engine's first event, streams only",
+            "From a streaming request's arrival to the engine's first event",
             _LABELS,
             buckets=_FIRST_TOKEN_SECONDS,
             registry=registry,
         )
         self._overhead = Histogram(
             "laconic_overhead_seconds",
-            "From the request's arrival to its sending to an engine: what the gateway itself takes",
+            "From a request's arrival until it is sent to an engine: the time the gateway itself takes",
             _LABELS,
             buckets=_OVERHEAD_SECONDS,
             registry=registry,
         )
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
-        self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens held for requests not over", **gauges)
-        self._running = Gauge("laconic_engine_requests", "Requests sent and not over", ("engine",), **gauges)
+        self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens reserved for running requests", **gauges)
+        self._running = Gauge("laconic_engine_requests", "Requests in flight", ("engine",), **gauges)
         gauges["multiprocess_mode"] = "min"
-        self._up = Gauge("laconic_engine_up", "1 while it answers and serves some checkpoint", ("engine",), **gauges)
+        self._up = Gauge("laconic_engine_up", "1 if the engine is up and serves a checkpoint", ("engine",), **gauges)
         self._available = Gauge(
-            "laconic_checkpoint_available", "1 while some engine answers for it", ("checkpoint",), **gauges
+            "laconic_checkpoint_available", "1 if an engine can serve the checkpoint", ("checkpoint",), **gauges
         )
 
     def record_refusal(self, status: int) -> None:
-        """A request that was answered before there was a decision."""
+        """Record a request that was refused before a decision."""
         self._requests.labels("none", "none", str(status)).inc()
-        log.info("refused", extra={"fields": {"status": status}})
+        log.info("request refused", extra={"fields": {"status": status}})
 
     def record(self, entry: Entry, overhead_seconds: float) -> None:
-        """A request that is over."""
+        """Record a request that has ended."""
         labels = (entry.checkpoint, entry.decision)
         self._requests.labels(*labels, str(entry.status)).inc()
         self._reasoning.labels(*labels).inc(entry.reasoning_tokens)
@@ -90,7 +90,7 @@ class Metrics:
         if not log.isEnabledFor(logging.INFO):
             return
         log.info(
-            "answered",
+            "request finished",
             extra={
                 "fields": {
                     "key": entry.key or "none",
@@ -108,11 +108,11 @@ class Metrics:
         )
 
     async def start(self) -> None:
-        """Begin to keep the gauges up to date: with several workers each writes its own, and any is asked for all."""
+        """Start updating the gauges regularly: any worker may be scraped for the gauges of all."""
         self._refreshing = asyncio.create_task(self._keep_refreshing(), name="gauges")
 
     async def aclose(self) -> None:
-        """Stop."""
+        """Stop updating the gauges."""
         self._refreshing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._refreshing
@@ -135,7 +135,7 @@ class Metrics:
             self._available.labels(name).set(name in available)
 
     def exposition(self) -> bytes:
-        """All metrics of all workers in Prometheus' text format."""
+        """The metrics of all workers, in Prometheus' text format."""
         self._refresh()
         if METRICS_DIRECTORY not in os.environ:
             return generate_latest(self._registry)

@@ -1,7 +1,7 @@
-"""What does a trace show? A span for each request with GenAI attributes, and one for each engine it was sent to.
+"""What does a trace show? A span per request with GenAI attributes, and a span per request to an engine.
 
-A caller's `traceparent` goes on to the engine whether spans are exported or not, so that its trace is in one piece.
-Prompts, answers and keys are in none of it.
+A caller's `traceparent` is passed on to the engine even if no spans are exported, so the caller's trace stays whole.
+Spans contain no prompts, answers or secrets.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ _NO_CALLER = Context()
 
 
 class Tracing:
-    """Begins spans; they are exported where an OTLP endpoint is named."""
+    """Starts the spans of requests, and exports them if there is an OTLP endpoint."""
 
     def __init__(self, endpoint: str | None) -> None:
         """
         Raises:
-            ConfigError: an endpoint is named and the SDK is not installed.
+            ConfigError: there is an endpoint, but the OpenTelemetry SDK is not installed.
         """
         self._provider, self._tracer = _exporting(endpoint) if endpoint else (None, _NO_TRACER)
 
     def start_trace(self, headers: Mapping[str, str]) -> Trace:
-        """A request has come in."""
+        """Start the span of a request that has arrived."""
         if self._provider is None and "traceparent" not in headers:
             return Trace(_NO_TRACER, _NO_CALLER)
         return Trace(self._tracer, _W3C.extract(headers))
 
     async def start(self) -> None:
-        """Nothing has to be there."""
+        """Nothing to start."""
 
     async def aclose(self) -> None:
-        """Export what is waiting."""
+        """Export the remaining spans."""
         if self._provider is not None:
             await asyncio.to_thread(self._provider.shutdown)
 
 
 class Trace:
-    """One request's spans."""
+    """The spans of one request."""
 
     def __init__(self, tracer: Tracer, caller: Context) -> None:
         self._tracer, self._caller = tracer, caller
         self._span = tracer.start_span("chat", caller, SpanKind.SERVER, {"gen_ai.operation.name": "chat"})
 
     def engine_span(self, model: str) -> AbstractContextManager[dict[str, str]]:
-        """While an engine is asked; what is given are the headers that it gets."""
-        return nullcontext({}) if self._caller is _NO_CALLER else self._calling(model)
+        """A context manager for the span of a request to an engine. It yields the headers to send along."""
+        return nullcontext({}) if self._caller is _NO_CALLER else self._engine_span(model)
 
     @contextmanager
-    def _calling(self, model: str) -> Generator[dict[str, str]]:
+    def _engine_span(self, model: str) -> Generator[dict[str, str]]:
         context = set_span_in_context(self._span)
         attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "vllm", "gen_ai.request.model": model}
-        # What the SDK records of an exception has its words in it, and an engine's refusal repeats the prompt.
-        quiet: Any = {"record_exception": False, "set_status_on_exception": False}
+        # The SDK would record the message of an exception, and an engine's error message may quote the prompt.
+        without_messages: Any = {"record_exception": False, "set_status_on_exception": False}
         name = f"chat {model}"
-        with self._tracer.start_as_current_span(name, context, SpanKind.CLIENT, attributes, **quiet) as span:
+        with self._tracer.start_as_current_span(name, context, SpanKind.CLIENT, attributes, **without_messages) as span:
             headers: dict[str, str] = {}
             _W3C.inject(headers, set_span_in_context(span))
             try:
@@ -77,7 +77,7 @@ class Trace:
                 raise
 
     def end(self, status: int, request_id: str, entry: Entry | None) -> None:
-        """The request is over; no entry: it was refused before there was anything to write down."""
+        """End the request's span. `entry` is None if the request was refused before it had a ledger entry."""
         span = self._span
         if span.is_recording():
             span.set_attributes({"http.response.status_code": status, "laconic.request_id": request_id})
@@ -89,7 +89,7 @@ class Trace:
 
 
 def _attributes(entry: Entry) -> dict[str, Any]:
-    found = {
+    attributes = {
         "gen_ai.response.model": entry.checkpoint,
         "gen_ai.response.finish_reasons": [entry.finish_reason],
         "gen_ai.usage.input_tokens": entry.prompt_tokens,
@@ -103,7 +103,7 @@ def _attributes(entry: Entry) -> dict[str, Any]:
         "laconic.key": entry.key or None,
         "error.type": entry.error or None,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _exporting(endpoint: str) -> tuple[Any, Tracer]:

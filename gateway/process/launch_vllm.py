@@ -1,12 +1,12 @@
 """How does vLLM start in half the time on a CPU?
 
-    python -P -m gateway.process.launch_vllm ARGUMENTS...      the arguments of vLLM's own API server
+    python -P -m gateway.process.launch_vllm ARGUMENTS...      ARGUMENTS are those of vLLM's own API server
 
-On a CPU vLLM insists on `spawn` for its engine core and its worker, so three processes import vLLM one after the other,
-15 seconds of processor time each. Here a fork server imports it once, while the API server does, and the other two are
-forked from that (docs/decisions/0021-engine-start.md). Nothing has run in the fork server but imports: no thread and no
-OpenMP team that a fork could lose. It also means that OpenMP cannot be told per worker which cores to use, so
-`gateway.process.embedded` sets OMP_NUM_THREADS and `nobind` for all.
+On a CPU, vLLM starts its engine core and its worker with `spawn`, so three processes import vLLM one after another, at
+15 seconds of CPU time each. Here a fork server imports vLLM once, in parallel with the API server, and the other two
+processes are forked from it (docs/decisions/0021-engine-start.md). The fork server runs nothing but imports, so it has
+no threads and no OpenMP team that a fork would lose. As a consequence, cores cannot be assigned to each worker through
+OpenMP, so `gateway.process.embedded` sets OMP_NUM_THREADS and `nobind` for all of them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PRELOAD = [
 ]
 
 
-_original = multiprocessing.get_context
+_original_get_context = multiprocessing.get_context
 
 
 def _get_context(method: str | None = None) -> BaseContext:
-    return _original("forkserver" if method == "spawn" else method)
+    return _original_get_context("forkserver" if method == "spawn" else method)
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     forkserver.ensure_running()
     multiprocessing.get_context = _get_context  # pyright: ignore[reportAttributeAccessIssue]
 
-    from vllm.entrypoints.launchers.api_server.entry import main as serve  # noqa: PLC0415  after the fork server runs
+    from vllm.entrypoints.launchers.api_server.entry import main as serve  # noqa: PLC0415  after the fork server has started
 
     serve()
 

@@ -1,11 +1,11 @@
-"""How does uvicorn speak HTTP/1.1 here? What is written in one turn of the event loop goes out as one write.
+"""How does uvicorn write HTTP/1.1 responses here? All writes of one event-loop iteration become one write.
 
-uvicorn writes the headers, each piece of a body and its end on their own, and uvloop makes each a system call. Most of
-them come together: headers with the first event, the last event with the end. As one write they cost one call here and
-wake the caller once (docs/decisions/0024-hot-path.md).
+uvicorn writes the headers, each chunk of the body and the terminator separately, and uvloop makes a system call for
+each. Most of them are written together: the headers with the first event, the last event with the terminator. As one
+write they cost one system call, and wake the caller once (docs/decisions/0024-hot-path.md).
 
-A caller that has sent its next request already and leaves is noticed, too: uvicorn looks only after the newest request,
-and stops reading for as long as that has to wait.
+This protocol also notices when a caller leaves after pipelining its next request. uvicorn tracks only the newest
+request of a connection, and stops reading while that request waits.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 
 class BatchingProtocol(HttpToolsProtocol):
-    """uvicorn's, on a transport that gathers."""
+    """uvicorn's protocol on a `BatchingTransport`, with disconnects noticed behind a pipelined request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The connection is there."""
-        gathering = cast("asyncio.Transport", BatchingTransport(cast("asyncio.Transport", transport), self.loop))
-        self._answering: RequestResponseCycle | None = None
-        super().connection_made(gathering)
+        """Wrap the transport of the new connection."""
+        batching = cast("asyncio.Transport", BatchingTransport(cast("asyncio.Transport", transport), self.loop))
+        self._current: RequestResponseCycle | None = None
+        super().connection_made(batching)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The caller has left."""
+        """Tell the request that is being served that its caller left."""
         self.pipeline.clear()
-        if (answering := self._answering) is not None and not answering.response_complete:
-            answering.disconnected = True
-            answering.message_event.set()
+        if (current := self._current) is not None and not current.response_complete:
+            current.disconnected = True
+            current.message_event.set()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        """A request has come, perhaps while another is being answered."""
+        """A request has arrived, perhaps while another one is being served."""
         super().on_headers_complete()
-        if len(self.pipeline) == 1:  # one may wait; with more, reading stops
+        if len(self.pipeline) == 1:  # keep reading while one request waits; stop with more
             self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answering = cycle
+        self._current = cycle
         super()._start_asgi_task(cycle, app)
 
 
 class BatchingTransport:
-    """A transport that passes on what was written at the end of the loop's turn; all else at once."""
+    """A transport that joins the writes of one event-loop iteration. All other calls go straight through."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
@@ -56,18 +56,18 @@ class BatchingTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send it before anything that comes next turn."""
+        """Buffer data, to be sent at the start of the next iteration."""
         if not self._pieces:
-            self._loop.call_soon(self._pass_on)
+            self._loop.call_soon(self._flush)
         self._pieces.append(data)
 
     def close(self) -> None:
-        """Once everything is sent."""
-        self._pass_on()
+        """Send what is buffered, then close."""
+        self._flush()
         self._transport.close()
 
-    def _pass_on(self) -> None:
+    def _flush(self) -> None:
         if self._pieces:
             pieces, self._pieces = self._pieces, []
-            if not self._transport.is_closing():  # else the caller has left, and nobody reads it
+            if not self._transport.is_closing():  # otherwise the caller left
                 self._transport.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])

@@ -1,9 +1,9 @@
-"""How does `laconic serve` go from a command line to an endpoint that answers, and back to nothing?
+"""How does `laconic serve` start the gateway, and how does it stop?
 
-    take the state directory and the port -> start what was not given -> serve -> drain -> take the children down
+    lock the state directory, bind the port -> start what was not given -> serve -> drain -> stop the child processes
 
-Everything that can be refused is refused before a child is started, and whatever ends it, by Ctrl-C, SIGTERM or a
-fault, the children end with it.
+All settings are checked before a child process is started. However the gateway ends, by Ctrl-C, SIGTERM or a fault, its
+child processes end with it.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from models import family as families
 from models.family import Family
 
 LOCK_SECONDS = 15.0
-NEWS_SECONDS = 15.0
+PROGRESS_SECONDS = 15.0
 
 
 def serve(settings: Settings) -> None:
-    """Serve until told to stop.
+    """Serve until the process is told to stop.
 
     Raises:
-        ConfigError: a setting that cannot be used on this machine.
-        FamilyError, ProfileError: a family that cannot be used.
-        StartError: a child that does not start.
+        ConfigError: a setting cannot be used on this machine.
+        FamilyError, ProfileError: the family cannot be used.
+        StartError: a child process did not start.
     """
     logs.set_up(settings)
     family = families.load(settings.family)
@@ -70,22 +70,22 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
     settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
     ledger.merge_spools(settings.state_dir)
     keyring = Keyring(redis_url, settings.state_dir)
-    many = settings.workers > 1
-    server = Workers(settings, listener, lock.fileno()) if many else Server(settings, family, listener)
+    several = settings.workers > 1
+    server = Workers(settings, listener, lock.fileno()) if several else Server(settings, family, listener)
     for stop in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
     async with _running(programs, lock):
-        closed = await _has_keys(settings, keyring)
+        requires_key = await _requires_key(settings, keyring)
         await server.start()
-        _tell_where(listener, family, closed)
+        _print_greeting(listener, family, requires_key)
         await server.wait()
 
 
-async def _has_keys(settings: Settings, keyring: Keyring) -> bool:
+async def _requires_key(settings: Settings, keyring: Keyring) -> bool:
     """Whether callers need a key.
 
     Raises:
-        ConfigError: they do not, or it is not known, and the gateway could be reached from elsewhere.
+        ConfigError: there is no key, or Redis does not say, and the gateway would be reachable from other machines.
     """
     try:
         await keyring.read()
@@ -93,64 +93,64 @@ async def _has_keys(settings: Settings, keyring: Keyring) -> bool:
         await keyring.redis.aclose()
     if not keyring.requires_key and not ipaddress.ip_address(settings.host).is_loopback:
         raise ConfigError(
-            f"host: {settings.host} can be reached from elsewhere, and there are no keys yet, or Redis does not answer:"
-            " make one with `laconic keys create NAME` (an embedded Redis needs `laconic serve` on 127.0.0.1 for that)"
+            f"host: {settings.host} is reachable from other machines, but there are no keys yet, or Redis is down;"
+            " create a key with `laconic keys create NAME` (with the embedded Redis: while serving on 127.0.0.1)"
         )
     return keyring.requires_key
 
 
 @asynccontextmanager
 async def _running(programs: Sequence[Program], lock: IO[str]) -> AsyncGenerator[None]:
-    """The programs, answering; and taken down on the way out, whatever the way."""
-    children = [ChildProcess(program, lock.fileno()) for program in programs]
+    """Start the programs, and stop them on exit, however the block is left."""
+    processes = [ChildProcess(program, lock.fileno()) for program in programs]
     try:
-        if children:
-            await _start(children)
+        if processes:
+            await _start(processes)
         yield
     finally:
-        await asyncio.shield(asyncio.gather(*(child.stop() for child in children)))
+        await asyncio.shield(asyncio.gather(*(process.stop() for process in processes)))
 
 
-async def _start(children: Sequence[ChildProcess]) -> None:
-    """Start all at once, showing who answers already and how long the others take."""
+async def _start(processes: Sequence[ChildProcess]) -> None:
+    """Start all programs in parallel, and show which are ready and how long the others have taken."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
-        async def start(child: ChildProcess) -> None:
-            name = child.program.name
-            line = progress.add_task(f"{name} is starting; its log is {child.program.log}", total=1)
+        async def start(process: ChildProcess) -> None:
+            name = process.program.name
+            line = progress.add_task(f"{name} is starting; its log is {process.program.log}", total=1)
             began = time.monotonic()
-            news = None if console.is_terminal else asyncio.create_task(_plain_news(name))
+            progress_lines = None if console.is_terminal else asyncio.create_task(_print_progress(name))
             try:
-                await child.start()
+                await process.start()
             finally:
-                if news is not None:
-                    news.cancel()
-            progress.update(line, description=f"{name} answers", completed=1)
-            if news is not None:
-                _plain(f"{name} answers after {time.monotonic() - began:.1f} s")
+                if progress_lines is not None:
+                    progress_lines.cancel()
+            progress.update(line, description=f"{name} is ready", completed=1)
+            if progress_lines is not None:
+                _print_line(f"{name} is ready after {time.monotonic() - began:.1f} s")
 
-        await asyncio.gather(*(start(child) for child in children))
+        await asyncio.gather(*(start(process) for process in processes))
 
 
-async def _plain_news(name: str) -> None:
-    """For a log file instead of a terminal: a line now and then, until cancelled."""
-    _plain(f"{name} is starting")
+async def _print_progress(name: str) -> None:
+    """Print a line every `PROGRESS_SECONDS`, until cancelled. Used if the output is not a terminal."""
+    _print_line(f"{name} is starting")
     for turn in range(1, 1000):
-        await asyncio.sleep(NEWS_SECONDS)
-        _plain(f"{name} is still starting after {turn * NEWS_SECONDS:.0f} s")
+        await asyncio.sleep(PROGRESS_SECONDS)
+        _print_line(f"{name} is still starting after {turn * PROGRESS_SECONDS:.0f} s")
 
 
-def _plain(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
-def _tell_where(listener: socket.socket, family: Family, closed: bool) -> None:
+def _print_greeting(listener: socket.socket, family: Family, requires_key: bool) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    key = " -H 'authorization: Bearer YOUR-KEY'" if closed else ""
+    key = " -H 'authorization: Bearer YOUR-KEY'" if requires_key else ""
     question = {"model": family.name, "messages": [{"role": "user", "content": "What is 12 + 35 - 8?"}]}
     sys.stdout.write(
         f"\nLaconic serves {family.name} on {url}/v1\n\n"
@@ -163,35 +163,35 @@ def _tell_where(listener: socket.socket, family: Family, closed: bool) -> None:
 
 @contextmanager
 def _listening(settings: Settings) -> Generator[socket.socket]:
-    """The port, taken at once: who finds it in use learns it before the engine has started."""
+    """Bind the port first, so that a port in use is reported before the engine starts."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
         except OSError as error:
-            raise ConfigError(
-                f"port: {settings.host}:{settings.port} cannot be listened on ({error.strerror})"
-            ) from None
+            raise ConfigError(f"port: cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
         yield listener
 
 
 @contextmanager
 def _state_dir(settings: Settings) -> Generator[IO[str]]:
-    """The state directory, for this process and its children alone: the lock lives as long as the last of them."""
+    """Lock the state directory. The lock is held until this process and the last of its child processes have ended."""
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (settings.state_dir / "lock").open("a+")
     except OSError as error:
-        raise ConfigError(f"state_dir: {settings.state_dir} cannot be used ({error.strerror})") from None
+        raise ConfigError(f"state_dir: cannot use {settings.state_dir} ({error.strerror})") from None
     with lock:
-        # One that was killed may still be taking its children down, and workers finish what they have.
+        # A killed gateway may still be stopping its child processes, and its workers finish their requests.
         deadline = time.monotonic() + settings.drain_seconds + LOCK_SECONDS
-        while not _locked(lock):
+        while not _try_lock(lock):
             lock.seek(0)
-            process = lock.read()
-            if time.monotonic() > deadline or _runs(process):
-                raise ConfigError(f"state_dir: {settings.state_dir} is in use by another laconic (process {process})")
+            process_id = lock.read()
+            if time.monotonic() > deadline or _is_running(process_id):
+                raise ConfigError(
+                    f"state_dir: {settings.state_dir} is in use by another laconic (process {process_id})"
+                )
             time.sleep(0.1)
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -199,17 +199,17 @@ def _state_dir(settings: Settings) -> Generator[IO[str]]:
         yield lock
 
 
-def _runs(process: str) -> bool:
+def _is_running(process_id: str) -> bool:
     try:
-        os.kill(int(process), 0)
+        os.kill(int(process_id), 0)
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
-        pass  # it runs, as somebody else
+        pass  # it runs as another user
     return True
 
 
-def _locked(lock: IO[str]) -> bool:
+def _try_lock(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

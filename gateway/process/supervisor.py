@@ -1,7 +1,7 @@
-"""How are the programs that `laconic serve` brings kept running?
+"""How are the programs that `laconic serve` starts kept running?
 
-Each child process runs under a watchdog (`gateway.process.watchdog`) that stops it when this process ends. A child that
-exits after it was once ready is restarted, with growing pauses. One that was never ready ends the start with an error.
+Each child process runs under a watchdog (`gateway.process.watchdog`), which stops it when this process ends. A child
+process that exits after it was once ready is restarted, with growing pauses. If it exits before, starting fails.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 30.0
-SETTLED_SECONDS = 60.0
+STABLE_SECONDS = 60.0
+"""After running for this long, a program that exits is restarted with the shortest pause again."""
 LAST_LINES = 15
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, where its output goes, how one sees that it answers, and what to do when it does not start."""
+    """A program to run: its command, its log, how to tell that it is ready, and a hint for when it does not start."""
 
     name: str
     command: Sequence[str]
@@ -33,21 +34,21 @@ class Program:
     is_ready: Callable[[], Awaitable[bool]]
     hint: str
     descriptors: Sequence[int] = ()
-    """Open files that it gets, a listening socket for one."""
+    """Open files that the program inherits, such as a listening socket."""
     grace_seconds: float = GRACE_SECONDS
-    """From being asked to end to being killed."""
+    """How long it may take to end after SIGTERM before it is killed."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class StartError(RuntimeError):
-    """A child that ended before it answered; the message shows its last lines and says what to do."""
+    """A program exited before it was ready. The message shows its last log lines and says what to do."""
 
 
 class ChildProcess:
-    """One program, running, and running again."""
+    """Runs one program, and restarts it when it exits."""
 
     def __init__(self, program: Program, lock: int | None = None) -> None:
-        """`lock` is an open file that stays open in its keeper, for as long as that runs."""
+        """`lock` is an open file that the watchdog inherits, so that it stays open for as long as the watchdog runs."""
         self.program = program
         self._inherit = (*program.descriptors, *(() if lock is None else (lock,)))
         self._task: asyncio.Task[None] | None = None
@@ -57,36 +58,36 @@ class ChildProcess:
 
     @property
     def was_ready(self) -> bool:
-        """It has answered at least once."""
+        """Whether it has been ready at least once."""
         return self._was_ready.is_set()
 
     async def start(self) -> None:
-        """Start it and return when it answers.
+        """Start the program, and return when it is ready.
 
         Raises:
-            StartError: it ended before it did.
+            StartError: it exited before it was ready.
         """
         self.program.log.parent.mkdir(parents=True, exist_ok=True)
         if self.program.log.exists():
             self.program.log.replace(self.program.log.with_suffix(".previous.log"))
         self._task = asyncio.create_task(self._keep_running(), name=self.program.name)
-        answered = asyncio.create_task(self._wait_for_answer())
+        ready = asyncio.create_task(self._wait_until_ready())
         try:
-            await asyncio.wait((self._task, answered), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
             if self._task.done():
                 await self._task
         finally:
-            answered.cancel()
+            ready.cancel()
 
     async def stop(self) -> None:
-        """Take it down, and all its children; returns when they are gone."""
+        """Stop the program and all its child processes, and return when they have ended."""
         self._stopping.set()
-        self._let_go()
+        self._signal_watchdog()
         if self._task is not None:
             with contextlib.suppress(StartError, asyncio.CancelledError):
                 await self._task
 
-    async def _wait_for_answer(self) -> None:
+    async def _wait_until_ready(self) -> None:
         while not await self.program.is_ready():
             await asyncio.sleep(0.1)
         self._was_ready.set()
@@ -99,12 +100,13 @@ class ChildProcess:
             if self._stopping.is_set():
                 return
             if not self._was_ready.is_set():
-                raise StartError(self._why(code))
-            if asyncio.get_running_loop().time() - started > SETTLED_SECONDS:
+                raise StartError(self._start_error(code))
+            if asyncio.get_running_loop().time() - started > STABLE_SECONDS:
                 pause = 1.0
             log.error(
-                "%s ended with %d, and is started again in %.0f s: %s", self.program.name, code, pause, self.program.log
-            )
+                "%s exited with code %d; restarting it in %.0f s; see %s",
+                self.program.name, code, pause, self.program.log,
+            )  # fmt: skip
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -119,19 +121,19 @@ class ChildProcess:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **self.program.environment},
-                start_new_session=True,  # Ctrl-C in a terminal is for this process alone, which ends them in order
+                start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which stops them in order
                 pass_fds=self._inherit,
             )
         if self._stopping.is_set():
-            self._let_go()
+            self._signal_watchdog()
         return await self._process.wait()
 
-    def _let_go(self) -> None:
-        """Close the pipe that the keeper watches."""
+    def _signal_watchdog(self) -> None:
+        """Close the pipe that the watchdog reads, which makes it stop the program."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
-    def _why(self, code: int) -> str:
+    def _start_error(self, code: int) -> str:
         lines = self.program.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
         last = "\n".join(f"  {line}" for line in lines)
-        return f"{self.program.name} did not start (it ended with {code}). Its last lines:\n{last}\n{self.program.hint}"
+        return f"{self.program.name} did not start (exit code {code}). The end of its log:\n{last}\n{self.program.hint}"

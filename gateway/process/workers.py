@@ -1,10 +1,10 @@
-"""How do several processes answer on one port?
+"""How do several worker processes serve one port?
 
-    python -m gateway.process.workers N        one of them; started by the other half of this file, never by hand
+    python -m gateway.process.workers N        runs worker N; `Workers` below starts it, never a person
 
-The parent has taken the port and hands it on; whoever of the workers is free accepts the next connection. They share
-keys, limits and the ledger through Redis, and the state directory: each has a spool of its own there, and metrics in
-files that any of them adds up when it is asked. A worker that dies is started again like any other child.
+The parent binds the port and passes the socket on; the next connection goes to whichever worker is free. Workers share
+keys, limits and the ledger through Redis. They also share the state directory: each has its own spool there, and writes
+its metrics to files, which any worker adds up for a scrape. A worker that dies is restarted like any child process.
 """
 
 from __future__ import annotations
@@ -35,65 +35,67 @@ CLOSED_SECONDS = 1.0
 
 
 class Workers:
-    """All of them, from the parent: as `gateway.process.server.Server` is one."""
+    """All workers, as seen by the parent. It has the same methods as `gateway.process.server.Server`."""
 
     def __init__(self, settings: Settings, listener: socket.socket, lock: int) -> None:
-        """`lock` is the state directory's, which is in use for as long as any of them runs."""
+        """`lock` is the open lock file of the state directory, held for as long as any worker runs."""
         listener.listen(2048)
         self._listener = listener
         directory = settings.state_dir / "workers"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
-        self._children = [
+        self._processes = [
             ChildProcess(_program(settings, number, listener), lock) for number in range(settings.workers)
         ]
         self._stopped = asyncio.Event()
 
     async def start(self) -> None:
-        """Returns when all answer.
+        """Start all workers, and return when they are ready.
 
         Raises:
-            StartError: one ended before it did.
+            StartError: a worker exited before it was ready.
         """
         try:
-            await asyncio.gather(*(child.start() for child in self._children))
+            await asyncio.gather(*(process.start() for process in self._processes))
         except BaseException:
-            await self._take_down()
+            await self._stop_all()
             raise
 
     async def wait(self) -> None:
-        """Returns when it was told to stop and all have drained and ended."""
+        """Return when `stop` was called and all workers have drained and ended."""
         await self._stopped.wait()
-        down = asyncio.ensure_future(self._take_down())
-        # The workers have closed the port by now, but it is open here and in their keepers: who connects would wait.
-        await asyncio.wait([down], timeout=CLOSED_SECONDS)
+        stopping = asyncio.ensure_future(self._stop_all())
+        # The workers close the port first. It is still open here and in the watchdogs, so new connections would wait.
+        await asyncio.wait([stopping], timeout=CLOSED_SECONDS)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        await down
+        await stopping
 
     def stop(self, starting: asyncio.Task[Any] | None = None) -> None:
-        """Drain; a second time: do not."""
-        if starting is not None and (self._stopped.is_set() or not all(child.was_ready for child in self._children)):
+        """Drain and stop. If called again, or before all workers are ready, cancel `starting`."""
+        if starting is not None and (
+            self._stopped.is_set() or not all(process.was_ready for process in self._processes)
+        ):
             starting.cancel()
         self._stopped.set()
 
-    async def _take_down(self) -> None:
-        await asyncio.shield(asyncio.gather(*(child.stop() for child in self._children)))
+    async def _stop_all(self) -> None:
+        await asyncio.shield(asyncio.gather(*(process.stop() for process in self._processes)))
 
 
 def _program(settings: Settings, number: int, listener: socket.socket) -> Program:
     directory = settings.state_dir / "workers"
-    ready = _ready(settings, number)
+    ready_file = _ready_file(settings, number)
 
     async def is_ready() -> bool:
-        return ready.exists()
+        return ready_file.exists()
 
     return Program(
         name=f"worker {number}",
         command=[sys.executable, "-P", "-m", "gateway.process.workers", str(number)],
         log=settings.state_dir / "logs" / f"worker-{number}.log",
         is_ready=is_ready,
-        hint=f"The whole log is in {settings.state_dir / 'logs' / f'worker-{number}.log'}.",
+        hint=f"The full log is in {settings.state_dir / 'logs' / f'worker-{number}.log'}.",
         environment={
             _SETTINGS: settings.model_dump_json(),
             _SOCKET: str(listener.fileno()),
@@ -104,27 +106,27 @@ def _program(settings: Settings, number: int, listener: socket.socket) -> Progra
     )
 
 
-def _ready(settings: Settings, number: int) -> Path:
+def _ready_file(settings: Settings, number: int) -> Path:
     return settings.state_dir / "workers" / f"{number}.ready"
 
 
-async def _work(number: int) -> None:
+async def _run_worker(number: int) -> None:
     settings = Settings.model_validate_json(os.environ[_SETTINGS])
     logs.set_up(settings)
-    # By the worker's number, not by its process: one that is started again goes on counting where it was.
+    # Metrics files are named by worker number, not process id, so that a restarted worker continues its counts.
     prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(  # pyright: ignore[reportUnknownMemberType]
         lambda: number
     )
-    family = families.load(settings.family, verify=False)  # the parent has
+    family = families.load(settings.family, verify=False)  # the parent has verified it
     with socket.socket(fileno=int(os.environ[_SOCKET])) as listener:
         server = Server(settings, family, listener, worker=number)
         for stop in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
         await server.start()
-        _ready(settings, number).touch()
+        _ready_file(settings, number).touch()
         await server.wait()
 
 
 if __name__ == "__main__":
     with contextlib.suppress(asyncio.CancelledError):
-        uvloop.run(_work(int(sys.argv[1])))
+        uvloop.run(_run_worker(int(sys.argv[1])))

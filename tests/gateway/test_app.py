@@ -7,7 +7,6 @@ from typing import Any
 
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from models import family as families
 from models.family import FamilyError
@@ -168,31 +167,6 @@ async def test_savings_without_redis_are_a_503(family_dir: Path, mortal_redis: R
         response = await gateway.client.get("/v1/savings")
     assert response.status_code == 503
     assert "Redis" in error(response)["message"]
-
-
-async def test_metrics_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:
-    for prompt in (EASY, EASY, STRANGE):
-        await gateway.ask(prompt, stream=True)
-    await gateway.ask(model="nobody")
-    await gateway.entries(3)
-    text = (await gateway.client.get("/metrics")).text
-    samples = {
-        (s.name, s.labels.get("checkpoint"), s.labels.get("decision")): s.value
-        for metric in text_string_to_metric_families(text)
-        for s in metric.samples
-    }
-    routed, abstained = ("alpha-0.4", "routed"), ("base", "abstained")
-    assert samples["laconic_requests_total", *routed] == 2
-    assert samples["laconic_requests_total", *abstained] == 1
-    assert samples["laconic_requests_total", "none", "none"] == 1
-    assert samples["laconic_reasoning_tokens_total", *routed] == 8
-    saved = samples["laconic_reasoning_tokens_saved_estimate_total", *routed]
-    entries = await gateway.entries(3)
-    assert saved == pytest.approx(sum((e.reference_tokens or 0) - 4 for e in entries if e.decision == "routed"))
-    assert ("laconic_reasoning_tokens_saved_estimate_total", *abstained) not in samples
-    assert samples["laconic_time_to_first_token_seconds_count", *routed] == 2
-    assert samples["laconic_overhead_seconds_count", *routed] == 2
-    assert samples["laconic_ledger_spool_entries", None, None] == 0
 
 
 async def test_the_gateway_keeps_serving_without_redis(

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.engines import breaker, pool
 from models.family import Family
@@ -352,23 +351,3 @@ async def test_under_load_the_overload_tolerance_lets_a_cheaper_checkpoint_serve
     assert [a.headers["x-laconic-checkpoint"] for a in answers] == ["base", "base", "base", "alpha-0.4"]
     assert "for load" not in answers[1].headers["x-laconic-reason"]
     assert "(1 of it for load)" in answers[3].headers["x-laconic-reason"]
-
-
-async def test_metrics_show_which_engines_are_up_and_how_busy_they_are(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
-) -> None:
-    async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
-        await other.site.stop()
-        engine.script = silent
-        asked = asyncio.create_task(gateway.ask(stream=True))
-        await engine.busy.wait()
-        await gateway.engines._probe_all()
-        text = (await gateway.client.get("/metrics")).text
-        asked.cancel()
-    samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples if "engine" in s.labels]
-    assert {(s.name, s.labels["engine"]): s.value for s in samples} == {
-        ("laconic_engine_up", engine.url): 1,
-        ("laconic_engine_up", other.url): 0,
-        ("laconic_engine_requests", engine.url): 1,
-        ("laconic_engine_requests", other.url): 0,
-    }

@@ -1,3 +1,5 @@
+"""What do log lines look like?"""
+
 from __future__ import annotations
 
 import json
@@ -11,7 +13,7 @@ from gateway.observe import logs
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restore_root_logger() -> Iterator[None]:
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield
@@ -19,11 +21,11 @@ def _restored() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_a_line_of_json_has_its_fields_and_its_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_line_has_its_fields_and_request_id(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up(load(["--log-format", "json"]))
-    given = logs.request_id.set("req_1")
+    token = logs.request_id.set("req_1")
     logging.getLogger("laconic").info("it's %s", 'so\n"so"', extra={"fields": {"status": 200}})
-    logs.request_id.reset(given)
+    logs.request_id.reset(token)
     try:
         raise ValueError("why")
     except ValueError:
@@ -37,8 +39,8 @@ def test_a_line_of_json_has_its_fields_and_its_request(capsys: pytest.CaptureFix
     assert "ValueError: why" in second["exception"]
 
 
-def test_a_line_of_text_has_them_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_line_ends_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up(load(["--log-level", "warning"]))
     logging.getLogger("laconic").info("not this")
-    logging.getLogger("laconic").warning("answered", extra={"fields": {"status": 200, "key": "team-a"}})
-    assert capsys.readouterr().err.endswith(" WARNING answered status=200 key=team-a\n")
+    logging.getLogger("laconic").warning("request finished", extra={"fields": {"status": 200, "key": "team-a"}})
+    assert capsys.readouterr().err.endswith(" WARNING request finished status=200 key=team-a\n")

@@ -1,3 +1,5 @@
+"""Which spans does a request produce, and what do they contain?"""
+
 from __future__ import annotations
 
 import sys
@@ -22,16 +24,16 @@ TRACEPARENT = f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"
 
 @asynccontextmanager
 async def collector() -> AsyncIterator[tuple[str, list[Span]]]:
-    """What an OpenTelemetry collector is to an exporter: its URL, and the spans it was sent."""
+    """A fake OpenTelemetry collector: its URL, and the spans it receives."""
     spans: list[Span] = []
 
-    async def take(request: web.Request) -> web.Response:
+    async def receive(request: web.Request) -> web.Response:
         sent = ExportTraceServiceRequest.FromString(await request.read())
         spans.extend(span for r in sent.resource_spans for s in r.scope_spans for span in s.spans)
         return web.Response()
 
     app = web.Application()
-    app.add_routes([web.post("/v1/traces", take)])
+    app.add_routes([web.post("/v1/traces", receive)])
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -44,21 +46,21 @@ async def collector() -> AsyncIterator[tuple[str, list[Span]]]:
 def attributes(span: Span) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         kind = value.WhichOneof("value")
-        found = getattr(value, kind)
-        return [plain(one) for one in found.values] if kind == "array_value" else found
+        content = getattr(value, kind)
+        return [plain(one) for one in content.values] if kind == "array_value" else content
 
     return {attribute.key: plain(attribute.value) for attribute in span.attributes}
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_request_is_one_trace_from_its_caller_to_the_engine(
+async def test_a_request_is_one_trace_from_the_caller_to_the_engine(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, streamed: bool
 ) -> None:
     async with (
         collector() as (endpoint, spans),
         running(family_dir, redis_server.url, [engine.url], otlp_endpoint=endpoint) as gateway,
     ):
-        said = await gateway.ask(
+        response = await gateway.ask(
             EASY, headers={"traceparent": TRACEPARENT, "x-reasoning-budget": "50"}, stream=streamed
         )
     inner, outer = spans
@@ -67,10 +69,10 @@ async def test_a_request_is_one_trace_from_its_caller_to_the_engine(
     assert engine.headers[0]["traceparent"] == f"00-{CALLERS_TRACE}-{inner.span_id.hex()}-01"
     assert (outer.kind, inner.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
     assert attributes(inner)["gen_ai.request.model"] == "abacus/alpha-0.4"
-    found = attributes(outer)
-    assert found.pop("gen_ai.response.time_to_first_chunk", None) is not None or not streamed
-    assert 0 <= found.pop("laconic.difficulty") <= 1
-    assert found == {
+    outer_attributes = attributes(outer)
+    assert outer_attributes.pop("gen_ai.response.time_to_first_chunk", None) is not None or not streamed
+    assert 0 <= outer_attributes.pop("laconic.difficulty") <= 1
+    assert outer_attributes == {
         "gen_ai.operation.name": "chat",
         "gen_ai.response.model": "alpha-0.4",
         "gen_ai.response.finish_reasons": ["stop"],
@@ -78,7 +80,7 @@ async def test_a_request_is_one_trace_from_its_caller_to_the_engine(
         "gen_ai.usage.output_tokens": 9,
         "gen_ai.usage.reasoning.output_tokens": 4,
         "http.response.status_code": 200,
-        "laconic.request_id": said.headers["x-request-id"],
+        "laconic.request_id": response.headers["x-request-id"],
         "laconic.decision": "routed",
         "laconic.alpha": 0.4,
         "laconic.budget": 50,
@@ -86,7 +88,9 @@ async def test_a_request_is_one_trace_from_its_caller_to_the_engine(
     assert EASY not in str(spans)
 
 
-async def test_what_fails_is_marked(family_dir: Path, redis_server: RedisServer, engine: FakeEngine) -> None:
+async def test_failed_spans_are_marked_as_errors(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
     engine.script = refuse(500, {"error": {"message": "boom"}})
     async with (
         collector() as (endpoint, spans),
@@ -100,24 +104,24 @@ async def test_what_fails_is_marked(family_dir: Path, redis_server: RedisServer,
     assert (attributes(refused)["http.response.status_code"], refused.status.code) == (404, 0)
 
 
-async def test_a_callers_trace_goes_on_to_the_engine_where_none_is_exported(
+async def test_the_callers_trace_reaches_the_engine_even_if_nothing_is_exported(
     gateway: Gateway, engine: FakeEngine
 ) -> None:
     await gateway.ask(EASY, headers={"traceparent": TRACEPARENT, "tracestate": "vendor=1"})
     assert engine.headers[0]["traceparent"] == TRACEPARENT
     assert engine.headers[0]["tracestate"] == "vendor=1"
-    for nothing in ({}, {"traceparent": "nonsense"}):
-        await gateway.ask(EASY, headers=nothing)
+    for headers in ({}, {"traceparent": "nonsense"}):
+        await gateway.ask(EASY, headers=headers)
         assert "traceparent" not in engine.headers[-1]
 
 
-def test_without_the_sdk_an_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_without_the_sdk_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match="otlp_endpoint"):
         Tracing("http://127.0.0.1:4318")
 
 
-async def test_an_engines_words_about_a_prompt_are_in_no_span(
+async def test_an_engine_error_that_quotes_the_prompt_is_in_no_span(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:
     engine.script = refuse(400, {"error": {"message": f"cannot use {EASY!r}"}})

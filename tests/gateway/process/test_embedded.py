@@ -1,3 +1,5 @@
+"""With which flags are the embedded vLLM and Redis started, and when is that refused?"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,7 +18,7 @@ from models.family import Family
 
 
 def with_ranks(family: Family, directory: Path, *ranks: int) -> Family:
-    """The family with adapters of these ranks on disk."""
+    """A family whose adapters have these ranks, written to disk."""
     adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.kind == "lora"][: len(ranks)]
     for adapter, rank in zip(adapters, ranks, strict=True):
         (directory / adapter.path).mkdir(parents=True, exist_ok=True)
@@ -24,51 +26,53 @@ def with_ranks(family: Family, directory: Path, *ranks: int) -> Family:
     return family.model_copy(update={"checkpoints": (family.checkpoint(family.base), *adapters)})
 
 
-def following(command: list[str], flag: str) -> str:
+def value_of(command: list[str], flag: str) -> str:
     return command[command.index(flag) + 1]
 
 
-def test_one_engine_serves_the_base_and_every_adapter_under_their_names(family: Family, tmp_path: Path) -> None:
+def test_one_engine_serves_the_base_and_every_adapter_under_its_served_name(family: Family, tmp_path: Path) -> None:
     command = embedded.engine_command(with_ranks(family, tmp_path, 8, 16), tmp_path, 1234, "float32")
-    assert following(command, "--served-model-name") == "abacus/base"
+    assert value_of(command, "--served-model-name") == "abacus/base"
     modules = command[command.index("--lora-modules") + 1 :]
     assert modules == [f"abacus/alpha-0.1={tmp_path}/alpha-0.1", f"abacus/alpha-0.4={tmp_path}/alpha-0.4"]
-    assert following(command, "--max-loras") == "3", "an empty place, which is what the base gets beside adapters"
-    assert following(command, "--host") == "127.0.0.1"
-    assert following(command, "--port") == "1234"
-    assert following(command, "--max-model-len") == str(family.context_tokens)
-    assert following(command, "--dtype") == "float32"
+    assert value_of(command, "--max-loras") == "3", (
+        "one slot stays empty: on a CPU, batched base requests get the last one"
+    )
+    assert value_of(command, "--host") == "127.0.0.1"
+    assert value_of(command, "--port") == "1234"
+    assert value_of(command, "--max-model-len") == str(family.context_tokens)
+    assert value_of(command, "--dtype") == "float32"
 
 
 @pytest.mark.parametrize(("ranks", "flag"), [((8, 16), "16"), ((4, 2), "8"), ((33,), "64"), ((300, 1), "320")])
-def test_the_largest_rank_is_rounded_up_to_one_vllm_takes(
+def test_the_largest_rank_is_rounded_up_to_one_that_vllm_supports(
     ranks: tuple[int, ...], flag: str, family: Family, tmp_path: Path
 ) -> None:
     command = embedded.engine_command(with_ranks(family, tmp_path, *ranks), tmp_path, 1, "auto")
-    assert following(command, "--max-lora-rank") == flag
+    assert value_of(command, "--max-lora-rank") == flag
 
 
-def test_a_base_alone_needs_no_adapters(family: Family, tmp_path: Path) -> None:
+def test_lora_is_not_enabled_for_a_base_without_adapters(family: Family, tmp_path: Path) -> None:
     assert "--enable-lora" not in embedded.engine_command(with_ranks(family, tmp_path), tmp_path, 1, "auto")
 
 
-def test_what_one_engine_cannot_serve_is_refused_with_a_way_out(family: Family, tmp_path: Path) -> None:
+def test_a_family_that_one_engine_cannot_serve_is_rejected_with_a_way_out(family: Family, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="rank 513"):
         embedded.engine_command(with_ranks(family, tmp_path, 513), tmp_path, 1, "auto")
-    whole = family.checkpoints[1].model_copy(update={"kind": "full"})
-    mixed = family.model_copy(update={"checkpoints": (family.checkpoints[0], whole)})
-    with pytest.raises(ConfigError, match=r"whole model.*--engine URL"):
+    full = family.checkpoints[1].model_copy(update={"kind": "full"})
+    mixed = family.model_copy(update={"checkpoints": (family.checkpoints[0], full)})
+    with pytest.raises(ConfigError, match=r"full model.*--engine URL"):
         embedded.engine_command(mixed, tmp_path, 1, "auto")
 
 
-def test_an_adapter_that_hides_its_rank_is_named(family: Family, tmp_path: Path) -> None:
+def test_an_adapter_without_a_rank_is_rejected_by_name(family: Family, tmp_path: Path) -> None:
     changed = with_ranks(family, tmp_path, 8)
     (tmp_path / "alpha-0.1" / "adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"alpha-0\.1/adapter_config\.json"):
         embedded.engine_command(changed, tmp_path, 1, "auto")
 
 
-def test_without_vllm_one_is_told_what_to_do(
+def test_without_vllm_the_error_says_what_to_do(
     family: Family, family_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
@@ -76,17 +80,19 @@ def test_without_vllm_one_is_told_what_to_do(
         embedded.engine(family, family_dir, 1, tmp_path)
 
 
-def test_a_server_on_path_comes_before_the_one_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_on_path_is_preferred_to_the_one_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    carried = embedded.redis_executable()
-    assert carried is not None
-    assert carried.name == "valkey-server"
+    packaged = embedded.redis_executable()
+    assert packaged is not None
+    assert packaged.name == "valkey-server"
     for name in ("redis-server", "valkey-server"):
         (tmp_path / name).touch(0o755)
         assert embedded.redis_executable() == tmp_path / name
 
 
-def test_without_a_redis_one_is_told_in_a_line_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_redis_one_line_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
@@ -96,23 +102,23 @@ def test_without_a_redis_one_is_told_in_a_line_how_to_get_one(tmp_path: Path, mo
         embedded.redis(tmp_path)
 
 
-async def test_the_embedded_redis_keeps_what_it_was_given_through_a_restart(tmp_path: Path) -> None:
+async def test_the_embedded_redis_keeps_its_data_through_a_restart(tmp_path: Path) -> None:
     for expected in (1, 2):
         child = ChildProcess(embedded.redis(tmp_path))
         await child.start()
         client = connect(store.embedded_url(tmp_path))
         assert await client.incr("starts") == expected
-        assert (tmp_path / "redis.sock").stat().st_mode & 0o077 == 0, "its socket is its owner's alone"
+        assert (tmp_path / "redis.sock").stat().st_mode & 0o077 == 0, "only its owner may use the socket"
         await client.aclose()
         await child.stop()
 
 
-def test_a_state_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
+def test_a_state_directory_whose_path_is_too_long_for_a_socket_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="state_dir"):
         embedded.redis(tmp_path / ("deep" * 30))
 
 
-async def test_a_redis_that_cannot_start_shows_its_own_words(tmp_path: Path) -> None:
+async def test_a_redis_that_cannot_start_shows_its_own_error(tmp_path: Path) -> None:
     program = embedded.redis(tmp_path)
     child = ChildProcess(dataclasses.replace(program, command=[*program.command, "--maxmemory", "plenty"]))
     with pytest.raises(Exception, match=r"(?s)Redis did not start.*maxmemory.*--redis URL"):

@@ -1,4 +1,4 @@
-"""What goes over a caller's connection, and when."""
+"""When are a response's bytes written to the caller's connection?"""
 
 from __future__ import annotations
 
@@ -15,69 +15,69 @@ from gateway.process.protocol import BatchingProtocol, BatchingTransport
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Recorded(asyncio.Transport):
-    """A transport that keeps what it was told."""
+class RecordingTransport(asyncio.Transport):
+    """A transport that records its calls."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("192.0.2.1", 4711)})
-        self.told: list[bytes | str] = []
+        self.calls: list[bytes | str] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.told.append(bytes(data))
+        self.calls.append(bytes(data))
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
     def is_closing(self) -> bool:
-        return "close" in self.told
+        return "close" in self.calls
 
 
-def gathering() -> tuple[BatchingTransport, Recorded]:
-    recorded = Recorded()
-    return BatchingTransport(recorded, asyncio.get_running_loop()), recorded
+def batching() -> tuple[BatchingTransport, RecordingTransport]:
+    recorder = RecordingTransport()
+    return BatchingTransport(recorder, asyncio.get_running_loop()), recorder
 
 
-async def test_what_is_written_in_one_turn_of_the_loop_is_one_write() -> None:
-    transport, recorded = gathering()
+async def test_writes_in_one_loop_iteration_become_one_write() -> None:
+    transport, recorder = batching()
     for piece in (b"head ", b"first ", b"second"):
         transport.write(piece)
-    assert recorded.told == []
+    assert recorder.calls == []
     await asyncio.sleep(0)
-    assert recorded.told == [b"head first second"]
+    assert recorder.calls == [b"head first second"]
 
 
-async def test_what_is_written_in_different_turns_is_sent_in_each() -> None:
-    transport, recorded = gathering()
+async def test_writes_in_different_loop_iterations_are_sent_separately() -> None:
+    transport, recorder = batching()
     for piece in (b"first", b"second"):
         transport.write(piece)
         await asyncio.sleep(0)
-    assert recorded.told == [b"first", b"second"]
+    assert recorder.calls == [b"first", b"second"]
 
 
-async def test_closing_sends_what_is_gathered_first() -> None:
-    transport, recorded = gathering()
+async def test_closing_sends_the_buffered_data_first() -> None:
+    transport, recorder = batching()
     transport.write(b"the end")
     transport.close()
     await asyncio.sleep(0)
-    assert recorded.told == [b"the end", "close"]
+    assert recorder.calls == [b"the end", "close"]
 
 
-async def test_nothing_is_written_to_a_caller_that_has_left_meanwhile() -> None:
-    transport, recorded = gathering()
+async def test_nothing_is_written_after_the_caller_left() -> None:
+    transport, recorder = batching()
     transport.write(b"too late")
-    recorded.close()
+    recorder.close()
     await asyncio.sleep(0)
-    assert recorded.told == ["close"]
+    assert recorder.calls == ["close"]
 
 
-async def test_all_else_is_the_transports() -> None:
-    transport, _ = gathering()
+async def test_other_calls_go_to_the_wrapped_transport() -> None:
+    transport, _ = batching()
     assert transport.get_extra_info("peername") == ("192.0.2.1", 4711)
 
 
 @asynccontextmanager
-async def asked(app: App) -> AsyncIterator[asyncio.StreamReader]:
-    """The connection on which a server with this application answers one GET."""
+async def get_from(app: App) -> AsyncIterator[asyncio.StreamReader]:
+    """Serve an application, send it one GET, and yield the connection to read from."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=BatchingProtocol, lifespan="off", log_level="critical")
         server = uvicorn.Server(config)
@@ -92,7 +92,7 @@ async def asked(app: App) -> AsyncIterator[asyncio.StreamReader]:
             await serving
 
 
-async def test_headers_come_together_with_the_first_piece_and_the_last_with_the_end() -> None:
+async def test_headers_are_sent_with_the_first_chunk_and_the_terminator_with_the_last() -> None:
     go_on = asyncio.Event()
 
     async def app(_: Scope, __: Receive, send: Send) -> None:
@@ -102,9 +102,9 @@ async def test_headers_come_together_with_the_first_piece_and_the_last_with_the_
         await send({"type": "http.response.body", "body": b"last", "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async with asked(app) as reader:
+    async with get_from(app) as reader:
         beginning = await reader.read(65_536)
         assert beginning.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert beginning.endswith(b"5\r\nfirst\r\n")  # before the rest: it does not wait for that
+        assert beginning.endswith(b"5\r\nfirst\r\n")  # sent at once, without waiting for the rest
         go_on.set()
         assert await reader.read(65_536) == b"4\r\nlast\r\n0\r\n\r\n"

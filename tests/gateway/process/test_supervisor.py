@@ -1,3 +1,5 @@
+"""Are child processes started, restarted and stopped as they should be?"""
+
 from __future__ import annotations
 
 import asyncio
@@ -11,7 +13,7 @@ from gateway.process.supervisor import ChildProcess, Program, StartError
 
 
 def program(directory: Path, code: str) -> Program:
-    """A Python program that answers when it has written its process id to a file."""
+    """A Python program that is ready once it has written its process id to a file."""
     pid = directory / "pid"
 
     async def is_ready() -> bool:
@@ -22,15 +24,15 @@ def program(directory: Path, code: str) -> Program:
         command=[sys.executable, "-c", code, str(pid)],
         log=directory / "logs" / "program.log",
         is_ready=is_ready,
-        hint="Do something about it.",
+        hint="Try this.",
     )
 
 
-RUNS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+RUN = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 
 
-async def test_start_returns_when_it_answers_and_stop_when_it_is_gone(tmp_path: Path) -> None:
-    child = ChildProcess(program(tmp_path, RUNS))
+async def test_start_returns_when_the_program_is_ready_and_stop_when_it_has_ended(tmp_path: Path) -> None:
+    child = ChildProcess(program(tmp_path, RUN))
     await child.start()
     process = psutil.Process(int((tmp_path / "pid").read_text()))
     assert process.is_running()
@@ -38,8 +40,8 @@ async def test_start_returns_when_it_answers_and_stop_when_it_is_gone(tmp_path: 
     assert not process.is_running()
 
 
-async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
-    child = ChildProcess(program(tmp_path, RUNS))
+async def test_a_program_that_dies_is_restarted(tmp_path: Path) -> None:
+    child = ChildProcess(program(tmp_path, RUN))
     await child.start()
     first = int((tmp_path / "pid").read_text())
     psutil.Process(first).kill()
@@ -50,18 +52,18 @@ async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     assert not psutil.pid_exists(second)
 
 
-async def test_a_child_that_dies_at_start_says_why_and_what_to_do(tmp_path: Path) -> None:
+async def test_a_program_that_exits_at_start_raises_with_its_last_log_lines_and_a_hint(tmp_path: Path) -> None:
     child = ChildProcess(program(tmp_path, "import sys; print('some line'); sys.exit('no memory left')"))
     with pytest.raises(StartError) as failed:
         await child.start()
     await child.stop()
     message = str(failed.value)
-    assert "the program did not start (it ended with 1)" in message
+    assert "the program did not start (exit code 1)" in message
     assert "  some line\n  no memory left\n" in message or "  no memory left\n  some line\n" in message
-    assert message.endswith("Do something about it.")
+    assert message.endswith("Try this.")
 
 
-async def test_a_start_that_is_given_up_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_cancelled_start_leaves_no_process_behind(tmp_path: Path) -> None:
     child = ChildProcess(program(tmp_path, "import time; time.sleep(600)"))
     before = set(psutil.Process().children(recursive=True))
     starting = asyncio.create_task(child.start())
@@ -72,10 +74,10 @@ async def test_a_start_that_is_given_up_leaves_nothing_behind(tmp_path: Path) ->
     assert not [process for process in running if process.is_running()]
 
 
-async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
+async def test_the_log_of_the_previous_run_is_kept(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "program.log").write_text("of yesterday")
-    child = ChildProcess(program(tmp_path, RUNS))
+    (tmp_path / "logs" / "program.log").write_text("from yesterday")
+    child = ChildProcess(program(tmp_path, RUN))
     await child.start()
     await child.stop()
-    assert (tmp_path / "logs" / "program.previous.log").read_text() == "of yesterday"
+    assert (tmp_path / "logs" / "program.previous.log").read_text() == "from yesterday"

@@ -1,0 +1,61 @@
+"""Which metrics does the gateway export? Those of several workers are in tests/gateway/process/test_workers.py."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from models.family import Family
+from tests.conftest import RedisServer
+from tests.gateway.fakes import EASY, STRANGE, FakeEngine, Gateway, running, silent
+
+
+async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:
+    for prompt in (EASY, EASY, STRANGE):
+        await gateway.ask(prompt, stream=True)
+    await gateway.ask(model="nobody")
+    await gateway.entries(3)
+    text = (await gateway.client.get("/metrics")).text
+    samples = {
+        (s.name, s.labels.get("checkpoint"), s.labels.get("decision")): s.value
+        for metric in text_string_to_metric_families(text)
+        for s in metric.samples
+    }
+    routed, abstained = ("alpha-0.4", "routed"), ("base", "abstained")
+    assert samples["laconic_requests_total", *routed] == 2
+    assert samples["laconic_requests_total", *abstained] == 1
+    assert samples["laconic_requests_total", "none", "none"] == 1
+    assert samples["laconic_reasoning_tokens_total", *routed] == 8
+    saved = samples["laconic_reasoning_tokens_saved_estimate_total", *routed]
+    entries = await gateway.entries(3)
+    assert saved == pytest.approx(sum((e.reference_tokens or 0) - 4 for e in entries if e.decision == "routed"))
+    assert ("laconic_reasoning_tokens_saved_estimate_total", *abstained) not in samples
+    assert samples["laconic_time_to_first_token_seconds_count", *routed] == 2
+    assert samples["laconic_overhead_seconds_count", *routed] == 2
+    assert samples["laconic_ledger_spool_entries", None, None] == 0
+
+
+async def test_metrics_show_which_engines_are_up_and_how_busy_they_are(
+    family: Family, family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    async with (
+        FakeEngine(family).listening() as other,
+        running(family_dir, redis_server.url, [engine.url, other.url]) as gateway,
+    ):
+        await other.site.stop()
+        engine.script = silent
+        asked = asyncio.create_task(gateway.ask(stream=True))
+        await engine.busy.wait()
+        await gateway.engines._probe_all()
+        text = (await gateway.client.get("/metrics")).text
+        asked.cancel()
+    samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples if "engine" in s.labels]
+    assert {(s.name, s.labels["engine"]): s.value for s in samples} == {
+        ("laconic_engine_up", engine.url): 1,
+        ("laconic_engine_up", other.url): 0,
+        ("laconic_engine_requests", engine.url): 1,
+        ("laconic_engine_requests", other.url): 0,
+    }

@@ -1,0 +1,99 @@
+"""Runs `laconic serve` as a process, in front of a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from gateway.process.embedded import free_port
+from tests.gateway.fakes import FakeEngine
+
+CHAT = {"model": "abacus", "messages": [{"role": "user", "content": "What is easy 1 + 2?"}]}
+
+
+class Serve:
+    """A running `laconic serve`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process, self.url = process, url
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    async def ask(self) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+            return await client.post("/v1/chat/completions", json=CHAT)
+
+
+async def launch(*arguments: str, port: int) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LACONIC_")}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment,
+    )
+
+
+@asynccontextmanager
+async def serving(
+    engine: FakeEngine, family_dir: Path, state_dir: Path, *more: str, port: int | None = None
+) -> AsyncGenerator[Serve]:
+    port = port or free_port()
+    arguments = ["--engine", engine.url, "--family", str(family_dir), "--state-dir", str(state_dir), *more]
+    process = await launch(*arguments, port=port)
+    assert process.stdout is not None
+    printed = b""
+    while b"Ctrl-C stops it" not in printed:
+        line = await process.stdout.readline()
+        assert line, printed.decode()
+        printed += line
+    assert f":{port}/v1" in printed.decode()
+    assert b"curl http://" in printed
+    try:
+        yield Serve(process, f"http://127.0.0.1:{port}")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.communicate()
+
+
+async def fail_to_start(*arguments: str, port: int) -> str:
+    process = await launch(*arguments, port=port)
+    printed, _ = await process.communicate()
+    assert process.returncode == 2
+    assert printed.count(b"\n") == 1
+    return printed.decode()
+
+
+async def refuses_connections(url: str) -> bool:
+    """Whether connections are refused. A connection that is accepted and has to wait is not refused."""
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=0.5) as client:
+            await client.get("/health/live")
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        pass
+    return False
+
+
+def all_ended(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    return not alive
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether a process runs. One that has ended and was not waited for yet (a zombie) does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
