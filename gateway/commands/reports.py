@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gateway.ledger.replay import Replay, Side
+from gateway.ledger.replay import Replay, ReplaySide
 from gateway.ledger.savings import MAX_ASSUMED, MIN_HOLDOUTS, Group, Measurement, Savings
 
 BAR = 24
@@ -151,7 +151,7 @@ def _measured(total: Group) -> str:
     )
 
 
-def _saved(side: Side, replay: Replay) -> str:
+def _saved(side: ReplaySide, replay: Replay) -> str:
     saved = replay.reference_tokens - side.tokens
     share = f" ({saved / replay.reference_tokens:.0%})" if replay.reference_tokens else ""
     return f"{saved:,.0f}{share}"

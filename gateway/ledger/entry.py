@@ -1,4 +1,4 @@
-"""What is known of one request when it is over? The ledger's entry, and the line of JSON as which it is kept. Pure."""
+"""What does the ledger record about a request? The entry, and its line of JSON. No I/O."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Entry:
-    """One request, settled. No prompt and no answer."""
+    """One request that has ended. It contains neither prompt nor answer."""
 
     id: str
     time: Annotated[float, Field(ge=0, lt=253_402_300_800)]
-    """Unix seconds, before the year 10000, at which the request came in."""
+    """When the request arrived, in Unix seconds (before the year 10000)."""
     key: str
-    """The caller's key, empty where there is none."""
+    """The name of the caller's key; empty without one."""
     checkpoint: str
-    """The one that served; after second thoughts the one whose answer the caller got."""
+    """The checkpoint that served; after an escalation, the one whose answer the caller got."""
     alpha: float | None
     decision: str
     choice: str
-    """What was decided on, a checkpoint or second thoughts, before a holdout or a fallback moved it elsewhere."""
+    """The checkpoint or escalation that was decided on, before a holdout or a fallback sent the request elsewhere."""
     holdout_fraction: float | None
-    """With which probability it was to be a holdout; None where nothing was routed, 0 where there was no draw."""
+    """The probability with which it was to be a holdout; None if it was not routed, 0 if there was no draw."""
     holdout: bool
-    """Whether it was drawn; the reference checkpoint served it unless its engine failed."""
+    """Whether it was drawn as a holdout. The reference checkpoint served it unless its engine failed."""
     difficulty: float | None
     budget: _Count | None
-    """Reasoning tokens it might spend; None is unlimited."""
+    """The most reasoning tokens it may spend; None if unlimited."""
     choices: _Count
-    """Answers asked for (`n`); all tokens here are those of all of them."""
+    """How many answers were requested (`n`). All token counts here are sums over them."""
     prompt_tokens: _Count
     reasoning_tokens: _Count
     answer_tokens: _Count
     predicted_tokens: _Tokens | None
-    """Reasoning tokens expected of what served, second thoughts included, under the budget."""
+    """Reasoning tokens expected of the checkpoint or escalation that served, under the budget."""
     reference_tokens: _Tokens | None
     """Reasoning tokens expected of the reference checkpoint under the same budget."""
     forecasts: dict[str, Forecast]
-    """By checkpoint and second thoughts, for one choice; empty where the profile did not know the prompt."""
+    """By checkpoint and escalation, for one choice; empty if the profile does not know such prompts."""
     finish_reason: str
     status: int
-    """HTTP status; 499 means that the caller left."""
+    """HTTP status; 499 if the caller left."""
     error: str
     first_token_seconds: _Seconds | None
     total_seconds: _Seconds
     assumed: bool = False
-    """Reasoning tokens are those predicted: the caller left before a whole answer came, and nobody counted."""
+    """Whether the reasoning tokens are predicted: the caller left before a non-streaming response was complete."""
 
 
 _ENTRY = TypeAdapter(Entry)
 
 
 def dump(entry: Entry) -> str:
-    """The entry as one line of JSON."""
+    """Serialize an entry as one line of JSON."""
     return _ENTRY.dump_json(entry).decode()
 
 
 def parse(line: str | bytes) -> Entry:
-    """The entry that a line holds.
+    """Parse an entry from a line of JSON.
 
     Raises:
-        ValueError: the line is torn, or of another version; the message is one line.
+        ValueError: the line is torn or from another version; the message is one line.
     """
     try:
         return _ENTRY.validate_json(line)

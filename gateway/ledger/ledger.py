@@ -1,10 +1,10 @@
-"""What did each request cost? One entry per request in a Redis Stream, written behind the request's back, exactly once.
+"""What did each request cost? One entry per request in a Redis Stream, written in the background and counted once.
 
-`put` only appends to a local spool. A single writer task sends what has gathered there as one Lua call, which takes an
-entry only if its id is new: into the stream, which is of bounded length; if it is a holdout into a stream of their own,
-since they are few and make the savings' interval; and into sums by hour, which outlive both. While Redis is away the
-spool grows, and whatever ends this process, the next one begins with it; an entry whose first attempt had an unknown
-outcome is sent again and recognised by its id.
+`put` only appends the entry to a local spool file. A single writer task sends the spooled entries to Redis in batches.
+One Lua call adds each entry whose id is new: to a stream of bounded length, to sums by hour that outlive the stream,
+and, for a holdout, to a second stream, because holdouts are few and determine the interval of the savings. While Redis
+is down the spool grows. The next process continues with the spool that a process leaves behind. An entry that may or
+may not have been written is sent again, and recognised by its id.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gateway.store import connect
 
 log = logging.getLogger(__name__)
 
-# The braces put every key on one shard of a cluster.
+# The braces put all keys on one shard of a Redis cluster.
 STREAM = "{laconic:ledger}:entries"
 HOLDOUTS = "{laconic:ledger}:holdouts"
 HOURS = "{laconic:ledger}:hours"
@@ -41,7 +41,7 @@ SPOOL = "ledger.spool.jsonl"
 OTHER_SPOOL = "ledger.spool.{}.jsonl"
 BATCH = 64
 GATHER_SECONDS = 0.02
-"""Nobody waits for an entry, and one call to Redis costs more than what is in it."""
+"""How long to gather entries before a call. Nobody waits for an entry, and a call costs more than its entries."""
 READ_BYTES = 1_048_576
 MAX_UNSPOOLED = 10_000
 MAX_RECENT = 1_000
@@ -50,26 +50,26 @@ RETRY_SECONDS = 1.0
 HOURS_AT_ONCE = 24
 CLOCK_SKEW_SECONDS = 60.0
 ID_DAYS = 8
-"""How long an entry's id is remembered: one that stays in a spool for longer might be counted twice."""
+"""How long an entry's id is remembered. An entry that stays in a spool for longer could be counted twice."""
 SUM_DAYS = 400
 
 Line = tuple[bytes, Entry]
-"""An entry as the spool has it, and what it says."""
+"""An entry as bytes, and parsed."""
 Page = list[tuple[str, dict[str, str]]]
-"""Of a stream, as redis-py decodes it: id, then names and values."""
+"""Part of a stream as redis-py decodes it: ids, each with its fields."""
 
 _ADD = """
 local stream, holdouts, hours, ids, sums = unpack(KEYS)
-local longest, most_holdouts, hour, id_seconds, sum_seconds = unpack(ARGV, 1, 5)
+local max_entries, max_holdouts, hour, id_seconds, sum_seconds = unpack(ARGV, 1, 5)
 local added = 0
 for i = 6, #ARGV do
-  local given = cjson.decode(ARGV[i])
-  if redis.call('SADD', ids, given.id) == 1 then
-    redis.call('XADD', stream, 'MAXLEN', '~', longest, '*', 'entry', given.line)
-    if given.holdout then
-      redis.call('XADD', holdouts, 'MAXLEN', '~', most_holdouts, '*', 'entry', given.line)
+  local entry = cjson.decode(ARGV[i])
+  if redis.call('SADD', ids, entry.id) == 1 then
+    redis.call('XADD', stream, 'MAXLEN', '~', max_entries, '*', 'entry', entry.line)
+    if entry.holdout then
+      redis.call('XADD', holdouts, 'MAXLEN', '~', max_holdouts, '*', 'entry', entry.line)
     end
-    for _, sum in ipairs(given.sums) do
+    for _, sum in ipairs(entry.sums) do
       redis.call('HINCRBYFLOAT', sums, sum[1], sum[2])
     end
     added = added + 1
@@ -84,7 +84,7 @@ return added
 
 @dataclass(frozen=True)
 class LedgerSnapshot:
-    """What `savings` sums up: from an hour on, the sums by cell and the entries of the holdouts."""
+    """What `compute_savings` needs, from `since_hour` on: the sums by cell, and the entries of the holdouts."""
 
     since_hour: int
     cells: list[tuple[Cell, Totals]]
@@ -92,32 +92,32 @@ class LedgerSnapshot:
 
 
 class Ledger:
-    """The writer. Nothing here fails a request: with Redis dead it spools, and with the disk full it keeps what it can.
+    """Writes entries to Redis. It never fails a request: without Redis it spools, on a full disk it buffers in memory.
 
-    An entry is in the spool, a file, from the moment it is put until Redis has it: a kill of this process loses none.
+    An entry is in the spool file from `put` until Redis has it, so killing this process does not lose it.
     """
 
     def __init__(self, redis_url: str, state_dir: Path, max_entries: int = 1_000_000, worker: int = 0) -> None:
-        """`worker` tells processes apart that share a state directory: each has a spool of its own."""
+        """`worker` numbers the processes that share a state directory; each has its own spool."""
         self._redis = connect(redis_url)
         self._add = self._redis.register_script(_ADD)
         self._max_entries = max_entries
         self._path = state_dir / (SPOOL if not worker else OTHER_SPOOL.format(worker))
         self._spool: int | None = None
         self._size = self._sent = 0
-        """Bytes of the spool, and of those the ones that Redis has."""
+        """Bytes in the spool, and how many of them Redis has."""
         self._lines = 0
-        """Of the spool, that Redis does not have."""
+        """Lines in the spool that Redis does not have."""
         self._torn = False
-        """The spool's last line was cut short by a kill; the next entry gets one of its own."""
+        """Whether the spool's last line is incomplete because of a kill; the next entry then starts a new line."""
         self._unspooled: list[Line] = []
         self._recent: dict[bytes, Entry] = {}
-        """Of the spool's lines the last ones, which need not be parsed."""
-        self._news = asyncio.Event()
+        """The most recent lines of the spool, so that they need not be parsed again."""
+        self._wake_up = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
         self.healthy = False
-        """Redis took what it was last given."""
+        """Whether the last write to Redis succeeded."""
 
     @property
     def pending(self) -> int:
@@ -125,51 +125,51 @@ class Ledger:
         return self._lines + len(self._unspooled)
 
     async def start(self) -> None:
-        """Begin to write, what an earlier process left in the spool first; Redis need not be there."""
+        """Start writing, beginning with what an earlier process left in the spool. Redis need not be up."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._spool = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            left = self._path.read_bytes()
-            self._lines = left.count(b"\n")
-            self._torn = bool(left) and not left.endswith(b"\n")
-            self._size = len(left)
+            content = self._path.read_bytes()
+            self._lines = content.count(b"\n")
+            self._torn = bool(content) and not content.endswith(b"\n")
+            self._size = len(content)
         except OSError as error:
-            log.error("the ledger's spool cannot be used: %s", error)
+            log.error("cannot use the ledger's spool: %s", error)
         if self._lines:
             log.info("an earlier process left %d ledger entries in %s", self._lines, self._path)
         await self._deliver([])
-        self._news.set()
+        self._wake_up.set()
         self._writer = asyncio.create_task(self._write(), name="ledger")
 
     def put(self, entry: Entry) -> None:
-        """Note an entry. Returns at once, whatever the state of Redis."""
+        """Record an entry. Returns at once, whether Redis is up or not."""
         line = entries.dump(entry).encode() + b"\n"
-        if not self._to_spool(line):
+        if not self._append_line(line):
             if len(self._unspooled) < MAX_UNSPOOLED:
                 self._unspooled.append((line, entry))
             else:
                 log.error("a ledger entry is lost: %s", entry.id)
         elif len(self._recent) < MAX_RECENT:
             self._recent[line] = entry
-        self._news.set()
+        self._wake_up.set()
 
     async def snapshot(self, since: float) -> LedgerSnapshot:
-        """What Redis has from the hour of `since` (Unix seconds) on.
+        """Read what Redis has from the hour of `since` (Unix seconds) on.
 
         Raises:
-            RedisError, OSError: Redis is away.
+            RedisError, OSError: Redis is down.
         """
         return await read_snapshot(self._redis, since)
 
     async def aclose(self) -> None:
-        """Give Redis what is waiting, or else leave it in the spool, and stop."""
+        """Send pending entries to Redis, or leave them in the spool, and stop."""
         if self._writer is not None:
             self._closing = True
-            self._news.set()
+            self._wake_up.set()
             await self._writer
             self._writer = None
         for line, entry in self._unspooled:
-            if not self._to_spool(line):
+            if not self._append_line(line):
                 log.error("a ledger entry is lost: %s", entry.id)
         if self._spool is not None:
             empty = os.fstat(self._spool).st_size == 0
@@ -182,14 +182,14 @@ class Ledger:
     async def _write(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), None if self.healthy else RETRY_SECONDS)
+                await asyncio.wait_for(self._wake_up.wait(), None if self.healthy else RETRY_SECONDS)
             if self.healthy and not self._closing:
                 await asyncio.sleep(GATHER_SECONDS)
-            self._news.clear()
+            self._wake_up.clear()
             try:
                 drained = await self._drain()
             except OSError as error:
-                log.error("the ledger's spool cannot be read: %s", error)
+                log.error("cannot read the ledger's spool: %s", error)
                 drained = self.healthy = False
             if self._closing:
                 return
@@ -197,7 +197,7 @@ class Ledger:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _drain(self) -> bool:
-        """Send what is waiting. A kill at any point only means that known ids are sent again."""
+        """Send pending entries, and return whether all were sent. A kill at any point only makes some be sent again."""
         while lines := self._next_lines():
             parsed = [(line, self._recent.get(line) or _parse(line)) for line in lines]
             if not await self._deliver([(line, entry) for line, entry in parsed if entry is not None]):
@@ -206,11 +206,11 @@ class Ledger:
                 self._recent.pop(line, None)
             self._sent += sum(map(len, lines))
             self._lines -= len(lines)
-        given, self._unspooled = self._unspooled, []
-        if not await self._deliver(given):
-            self._unspooled = given + self._unspooled
+        unspooled, self._unspooled = self._unspooled, []
+        if not await self._deliver(unspooled):
+            self._unspooled = unspooled + self._unspooled
             return False
-        # Nothing is put between the look at the size and the cut: there is no await.
+        # No entry can be added between the check of the size and the truncation: there is no await.
         if self._spool is not None and 0 < self._size == self._sent:
             os.ftruncate(self._spool, 0)
             self._size = self._sent = 0
@@ -222,12 +222,12 @@ class Ledger:
         size = READ_BYTES
         while True:
             block = os.pread(self._spool, size, self._sent)
-            whole, end, _ = block.rpartition(b"\n")
-            if end or len(block) < size:
-                return [line + b"\n" for line in whole.split(b"\n")][:BATCH] if end else []
-            size *= 2  # a line longer than that is none of ours, and must not stand in the way of those behind it
+            complete, newline, _ = block.rpartition(b"\n")
+            if newline or len(block) < size:
+                return [line + b"\n" for line in complete.split(b"\n")][:BATCH] if newline else []
+            size *= 2  # no entry is that long, but such a line must not block the entries behind it
 
-    def _to_spool(self, line: bytes) -> bool:
+    def _append_line(self, line: bytes) -> bool:
         if not self._append(b"\n" + line if self._torn else line):
             return False
         self._lines += 1 + self._torn
@@ -243,27 +243,27 @@ class Ledger:
                 raise OSError("the disk is full")
             self._size += len(line)
         except OSError as error:
-            log.error("the ledger's spool cannot be written: %s", error)
+            log.error("cannot write the ledger's spool: %s", error)
             return False
         return True
 
     async def _deliver(self, batch: Sequence[Line]) -> bool:
-        """Send entries to Redis; those it has already are left alone. False when Redis did not take them."""
+        """Send entries to Redis, which skips those it has. Returns whether Redis accepted them."""
         try:
             hours: defaultdict[int, list[bytes]] = defaultdict(list)
             for line, entry in batch:
-                hours[cell_of(entry).hour].append(_addition(line, entry))
-            for hour, additions in hours.items():
+                hours[cell_of(entry).hour].append(_script_argument(line, entry))
+            for hour, arguments in hours.items():
                 keys = [STREAM, HOLDOUTS, HOURS, _IDS.format(day=hour // 24), _SUMS.format(hour=hour)]
                 await self._add(
                     keys=keys,
-                    args=[self._max_entries, MAX_HOLDOUTS, hour, ID_DAYS * 86_400, SUM_DAYS * 86_400, *additions],
+                    args=[self._max_entries, MAX_HOLDOUTS, hour, ID_DAYS * 86_400, SUM_DAYS * 86_400, *arguments],
                 )
             if not batch and not self.healthy:
                 await self._redis.ping()  # pyright: ignore[reportUnknownMemberType]
         except (RedisError, OSError) as error:
             if self.healthy:
-                log.warning("the ledger's Redis is away (%s); entries are spooled to %s", error, self._path)
+                log.warning("Redis is down (%s); ledger entries are spooled to %s", error, self._path)
             self.healthy = False
         else:
             self.healthy = True
@@ -271,22 +271,25 @@ class Ledger:
 
 
 def merge_spools(state_dir: Path) -> None:
-    """Into the first worker's spool what other workers left: there may be fewer of them now. None may be running."""
+    """Move what other workers left in their spools to the first worker's: there may be fewer workers now.
+
+    No worker may be running.
+    """
     for other in state_dir.glob(OTHER_SPOOL.format("*")):
-        with (state_dir / SPOOL).open("ab") as first:
-            first.write(b"\n" + other.read_bytes())  # the first's last line may be torn
-            os.fsync(first.fileno())
+        with (state_dir / SPOOL).open("ab") as spool:
+            spool.write(b"\n" + other.read_bytes())  # the last line of the first spool may be torn
+            os.fsync(spool.fileno())
         other.unlink()
 
 
 def count_pending(state_dir: Path) -> int:
-    """Entries in all spools, those that are just being sent included."""
+    """How many entries all spools hold, including those that are just being sent."""
     return sum(file.read_bytes().count(b"\n") for file in state_dir.glob("ledger.spool*.jsonl"))
 
 
 async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:
-    """Every entry of requests that came in at `since` (Unix seconds) or later, in the order they were written."""
-    # An entry is written after its request came in, so the stream's own ids bound the search from below.
+    """Yield the entries of requests that arrived at `since` (Unix seconds) or later, in the order of writing."""
+    # An entry is written after its request arrived, so the stream's ids, which are times, give a lower bound.
     start = str(max(0, int((since - CLOCK_SKEW_SECONDS) * 1000)))
     while page := cast("Page", await redis.xrange(stream, min=start, count=1000)):
         for _, values in page:
@@ -297,50 +300,50 @@ async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> Asyn
 
 
 async def read_snapshot(redis: Redis, since: float) -> LedgerSnapshot:
-    """The books from the hour of `since` (Unix seconds) on."""
+    """Read the sums and holdouts from the hour of `since` (Unix seconds) on."""
     since_hour = int(since // 3600)
-    known = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
-    hours = [int(hour) for hour in cast("list[str]", known)]
+    recorded_hours = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
+    hours = [int(hour) for hour in cast("list[str]", recorded_hours)]
     cells: list[tuple[Cell, Totals]] = []
-    for some in (hours[i : i + HOURS_AT_ONCE] for i in range(0, len(hours), HOURS_AT_ONCE)):
+    for batch in (hours[i : i + HOURS_AT_ONCE] for i in range(0, len(hours), HOURS_AT_ONCE)):
         pipeline = redis.pipeline(transaction=False)
-        for hour in some:
+        for hour in batch:
             pipeline.hgetall(_SUMS.format(hour=hour))
-        for hour, sums in zip(some, await pipeline.execute(), strict=True):
+        for hour, sums in zip(batch, await pipeline.execute(), strict=True):
             cells += _cells(hour, sums)
     holdouts = [entry async for entry in read_entries(redis, since_hour * 3600.0, HOLDOUTS)]
     return LedgerSnapshot(since_hour, cells, holdouts)
 
 
-def _addition(line: bytes, entry: Entry) -> bytes:
-    """An entry as the script takes it."""
+def _script_argument(line: bytes, entry: Entry) -> bytes:
+    """An entry as the Lua script expects it."""
     _, *cell = cell_of(entry)
     field = json.dumps(cell)[:-1]
     amounts = zip(Totals._fields, totals_of(entry), strict=True)
     sums = [[f'{field}, "{name}"]', repr(amount)] for name, amount in amounts if amount]
-    kept = line.rstrip(b"\n").decode()
-    return to_json({"id": entry.id, "line": kept, "holdout": entry.holdout, "sums": sums})
+    text = line.rstrip(b"\n").decode()
+    return to_json({"id": entry.id, "line": text, "holdout": entry.holdout, "sums": sums})
 
 
 def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:
-    """An hour's sums by cell."""
+    """Parse an hour's sums into totals by cell."""
     amounts: defaultdict[Cell, dict[str, Any]] = defaultdict(dict)
     for field, amount in sums.items():
         key, checkpoint, difficulty, fraction, name = json.loads(field)
-        if name not in Totals._fields:  # of another version
+        if name not in Totals._fields:  # from another version
             continue
         number = float(amount)
         amounts[Cell(hour, key, checkpoint, difficulty, fraction)][name] = (
             int(number) if number.is_integer() else number
         )
-    return [(cell, Totals(**found)) for cell, found in amounts.items()]
+    return [(cell, Totals(**fields)) for cell, fields in amounts.items()]
 
 
 def _parse(line: str | bytes) -> Entry | None:
-    """An entry as stored, or None for one that cannot be read: a torn line must not stop the lines after it."""
+    """Parse a stored entry. Returns None if it cannot be read: a torn line must not block the lines after it."""
     try:
         return entries.parse(line)
     except ValueError as error:
         if line != b"\n":
-            log.warning("an unreadable ledger entry is left out: %s", error)
+            log.warning("skipping a ledger entry that cannot be read: %s", error)
         return None

@@ -1,7 +1,7 @@
-"""What would another setting have chosen, and saved? The rule again, on what the ledger recorded. Pure.
+"""What would another quality tolerance have chosen, and saved? The routing rule, applied again to the ledger. No I/O.
 
-Every routed request is decided anew on the forecasts it was decided on then. Both sides are the profile's word: what
-was forecast of the checkpoint chosen then, and of the one chosen now. Nothing is measured by this.
+Every routed request is decided again on the forecasts that were recorded with it. Both sides are predictions of the
+profile: for the checkpoint that was chosen, and for the one that would be chosen now. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from gateway.routing.rule import cheapest_good_enough
 
 
 @dataclass
-class Side:
-    """What one setting chooses. Tokens are reasoning tokens, expected; success is a sum over requests."""
+class ReplaySide:
+    """What one setting chooses: expected reasoning tokens, and expected success summed over requests."""
 
     tokens: float = 0.0
     success: float = 0.0
     choices: Counter[str] = field(default_factory=Counter[str])
 
     def add(self, entry: Entry, checkpoint: str) -> None:
-        """Count one request as served by `checkpoint`."""
+        """Count one request as sent to `checkpoint`."""
         forecast = entry.forecasts[checkpoint]
         self.tokens += forecast.tokens * entry.choices
         self.success += forecast.success
@@ -31,17 +31,17 @@ class Side:
 
 @dataclass
 class Replay:
-    """Both settings over the same requests."""
+    """The recorded choices and those of another tolerance, over the same requests."""
 
     tolerance: float
-    """The other `quality_tolerance`, in [0, 1]."""
+    """The `quality_tolerance` to try, in [0, 1]."""
     requests: int = 0
     reference_tokens: float = 0.0
-    recorded: Side = field(default_factory=Side)
-    replayed: Side = field(default_factory=Side)
+    recorded: ReplaySide = field(default_factory=ReplaySide)
+    replayed: ReplaySide = field(default_factory=ReplaySide)
 
     def add(self, entry: Entry) -> None:
-        """Decide one request again, if it was routed."""
+        """Decide one request again if it was routed, and count both choices."""
         if entry.holdout_fraction is None or entry.reference_tokens is None:
             return
         self.requests += 1

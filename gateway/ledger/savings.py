@@ -1,19 +1,19 @@
-"""What was saved? Two answers over the same requests, one that trusts the profile and one that does not. Pure.
+"""What was saved? Two figures over the same requests: one trusts the profile, the other does not. No I/O.
 
     estimate = sum over answered requests of (expected reference tokens - reasoning tokens spent)
     measured = n (mean of the holdout's tokens + theta (mean of x over the others - mean of x over the holdout))
                - reasoning tokens the others spent
 
-Requests that are routed are drawn, each with probability p, into a *holdout* that the reference checkpoint serves. What
-the holdout spends is what the n others would have spent, whatever the profile says, and holds for requests that fail or
-whose callers leave, too. x, the profile's expectation, only narrows the interval: theta is the slope of tokens on x
-within the holdout (CUPED, Deng et al. 2013). The interval is studentised by the bootstrap (Efron and Tibshirani 1993,
-ch. 12.5), because lengths are skewed. Where p was changed, each p is measured by itself and the savings are added.
-Nothing is measured where too few holdouts differ, since a budget stopped nearly all of them, or where too many tokens
-are only assumed.
+Each routed request is drawn with probability p into a *holdout*, which the reference checkpoint serves. The holdout's
+mean is an unbiased estimate of what the n other requests would have spent, even if the profile is wrong, and even for
+requests that fail or whose callers leave. x, the tokens that the profile expects of the reference, only narrows the
+interval: theta is the slope of tokens on x within the holdout (CUPED, Deng et al. 2013). The interval is a studentised
+bootstrap (Efron and Tibshirani 1993, ch. 12.5), because lengths are skewed. If p was changed, each p is measured
+separately and the savings are added. There is no measurement if too few holdouts are informative (a budget forced
+nearly all of them to the same length), or if too many token counts are assumed.
 
-Where the estimate leaves the interval of the same measurement over answered requests alone, the profile has drifted.
-Requests that were not routed, because the caller named the checkpoint or the profile abstained, are counted and saved
+If the estimate lies outside the interval of the same measurement over answered requests only, the profile has drifted.
+Requests that were not routed, because the caller named a checkpoint or the profile abstained, are counted but save
 nothing.
 """
 
@@ -33,130 +33,130 @@ from gateway.ledger.entry import Entry
 By = Literal["checkpoint", "key", "day", "difficulty"]
 DIMENSIONS: tuple[By, ...] = get_args(By)
 MIN_HOLDOUTS = 30
-"""That tell something: with fewer the interval would be wide, and covers less often than it says."""
+"""Minimum number of informative holdouts. With fewer, the interval is wide and covers the truth too rarely."""
 MAX_ASSUMED = 0.05
-"""Share of requests whose tokens are those predicted, up to which a measurement may be called one."""
+"""Largest share of requests with assumed tokens (predicted, not counted) for which savings are measured."""
 _RESAMPLES, _BLOCK = 999, 111
-ENOUGH = 2_000
-"""Holdouts from which on a mean is as good as normal, and resampling only costs time."""
+NORMAL_HOLDOUTS = 2_000
+"""With this many holdouts their mean is practically normal, so resampling is not needed."""
 _HOUR = 3600
 
 Vector = NDArray[np.float64]
 Interval = tuple[float, float, float]
-"""Tokens saved, and the ends of their 95 % interval."""
+"""Tokens saved, and the lower and upper end of their 95 % interval."""
 
 
 class Cell(NamedTuple):
-    """What entries are summed by."""
+    """Entries with the same cell are summed."""
 
     hour: int
-    """Since the epoch."""
+    """Hours since the epoch."""
     key: str
     checkpoint: str
-    """The one that was decided on, or second thoughts."""
+    """The checkpoint or escalation that was decided on."""
     difficulty: str
     holdout_fraction: float | None
 
 
 class Totals(NamedTuple):
-    """Sums over some entries. Tokens are reasoning tokens where nothing else is said."""
+    """Sums over some entries. Tokens are reasoning tokens unless the name says otherwise."""
 
     requests: int = 0
     failed: int = 0
     """Entries whose status is not 200."""
     assumed: int = 0
-    """Entries whose reasoning tokens are those predicted: the caller left before a whole answer came."""
+    """Entries with predicted reasoning tokens: the caller left before a non-streaming response was complete."""
     holdout: int = 0
     spent_tokens: int = 0
     answer_tokens: int = 0
     estimated: int = 0
-    """Routed and answered entries outside of the holdout: those that the estimate is about."""
+    """Routed and answered entries outside the holdout, which the estimate covers."""
     estimated_spent_tokens: int = 0
     expected_reference_tokens: float = 0.0
     drawn: int = 0
-    """Entries that might have been holdouts and are not, answered or not: those that the measurement is about."""
+    """Entries that took part in the draw and are not holdouts, answered or not, which the measurement covers."""
     drawn_spent_tokens: int = 0
     drawn_reference_tokens: float = 0.0
-    """Expected of the reference."""
+    """Tokens expected of the reference checkpoint for them."""
 
     @property
     def saved_tokens(self) -> float:
-        """The estimate; negative where more was thought than expected."""
+        """The estimate; negative if more was spent than the reference was expected to."""
         return self.expected_reference_tokens - self.estimated_spent_tokens
 
     @property
     def saved_share(self) -> float | None:
-        """The estimate as a share of what the reference was expected to spend; None where that is nothing."""
+        """The estimate as a share of what the reference was expected to spend; None if that is 0."""
         return self.saved_tokens / self.expected_reference_tokens if self.expected_reference_tokens > 0 else None
 
 
 def added(parts: Sequence[Totals]) -> Totals:
-    """The sum of some totals."""
+    """Add up totals."""
     return Totals(*map(sum, zip(*parts, strict=True))) if parts else Totals()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Tokens saved by the holdout's word, with a 95 % interval."""
+    """Tokens saved as measured against the holdout, with a 95 % interval."""
 
     saved_tokens: float
     low: float
     high: float
     requests: int
-    """On which they were saved: as many of `drawn` as have holdouts enough to compare with."""
+    """How many requests it covers: those of `drawn` for which there are enough holdouts."""
     estimate: float
-    """What the profile says was saved on those of them that were answered: of others it says nothing."""
+    """The profile's estimate for the answered ones among them; it says nothing about the treatment."""
     drift: bool | None
-    """Whether that lies outside of the interval over answered requests alone; None where this is not measured."""
+    """Whether the estimate lies outside the interval over answered requests only; None if that was not measured."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The books of some requests."""
+    """The savings of some requests."""
 
     totals: Totals
     measured: Measurement | None
-    """None with fewer than `MIN_HOLDOUTS` holdouts that tell something, or more than `MAX_ASSUMED` assumed."""
+    """None with fewer than `MIN_HOLDOUTS` informative holdouts, or if more than `MAX_ASSUMED` of them are assumed."""
 
     def as_json(self, price: float | None = None) -> dict[str, object]:
         """The figures by name."""
-        said: dict[str, object] = {
+        figures: dict[str, object] = {
             **self.totals._asdict(),
             "saved_tokens": self.totals.saved_tokens,
             "saved_share": self.totals.saved_share,
             "measured": None if self.measured is None else asdict(self.measured),
         }
         if price is not None:
-            said["saved_money"] = self.totals.saved_tokens * price / 1e6
-        return said
+            figures["saved_money"] = self.totals.saved_tokens * price / 1e6
+        return figures
 
 
 @dataclass(frozen=True)
 class Savings:
-    """The books by one dimension, and over everything."""
+    """The savings by one dimension, and in total."""
 
     by: By
     groups: dict[str, Group]
-    """Days and difficulties in their order, keys and checkpoints most used first."""
+    """Days and difficulties in ascending order, keys and checkpoints by number of requests."""
     total: Group
 
     def as_json(self, price: float | None = None) -> dict[str, object]:
-        """What the endpoint and `laconic savings --json` say; with a price of a million tokens in money, too."""
+        """The JSON of `/v1/savings` and `laconic savings --json`; `price` (of a million tokens) adds `saved_money`."""
         groups = {name: group.as_json(price) for name, group in self.groups.items()}
         return {"by": self.by, "total": self.total.as_json(price), "groups": groups}
 
 
 def cell_of(entry: Entry) -> Cell:
-    """Where an entry is summed."""
-    difficulty = _fifth(entry.difficulty)
+    """The cell in which an entry is summed."""
+    difficulty = _difficulty_label(entry.difficulty)
     return Cell(int(entry.time // _HOUR), entry.key, entry.choice, difficulty, entry.holdout_fraction)
 
 
 def totals_of(entry: Entry) -> Totals:
-    """What one entry adds."""
+    """What one entry adds to the totals of its cell."""
     failed = entry.status != 200
     routed = entry.holdout_fraction is not None and not entry.holdout
-    drawn, estimated = routed and _was_drawn(entry.holdout_fraction), routed and not failed
+    drawn, estimated = routed and _in_draw(entry.holdout_fraction), routed and not failed
     expected, spent = entry.reference_tokens or 0.0, entry.reasoning_tokens
     return Totals(
         requests=1,
@@ -177,78 +177,78 @@ def totals_of(entry: Entry) -> Totals:
 def compute_savings(
     cells: Iterable[tuple[Cell, Totals]], holdouts: Iterable[Entry], by: By = "checkpoint", since_hour: int = 0
 ) -> Savings:
-    """The books from `since_hour` on.
+    """Compute the savings from `since_hour` on.
 
     Args:
-        cells: sums, in any order; one cell may come in several parts.
-        holdouts: entries of holdouts. Hours from which some are missing, for only the latest are kept, are not
-            measured, nor are hours without sums, which are kept for a time.
+        cells: sums, in any order; a cell may occur several times.
+        holdouts: the entries of holdouts. Hours with missing holdouts are not measured, because only the latest
+            holdouts are kept. Nor are hours without sums, which expire.
     """
     label = _LABELS[by]
-    booked = [(cell, totals) for cell, totals in cells if cell.hour >= since_hour]
-    seen = [(cell, entry) for entry in holdouts if (cell := cell_of(entry)).hour >= since_hour]
-    complete = _complete_from(booked, [cell for cell, _ in seen])
-    hours = {cell.hour for cell, _ in booked if cell.hour >= complete}
-    sums: defaultdict[str, list[tuple[Cell, Totals]]] = defaultdict(list)
-    held: defaultdict[str, list[Entry]] = defaultdict(list)
-    for cell, totals in booked:
-        sums[label(cell)].append((cell, totals))
-    usable = [(cell, entry) for cell, entry in seen if cell.hour in hours]
+    sums_since = [(cell, totals) for cell, totals in cells if cell.hour >= since_hour]
+    holdouts_since = [(cell, entry) for entry in holdouts if (cell := cell_of(entry)).hour >= since_hour]
+    complete = _complete_from(sums_since, [cell for cell, _ in holdouts_since])
+    hours = {cell.hour for cell, _ in sums_since if cell.hour >= complete}
+    label_sums: defaultdict[str, list[tuple[Cell, Totals]]] = defaultdict(list)
+    label_holdouts: defaultdict[str, list[Entry]] = defaultdict(list)
+    for cell, totals in sums_since:
+        label_sums[label(cell)].append((cell, totals))
+    usable = [(cell, entry) for cell, entry in holdouts_since if cell.hour in hours]
     for cell, entry in usable:
-        held[label(cell)].append(entry)
-    groups = {name: _group(parts, held[name], complete) for name, parts in sums.items()}
+        label_holdouts[label(cell)].append(entry)
+    groups = {name: _group(parts, label_holdouts[name], complete) for name, parts in label_sums.items()}
     in_order = by in ("day", "difficulty")
     ranked = sorted(groups, key=lambda name: name if in_order else (-groups[name].totals.requests, name))
-    total = _group(booked, [entry for _, entry in usable], complete)
+    total = _group(sums_since, [entry for _, entry in usable], complete)
     return Savings(by, {name: groups[name] for name in ranked}, total)
 
 
-def _complete_from(booked: Sequence[tuple[Cell, Totals]], seen: Sequence[Cell]) -> int:
-    """The first hour from which on every holdout that was counted is there."""
+def _complete_from(sums: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Cell]) -> int:
+    """The first hour from which on no counted holdout is missing."""
     missing = Counter[int]()
-    for cell, totals in booked:
+    for cell, totals in sums:
         missing[cell.hour] += totals.holdout
-    missing.subtract(cell.hour for cell in seen)
+    missing.subtract(cell.hour for cell in holdouts)
     return max((hour + 1 for hour, count in missing.items() if count > 0), default=0)
 
 
 def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], complete: int) -> Group:
-    others: defaultdict[float, list[Totals]] = defaultdict(list)
+    sums: defaultdict[float, list[Totals]] = defaultdict(list)
     drawn: defaultdict[float, list[Entry]] = defaultdict(list)
     for cell, totals in parts:
         if cell.hour >= complete and cell.holdout_fraction is not None:
-            others[cell.holdout_fraction].append(totals)
+            sums[cell.holdout_fraction].append(totals)
     for entry in holdouts:
-        if entry.holdout_fraction is not None and _was_drawn(entry.holdout_fraction):
+        if entry.holdout_fraction is not None and _in_draw(entry.holdout_fraction):
             drawn[entry.holdout_fraction].append(entry)
-    measured = _measured([(added(others[p]), some) for p, some in drawn.items()])
+    measured = _measured([(added(sums[p]), entries) for p, entries in drawn.items()])
     return Group(added([totals for _, totals in parts]), measured)
 
 
 def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | None:
-    """The measurement, from the sums and the holdouts of each holdout fraction."""
-    found: list[Interval] = []
+    """Measure the savings from the sums and the holdouts of each holdout fraction."""
+    intervals: list[Interval] = []
     answered: list[Interval] = []
     requests, estimate = 0, 0.0
     for sums, holdouts in parts:
-        others = TreatmentTotals(sums.drawn, sums.drawn_reference_tokens, sums.drawn_spent_tokens)
-        if (interval := _interval(holdouts, others, sums)) is None:
+        treatment = TreatmentTotals(sums.drawn, sums.drawn_reference_tokens, sums.drawn_spent_tokens)
+        if (interval := _interval(holdouts, treatment, sums)) is None:
             continue
-        found.append(interval)
+        intervals.append(interval)
         requests, estimate = requests + sums.drawn, estimate + sums.saved_tokens
-        others = TreatmentTotals(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
-        if (check := _interval([entry for entry in holdouts if entry.status == 200], others, sums)) is not None:
+        treatment = TreatmentTotals(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
+        if (check := _interval([entry for entry in holdouts if entry.status == 200], treatment, sums)) is not None:
             answered.append(check)
-    if not found:
+    if not intervals:
         return None
     drift = None
-    if len(answered) == len(found):
-        _, low, high = _together(answered)
+    if len(answered) == len(intervals):
+        _, low, high = _add_intervals(answered)
         drift = not low <= estimate <= high
-    return Measurement(*_together(found), requests, estimate, drift)
+    return Measurement(*_add_intervals(intervals), requests, estimate, drift)
 
 
-def _interval(holdouts: Sequence[Entry], others: TreatmentTotals, sums: Totals) -> Interval | None:
+def _interval(holdouts: Sequence[Entry], treatment: TreatmentTotals, sums: Totals) -> Interval | None:
     if count_informative((entry.budget, entry.reasoning_tokens) for entry in holdouts) < MIN_HOLDOUTS:
         return None
     assumed = sum(entry.assumed for entry in holdouts)
@@ -256,14 +256,15 @@ def _interval(holdouts: Sequence[Entry], others: TreatmentTotals, sums: Totals) 
         return None
     x = np.array([entry.reference_tokens or 0.0 for entry in holdouts])
     y = np.array([float(entry.reasoning_tokens) for entry in holdouts])
-    return measure(HoldoutSample(x, y), others)
+    return measure(HoldoutSample(x, y), treatment)
 
 
 def count_informative(holdouts: Iterable[tuple[object, int]]) -> int:
-    """How many holdouts differ from the rest, given the budget and the tokens spent of each.
+    """How many holdouts are informative, given the budget and the tokens spent of each.
 
-    Where a budget stops nearly all of them, the few that it does not stop make the whole spread, and an interval from a
-    handful is too narrow: with 30 holdouts under a cap that stops 19 of 20 it covers the truth one time in two.
+    For each budget, the holdouts with the most common number of tokens do not count. If a budget forces nearly all
+    holdouts to the same length, the spread comes from the few others, and the interval is too narrow: with 30 holdouts
+    of which 19 in 20 are budget-forced, it covers the truth only every other time.
     """
     spent: defaultdict[object, Counter[int]] = defaultdict(Counter)
     for budget, tokens in holdouts:
@@ -271,58 +272,58 @@ def count_informative(holdouts: Iterable[tuple[object, int]]) -> int:
     return sum(counts.total() - max(counts.values()) for counts in spent.values())
 
 
-def _together(parts: Sequence[Interval]) -> Interval:
-    """Savings add, and so do the squares of how far each interval reaches: the draws are independent."""
+def _add_intervals(parts: Sequence[Interval]) -> Interval:
+    """Add savings and the squares of their intervals' half-widths, because the draws are independent."""
     saved = sum(saved for saved, _, _ in parts)
     below = sum((saved - low) ** 2 for saved, low, _ in parts) ** 0.5
     above = sum((high - saved) ** 2 for saved, _, high in parts) ** 0.5
     return saved, saved - below, saved + above
 
 
-def _was_drawn(fraction: float | None) -> bool:
+def _in_draw(fraction: float | None) -> bool:
     return fraction is not None and 0 < fraction < 1
 
 
 @dataclass(frozen=True)
 class HoldoutSample:
-    """The holdout, or many resamples of it: (holdouts,), or (samples, holdouts)."""
+    """The holdout, with arrays of shape (holdouts,), or resamples of it, of shape (samples, holdouts)."""
 
     x: Vector
-    """Tokens expected of the reference checkpoint."""
+    """Tokens that the profile expected of the reference checkpoint."""
     y: Vector
-    """Tokens it spent."""
+    """Tokens that it spent."""
 
 
 @dataclass(frozen=True)
 class TreatmentTotals:
-    """Those that were in the draw and not drawn."""
+    """Sums over the requests that took part in the draw and are not holdouts."""
 
     requests: int
     x: float
-    """Tokens expected of the reference checkpoint, in all."""
+    """Sum of the tokens that the profile expected of the reference checkpoint."""
     y: float
-    """Tokens spent, in all."""
+    """Sum of the tokens spent."""
 
 
-def measure(holdout: HoldoutSample, others: TreatmentTotals, *, adjust: bool = True) -> Interval | None:
-    """Tokens that the others saved, with their 95 % interval; None with fewer than `MIN_HOLDOUTS`.
+def measure(holdout: HoldoutSample, treatment: TreatmentTotals, *, adjust: bool = True) -> Interval | None:
+    """Tokens that the treatment saved, with a 95 % interval; None with fewer than `MIN_HOLDOUTS` holdouts.
 
-    Without `adjust` x is left out of it.
+    Without `adjust`, the covariate x is not used.
     """
     size = len(holdout.y)
-    if size < MIN_HOLDOUTS or others.requests == 0:
+    if size < MIN_HOLDOUTS or treatment.requests == 0:
         return None
-    at = others.x / others.requests
+    at = treatment.x / treatment.requests
     (mean,), (spread,) = _reference(_rows(holdout, np.arange(size)[None]), at, adjust)
     low, high = _quantiles(holdout, at, mean, adjust)
-    # What the others would have spent is itself a draw about its mean, hence the second term.
-    width = others.requests * float(spread * np.sqrt(1 / size + 1 / others.requests))
-    saved = others.requests * float(mean) - others.y
+    # What the treatment would have spent also varies about its mean, hence the second term.
+    width = treatment.requests * float(spread * np.sqrt(1 / size + 1 / treatment.requests))
+    saved = treatment.requests * float(mean) - treatment.y
     return saved, saved - high * width, saved - low * width
 
 
 def _reference(rows: HoldoutSample, at: float, adjust: bool) -> tuple[Vector, Vector]:
-    """Mean tokens of the reference where x is `at` on average, and the spread of single requests; both (samples,)."""
+    """Mean tokens of the reference if the mean of x is `at`, and the spread of single requests; both (samples,)."""
     x_mean, y_mean = rows.x.mean(1), rows.y.mean(1)
     x_off, y_off = rows.x - x_mean[:, None], rows.y - y_mean[:, None]
     variance, covariance = (x_off**2).mean(1), (x_off * y_off).mean(1)
@@ -333,18 +334,18 @@ def _reference(rows: HoldoutSample, at: float, adjust: bool) -> tuple[Vector, Ve
 
 
 def _quantiles(holdout: HoldoutSample, at: float, mean: float, adjust: bool) -> tuple[float, float]:
-    """2.5 and 97.5 % of (estimate - truth) / standard error, over resamples; seeded, so repeatable."""
+    """The 2.5 and 97.5 % quantiles of (estimate - truth) / standard error over resamples. Seeded, so repeatable."""
     size = len(holdout.y)
-    if size >= ENOUGH:
+    if size >= NORMAL_HOLDOUTS:
         return -1.96, 1.96
     rng = np.random.default_rng(0)
     ratios: list[Vector] = []
     for _ in range(0, _RESAMPLES, _BLOCK):
         means, spreads = _reference(_rows(holdout, rng.integers(0, size, (_BLOCK, size))), at, adjust)
-        kept = spreads > 0
-        ratios.append((means[kept] - mean) / spreads[kept] * np.sqrt(size))
+        positive = spreads > 0
+        ratios.append((means[positive] - mean) / spreads[positive] * np.sqrt(size))
     pooled = np.concatenate(ratios)
-    if not len(pooled):  # the profile foretells every one of them
+    if not len(pooled):  # the profile predicts every holdout exactly
         return 0.0, 0.0
     low, high = np.quantile(pooled, [0.025, 0.975])
     return float(low), float(high)
@@ -354,7 +355,7 @@ def _rows(holdout: HoldoutSample, index: NDArray[np.int64]) -> HoldoutSample:
     return HoldoutSample(holdout.x[index], holdout.y[index])
 
 
-def _fifth(difficulty: float | None) -> str:
+def _difficulty_label(difficulty: float | None) -> str:
     if difficulty is None:
         return "unknown"
     fifth = min(int(difficulty * 5), 4)
@@ -367,7 +368,7 @@ def _day(cell: Cell) -> str:
 
 _LABELS: dict[By, Callable[[Cell], str]] = {
     "checkpoint": lambda cell: cell.checkpoint,
-    "key": lambda cell: cell.key or "(none)",  # a name that no key can have
+    "key": lambda cell: cell.key or "(none)",  # no key can have this name
     "day": _day,
     "difficulty": lambda cell: cell.difficulty,
 }

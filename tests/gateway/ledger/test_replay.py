@@ -1,3 +1,5 @@
+"""Does a replay choose what the routing rule would have chosen?"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,32 +17,32 @@ forecasts = st.builds(Forecast, st.floats(0, 1), st.floats(0, 1000), st.floats(0
 
 
 def replay(sample: Iterable[Entry], tolerance: float) -> Replay:
-    done = Replay(tolerance)
+    result = Replay(tolerance)
     for one in sample:
-        done.add(one)
-    return done
+        result.add(one)
+    return result
 
 
 @st.composite
 def routed(draw: st.DrawFn) -> Entry:
-    """A request decided on at a tolerance of 0.1."""
-    known = draw(st.fixed_dictionaries({"base": forecasts, "alpha-0.1": forecasts, "alpha-0.4": forecasts}))
-    choice = cheapest_good_enough(known, 0.1)
-    held = draw(st.booleans())
+    """A routed request, decided with a tolerance of 0.1."""
+    by_choice = draw(st.fixed_dictionaries({"base": forecasts, "alpha-0.1": forecasts, "alpha-0.4": forecasts}))
+    choice = cheapest_good_enough(by_choice, 0.1)
+    is_holdout = draw(st.booleans())
     return entry(
-        forecasts=known,
+        forecasts=by_choice,
         choice=choice,
-        checkpoint="base" if held else choice,
-        decision="holdout" if held else "routed",
-        reference_tokens=known["base"].tokens,
+        checkpoint="base" if is_holdout else choice,
+        decision="holdout" if is_holdout else "routed",
+        reference_tokens=by_choice["base"].tokens,
     )
 
 
 @given(st.lists(routed(), max_size=10))
-def test_the_same_tolerance_chooses_the_same(sample: list[Entry]) -> None:
-    done = replay(sample, 0.1)
-    assert done.replayed == done.recorded
-    assert done.requests == len(sample)
+def test_the_same_tolerance_makes_the_same_choices(sample: list[Entry]) -> None:
+    result = replay(sample, 0.1)
+    assert result.replayed == result.recorded
+    assert result.requests == len(sample)
 
 
 @given(st.lists(routed(), max_size=10), st.floats(0, 1), st.floats(0, 1))
@@ -49,11 +51,11 @@ def test_more_tolerance_never_costs_more(sample: list[Entry], one: float, other:
     assert lax.tokens <= strict.tokens
 
 
-def test_what_was_not_routed_is_not_decided_again() -> None:
+def test_requests_that_were_not_routed_are_not_replayed() -> None:
     assert replay([entry(decision="pinned", holdout_fraction=None)], 0.5).requests == 0
 
 
-def test_several_choices_cost_several_times() -> None:
+def test_tokens_are_multiplied_by_the_number_of_choices() -> None:
     one = entry(choices=1)
     assert (
         replay([dataclasses.replace(one, choices=3)], 0.02).replayed.tokens == 3 * replay([one], 0.02).replayed.tokens
