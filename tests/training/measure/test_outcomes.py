@@ -1,6 +1,8 @@
 """Whose weights are measured, and to which question does an outcome belong?"""
 
+import asyncio
 import json
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import TINY
 from training.base import train
-from training.config import FamilyStage, PretrainedBase, Recipe
+from training.config import DenseReward, FamilyStage, PretrainedBase, Recipe
 from training.job import checkpoints
-from training.measure import budget_forced, evaluate, outcomes
+from training.measure import budget_forced, evaluate, outcomes, served
 from training.rollouts.params import SamplingParams
 from training.tasks.outcome import load, load_budget_forced
 from training.tasks.prompts import prompts
@@ -130,3 +132,71 @@ def test_what_is_measured_is_saved_under_its_question(recipe, tokenizer, monkeyp
     assert all(row.accuracy == 1 for row in rows)
     assert all(answer.correct for answer in forced)
     assert json.loads((tmp_path / "base.jsonl.made-from.json").read_text())["prompts"] == 6
+
+
+async def test_served_outcomes_belong_to_their_questions_whichever_answer_comes_first(monkeypatch):
+    asked = prompts("heldout", 0, 5)
+    sent: dict[tuple[str, int], dict] = {}
+
+    async def create(*, messages, seed, **request):
+        """Answer the later requests first. The answer is the question's own, and its usage tells the request's seed."""
+        text = messages[0]["content"]
+        sent[text, seed] = request
+        await asyncio.sleep(0.01 * (20 - seed))
+        gold = next(question.answer for question in asked if question.prompt == text)
+        usage = SimpleNamespace(
+            completion_tokens=seed + 9, completion_tokens_details=SimpleNamespace(reasoning_tokens=seed)
+        )
+        message = SimpleNamespace(content=f"The answer is {gold}.", reasoning="7")
+        return SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=usage)
+
+    @asynccontextmanager
+    async def client(_url):
+        yield SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+
+    monkeypatch.setattr(served, "_client", client)
+    rows = await served.sample_and_grade("url", "m", asked, SamplingParams(33, 0.7, samples=2, seed=4), budget=6)
+    assert [row.prompt for row in rows] == [question.prompt for question in asked]
+    for i, row in enumerate(rows):
+        assert [outcome.correct for outcome in row.outcomes] == [True, True]
+        assert [outcome.reasoning_tokens for outcome in row.outcomes] == [4 + 2 * i, 4 + 2 * i + 1]
+    for request in sent.values():
+        assert (request["max_tokens"], request["temperature"]) == (33, 0.7)
+        assert request["extra_headers"] == {"X-Reasoning-Budget": "6"}
+
+
+@torch.no_grad()
+def test_what_a_first_episode_is_worth_is_read_where_it_ends(on_shipped, monkeypatch):
+    """J_1 by hand: the gold answer's probability after the prompt, exactly the first episode, and the stop."""
+    sampled: list[tuple[list[int], list[int]]] = []
+
+    def spied(model, given, params, **how):
+        completions = sample(model, given, params, **how)
+        sampled.extend(zip(given, completions, strict=True))
+        return completions
+
+    sample = evaluate.sample
+    monkeypatch.setattr(evaluate, "sample", spied)
+    model, tokenizer = checkpoints.load_base(on_shipped)
+    asked = prompts("test", 5, 3)
+    rows = evaluate.sample_and_grade(
+        model, tokenizer, asked, SamplingParams(200, 1.0, seed=0), first_episode=DenseReward()
+    )
+    golds = dict(
+        zip(map(tuple, evaluate.encoded(tokenizer, asked)), (question.answer for question in asked), strict=True)
+    )
+    expected, lengths = [], []
+    for prompt, completion in sampled:
+        text = tokenizer.decode(completion)
+        first = tokenizer.encode(text.partition("</think>")[0].partition("\n\n")[0].rstrip("\n"))
+        assert completion[: len(first)] == first
+        stop = tokenizer.encode("\n</think>\n\nThe answer is ")
+        answer = tokenizer.encode(f"{golds[tuple(prompt)]}.")
+        before = [*prompt, *first, *stop]
+        logp = model(torch.tensor([[*before, *answer]])).logits[0, len(before) - 1 : -1].float().log_softmax(-1)
+        expected.append(logp.gather(1, torch.tensor(answer)[:, None]).sum().exp().item())
+        lengths.append(len(completion) - len(first))
+    assert max(lengths) > 10, "at least one completion goes on after its first episode"
+    found = sorted(outcome.after_first for row in rows for outcome in row.outcomes)
+    assert found == pytest.approx(sorted(expected), abs=1e-4)
+    assert max(found) > 0.5
