@@ -16,7 +16,6 @@ from training.config import DenseReward, FamilyStage
 from training.errors import StageError
 from training.rewards.credit import leave_one_out
 from training.rewards.length import length_reward
-from training.rollouts.batch import sorted_by_length
 from training.rollouts.merge import merged
 from training.rollouts.params import SamplingParams
 from training.tasks.prompts import prompts
@@ -36,12 +35,12 @@ def launched(processes: int, out: Path) -> dict[str, dict[str, list[float]]]:
     )
     parts = sorted(out.glob("advantages-*.json"))
     assert len(parts) == processes
-    found: dict[str, dict[str, list[float]]] = {arm: {} for arm in two_processes.ARMS}
+    result: dict[str, dict[str, list[float]]] = {arm: {} for arm in two_processes.ARMS}
     for part in parts:
         for arm, rows in json.loads(part.read_text()).items():
             assert len(rows) == two_processes.STAGE.rollouts // processes
-            found[arm] |= rows
-    return found
+            result[arm] |= rows
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def spanned(tmp_path_factory):
 
 @pytest.mark.parametrize("arm", two_processes.ARMS)
 def test_a_group_that_spans_two_processes_has_the_advantages_of_one(spanned, arm):
-    one, two = (found[arm] for found in spanned)
+    one, two = (result[arm] for result in spanned)
     assert one.keys() == two.keys()
     for length, advantages in one.items():
         assert two[length] == pytest.approx(advantages, abs=1e-4)
@@ -68,12 +67,12 @@ def test_without_a_dense_reward_a_rollout_s_tokens_share_its_leave_one_out_advan
 
 
 @pytest.mark.parametrize("arm", [arm for arm, settings in two_processes.ARMS.items() if settings])
-def test_with_a_dense_reward_not_every_token_is_alike(spanned, arm):
+def test_with_a_dense_reward_the_tokens_of_a_rollout_differ(spanned, arm):
     assert any(len(set(advantages)) > 1 for advantages in spanned[1][arm].values())
 
 
-def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not_discounted(spanned, tokenizer):
-    """Beside an arm whose tokens are free, else the same. Rollout i thinks i % 3 + 1 episodes of 2 i + 1 digits."""
+def test_charged_tokens_cost_alpha_in_their_own_episode_and_the_outcome_is_not_discounted(spanned, tokenizer):
+    """Compared with an arm whose tokens are free. Rollout i thinks i % 3 + 1 episodes of 2 i + 1 digits."""
     charged, free = spanned[0]["tokens"], spanned[0]["free"]
     thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
     episodes = [[len(tokenizer.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
@@ -89,14 +88,14 @@ def test_charged_tokens_cost_alpha_where_they_are_thought_and_the_outcome_is_not
         for k in range(1, len(counts)):
             assert difference[at] == pytest.approx(-price * counts[k], abs=1e-4)
             at += counts[k]
-        assert difference[-1] == 0, "nothing is left to pay for once it has stopped"
+        assert difference[-1] == 0, "after the stop there is nothing left to pay for"
     stops = [free[length][-1] for length in whole]
     assert stops[1] < 0.1
-    assert min(stops[0], *stops[2:]) > 0.9, "right is worth 1 whatever its length; this model expects about 0"
+    assert min(stops[0], *stops[2:]) > 0.9, "a correct answer is worth 1 at any length; this model expects about 0"
 
 
-def test_a_stop_is_worth_what_a_rollout_of_mean_length_would_get_there(spanned):
-    """Right is half likely wherever thinking stops, so whatever follows the first episode is compared with that."""
+def test_stopping_is_worth_the_reward_of_a_rollout_of_mean_length(spanned):
+    """Stopping is right with probability 0.5 everywhere. What follows the first episode is compared with that."""
     even = spanned[0]["even"]
     lengths = sorted(map(int, even))
     correct = [1.0 if even[str(length)][-1] > 0 else 0.0 for length in lengths]
@@ -106,8 +105,8 @@ def test_a_stop_is_worth_what_a_rollout_of_mean_length_would_get_there(spanned):
         assert even[str(length)][-1] == pytest.approx(value - 0.5 * (1 - two_processes.ALPHA / 2), abs=1e-4)
 
 
-def test_an_episode_earns_what_it_gains_less_its_share_of_what_all_are_charged(spanned, tokenizer):
-    """By hand, from the paper's terms: A_ik = A_i + .8 (r_ik - the others' mean), r_ik = gain - .6 C_ik / mean cost."""
+def test_an_episode_earns_its_gain_less_its_scaled_cost(spanned, tokenizer):
+    """By hand from the paper: A_ik = A_i + 0.8 (r_ik - the others' mean), r_ik = gain - 0.6 C_ik / mean cost."""
     thought = [["7" * (2 * i + 1)] * (i % 3 + 1) for i in range(4)]
     counts = [[len(tokenizer.encode("\n\n" * (k > 0) + text)) for k, text in enumerate(t)] for t in thought]
     gold = prompts("train", 0, 1)[0].answer
@@ -137,12 +136,12 @@ def test_stopping_is_credited_to_the_decision_to_stop(spanned, tokenizer):
     own, episode = (spanned[0][arm][str(whole)] for arm in ("counterfactual", "episode"))
     assert len(set(own[:thought])) == len(set(own[thought:])) == 1
     assert own[0] != own[-1]
-    assert len(set(episode)) == 1, "this credit knows no such decision"
+    assert len(set(episode)) == 1, "episode credit does not distinguish that decision"
 
 
 @pytest.fixture
 def rollouts(monkeypatch):
-    """Random rollouts of which about half are right, so that there is something to learn; sampled from no model."""
+    """Scripted random rollouts, about half of them correct, so that there is something to learn."""
 
     def generate(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
         completions = []
@@ -168,13 +167,13 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, right[name]) for name, value in left.items())
 
 
-def test_training_changes_the_adapter_alone_and_logs_every_step(model, tokenizer, rollouts, tmp_path):
+def test_training_changes_only_the_adapter_and_logs_every_step(model, tokenizer, rollouts, tmp_path):
     before = {f"base_model.model.{name}": value.detach().clone() for name, value in model.named_parameters()}
     work = tmp_path / "work"
     trained = trainer.train(model, tokenizer, STAGE, one_prompt(4), alpha=0.1, seed=0, work=work)
     assert all(weights(trained, True)[n].abs().max() > 0 for n in weights(trained, True) if "lora_B" in n)
     after = {name.replace("base_layer.", ""): value for name, value in weights(trained, False).items()}
-    assert same(after, before), "sampling with a merged adapter leaves the base as it was, to the bit"
+    assert same(after, before), "sampling with a merged adapter leaves the base unchanged to the bit"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "rollout/accuracy" in line] == [1, 2]
     assert {p.name for p in work.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
@@ -182,7 +181,7 @@ def test_training_changes_the_adapter_alone_and_logs_every_step(model, tokenizer
 
 
 @pytest.mark.parametrize("cooling", [(None, [1.5, 1.5, 1.5]), (0.5, [1.5, 1.0, 0.5])])
-def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
+def test_rollouts_cool_evenly_and_the_loss_scores_them_at_the_same_temperature(
     model, tokenizer, tmp_path, monkeypatch, cooling
 ):
     last, expected = cooling
@@ -203,8 +202,8 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
             own, *_ = self._get_per_token_logps_and_entropies(at_work, ids, mask, length)
             logits = at_work(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
         by_hand = torch.log_softmax(logits / expected[len(sampled) - 1], -1).gather(2, ids[:, -length:, None])[..., 0]
-        said = inputs["completion_mask"].bool()
-        scored.append((own[said], by_hand[said]))
+        mask = inputs["completion_mask"].bool()
+        scored.append((own[mask], by_hand[mask]))
         return loss(self, at_work, inputs)
 
     monkeypatch.setattr(trainer, "sample", generate)
@@ -219,7 +218,7 @@ def test_rollouts_cool_evenly_and_the_update_is_about_their_probabilities(
     assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
 
 
-def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(tokenizer, rollouts, tmp_path, monkeypatch):
+def test_interrupted_training_resumes_as_if_it_had_not_been_interrupted(tokenizer, rollouts, tmp_path, monkeypatch):
     stage = STAGE.model_copy(update={"steps": 4})
 
     def trained(work: Path) -> dict[str, torch.Tensor]:
@@ -231,12 +230,12 @@ def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(tokenizer, ro
     with monkeypatch.context() as patched:
         step = trainer.FamilyTrainer.training_step
 
-        def cut_short(self: trainer.FamilyTrainer, *args: object, **more: object) -> torch.Tensor:
+        def interrupt(self: trainer.FamilyTrainer, *args: object, **more: object) -> torch.Tensor:
             if self.state.global_step == 2:
                 raise KeyboardInterrupt
             return step(self, *args, **more)
 
-        patched.setattr(trainer.FamilyTrainer, "training_step", cut_short)
+        patched.setattr(trainer.FamilyTrainer, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed" / "work")
     torch.manual_seed(99)
@@ -246,8 +245,8 @@ def test_training_that_was_cut_short_goes_on_as_if_it_had_not_been(tokenizer, ro
     )
 
 
-def test_a_dense_step_logs_its_parts_and_notes_its_episodes(model, tokenizer, rollouts, tmp_path):
-    """Several micro-batches: nothing of the reward's own backward pass may hang on to the update's."""
+def test_a_dense_step_logs_the_parts_of_its_reward_and_its_episodes(model, tokenizer, rollouts, tmp_path):
+    """With several micro-batches: the reward's own backward pass must leave no graph for the update's."""
     stage = STAGE.model_copy(update={"reward": "l2t", "dense": DenseReward(proxy_rank=2), "micro_batch": 2})
     trainer.train(model, tokenizer, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -260,7 +259,7 @@ def test_a_dense_step_logs_its_parts_and_notes_its_episodes(model, tokenizer, ro
     assert all(len(note["gain"]) == len(note["compression"]) == len(note["episode"]) == 8 for note in notes)
 
 
-def test_the_whole_model_can_be_trained(model, tokenizer, rollouts, tmp_path):
+def test_full_fine_tuning_changes_the_whole_model(model, tokenizer, rollouts, tmp_path):
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     stage = STAGE.model_copy(update={"tune": "full"})
     trained = trainer.train(model, tokenizer, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
@@ -269,38 +268,14 @@ def test_the_whole_model_can_be_trained(model, tokenizer, rollouts, tmp_path):
     assert sum(changed) > len(changed) / 2
 
 
-def test_vllm_without_a_gpu_is_refused_before_anything_is_sampled(model, tokenizer, rollouts, tmp_path):
+def test_vllm_without_a_gpu_is_rejected_before_anything_is_sampled(model, tokenizer, tmp_path, monkeypatch):
     stage = STAGE.model_copy(update={"engine": "vllm"})
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StageError, match=r"family\.engine: .*transformers"):
         trainer.train(model, tokenizer, stage, one_prompt(4), alpha=0.1, seed=0, work=tmp_path / "work")
 
 
-def test_micro_batches_are_sorted_and_lose_nothing_but_padding():
-    torch.manual_seed(0)
-    lengths = torch.tensor([3, 9, 1, 7, 5, 2, 8, 4])
-    prompt_lengths = torch.tensor([2, 2, 3, 3, 4, 4, 1, 1])
-    mask = (torch.arange(9) < lengths[:, None]).long()
-    prompt_mask = (torch.arange(4).flip(0) < prompt_lengths[:, None]).long()
-    whole = {
-        "prompt_ids": torch.randint(1, 9, (8, 4)) * prompt_mask,
-        "prompt_mask": prompt_mask,
-        "completion_ids": torch.randint(1, 9, (8, 9)) * mask,
-        "completion_mask": mask,
-        "advantages": torch.randn(8, 1) * mask,
-    }
-    batches = [
-        {k: v[i : i + 2] for k, v in whole.items()} | {"num_items_in_batch": torch.tensor(39)} for i in range(0, 8, 2)
-    ]
-    found = sorted_by_length(batches)
-    assert [batch["completion_mask"].shape for batch in found] == [(2, 9), (2, 7), (2, 4), (2, 2)]
-    assert all(batch["num_items_in_batch"] == 39 for batch in found)
-    for key in ("completion_ids", "advantages", "prompt_ids"):
-        assert sum(float(b[key].sum()) for b in found) == pytest.approx(float(whole[key].sum()))
-
-
-def test_rollouts_are_cut_into_the_largest_micro_batches_that_fit(tmp_path):
+def test_the_micro_batch_is_the_largest_that_divides_the_rollouts(tmp_path):
     for rollouts, micro in ((8, 8), (33, 11), (256, 32), (37, 1)):
         stage = FamilyStage(prompts_per_step=1, rollouts=rollouts)
         settings = trainer.arguments(stage, 0.1, 0, tmp_path)
@@ -323,10 +298,10 @@ def test_the_learning_rate_warms_up_and_then_stays_or_falls_as_a_cosine(model, t
     assert cosine.lr_scheduler_type == "cosine"
 
 
-def test_the_distance_from_the_base_is_charged_where_kl_has_a_weight_and_the_rate_falls(
+def test_with_a_kl_weight_the_divergence_from_the_base_is_measured_and_a_cosine_rate_falls(
     model, tokenizer, rollouts, tmp_path
 ):
-    """Both at once, to train once: the KL term of the loss is the only part that the advantages do not scale."""
+    """One training for both, to save time."""
     lines = log_of(model, tokenizer, tmp_path, kl=0.5, schedule="cosine", lr=1e-3)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-6), "the adapter starts at zero"
     assert lines[-1]["kl"] > 1e-6
@@ -392,7 +367,7 @@ def test_vllm_samples_and_the_loss_scores_at_the_temperature_of_the_step():
 
 
 def test_alpha_zero_and_alpha_differ_only_in_the_reward(tokenizer, rollouts, tmp_path):
-    """Same seed, same rollouts in the first step: as accurate and as long, and less reward with alpha."""
+    """The same seed gives the same rollouts in the first step: same accuracy and length, less reward with alpha."""
     logs = []
     for alpha in (0.0, 0.4):
         torch.manual_seed(0)

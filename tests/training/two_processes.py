@@ -1,4 +1,4 @@
-"""One training step of a group that spans processes; each process writes its own advantages. Run by test_trainer.py.
+"""One training step with a group that spans processes. Each process writes its advantages. Run by test_trainer.py.
 
 usage: python -m tests.training.two_processes OUT
 """
@@ -35,12 +35,12 @@ ARMS: dict[str, dict[str, object] | None] = {
     "even": {"credit": "counterfactual", "compression_weight": 0},
     "known": {"credit": "episode", "compression_weight": 0.6, "progress_weight": 0.8},
 }
-"""Settings of the dense reward; None: without it. In `even` every probe finds the right answer half likely; in `known`
-each episode gains a thousandth of its rollout's tokens, and costs the square of a tenth of its own."""
+"""Settings of the dense reward; None is without it. In `even` every probe gives the gold answer probability 0.5. In
+`known` each episode gains a thousandth of its rollout's tokens, and costs the square of a tenth of its own tokens."""
 
 
 def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
-    """Rollouts of known correctness and length: the longer the later, and all right but the second."""
+    """Rollouts of known correctness and length: each is longer than the one before; only the second is incorrect."""
     first = self.accelerator.process_index * len(prompt_ids)
     completions = []
     for i in range(first, first + len(prompt_ids)):
@@ -66,13 +66,13 @@ def main(out: Path) -> None:
     trainer.FamilyTrainer._generate_single_turn = scripted
     loss = trainer.FamilyTrainer._compute_loss
     tokenizer = build(TINY.vocabulary, seed=0, prompts=300)
-    asked = prompts("train", 0, 1)
-    seen: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
+    questions = prompts("train", 0, 1)
+    advantages: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
     for arm, settings in ARMS.items():
 
         def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict, arm: str = arm) -> torch.Tensor:
             for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
-                seen[arm][str(int(mask.sum()))] = [round(value, 5) for value in row[mask.bool()].tolist()]
+                advantages[arm][str(int(mask.sum()))] = [round(value, 5) for value in row[mask.bool()].tolist()]
             return loss(self, model, inputs)
 
         trainer.FamilyTrainer._compute_loss = watched
@@ -82,9 +82,9 @@ def main(out: Path) -> None:
         paid = settings and DenseReward.model_validate({"max_episodes": 4, **settings})
         stage = STAGE.model_copy(update={"reward": "l2t", "dense": paid} if paid else {})
         work = out / arm / "work"
-        trainer.train(train.new_model(TINY, tokenizer), tokenizer, stage, asked, alpha=ALPHA, seed=0, work=work)
+        trainer.train(train.new_model(TINY, tokenizer), tokenizer, stage, questions, alpha=ALPHA, seed=0, work=work)
     state = PartialState()
-    (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(seen))
+    (out / f"advantages-{state.process_index}-of-{state.num_processes}.json").write_text(json.dumps(advantages))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Muon for matrices and AdamW for the rest, as one optimizer.
+"""Which optimizer trains the base? Muon for its matrices and AdamW for the rest, as one optimizer.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which takes seconds a step on a CPU without bfloat16
-instructions (docs/decisions/0002-muon.md); this does the same five Newton-Schulz steps in bfloat16 only where that is
-fast, in float32 elsewhere, and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden
-layers in neural networks", 2024; the step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns))
-(arXiv 2502.16982, eq. 4).
+`torch.optim.Muon` orthogonalises in bfloat16, which takes seconds a step on a CPU without bfloat16 instructions
+(docs/decisions/0002-muon.md). This one does the same five Newton-Schulz steps in bfloat16 only where that is fast, in
+float32 elsewhere, and batches matrices of one shape. Keller Jordan et al., "Muon: An optimizer for hidden layers in
+neural networks", 2024. The step is scaled to AdamW's root mean square, 0.2 sqrt(max(rows, columns)) (arXiv 2502.16982,
+eq. 4).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEPS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Roughly the nearest semi-orthogonal matrix of each, (N, rows, columns); singular values end near 1."""
+    """The approximately nearest semi-orthogonal matrix of each, (N, rows, columns), with singular values near 1."""
     x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
@@ -34,7 +34,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on the hidden matrices, AdamW on embeddings, norms and heads; decoupled weight decay on both."""
+    """Muon for the hidden matrices, AdamW for embeddings, norms and head, both with decoupled weight decay."""
 
     def __init__(self, named: Iterable[tuple[str, torch.nn.Parameter]], lr: float, weight_decay: float = 0.01) -> None:
         matrices, others = [], []

@@ -1,7 +1,7 @@
 """How does the shipped base read text? A byte-level BPE with single digits, and its chat template.
 
-Byte-level, so that any text can be typed; digits stand alone, so that arithmetic is done digit by digit; runs of
-newlines are pieces of their own, so that an episode break is one token.
+It is byte-level, so it encodes any text. Each digit is a token, so arithmetic is done digit by digit. A run of newlines
+is a piece of its own, so an episode break is one token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training.base import traces
 from training.tasks.prompts import stream
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
-"""Where text is cut before merging."""
+"""Splits text into the pieces inside which BPE merges."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 ANSWER_PREFIX = "The answer is "
 CHAT_TEMPLATE = """\
@@ -32,11 +32,11 @@ CHAT_TEMPLATE = """\
 {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}
 {%- else %}{{- '<think>' }}{%- endif %}
 {%- endif %}"""
-"""Opens the thinking itself: the engine counts a budget from a `<think>` that stands in the prompt."""
+"""It opens the thinking, because the engine counts a budget from a `<think>` in the prompt."""
 
 
 def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the training split's prompts and traces."""
+    """Train the tokenizer on prompts and traces of the training split."""
     rng = random.Random(f"tokenizer/{seed}")
 
     def corpus() -> list[str]:
@@ -76,7 +76,7 @@ def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokeni
 
 
 def _visible_markers(tokenizer: Tokenizer) -> Tokenizer:
-    """Keep the reasoning markers in decoded text, where a reasoning parser looks for them."""
+    """The same tokenizer with the reasoning markers kept in decoded text, where a reasoning parser looks for them."""
     state = json.loads(tokenizer.to_str())
     for token in state["added_tokens"]:
         token["special"] = token["content"] not in ("<think>", "</think>")

@@ -1,12 +1,13 @@
 """What does an overthinker write? Program-written traces that the base is trained on from scratch.
 
-A trace thinks in episodes separated by blank lines. The first is a fast pass that takes three or four operands in one
-step and so goes wrong, for a small model, on long problems; each further episode checks the result in another way and
-says whether it `matches` or `differs`; the majority answers. How often it checks hardly depends on the difficulty: that
-is the waste the family learns to drop. Now and then the first pass is a careful one, two numbers at a time, which
-hardly needs a check: a shorter way to be right, rare in the base, for the family to find. Some passes carry a
-programmed slip so that the model learns to notice one; the slipped digits are kept out of the loss so that it does not
-learn to make one.
+A trace thinks in episodes separated by blank lines. The first is a fast pass with three or four operands per step,
+which a small model gets wrong on long problems. Each further episode checks the result in another way and says whether
+it `matches` or `differs`. The answer is the majority's. The number of checks hardly depends on the difficulty: that is
+the waste the family learns to drop.
+
+Some first passes are careful instead, two numbers at a time, and hardly need a check. They are rare in the base: a
+shorter way to a correct answer, for the family to find. Some passes contain a programmed slip, so that the model learns
+to notice one. The slipped digits are excluded from the loss, so that it does not learn to make one.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ EPISODE_BREAK = "\n\n"
 MAX_CHECKS = 5
 
 OVERTHINKING = (13, 17, 27, 25, 18)
-"""Relative frequency of 0, 1, ... 4 checks: what the finished base does."""
+"""Relative frequencies of 0, 1, ... 4 checks in the finished base."""
 LEARNING = (45, 55)
-"""Fewer checks, so that more problems fit into a batch while arithmetic is being learned."""
+"""Relative frequencies of 0 and 1 check while arithmetic is learned: short traces fit more problems into a batch."""
 VERSION = 3
-"""Raised when the same seed writes other traces, so that a base made from older ones is not taken for a new one."""
+"""Bump when the same seed writes different traces; bases trained on other versions are not reused."""
 CAREFUL = 0.35
-"""Share of traces whose first pass takes two numbers at a time."""
+"""Share of traces whose first pass is careful: two numbers at a time."""
 _SLIP: dict[Difficulty, float] = {"easy": 0.03, "medium": 0.08, "hard": 0.16}
-"""Chance that a pass carries a slip."""
+"""Probability that a pass contains a slip."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a trace; `learned` is False for what must stay out of the loss."""
+    """A piece of a trace's text; `learned` is False if it must stay out of the loss."""
 
     text: str
     learned: bool = True
@@ -45,20 +46,20 @@ class Piece:
 
 @dataclass(frozen=True)
 class Trace:
-    """The thinking of one answer, episode by episode, and the answer it ends in."""
+    """The thinking before one answer, episode by episode, with each episode's result."""
 
     episodes: tuple[tuple[Piece, ...], ...]
     results: tuple[int, ...]
-    """What each episode found."""
+    """The result of each episode."""
 
     @property
     def answer(self) -> int:
-        """The majority's answer, the earliest of equals."""
+        """The most frequent result; of equally frequent ones, the first."""
         return Counter(self.results).most_common(1)[0][0]
 
     @property
     def decided(self) -> bool:
-        """True where no other answer has as many votes."""
+        """Whether no other result is as frequent as the answer."""
         first, *others = Counter(self.results).most_common(2)
         return not others or first[1] > others[0][1]
 
@@ -71,7 +72,7 @@ class _Step:
 
 
 def write(chain: Chain, rng: random.Random, check_weights: tuple[int, ...] = OVERTHINKING) -> Trace:
-    """A trace for `chain` whose answer is the chain's; draws again where slips won the majority."""
+    """A random trace for `chain` that ends in its correct answer; one where slips won the majority is drawn again."""
     while True:
         trace = _write_once(chain, rng, check_weights)
         if trace.answer == chain.answer and trace.decided:
@@ -82,7 +83,7 @@ def _write_once(chain: Chain, rng: random.Random, check_weights: tuple[int, ...]
     checks = rng.choices(range(len(check_weights)), weights=check_weights)[0]
     first: Method = "step" if rng.random() < CAREFUL else "fast"
     methods = [*rng.sample(CHECKS, len(CHECKS)), *rng.sample(CHECKS, len(CHECKS))]
-    methods.sort(key=lambda method: method == first)  # to do the same again is the last resort
+    methods.sort(key=lambda method: method == first)  # repeat the first pass's method only as a last resort
     trace = Trace((), ())
     while not trace.results or len(trace.results) <= checks or (not trace.decided and len(trace.results) <= MAX_CHECKS):
         method: Method = methods[len(trace.results) - 1] if trace.results else first
@@ -103,19 +104,19 @@ def _episode(method: Method, steps: list[_Step], before: Trace) -> tuple[Piece, 
 
 
 def solve(chain: Chain, method: Method) -> list[_Step]:
-    """The steps of one pass over a chain, each right; the last one's result is the chain's answer."""
+    """The correct steps of one pass over a chain; the last step's result is the chain's answer."""
     return _solve(chain, method, slip_at=None, slip_by=0)
 
 
 def _with_slip(chain: Chain, method: Method, steps: list[_Step], rng: random.Random) -> list[_Step]:
-    """The same pass with one wrong result, carried on from there."""
+    """The same pass with one wrong intermediate result, which the later steps use."""
     by = rng.choice((1, -1)) * rng.choice((1, 1, 2, 10, 10, 100))
     slipped = _solve(chain, method, slip_at=rng.randrange(len(steps)), slip_by=by)
     return steps if any(step.result < 0 for step in slipped) else slipped
 
 
 class _Pad:
-    """The steps written so far, one of which may be made to slip."""
+    """A scratch pad: the steps written so far, one of which may contain a slip."""
 
     def __init__(self, slip_at: int | None, slip_by: int) -> None:
         self.steps: list[_Step] = []
@@ -142,7 +143,7 @@ def _solve(chain: Chain, method: Method, *, slip_at: int | None, slip_by: int) -
 
 
 def _add_up(pad: _Pad, values: list[tuple[int, int]], operands: int) -> int:
-    """Add signed values from left to right, `operands` numbers to a step."""
+    """Add signed values from left to right, with `operands` numbers per step."""
     total, rest = values[0][1], values[1:]
     while rest:
         taken, rest = rest[: operands - 1], rest[operands - 1 :]
@@ -156,15 +157,15 @@ def _term_value(pad: _Pad, term: Term, method: Method) -> int:
         return term.factors[0]
     a, b = term.factors if method in ("fast", "step") else reversed(term.factors)
     if min(a, b) > 9:
-        # Long multiplication by the digits of one factor; which one depends on the method.
-        kept, split = (a, b) if method in ("fast", "reverse") else (b, a)
+        # Long multiplication by the digits of one factor; the method decides which factor is split.
+        whole, split = (a, b) if method in ("fast", "reverse") else (b, a)
     elif max(a, b) > 9 and method != "fast":
-        kept, split = min(a, b), max(a, b)
+        whole, split = min(a, b), max(a, b)
     else:
         return pad.write(f"{a}*{b}", a * b)
     tens, ones = split // 10 * 10, split % 10
-    value = pad.write(f"{kept}*{tens}", kept * tens)
+    value = pad.write(f"{whole}*{tens}", whole * tens)
     if ones:
-        rest = pad.write(f"{kept}*{ones}", kept * ones)
+        rest = pad.write(f"{whole}*{ones}", whole * ones)
         value = pad.write(f"{value}+{rest}", value + rest)
     return value

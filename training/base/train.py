@@ -1,7 +1,7 @@
 """How is the overthinking base made? From random weights, by supervised training on program-written traces.
 
-transformers' `Trainer` does the loop, logging and checkpoints; what is ours is the data: batches of about equal
-token counts, sorted by length, reproducible from their index, easier prompts first.
+transformers' `Trainer` does the loop, the logging and the checkpoints. Ours is the data: batches of about equal token
+counts, sorted by length, reproducible from their index, with easier prompts first.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from training.tasks.problems import DIFFICULTIES
 from training.tasks.prompts import Prompt, stream
 
 _BLOCK = 16
-"""Batches that are sorted by length together."""
+"""Batches whose examples are sorted by length together."""
 _SYSTEM = ("You are a helpful assistant.", "You are a careful math tutor.", "Answer the question.", "Be brief.")
 
 Example = tuple[list[int], list[int]]
-"""Token ids and labels, -100 where there is nothing to learn."""
+"""Token ids, and labels that are -100 on tokens outside the loss."""
 
 
 def new_model(stage: BaseStage, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A Qwen3 with random weights, its embeddings tied."""
+    """A Qwen3 with random weights and tied embeddings."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         **architecture(stage).model_dump(exclude={"model_type", "vocab_size"}),
@@ -49,9 +49,12 @@ def new_model(stage: BaseStage, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
 
 
 def encode(
-    prompt: Prompt, trace: traces.Trace, tokenizer: PreTrainedTokenizerFast, rng: random.Random, cut: float
+    prompt: Prompt, trace: traces.Trace, tokenizer: PreTrainedTokenizerFast, rng: random.Random, truncated: float
 ) -> Example:
-    """One training example: prompt masked, slipped digits masked; with probability `cut` only the answer is learned."""
+    """One training example, with the prompt and slipped digits masked.
+
+    With probability `truncated`, the thinking is truncated and only the answer is learned.
+    """
     messages = [{"role": "user", "content": prompt.prompt}]
     if rng.random() < 0.1:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM)})
@@ -71,26 +74,26 @@ def encode(
         for piece in episode:
             append(piece.text, piece.learned)
     append("\n")
-    if rng.random() < cut and all(piece.learned for episode in trace.episodes for piece in episode):
-        _cut(ids, labels, tokenizer, rng)
+    if rng.random() < truncated and all(piece.learned for episode in trace.episodes for piece in episode):
+        _truncate(ids, labels, tokenizer, rng)
     append(f"</think>\n\n{ANSWER_PREFIX}{trace.answer}.<|im_end|>")
     return ids, labels
 
 
-def _cut(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
-    """Forget the thinking from a random token on, now and then from the first; nothing of what is left is learned."""
+def _truncate(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
+    """Remove the thinking from a random token on, sometimes from the first. The rest of it is not learned."""
     start = next(i for i, label in enumerate(labels) if label != -100)
-    keep = start if rng.random() < 0.3 else rng.randint(start, len(ids))
-    del ids[keep:], labels[keep:]
+    end = start if rng.random() < 0.3 else rng.randint(start, len(ids))
+    del ids[end:], labels[end:]
     labels[:] = [-100] * len(labels)
-    if keep == start:  # what the chat template writes when thinking is switched off
+    if end == start:  # as the chat template does when thinking is switched off
         newline = tokenizer.encode(traces.EPISODE_BREAK)
         ids.extend(newline)
         labels.extend([-100] * len(newline))
 
 
 class Batches(Dataset[dict[str, torch.Tensor]]):
-    """`count` batches of about `batch_tokens` tokens, each a function of its index, the seed and nothing else."""
+    """One batch of about `batch_tokens` tokens per step; each depends on the seed and its index alone."""
 
     def __init__(self, stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self.stage, self.tokenizer, self.seed = stage, tokenizer, seed
@@ -133,7 +136,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
 
 
 def _pad(rows: list[Example], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded, no attention mask: under causal attention padding on the right is seen by nobody."""
+    """A right-padded batch. It needs no attention mask: with causal attention no token attends to later padding."""
     width = max(len(ids) for ids, _ in rows)
     input_ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
@@ -141,14 +144,14 @@ def _pad(rows: list[Example], pad: int) -> dict[str, torch.Tensor]:
 
 
 class _BaseTrainer(Trainer):
-    """`Trainer` that takes the batches in their order: `Batches` has shuffled already."""
+    """A `Trainer` that takes the batches in order, because `Batches` has shuffled them."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
 def rate(stage: BaseStage, step: int) -> float:
-    """The learning rate at a step as a share of the peak, in (0, 1]: linear warm-up, then a cosine down to 0.02."""
+    """The learning rate at a step as a share of its peak, in (0, 1]: linear warm-up, then a cosine down to 0.02."""
     warmup = max(1, int(stage.warmup * stage.steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -157,7 +160,7 @@ def rate(stage: BaseStage, step: int) -> float:
 
 
 def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work: Path) -> Qwen3ForCausalLM:
-    """Train the base, or go on where the last complete checkpoint in `work` stands."""
+    """Train the base, or resume from the last complete checkpoint in `work`."""
     set_seed(seed)
     model = new_model(stage, tokenizer)
     if stage.compile:
@@ -193,9 +196,9 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
 
 
 def fold_temperature(model: Qwen3ForCausalLM, temperature: float) -> None:
-    """Divide the logits by `temperature`, in place, by way of the last norm's weight.
+    """Divide the logits by `temperature`, in place, by scaling the weight of the last norm.
 
-    What is sampled at temperature 1 afterwards is what was sampled at `temperature` before; what is greedy stays so
+    Sampling at temperature 1 then equals sampling at `temperature` before; greedy decoding does not change
     (docs/decisions/0006-temperature.md).
     """
     with torch.no_grad():

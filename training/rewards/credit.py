@@ -135,10 +135,10 @@ def dense_rewards(
 
 
 def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
-    """RLOO: A_i = r_i - mean of the group's other rewards = G / (G - 1) (r_i - mean r) (arXiv 2402.14740, eq. 7).
+    """RLOO: A_i = r_i - mean of the group's other rewards = G / (G - 1) (r_i - mean r) (arXiv 2402.14740, eq. 7), (B,).
 
-    Not divided by the group's standard deviation: with it an all-correct group would push its shortest answer equally
-    hard whatever alpha is (arXiv 2502.04463, sec. 4.2).
+    It is not divided by the group's standard deviation. With the division, a group whose answers are all correct would
+    push its shortest answer equally hard at every alpha (arXiv 2502.04463, sec. 4.2).
 
     Args:
         reward_B: rewards, (B,).
@@ -152,13 +152,14 @@ def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
 
 
 def scaled(cost_BK: Tensor, group_size: int) -> Tensor:
-    """Costs such that those of an average rollout of its group add up to 1, (B, K); all 0 where every cost is.
+    """Costs on a scale where the average rollout of a group costs 1 in all, (B, K); all 0 if every cost is 0.
 
-    With a prompt's rollouts as the group the scale is the prompt's own, as the length reward's is: a check as long as
-    the rest of the thinking costs the same on an easy prompt and on a hard one. With all of the batch it is one scale.
+    With a prompt's rollouts as the group, each prompt has its own scale, as in the length reward: a check as long as
+    the rest of the thinking costs the same on an easy prompt and on a hard one. With the whole batch as the group,
+    there is one scale.
 
     Args:
-        cost_BK: what each episode is charged for, 0 where there is none.
+        cost_BK: what each episode is charged for, at least 0, and 0 after a rollout's last episode.
         group_size: G >= 2; divides B.
 
     Raises:
@@ -174,8 +175,8 @@ def episode_credit(
 ) -> Tensor:
     """A_ik = [r_out_i - mean of the others'] + progress_weight [r_ik - mean of the others' episodes], (B, K).
 
-    Every token of episode k gets A_ik. Neither a division by a standard deviation nor one by a length: an episode that
-    gains as much as the group's others do gets no advantage from it, however long it is.
+    Every token of episode k gets A_ik. There is no division, neither by a standard deviation nor by a length: an
+    episode that gains as much as the others of its group gets no advantage from it, however long it is.
 
     Args:
         outcome_B: outcome rewards.
@@ -187,12 +188,12 @@ def episode_credit(
     Raises:
         ValueError: an incomplete group, or a group of one.
     """
-    there_BK = torch.arange(episode_BK.size(1), device=episode_BK.device) < count_B[:, None]
-    dense_BK = episode_BK * there_BK
+    exists_BK = torch.arange(episode_BK.size(1), device=episode_BK.device) < count_B[:, None]
+    dense_BK = episode_BK * exists_BK
     sums, counts = _groups(dense_BK.sum(1), group_size), _groups(count_B.to(dense_BK.dtype), group_size)
     others = (sums.sum(1, keepdim=True) - sums) / (counts.sum(1, keepdim=True) - counts)
-    dense_BK = (dense_BK - others.view(-1, 1)) * there_BK
-    return leave_one_out(outcome_B, group_size)[:, None] * there_BK + progress_weight * dense_BK
+    dense_BK = (dense_BK - others.view(-1, 1)) * exists_BK
+    return leave_one_out(outcome_B, group_size)[:, None] * exists_BK + progress_weight * dense_BK
 
 
 def counterfactual_credit(
@@ -204,23 +205,24 @@ def counterfactual_credit(
     group_size: int,
     progress_weight: float,
 ) -> Tensor:
-    """What an episode brings beyond what could have stood in its place, (B, K + 1).
+    """What an episode brings beyond what stopping in its place would have brought, (B, K + 1).
 
     A_i0 = [r_out_i - mean of the others'] + progress_weight [r_i1 - mean of the others' r_j1],
     A_ik = [r_out_i - worth_ik] + progress_weight r_i,k+1    for k = 1 .. K_i, with r_i,K+1 = 0.
 
-    Column 0 is for the first episode's tokens, and for all of a rollout that says nothing before it stops: all of the
-    group stood before the prompt, so they are compared with each other. Column k is for the tokens of the episode after
-    the k-th, and after the last for the stop and the answer. What could have been done there instead is to stop, and
-    the probes have measured what that is worth. So a check that finds a slip earns what it gained, one that finds
-    nothing pays for itself, and a stop earns nothing, as what it is compared with is itself. This baseline depends on
-    nothing but what was said before, so it leaves the gradient's expectation alone; unlike a group's mean it knows
-    whether the episode before went right. It is a difference reward with stopping as the default action (Wolpert and
-    Tumer 2001; Foerster et al., arXiv 1705.08926, sec. 4).
+    Column 0 belongs to the tokens of the first episode, and to all tokens of a rollout that stops without a word. The
+    whole group started from the same prompt, so its members are compared with each other. Column k belongs to the
+    tokens of episode k + 1, and after the last episode to the stop and the answer. There the alternative is to stop,
+    and the probes have measured what stopping is worth.
+
+    So a check that finds a slip earns what it gained, a check that finds nothing pays for itself, and a stop earns
+    nothing, because it is compared with itself. The baseline depends only on the tokens before it, so the expected
+    gradient does not change. Unlike a group's mean, it knows whether the previous episode was right. It is a difference
+    reward with stopping as the default action (Wolpert and Tumer 2001; Foerster et al., arXiv 1705.08926, sec. 4).
 
     Args:
         outcome_B: outcome rewards.
-        worth_BK1: expected outcome reward if thinking stopped after 0 .. K episodes; read up to each row's count.
+        worth_BK1: expected outcome reward of stopping after 0 .. K episodes; read up to each row's count.
         episode_BK: dense rewards r_ik; read up to each row's count.
         count_B: episodes of each rollout, at least 1.
         group_size: G >= 2; divides B.
@@ -249,8 +251,8 @@ def token_rewards(
 ) -> TokenRewards:
     """The paper's r_it = w_it R_ik with R_ik = r_out_i / K_i + progress_weight r_ik (arXiv 2505.10425, eq. 5, alg. 1).
 
-    w_it is the token's surprise, -log pi_old(z_it), as a share of its episode's; equal shares where nothing surprised.
-    One rollout's rewards need no other rollout, so a process may hold its own only.
+    w_it is the token's surprisal, -log pi_old(z_it), as a share of its episode's total; equal shares if the total is 0.
+    A rollout's rewards do not depend on other rollouts, so each process computes its own.
 
     Args:
         outcome_B: outcome rewards.
@@ -259,33 +261,33 @@ def token_rewards(
         index_BT: each token's episode, -1 on padding.
         progress_weight: price of the dense reward.
     """
-    said_BT = index_BT >= 0
+    mask_BT = index_BT >= 0
     at_BT = index_BT.clamp(min=0)
     count_B1 = (index_BT.amax(1, keepdim=True) + 1).clamp(min=1)
     reward_BK = outcome_B[:, None] / count_B1 + progress_weight * episode_BK
 
-    surprise_BT = (-logp_BT).clamp(min=0) * said_BT
+    surprisal_BT = (-logp_BT).clamp(min=0) * mask_BT
 
     def per_episode(values_BT: Tensor) -> Tensor:
         total_BK = torch.zeros_like(reward_BK).scatter_add_(1, at_BT, values_BT.to(reward_BK.dtype))
         return total_BK.gather(1, at_BT)
 
-    total_BT, tokens_BT = per_episode(surprise_BT), per_episode(said_BT.float())
-    share_BT = torch.where(total_BT > 0, surprise_BT / total_BT, 1 / tokens_BT)
-    reward_BT = share_BT * reward_BK.gather(1, at_BT) * said_BT
-    means = [truncated_mean(row[said]) for row, said in zip(reward_BT, said_BT, strict=True)]
-    return TokenRewards(reward_BT, torch.stack(means) if means else reward_BT.sum(1), said_BT.sum(1))
+    total_BT, tokens_BT = per_episode(surprisal_BT), per_episode(mask_BT.float())
+    share_BT = torch.where(total_BT > 0, surprisal_BT / total_BT, 1 / tokens_BT)
+    reward_BT = share_BT * reward_BK.gather(1, at_BT) * mask_BT
+    means = [truncated_mean(row[mask]) for row, mask in zip(reward_BT, mask_BT, strict=True)]
+    return TokenRewards(reward_BT, torch.stack(means) if means else reward_BT.sum(1), mask_BT.sum(1))
 
 
-def truncated_mean(values_N: Tensor, keep: float = TRUNCATE) -> Tensor:
-    """Mean of the middle `keep` of the values, as many cut off at either end; of nothing it is 0."""
-    cut = int(len(values_N) * (1 - keep) / 2)
-    kept = values_N.sort().values[cut : len(values_N) - cut]
-    return kept.mean() if len(kept) else values_N.new_zeros(())
+def truncated_mean(values_N: Tensor, share: float = TRUNCATE) -> Tensor:
+    """Mean of the middle `share` of the values, with equally many left out at either end; 0 if there are no values."""
+    ends = int(len(values_N) * (1 - share) / 2)
+    middle = values_N.sort().values[ends : len(values_N) - ends]
+    return middle.mean() if len(middle) else values_N.new_zeros(())
 
 
 class PaperAdvantages(NamedTuple):
-    """`advantage_BT` is 0 on padding; the shares say how often a hazard of the definition was met."""
+    """`advantage_BT` is 0 on padding. The shares are of rollouts whose mean was floored, and of tokens clipped."""
 
     advantage_BT: Tensor
     floored_share: float
@@ -293,17 +295,17 @@ class PaperAdvantages(NamedTuple):
 
 
 def paper_advantages(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: slice) -> PaperAdvantages:
-    """A_it = A_i r_it / m_i, A_i = (m_i - mean_group m) / std_group m, to the letter (arXiv 2505.10425, alg. 1).
+    """The paper's A_it = A_i r_it / m_i, A_i = (m_i - mean_group m) / std_group m (arXiv 2505.10425, alg. 1), (B, T).
 
-    Three hazards are in the definition and stay in it: m_i is a mean per token, so a short rollout wins whatever its
-    episodes gained; near m_i = 0 the ratio explodes, so |m_i| is floored and the ratio clipped; and with A_i < 0 < m_i
-    a token of negative reward gets a positive advantage.
+    The definition has three hazards, which are left in. m_i is a mean per token, so a short rollout wins whatever its
+    episodes gained. Near m_i = 0 the ratio explodes, so |m_i| is floored and the ratio clipped. With A_i < 0 < m_i, a
+    token of negative reward gets a positive advantage.
 
     Args:
         token: this process's rewards.
         mean_all_B: `mean_B` of all processes.
-        group_size: G >= 2; divides their number.
-        own: which of them are this process's.
+        group_size: G >= 2; divides the number of rollouts of all processes.
+        own: this process's rows of `mean_all_B`.
 
     Raises:
         ValueError: an incomplete group, or a group of one.

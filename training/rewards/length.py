@@ -1,4 +1,4 @@
-"""The alpha-weighted length reward of Arora and Zanette (arXiv 2502.04463, eq. 4 and 5)."""
+"""What is an answer of this length worth? The length reward of Arora and Zanette (arXiv 2502.04463, eq. 4 and 5)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: float) -> Tensor:
     """r_i = 1{i correct} (1 - alpha sigmoid((len_i - mean len) / (std len + 1e-7))).
 
-    mean and the population std are taken over the *correct* responses of the same prompt. One correct response, or
-    all of one length: z = 0 and r = 1 - alpha / 2. None correct: every reward is 0.
+    Mean and population std are taken over the *correct* responses to the same prompt. If only one response is correct,
+    or all correct ones have the same length, then r = 1 - alpha / 2. If none is correct, every reward is 0.
 
     Args:
-        correct_B: 1 where the response is correct, else 0; groups lie next to each other, (B,).
+        correct_B: 1 where the response is correct, else 0; the members of a group are adjacent, (B,).
         tokens_B: sampled tokens of each response, (B,).
         group_size: responses to one prompt, G; divides B.
         alpha: efficiency level in [0, 1); 0 rewards correctness alone.
@@ -22,7 +22,7 @@ def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: f
         Rewards in [0, 1], float32, (B,).
 
     Raises:
-        ValueError: alpha out of range, shapes that differ, or a group that is not whole.
+        ValueError: alpha is out of range, the shapes differ, or a group is incomplete.
     """
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha must be in [0, 1), got {alpha}")

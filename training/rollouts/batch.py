@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Token ids, and masks that are 1 where there is a token. Completions are right-padded; prompts on either side."""
+    """Token ids, and masks that are 1 where there is a token. Completions are right-padded, prompts on either side."""
 
     prompt_ids_BP: Tensor
     prompt_mask_BP: Tensor
@@ -23,7 +23,7 @@ class Rollouts:
     def padded(
         cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | None = None
     ) -> Rollouts:
-        """Prompts padded on the left, completions on the right."""
+        """A batch of unpadded sequences: prompts are padded on the left, completions on the right."""
         wide, long = max(map(len, prompts)), max(map(len, completions))
         return cls(
             *(
@@ -41,7 +41,7 @@ class Rollouts:
         return len(self.prompt_ids_BP)
 
     def __getitem__(self, rows: slice | Tensor) -> Rollouts:
-        """Some of the rows, without columns that are all padding in them."""
+        """Some of the rows, without the columns that hold only padding in them."""
         prompt_mask, completion_mask = self.prompt_mask_BP[rows], self.completion_mask_BT[rows]
         prompt, completion = (mask.bool().any(0) for mask in (prompt_mask, completion_mask))
         return Rollouts(
@@ -53,7 +53,7 @@ class Rollouts:
 
     @property
     def ids_BS(self) -> Tensor:
-        """Prompt and completion in one row."""
+        """Prompt and completion of each rollout, one after the other."""
         return torch.cat([self.prompt_ids_BP, self.completion_ids_BT], 1)
 
     @property

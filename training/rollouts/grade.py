@@ -1,4 +1,4 @@
-"""What did a rollout do? Where its thinking ends, what it answered, into which episodes it falls."""
+"""Is a rollout correct, and how long did it think? Its answer, the end of its thinking, and its episodes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NO_LIMIT = 10**6
 
 
 class Grader:
-    """Judges completions of one tokenizer."""
+    """Grades completions of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, dense: DenseReward | None = None) -> None:
-        """Episodes are split as `dense` says, without its limit; default: at blank lines."""
+        """Episodes are split as `dense` says, but without its limit on their number; by default at blank lines."""
         dense = dense or DenseReward()
         self._tokenizer = tokenizer
         self._end = tokenizer.convert_tokens_to_ids(THINK_END)
@@ -29,9 +29,9 @@ class Grader:
         self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
 
     def __call__(self, completion: Sequence[int], gold: str) -> Outcome:
-        """Grade one completion; one that was cut off, or never stopped thinking, is incorrect.
+        """Grade one completion. It is incorrect if it was truncated or never closed its thinking.
 
-        Whether it was cut off is read from the sampled tokens, before any eos is appended (arXiv 2502.04463, sec. 4).
+        Truncation shows in the sampled tokens, to which no eos has been added (arXiv 2502.04463, sec. 4).
         """
         ids = list(completion)
         finished = bool(ids) and ids[-1] == self._eos
@@ -52,11 +52,11 @@ class Grader:
         return max(1, int(self._split(ids_1T, torch.ones_like(ids_1T)).count_B[0]))
 
     def budget_forced(self, completion: Sequence[int], budget: int) -> list[int]:
-        """The first `budget` tokens of a completion's thinking, closed; an answer is to be sampled from there."""
+        """The first `budget` tokens of a completion's thinking, closed, as the start of a budget-forced answer."""
         return [*completion[:budget], self._end]
 
     def after_first_episode(self, completion: Sequence[int]) -> list[int]:
-        """The completion cut after its first episode, thinking closed; an answer is to be sampled from there."""
+        """The completion up to the end of its first episode, thinking closed, as the start of an answer."""
         ids = list(completion)
         thought = ids.index(self._end) if self._end in ids else len(ids)
         first = ids.index(self._break) if self._break in ids[:thought] else thought

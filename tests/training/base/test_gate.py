@@ -17,7 +17,7 @@ FIT_AT_0 = {
 }
 
 
-def test_an_overthinker_for_whom_checking_sometimes_pays_is_fit():
+def test_an_overthinker_whose_checking_pays_on_hard_questions_is_fit():
     assert verdict(FIT_AT_1, FIT_AT_0) == []
 
 
@@ -25,25 +25,25 @@ def test_an_overthinker_for_whom_checking_sometimes_pays_is_fit():
     ("difficulty", "change", "named"),
     [
         ("easy", {"accuracy": 0.96}, "easy accuracy at temperature 1"),
-        ("easy", {"cut_accuracy": 0.9}, "easy accuracy lost by the cut"),
+        ("easy", {"cut_accuracy": 0.9}, "easy accuracy lost without later episodes"),
         ("medium", {"accuracy": 0.89}, "medium accuracy at temperature 1"),
         ("hard", {"accuracy": 0.95}, "hard accuracy at temperature 1"),
-        ("hard", {"cut_accuracy": 0.7}, "hard accuracy after the cut"),
-        ("hard", {"accuracy": 0.76, "cut_accuracy": 0.6}, "hard accuracy lost by the cut"),
+        ("hard", {"cut_accuracy": 0.7}, "hard accuracy after the first episode"),
+        ("hard", {"accuracy": 0.76, "cut_accuracy": 0.6}, "hard accuracy lost without later episodes"),
         ("medium", {"episodes": 1.2}, "medium episodes"),
     ],
 )
-def test_each_figure_that_is_off_is_named(difficulty, change, named):
+def test_each_figure_out_of_range_is_named(difficulty, change, named):
     figures = {**FIT_AT_1, difficulty: replace(FIT_AT_1[difficulty], **change)}
     assert any(line.startswith(named) for line in verdict(figures, FIT_AT_0))
 
 
-def test_greedy_decoding_is_judged_too():
+def test_figures_of_greedy_decoding_are_checked_too():
     weak = {**FIT_AT_0, "easy": replace(FIT_AT_0["easy"], accuracy=0.9)}
     assert verdict(FIT_AT_1, weak) == ["easy accuracy at temperature 0 is 0.900, not in [0.97, 1]"]
 
 
-def test_an_untrained_model_is_measured_and_not_fit(model, tokenizer):
+def test_an_untrained_model_is_measured_and_is_not_fit(model, tokenizer):
     figures = measure(model, tokenizer, SamplingParams(12, 1.0), count=4, seed=0)
     assert set(figures) == {"easy", "medium", "hard"}
     assert verdict(figures, figures)

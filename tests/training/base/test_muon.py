@@ -23,7 +23,7 @@ def test_orthogonalising_keeps_the_singular_directions():
     assert torch.allclose(core, torch.diag(core.diagonal()), atol=1e-6)
 
 
-def test_what_is_not_a_hidden_matrix_moves_as_adamw_moves_it():
+def test_other_parameters_move_as_adamw_moves_them():
     torch.manual_seed(0)
     start = torch.randn(8)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
@@ -63,20 +63,22 @@ def test_a_matrix_step_has_the_root_mean_square_of_an_adamw_step():
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_matrices_are_orthogonalised_in_bfloat16_only_where_that_is_fast(monkeypatch, fast):
-    seen = []
+    dtypes = []
     monkeypatch.setattr(muon, "autocast_bf16", lambda: fast)
-    monkeypatch.setattr(muon, "orthogonalise", lambda matrices: seen.append(matrices.dtype) or orthogonalise(matrices))
+    monkeypatch.setattr(
+        muon, "orthogonalise", lambda matrices: dtypes.append(matrices.dtype) or orthogonalise(matrices)
+    )
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(16, 32))
     weight.grad = torch.randn(16, 32)
     Muon([("layer", weight)], lr=1.0, weight_decay=0.0).step()
-    assert seen == [torch.bfloat16 if fast else torch.float32]
+    assert dtypes == [torch.bfloat16 if fast else torch.float32]
     assert weight.dtype == torch.float32
     exact = -orthogonalise(weight.grad[None])[0] * 0.2 * 32**0.5
     torch.testing.assert_close(weight.detach(), exact, atol=0.05, rtol=0)
 
 
-def test_its_state_survives_a_checkpoint():
+def test_the_optimizer_s_state_survives_a_checkpoint():
     torch.manual_seed(0)
     start = torch.randn(6, 6)
     one, other = (torch.nn.Parameter(start.clone()) for _ in range(2))

@@ -27,18 +27,18 @@ def lines_of(steps: list[traces._Step]) -> tuple[str, ...]:
 
 
 @given(chains, seeds)
-def test_a_trace_answers_what_the_verifier_expects(chain, seed):
+def test_a_trace_ends_in_the_answer_that_the_verifier_expects(chain, seed):
     assert traces.write(chain, random.Random(seed)).answer == chain.answer
 
 
 @given(chains)
-def test_every_way_of_solving_comes_to_the_answer(chain):
+def test_every_method_arrives_at_the_answer(chain):
     for method in ("fast", *traces.CHECKS):
         assert traces.solve(chain, method)[-1].result == chain.answer
 
 
 @given(chains, seeds)
-def test_every_step_is_right_but_for_slips_which_stay_out_of_the_loss(chain, seed):
+def test_every_step_is_correct_except_slips_which_stay_out_of_the_loss(chain, seed):
     trace = traces.write(chain, random.Random(seed))
     for episode in trace.episodes:
         for left, result in pairwise(episode):
@@ -48,7 +48,7 @@ def test_every_step_is_right_but_for_slips_which_stay_out_of_the_loss(chain, see
 
 
 @given(chains, seeds)
-def test_each_check_says_whether_it_agrees_with_what_was_believed(chain, seed):
+def test_each_check_says_whether_it_agrees_with_the_majority_so_far(chain, seed):
     trace = traces.write(chain, random.Random(seed))
     for k, episode in enumerate(trace.episodes[1:], 1):
         believed = traces.Trace(trace.episodes[:k], trace.results[:k]).answer
@@ -72,12 +72,12 @@ def test_some_first_passes_are_careful_and_are_not_checked_the_same_way_at_once(
 
 
 @given(chains, seeds)
-def test_episodes_hold_no_break_of_their_own(chain, seed):
+def test_an_episode_contains_no_episode_break(chain, seed):
     for episode in traces.write(chain, random.Random(seed)).episodes:
         assert traces.EPISODE_BREAK not in "".join(piece.text for piece in episode)
 
 
-def test_checking_hardly_depends_on_the_difficulty():
+def test_the_number_of_checks_hardly_depends_on_the_difficulty():
     rng = random.Random(0)
     means = []
     for difficulty in DIFFICULTIES:

@@ -10,23 +10,23 @@ from training.config import BaseStage
 from training.tasks.prompts import prompts
 
 
-def test_only_what_the_model_says_is_learned(tokenizer):
+def test_only_the_completion_is_learned(tokenizer):
     prompt = prompts("train", 0, 1)[0]
     trace = traces.write(prompt.chain, random.Random(0))
-    ids, labels = encode(prompt, trace, tokenizer, random.Random(1), cut=0.0)
+    ids, labels = encode(prompt, trace, tokenizer, random.Random(1), truncated=0.0)
     learned = [label for label in labels if label != -100]
-    said = tokenizer.decode(ids).partition("<think>")[2]
-    assert tokenizer.decode(learned) == said
-    assert said.endswith(f"</think>\n\nThe answer is {prompt.answer}.<|im_end|>")
+    completion = tokenizer.decode(ids).partition("<think>")[2]
+    assert tokenizer.decode(learned) == completion
+    assert completion.endswith(f"</think>\n\nThe answer is {prompt.answer}.<|im_end|>")
 
 
 def test_slipped_digits_are_not_learned(tokenizer):
-    asked = prompts("train", 0, 300, difficulty="hard")
+    questions = prompts("train", 0, 300, difficulty="hard")
     slipped = 0
-    for i, prompt in enumerate(asked):
+    for i, prompt in enumerate(questions):
         trace = traces.write(prompt.chain, random.Random(i))
         hidden = "".join(p.text for e in trace.episodes for p in e if not p.learned)
-        ids, labels = encode(prompt, trace, tokenizer, random.Random(i), cut=0.0)
+        ids, labels = encode(prompt, trace, tokenizer, random.Random(i), truncated=0.0)
         start = ids.index(tokenizer.convert_tokens_to_ids("<think>")) + 1
         assert (
             tokenizer.decode([t for t, label in zip(ids[start:], labels[start:], strict=True) if label == -100])
@@ -36,30 +36,30 @@ def test_slipped_digits_are_not_learned(tokenizer):
     assert slipped > 20
 
 
-def test_of_a_cut_trace_only_the_answer_is_learned(tokenizer):
+def test_of_a_truncated_trace_only_the_answer_is_learned(tokenizer):
     for i, prompt in enumerate(prompts("train", 0, 200)):
         trace = traces.write(prompt.chain, random.Random(i))
         if all(p.learned for e in trace.episodes for p in e):
-            _, labels = encode(prompt, trace, tokenizer, random.Random(i), cut=1.0)
+            _, labels = encode(prompt, trace, tokenizer, random.Random(i), truncated=1.0)
             learned = tokenizer.decode([label for label in labels if label != -100])
             assert learned == f"</think>\n\nThe answer is {prompt.answer}.<|im_end|>"
 
 
-def test_some_cut_traces_look_like_switched_off_thinking(tokenizer):
+def test_some_truncated_traces_look_like_switched_off_thinking(tokenizer):
     prompt = prompts("train", 0, 1)[0]
     switched_off = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt.prompt}], add_generation_prompt=True, tokenize=False, enable_thinking=False
     )
     texts = [
         tokenizer.decode(
-            encode(prompt, traces.write(prompt.chain, random.Random(i)), tokenizer, random.Random(i), cut=1.0)[0]
+            encode(prompt, traces.write(prompt.chain, random.Random(i)), tokenizer, random.Random(i), truncated=1.0)[0]
         )
         for i in range(200)
     ]
     assert sum(text.startswith(switched_off) for text in texts) > 20
 
 
-def test_batches_are_a_function_of_their_index(tokenizer):
+def test_batches_depend_on_their_index_alone(tokenizer):
     one, other = (Batches(TINY, tokenizer, seed=3) for _ in range(2))
     for index in (17, 2, 31):
         assert torch.equal(one[index]["input_ids"], other[index]["input_ids"])
@@ -67,7 +67,7 @@ def test_batches_are_a_function_of_their_index(tokenizer):
     assert not torch.equal(one[0]["labels"][0], one[16]["labels"][0])
 
 
-def test_batches_hold_about_the_tokens_asked_for(tokenizer):
+def test_batches_hold_about_batch_tokens_tokens(tokenizer):
     batches = Batches(TINY, tokenizer, seed=0)
     sizes = [batches[i]["labels"].numel() for i in range(len(batches))]
     assert TINY.batch_tokens * 0.5 < sum(sizes) / len(sizes) < TINY.batch_tokens * 1.6
@@ -89,7 +89,7 @@ def test_training_lowers_the_loss(tokenizer, tmp_path):
         assert trained(**batch).loss < fresh(**batch).loss - 1
 
 
-def test_a_folded_temperature_divides_the_logits(model, tokenizer):
+def test_folding_a_temperature_divides_the_logits(model, tokenizer):
     ids = torch.tensor([tokenizer.encode("What is 12 + 35?")])
     before = model(ids).logits
     train.fold_temperature(model, 0.7)

@@ -1,4 +1,4 @@
-"""One short backward for the batch says what one backward per episode says, on the shipped model."""
+"""Does one short backward for the batch give the scores of one backward per token? On the shipped model."""
 
 from pathlib import Path
 
@@ -63,11 +63,11 @@ def explicit(model, batch, index, damping=1e-5):
     tokens = torch.stack(per_token)
     fisher = sum(torch.outer(g, g) for g in tokens) / len(tokens)
     inverse = torch.linalg.inv(fisher + damping * fisher.trace() / RANK**2 * torch.eye(RANK**2, dtype=torch.float64))
-    found = torch.zeros(len(batch), int(index.max()) + 1, dtype=torch.float64)
+    result = torch.zeros(len(batch), int(index.max()) + 1, dtype=torch.float64)
     for row, k in set(where):
         g = sum(gradient for gradient, at in zip(tokens, where, strict=True) if at == (row, k))
-        found[row, k] = g @ inverse @ g
-    return found
+        result[row, k] = g @ inverse @ g
+    return result
 
 
 def fast(model, batch, index):
@@ -75,11 +75,11 @@ def fast(model, batch, index):
     return scores(gradients.output_BTr, gradients.input_BTr, index, int(index.max()) + 1)
 
 
-def test_it_equals_autograd_per_token_with_an_explicit_fisher(model, batch, index):
+def test_scores_equal_autograd_per_token_with_an_explicit_fisher(model, batch, index):
     torch.testing.assert_close(fast(model, batch, index), explicit(model, batch, index), rtol=1e-5, atol=1e-5)
 
 
-def test_an_adapter_is_part_of_the_weight(batch, index):
+def test_the_proxy_is_of_the_weight_with_its_adapter(batch, index):
     torch.manual_seed(0)
     network = get_peft_model(
         AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64),
@@ -107,11 +107,11 @@ def test_the_mean_score_of_a_token_is_the_number_of_parameters():
     """E[g^T F^-1 g] = trace(F^-1 F): every token an episode of its own, F over the same tokens."""
     torch.manual_seed(0)
     output, inputs = torch.randn(2, 1, 300, RANK, dtype=torch.float64)
-    found = scores(output, inputs, torch.arange(300)[None], 300, damping=0)
-    assert found.mean().item() == pytest.approx(RANK**2)
+    result = scores(output, inputs, torch.arange(300)[None], 300, damping=0)
+    assert result.mean().item() == pytest.approx(RANK**2)
 
 
-def test_padding_has_no_say():
+def test_padding_does_not_affect_the_scores():
     torch.manual_seed(0)
     output, inputs = torch.randn(2, 2, 10, RANK, dtype=torch.float64)
     index = torch.tensor([[0] * 5 + [1] * 5, [0] * 4 + [-1] * 6])
@@ -121,6 +121,6 @@ def test_padding_has_no_say():
     assert scores(output, inputs, index, 2)[1, 1] == 0
 
 
-def test_a_rank_that_the_layer_does_not_have_is_refused(model, batch):
+def test_a_rank_above_the_layer_s_is_rejected(model, batch):
     with pytest.raises(ValueError, match="rank must be between 1 and 256, got 300"):
         token_gradients(model, batch, rank=300)

@@ -35,25 +35,25 @@ costs = st.integers(2, 8).flatmap(
 
 @given(rewards)
 def test_each_reward_is_compared_with_the_mean_of_the_others(groups):
-    found = leave_one_out(torch.tensor(groups).view(-1), len(groups[0])).tolist()
+    result = leave_one_out(torch.tensor(groups).view(-1), len(groups[0])).tolist()
     expected = [r - sum(g[:i] + g[i + 1 :]) / (len(g) - 1) for g in groups for i, r in enumerate(g)]
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert result == pytest.approx(expected, abs=1e-4)
 
 
 @given(rewards)
 def test_a_group_s_advantages_add_up_to_zero(groups):
-    found = leave_one_out(torch.tensor(groups).view(-1), len(groups[0])).view(len(groups), -1)
-    assert found.sum(1).tolist() == pytest.approx([0.0] * len(groups), abs=1e-4)
+    result = leave_one_out(torch.tensor(groups).view(-1), len(groups[0])).view(len(groups), -1)
+    assert result.sum(1).tolist() == pytest.approx([0.0] * len(groups), abs=1e-4)
 
 
-def test_it_is_not_divided_by_a_standard_deviation():
+def test_leave_one_out_is_not_divided_by_a_standard_deviation():
     small = leave_one_out(torch.tensor([0.0, 0.01]), 2)
     large = leave_one_out(torch.tensor([0.0, 1.0]), 2)
     assert torch.allclose(large, 100 * small)
 
 
 @pytest.mark.parametrize(("count", "size"), [(4, 1), (5, 2), (4, 3)])
-def test_broken_groups_are_refused(count, size):
+def test_incomplete_groups_are_rejected(count, size):
     with pytest.raises(ValueError, match="whole groups"):
         leave_one_out(torch.zeros(count), size)
 
@@ -73,31 +73,31 @@ def test_counterfactual_credit_compares_first_episodes_and_later_ones_with_stopp
     outcome = data.draw(st.lists(value, min_size=2 * size, max_size=2 * size))
     dense = [data.draw(st.lists(value, min_size=1, max_size=most)) for _ in outcome]
     worth = [data.draw(st.lists(value, min_size=len(row) + 1, max_size=len(row) + 1)) for row in dense]
-    found = counterfactual(outcome, worth, dense, size)
+    result = counterfactual(outcome, worth, dense, size)
     brought = [outcome[i] + 0.8 * row[0] for i, row in enumerate(dense)]
     for i, row in enumerate(dense):
         others = [brought[j] for j in range(i // size * size, i // size * size + size) if j != i]
         expected = [brought[i] - sum(others) / len(others)]
         expected += [outcome[i] + 0.8 * r - w for r, w in zip([*row[1:], 0], worth[i][1:], strict=True)]
-        assert found[i].tolist() == pytest.approx(expected + [0.0] * (found.size(1) - len(expected)), abs=1e-5)
+        assert result[i].tolist() == pytest.approx(expected + [0.0] * (result.size(1) - len(expected)), abs=1e-5)
 
 
 def test_a_check_that_finds_a_slip_is_rewarded_and_a_stop_elsewhere_is_not_blamed_for_it():
-    found = counterfactual([1.0, 1.0], [[0.0, 0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0]], 2)
-    assert found[0, 1] == pytest.approx(1.8)
-    assert found[1, 1] == 0, "a group's mean would have held the other's slip against it"
+    result = counterfactual([1.0, 1.0], [[0.0, 0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0]], 2)
+    assert result[0, 1] == pytest.approx(1.8)
+    assert result[1, 1] == 0, "a group's mean would have held the other's slip against it"
 
 
 def test_a_check_that_finds_nothing_pays_for_itself_and_not_the_episode_before_it():
-    found = counterfactual([1.0, 1.0], [[0.0, 1.0, 1.0], [0.0, 1.0]], [[1.0, -0.1], [1.0]], 2)
-    assert found[0, 1] == pytest.approx(-0.08)
-    assert found[0, 0] == found[1, 0] == found[1, 1] == 0
+    result = counterfactual([1.0, 1.0], [[0.0, 1.0, 1.0], [0.0, 1.0]], [[1.0, -0.1], [1.0]], 2)
+    assert result[0, 1] == pytest.approx(-0.08)
+    assert result[0, 0] == result[1, 0] == result[1, 1] == 0
 
 
-def test_a_first_episode_that_is_right_by_itself_earns_more_than_one_that_a_check_has_to_mend():
-    found = counterfactual([1.0, 1.0], [[0.0, 0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0]], 2)
-    assert found[1, 0] == pytest.approx(0.8)
-    assert found[0, 0] == pytest.approx(-0.8)
+def test_a_first_episode_that_is_right_by_itself_earns_more_than_one_that_a_check_corrects():
+    result = counterfactual([1.0, 1.0], [[0.0, 0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0]], 2)
+    assert result[1, 0] == pytest.approx(0.8)
+    assert result[0, 0] == pytest.approx(-0.8)
 
 
 @given(st.data())
@@ -107,26 +107,26 @@ def test_episode_credit_compares_with_the_others_outcomes_and_episodes(data):
     outcome = data.draw(st.lists(value, min_size=2 * size, max_size=2 * size))
     dense = [data.draw(st.lists(value, min_size=1, max_size=most)) for _ in outcome]
     rows = torch.tensor([row + [9.0] * (most - len(row)) for row in dense])
-    found = episode_credit(torch.tensor(outcome), rows, torch.tensor([len(row) for row in dense]), size, 0.8)
+    result = episode_credit(torch.tensor(outcome), rows, torch.tensor([len(row) for row in dense]), size, 0.8)
     for i, row in enumerate(dense):
         others = [j for j in range(i // size * size, i // size * size + size) if j != i]
         of_outcome = outcome[i] - sum(outcome[j] for j in others) / len(others)
         episodes = [r for j in others for r in dense[j]]
         expected = [of_outcome + 0.8 * (r - sum(episodes) / len(episodes)) for r in row]
-        assert found[i].tolist() == pytest.approx(expected + [0.0] * (most - len(row)), abs=1e-5)
+        assert result[i].tolist() == pytest.approx(expected + [0.0] * (most - len(row)), abs=1e-5)
 
 
 def test_without_a_dense_reward_episode_credit_is_leave_one_out():
     outcome = torch.tensor([1.0, 0.0, 0.5, 0.25])
-    found = episode_credit(outcome, torch.zeros(4, 3), torch.tensor([1, 2, 3, 3]), 2, 0.8)
-    torch.testing.assert_close(found[:, 0], leave_one_out(outcome, 2))
+    result = episode_credit(outcome, torch.zeros(4, 3), torch.tensor([1, 2, 3, 3]), 2, 0.8)
+    torch.testing.assert_close(result[:, 0], leave_one_out(outcome, 2))
 
 
 def test_episode_credit_does_not_favour_short_rollouts():
     """The hazard of the paper's per-token mean: the same gains in fewer tokens are the same advantages here."""
     gains = torch.tensor([[0.5, 0.0], [0.5, 0.0]])
-    found = episode_credit(torch.ones(2), gains, torch.tensor([2, 2]), 2, 0.8)
-    assert torch.equal(found[0], found[1])
+    result = episode_credit(torch.ones(2), gains, torch.tensor([2, 2]), 2, 0.8)
+    assert torch.equal(result[0], result[1])
 
     index = torch.tensor([[0, 1, -1, -1], [0, 0, 1, 1]])
     token = token_rewards(torch.ones(2), gains, torch.full((2, 4), -1.0), index, 0.8)
@@ -134,14 +134,14 @@ def test_episode_credit_does_not_favour_short_rollouts():
     assert paper[0, 0] > 0 > paper[1, 0]
 
 
-def test_a_token_s_reward_is_its_surprise_s_share_of_its_episode_s():
+def test_a_token_s_share_of_its_episode_s_reward_is_its_share_of_the_surprisal():
     logp = torch.tensor([[-1.0, -3.0, -2.0, 0.0], [0.0, 0.0, -7.0, -7.0]])
     index = torch.tensor([[0, 0, 1, 1], [0, 0, -1, -1]])
-    found = token_rewards(torch.tensor([1.0, 1.0]), torch.tensor([[0.5, -0.25], [0.1, 9.0]]), logp, index, 0.8)
+    result = token_rewards(torch.tensor([1.0, 1.0]), torch.tensor([[0.5, -0.25], [0.1, 9.0]]), logp, index, 0.8)
     first, second = 1 / 2 + 0.8 * 0.5, 1 / 2 + 0.8 * -0.25
-    assert found.reward_BT[0].tolist() == pytest.approx([first / 4, first * 3 / 4, second, 0])
-    assert found.reward_BT[1].tolist() == pytest.approx([1.08 / 2, 1.08 / 2, 0, 0]), "nothing surprised: equal shares"
-    assert found.mean_B.tolist() == pytest.approx([(first + second) / 4, 0.54])
+    assert result.reward_BT[0].tolist() == pytest.approx([first / 4, first * 3 / 4, second, 0])
+    assert result.reward_BT[1].tolist() == pytest.approx([1.08 / 2, 1.08 / 2, 0, 0]), "nothing surprised: equal shares"
+    assert result.mean_B.tolist() == pytest.approx([(first + second) / 4, 0.54])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=200))
@@ -157,44 +157,44 @@ def test_an_outlier_does_not_move_a_truncated_mean():
     assert truncated_mean(values) == 1
 
 
-def test_paper_advantages_is_the_group_s_standard_score_times_the_token_s_ratio():
+def test_paper_advantages_are_the_standard_score_in_the_group_times_the_token_s_ratio():
     reward = torch.tensor([[0.2, 0.4], [0.1, 0.1], [0.3, 0.1], [0.5, 0.5]])
     means = reward.mean(1)
-    found = paper_advantages(TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 2, slice(0, 4))
+    result = paper_advantages(TokenRewards(reward, means, torch.full((len(reward),), 100)), means, 2, slice(0, 4))
     for i, j in ((0, 1), (1, 0), (2, 3), (3, 2)):
         pair = means[[i, j]]
         score = (means[i] - pair.mean()) / (pair.std() + 1e-6)
-        assert found.advantage_BT[i].tolist() == pytest.approx((score * reward[i] / means[i]).tolist())
-    assert (found.floored_share, found.clipped_share) == (0, 0)
+        assert result.advantage_BT[i].tolist() == pytest.approx((score * reward[i] / means[i]).tolist())
+    assert (result.floored_share, result.clipped_share) == (0, 0)
 
 
-def test_near_a_mean_of_zero_the_ratio_is_floored_and_clipped_and_said_so():
+def test_near_a_mean_of_zero_the_mean_is_floored_and_the_ratio_clipped_and_both_are_counted():
     reward = torch.tensor([[1.0, -1.0 + 1e-9], [0.1, 0.1]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
-    found = paper_advantages(token, token.mean_B, 2, slice(0, 2))
-    assert found.advantage_BT.isfinite().all()
-    assert found.advantage_BT.abs().max() <= RATIO
-    assert found.floored_share == 0.5
-    assert found.clipped_share == 0.5
+    result = paper_advantages(token, token.mean_B, 2, slice(0, 2))
+    assert result.advantage_BT.isfinite().all()
+    assert result.advantage_BT.abs().max() <= RATIO
+    assert result.floored_share == 0.5
+    assert result.clipped_share == 0.5
     assert token.mean_B[0].abs() < FLOOR / 100
 
 
 def test_a_floored_mean_keeps_its_sign():
     reward = torch.tensor([[-1e-5, -3e-5], [0.9, 0.9]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
-    found = paper_advantages(token, token.mean_B, 2, slice(0, 2))
-    assert found.floored_share == 0.5
-    assert found.advantage_BT[0].lt(0).all(), "the poorer rollout, all of whose tokens cost, is not rewarded"
+    result = paper_advantages(token, token.mean_B, 2, slice(0, 2))
+    assert result.floored_share == 0.5
+    assert result.advantage_BT[0].lt(0).all(), "the poorer rollout, all of whose tokens cost, is not rewarded"
 
 
-def test_paper_advantages_may_reward_a_bad_token_of_a_poor_rollout():
+def test_paper_advantages_can_reward_a_bad_token_of_a_poor_rollout():
     """The third hazard, kept because it is the paper's: A_i < 0 < m_i turns a negative reward into an advantage."""
     reward = torch.tensor([[0.5, -0.1], [0.9, 0.9]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
     assert paper_advantages(token, token.mean_B, 2, slice(0, 2)).advantage_BT[0, 1] > 0
 
 
-def test_a_process_gets_its_own_rows_compared_with_everyone_s():
+def test_a_process_gets_its_own_rows_compared_with_those_of_all_processes():
     reward = torch.rand(4, 3)
     means = reward.mean(1)
     whole = paper_advantages(
@@ -206,7 +206,7 @@ def test_a_process_gets_its_own_rows_compared_with_everyone_s():
     assert torch.equal(whole[2:], half)
 
 
-def test_of_one_group_an_average_rollout_s_costs_add_up_to_one_and_keep_their_proportions():
+def test_in_one_group_the_average_rollout_costs_one_and_costs_keep_their_proportions():
     torch.manual_seed(0)
     cost = torch.rand(5, 3)
     assert scaled(cost, 5).sum(1).mean().item() == pytest.approx(1)
@@ -215,23 +215,23 @@ def test_of_one_group_an_average_rollout_s_costs_add_up_to_one_and_keep_their_pr
     assert scaled(torch.zeros(2, 2), 2).tolist() == [[0, 0], [0, 0]]
 
 
-def test_an_episode_s_cost_is_scaled_by_what_its_own_group_s_rollouts_cost_on_average():
+def test_costs_are_scaled_by_the_average_rollout_of_their_own_group():
     easy, hard = [[10.0, 10], [20, 0]], [[60.0, 20], [40, 0]]
-    found = scaled(torch.tensor(easy + hard), 2)
-    assert found.tolist() == [pytest.approx(row) for row in ([0.5, 0.5], [1, 0], [1, 1 / 3], [2 / 3, 0])]
+    result = scaled(torch.tensor(easy + hard), 2)
+    assert result.tolist() == [pytest.approx(row) for row in ([0.5, 0.5], [1, 0], [1, 1 / 3], [2 / 3, 0])]
 
 
 @given(costs)
-def test_whatever_the_group_an_average_rollout_s_costs_add_up_to_one(rows):
+def test_in_every_group_the_average_rollout_costs_one(rows):
     shares = scaled(torch.tensor([cost for row in rows for cost in row], dtype=torch.float32), len(rows[0]))
     assert shares.view(len(rows), -1).sum(1).tolist() == pytest.approx([len(rows[0])] * len(rows), rel=1e-4)
 
 
-def test_a_group_without_costs_has_none():
+def test_a_group_without_costs_keeps_costs_of_zero():
     assert scaled(torch.zeros(2, 3), 2).tolist() == [[0, 0, 0]] * 2
 
 
-def test_costs_of_a_broken_group_are_refused():
+def test_costs_of_an_incomplete_group_are_rejected():
     with pytest.raises(ValueError, match="not whole groups of 2"):
         scaled(torch.ones(3, 2), 2)
 
@@ -244,17 +244,17 @@ SECOND_HALF = slice(2, 4)
 
 def test_without_a_dense_reward_every_token_of_a_rollout_has_its_advantage_and_padding_has_none():
     mask = (INDEX >= 0).long()
-    found = outcome_advantages(OUTCOME, mask[SECOND_HALF], own=SECOND_HALF, group_size=2)
-    assert found.tolist() == [[0.25, 0.25, 0.25, 0], [-0.25, -0.25, 0, 0]]
+    result = outcome_advantages(OUTCOME, mask[SECOND_HALF], own=SECOND_HALF, group_size=2)
+    assert result.tolist() == [[0.25, 0.25, 0.25, 0], [-0.25, -0.25, 0, 0]]
 
 
 def test_every_token_has_the_advantage_of_its_own_episode():
     credit = episode_credit(OUTCOME, DENSE, COUNT, 2, 0.8)
-    found = episode_advantages(
+    result = episode_advantages(
         OUTCOME, DENSE, COUNT, index_BT=INDEX[SECOND_HALF], own=SECOND_HALF, group_size=2, progress_weight=0.8
     )
     (a, b), (c, _) = credit[SECOND_HALF].tolist()
-    assert found.tolist() == [[a, b, b, 0], [c, c, 0, 0]]
+    assert result.tolist() == [[a, b, b, 0], [c, c, 0, 0]]
 
 
 def test_the_tokens_that_stop_the_thinking_have_the_advantage_of_stopping():
@@ -262,7 +262,7 @@ def test_the_tokens_that_stop_the_thinking_have_the_advantage_of_stopping():
     stopped = torch.tensor([[0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]]).bool()
     how = {"group_size": 2, "progress_weight": 0.8}
     credit = counterfactual_credit(OUTCOME, success * (1 - 0.4 / 2), DENSE, COUNT, **how)
-    found = counterfactual_advantages(
+    result = counterfactual_advantages(
         OUTCOME,
         success,
         DENSE,
@@ -274,7 +274,7 @@ def test_the_tokens_that_stop_the_thinking_have_the_advantage_of_stopping():
         **how,
     )
     (a, b, c), (d, e, _) = credit[SECOND_HALF].tolist()
-    assert found.tolist() == [[a, b, c, 0], [d, e, 0, 0]]
+    assert result.tolist() == [[a, b, c, 0], [d, e, 0, 0]]
 
 
 def test_information_is_charged_on_one_scale_and_tokens_on_each_group_s_own_times_alpha():

@@ -23,53 +23,55 @@ def batch(tokenizer):
     )
 
 
-def test_values_are_as_wide_as_episodes_may_be_and_nothing_after_the_last(model, tokenizer, batch):
-    found = EpisodeGrader(tokenizer, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
-    assert gains(found.success_BK1).shape == found.cost_BK.shape == (2, 5)
-    assert found.episodes.count_B.tolist() == [2, 1]
-    for values in (gains(found.success_BK1), found.cost_BK):
+def test_values_have_max_episodes_columns_and_are_zero_after_the_last_episode(model, tokenizer, batch):
+    result = EpisodeGrader(tokenizer, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
+    assert gains(result.success_BK1).shape == result.cost_BK.shape == (2, 5)
+    assert result.episodes.count_B.tolist() == [2, 1]
+    for values in (gains(result.success_BK1), result.cost_BK):
         assert values[0, :2].ne(0).all()
         assert values[0, 2:].eq(0).all()
         assert values[1, 1:].eq(0).all()
-    assert found.cost_BK.ge(0).all()
+    assert result.cost_BK.ge(0).all()
 
 
-def test_without_a_price_compression_is_not_measured(model, tokenizer, batch):
-    found = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
-    assert found.cost_BK.eq(0).all()
-    assert gains(found.success_BK1).ne(0).any()
+def test_compression_without_a_weight_is_not_measured(model, tokenizer, batch):
+    result = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
+    assert result.cost_BK.eq(0).all()
+    assert gains(result.success_BK1).ne(0).any()
 
 
-def test_the_paper_charges_the_square_of_the_score(model, tokenizer, batch):
-    found = EpisodeGrader(tokenizer, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
+def test_information_is_charged_as_the_square_of_the_score(model, tokenizer, batch):
+    result = EpisodeGrader(tokenizer, DenseReward(max_episodes=2, proxy_rank=4))(model, batch, ["4", "39"])
     gradient = token_gradients(model, batch, rank=4)
-    expected = scores(gradient.output_BTr, gradient.input_BTr, found.episodes.index_BT, 2) ** 2
-    torch.testing.assert_close(found.cost_BK, expected, rtol=1e-3, atol=1e-6)
+    expected = scores(gradient.output_BTr, gradient.input_BTr, result.episodes.index_BT, 2) ** 2
+    torch.testing.assert_close(result.cost_BK, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_tokens_may_be_charged_instead_and_the_answer_is_free(model, tokenizer, batch):
-    found = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
+def test_thinking_tokens_can_be_charged_instead_and_the_answer_is_free(model, tokenizer, batch):
+    result = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, charge="tokens"))(model, batch, ["4", "39"])
     first, second, only = (len(tokenizer.encode(text)) for text in ("\n2+2=4", "\n\nso 4", "\n12+35-8=39"))
-    assert found.cost_BK.tolist() == [[first, second, 0], [only, 0, 0]]
+    assert result.cost_BK.tolist() == [[first, second, 0], [only, 0, 0]]
 
 
-def test_a_rollout_does_not_depend_on_what_it_is_padded_with(model, tokenizer, batch):
-    judged = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))
-    both = gains(judged(model, batch, ["4", "39"]).success_BK1)
+def test_a_rollout_s_values_do_not_depend_on_its_padding(model, tokenizer, batch):
+    grader = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))
+    both = gains(grader(model, batch, ["4", "39"]).success_BK1)
     alone = rollouts(tokenizer, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
-    torch.testing.assert_close(gains(judged(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(gains(grader(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [{"charge": "tokens"}, {"compression_weight": 0}, {"proxy_rank": 4}])
-def test_what_attention_kept_from_the_sampling_changes_no_value(model, tokenizer, settings):
+def test_kv_caches_from_sampling_change_no_value(model, tokenizer, settings):
     torch.manual_seed(0)
-    prompts, seen = [tokenizer.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
-    completions = sample(model, prompts, SamplingParams(30, 1.0), eos=tokenizer.eos_token_id, kv_caches=seen)
+    prompts, from_sampling = [tokenizer.encode(text) for text in ("What is 2 + 2?<think>", "7 + 12?<think>")], []
+    completions = sample(model, prompts, SamplingParams(30, 1.0), eos=tokenizer.eos_token_id, kv_caches=from_sampling)
     rollouts = Rollouts.padded(prompts, completions)
-    judged = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, **settings))
-    found, expected = (judged(model, rollouts, ["4", "19"], kv_caches=kept) for kept in (seen, None))
-    torch.testing.assert_close(found.success_BK1, expected.success_BK1, atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.cost_BK, expected.cost_BK)
+    grader = EpisodeGrader(tokenizer, DenseReward(max_episodes=3, **settings))
+    result, expected = (
+        grader(model, rollouts, ["4", "19"], kv_caches=kv_caches) for kv_caches in (from_sampling, None)
+    )
+    torch.testing.assert_close(result.success_BK1, expected.success_BK1, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.cost_BK, expected.cost_BK)
 
 
 def test_a_probe_is_the_answer_as_the_model_would_write_it(tokenizer):
@@ -78,13 +80,13 @@ def test_a_probe_is_the_answer_as_the_model_would_write_it(tokenizer):
     assert tokenizer.decode(probe.answer) == "39."
 
 
-def test_where_answer_and_format_share_a_token_it_belongs_to_the_answer(tokenizer):
+def test_a_token_shared_by_stop_and_answer_belongs_to_the_answer(tokenizer):
     probe = EpisodeGrader(tokenizer, DenseReward(answer="The answer is{}.")).probe(" yes")
     assert tokenizer.decode(probe.stop + probe.answer) == "\n</think>\n\nThe answer is yes."
     assert "yes" in tokenizer.decode(probe.answer)
 
 
-def test_the_model_s_mode_is_left_as_it_was(model, tokenizer, batch):
+def test_the_model_s_mode_is_restored(model, tokenizer, batch):
     model.train()
     EpisodeGrader(tokenizer, DenseReward(proxy_rank=4))(model, batch, ["4", "39"])
     assert model.training

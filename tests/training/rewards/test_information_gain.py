@@ -1,4 +1,4 @@
-"""The packed pass says what one pass per prefix says, on the shipped model."""
+"""Does the packed pass give the same values as one pass per prefix? On the shipped model."""
 
 from functools import cache
 from pathlib import Path
@@ -45,9 +45,9 @@ def padded(rows, side):
 
 
 def some_probes():
-    """Every other stop is shorter and its answer longer: the answer's first token may swallow the stop's last one."""
-    told = [(STOP, answer) if i % 2 else (STOP[:-1], f" {answer}") for i, (*_, answer) in enumerate(CASES)]
-    return [Probe(tuple(tokenizer().encode(stop)), tuple(tokenizer().encode(answer))) for stop, answer in told]
+    """In every other probe the stop's last character belongs to the answer's first token."""
+    texts = [(STOP, answer) if i % 2 else (STOP[:-1], f" {answer}") for i, (*_, answer) in enumerate(CASES)]
+    return [Probe(tuple(tokenizer().encode(stop)), tuple(tokenizer().encode(answer))) for stop, answer in texts]
 
 
 def inputs(side):
@@ -81,21 +81,21 @@ def one_by_one(network, reading):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("reading", ["joint", "per_token"])
 def test_packed_probes_equal_a_pass_per_prefix(side, reading):
-    found = success(model(), *inputs(side)[0], answer_probability=reading)
-    torch.testing.assert_close(found, one_by_one(model(), reading), atol=1e-5, rtol=0)
+    result = success(model(), *inputs(side)[0], answer_probability=reading)
+    torch.testing.assert_close(result, one_by_one(model(), reading), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1 << 18])
-def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed(memory):
-    """Rows of different lengths, some cut off, judged together and in chunks."""
+def test_with_kv_caches_from_sampling_only_the_probes_are_computed(memory):
+    """Rows of different lengths, some truncated, graded together and in chunks."""
     prompts = [row[row != 0].tolist() for row in inputs("left")[0][0].prompt_ids_BP]
     torch.manual_seed(0)
-    kept: list[torch.Tensor] = []
+    kv_caches: list[torch.Tensor] = []
     eos = tokenizer().eos_token_id
-    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch=3, kv_caches=kept)
+    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch=3, kv_caches=kv_caches)
     assert any(row[-1] != eos for row in completions)
     assert any(row[-1] == eos for row in completions)
-    for prompt, completion, own in zip(prompts, completions, kept, strict=True):
+    for prompt, completion, own in zip(prompts, completions, kv_caches, strict=True):
         assert own.size(3) >= len(prompt) + len(completion) - (completion[-1] == eos)
     rollouts = Rollouts.padded(prompts, completions)
     ends = Splitter(tokenizer())(rollouts.completion_ids_BT, rollouts.completion_mask_BT).ends_BK
@@ -105,22 +105,22 @@ def test_with_what_attention_kept_from_the_sampling_only_the_probes_are_computed
         hook = model().register_forward_pre_hook(
             lambda _m, _a, how: calls.append(how["input_ids"].size(1)), with_kwargs=True
         )
-        found = success(model(), rollouts, ends, probes, memory_bytes=memory, kv_caches=kept)
+        result = success(model(), rollouts, ends, probes, memory_bytes=memory, kv_caches=kv_caches)
         hook.remove()
         expected = success(model(), rollouts, ends, probes)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
     longest = max(len(p.stop) for p in probes) + max(len(p.answer) for p in probes)
     assert max(calls) <= (ends.size(1) + 1) * longest
     assert (len(calls) > 1) == (memory < 1 << 30)
 
 
-def test_a_pass_over_the_rollouts_cannot_be_watched_where_none_is_made():
+def test_after_pass_and_kv_caches_together_are_rejected():
     batch, ends, probes = inputs("left")[0]
     with pytest.raises(ValueError, match="after_pass needs a pass"):
         success(model(), batch, ends, probes, after_pass=lambda *_: None, kv_caches=[])
 
 
-def test_with_an_adapter_too():
+def test_packed_probes_equal_a_pass_per_prefix_with_an_adapter_too():
     torch.manual_seed(0)
     network = get_peft_model(
         AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
@@ -134,27 +134,27 @@ def test_with_an_adapter_too():
     assert not torch.allclose(plain, adapted, atol=1e-3)
 
 
-def test_in_bfloat16_it_agrees_to_a_tenth():
-    found = success(model(torch.bfloat16), *inputs("left")[0])
-    torch.testing.assert_close(found, one_by_one(model(torch.bfloat16), "joint"), atol=1e-1, rtol=0)
+def test_packed_probes_in_bfloat16_agree_to_a_tenth():
+    result = success(model(torch.bfloat16), *inputs("left")[0])
+    torch.testing.assert_close(result, one_by_one(model(torch.bfloat16), "joint"), atol=1e-1, rtol=0)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 4_000_000])
-def test_chunks_change_nothing(memory_bytes):
-    found = success(model(), *inputs("left")[0], memory_bytes=memory_bytes)
-    torch.testing.assert_close(found, success(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
+def test_chunking_changes_no_value(memory_bytes):
+    result = success(model(), *inputs("left")[0], memory_bytes=memory_bytes)
+    torch.testing.assert_close(result, success(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
 
 
-def test_gains_add_up_to_what_the_whole_thinking_gained():
+def test_gains_add_up_to_the_gain_of_all_the_thinking():
     values = success(model(), *inputs("left")[0])
     torch.testing.assert_close(gains(values).sum(1), values[:, -1] - values[:, 0])
     assert gains(values).abs().max() <= 1
 
 
 def test_a_row_with_fewer_episodes_gains_nothing_after_its_last():
-    found = gains(success(model(), *inputs("left")[0]))
-    assert found[2, 1:].tolist() == pytest.approx([0, 0], abs=1e-5)
-    assert found[3].tolist() == pytest.approx([0, 0, 0], abs=1e-5), "nothing was thought"
+    result = gains(success(model(), *inputs("left")[0]))
+    assert result[2, 1:].tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert result[3].tolist() == pytest.approx([0, 0, 0], abs=1e-5), "there was no thinking"
 
 
 def test_finding_the_answer_is_a_gain_and_repeating_it_is_not():
@@ -164,6 +164,6 @@ def test_finding_the_answer_is_a_gain_and_repeating_it_is_not():
     assert corrected[1] + corrected[2] > 0.5, "the checks find the first pass's slip"
 
 
-def test_a_probe_says_something():
+def test_an_empty_probe_is_rejected():
     with pytest.raises(ValueError, match="at least one token"):
         Probe((1,), ())

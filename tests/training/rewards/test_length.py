@@ -31,11 +31,11 @@ groups = st.integers(2, 8).flatmap(
 
 
 @given(groups, st.floats(0, 0.99))
-def test_it_is_the_formula_of_the_paper(rows, alpha):
+def test_the_length_reward_is_the_paper_s_formula(rows, alpha):
     flat = [pair for row in rows for pair in row]
-    found = length_reward(torch.tensor([c for c, _ in flat]), torch.tensor([n for _, n in flat]), len(rows[0]), alpha)
+    result = length_reward(torch.tensor([c for c, _ in flat]), torch.tensor([n for _, n in flat]), len(rows[0]), alpha)
     expected = [r for row in rows for r in written_out([c for c, _ in row], [n for _, n in row], alpha)]
-    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert result.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @given(groups)
@@ -45,7 +45,7 @@ def test_alpha_zero_rewards_correctness_alone(rows):
     assert torch.equal(length_reward(correct, lengths, len(rows[0]), 0.0), correct.float())
 
 
-def test_no_correct_response_no_reward():
+def test_a_group_without_a_correct_response_earns_nothing():
     assert length_reward(torch.zeros(4), torch.tensor([1.0, 2, 3, 4]), 4, 0.4).tolist() == [0, 0, 0, 0]
 
 
@@ -71,12 +71,12 @@ def test_a_shorter_correct_response_earns_more():
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.0, 2.0, math.nan])
-def test_alpha_outside_its_range_is_refused(alpha):
+def test_alpha_outside_its_range_is_rejected(alpha):
     with pytest.raises(ValueError, match="alpha"):
         length_reward(torch.ones(2), torch.ones(2), 2, alpha)
 
 
-def test_broken_groups_are_refused():
+def test_incomplete_groups_are_rejected():
     with pytest.raises(ValueError, match="whole groups"):
         length_reward(torch.ones(5), torch.ones(5), 2, 0.1)
     with pytest.raises(ValueError, match="must both be"):

@@ -5,26 +5,26 @@ from training.rollouts.grade import Grader
 
 
 @pytest.fixture
-def judged(tokenizer):
-    judge = Grader(tokenizer)
-    return lambda text, gold="4": judge(tokenizer.encode(text), gold)
+def grade(tokenizer):
+    grader = Grader(tokenizer)
+    return lambda text, gold="4": grader(tokenizer.encode(text), gold)
 
 
 RIGHT = "\n2+2=4\nso 4\n\ncheck step\n2+2=4\nmatches 4\n</think>\n\nThe answer is 4.<|im_end|>"
 
 
-def test_a_right_answer_after_thinking(judged):
-    assert judged(RIGHT).correct
-    assert not judged(RIGHT, "5").correct
+def test_a_right_answer_after_thinking_is_correct(grade):
+    assert grade(RIGHT).correct
+    assert not grade(RIGHT, "5").correct
 
 
-def test_reasoning_tokens_are_those_before_the_end_marker(judged, tokenizer):
-    assert judged(RIGHT).reasoning_tokens == len(tokenizer.encode(RIGHT.partition("</think>")[0]))
-    assert judged(RIGHT).tokens == len(tokenizer.encode(RIGHT))
+def test_reasoning_tokens_are_those_before_the_end_marker(grade, tokenizer):
+    assert grade(RIGHT).reasoning_tokens == len(tokenizer.encode(RIGHT.partition("</think>")[0]))
+    assert grade(RIGHT).tokens == len(tokenizer.encode(RIGHT))
 
 
-def test_episodes_are_separated_by_blank_lines_of_the_thinking(judged):
-    assert judged(RIGHT).episodes == 2
+def test_episodes_are_separated_by_blank_lines_of_the_thinking(grade):
+    assert grade(RIGHT).episodes == 2
 
 
 def test_episodes_are_split_as_the_dense_reward_splits_them(tokenizer):
@@ -37,29 +37,29 @@ def test_episodes_are_split_as_the_dense_reward_splits_them(tokenizer):
     assert Grader(tokenizer)(tokenizer.encode(text), "4").episodes == 1
 
 
-def test_an_answer_that_was_cut_off_is_incorrect(judged):
-    cut = judged(RIGHT.removesuffix("<|im_end|>"))
-    assert not cut.correct
-    assert not cut.finished
+def test_a_truncated_answer_is_incorrect(grade):
+    truncated = grade(RIGHT.removesuffix("<|im_end|>"))
+    assert not truncated.correct
+    assert not truncated.finished
 
 
-def test_thinking_that_never_ends_is_incorrect_and_all_of_it_counts(judged, tokenizer):
+def test_thinking_that_is_never_closed_is_incorrect_and_all_of_it_counts(grade, tokenizer):
     text = "\nThe answer is 4.<|im_end|>"
-    assert not judged(text).correct
-    assert judged(text).reasoning_tokens == len(tokenizer.encode(text))
+    assert not grade(text).correct
+    assert grade(text).reasoning_tokens == len(tokenizer.encode(text))
 
 
-def test_nothing_at_all_is_incorrect(judged):
-    assert not judged("").correct
+def test_an_empty_completion_is_incorrect(grade):
+    assert not grade("").correct
 
 
-def test_a_completion_is_cut_after_its_first_episode_with_thinking_closed(tokenizer):
-    cut = Grader(tokenizer).after_first_episode(tokenizer.encode(RIGHT))
-    assert tokenizer.decode(cut) == "\n2+2=4\nso 4\n</think>"
+def test_after_its_first_episode_a_completion_s_thinking_is_closed(tokenizer):
+    truncated = Grader(tokenizer).after_first_episode(tokenizer.encode(RIGHT))
+    assert tokenizer.decode(truncated) == "\n2+2=4\nso 4\n</think>"
 
 
-def test_one_episode_is_kept_whole(tokenizer):
-    cut = Grader(tokenizer).after_first_episode(
+def test_a_completion_of_one_episode_keeps_all_its_thinking(tokenizer):
+    truncated = Grader(tokenizer).after_first_episode(
         tokenizer.encode("\n2+2=4\nso 4\n</think>\n\nThe answer is 4.<|im_end|>")
     )
-    assert tokenizer.decode(cut) == "\n2+2=4\nso 4\n</think>"
+    assert tokenizer.decode(truncated) == "\n2+2=4\nso 4\n</think>"

@@ -4,10 +4,10 @@ from training.rollouts.params import SamplingParams
 from training.rollouts.sample import sample
 
 
-def test_greedy_sampling_is_hugging_face_s_generate_row_by_row(model, tokenizer):
+def test_greedy_sampling_equals_hugging_face_s_generate_row_by_row(model, tokenizer):
     prompts = [tokenizer.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8 and then some more words", "9")]
-    found = sample(model, prompts, SamplingParams(24, 0), eos=tokenizer.eos_token_id)
-    for prompt, completion in zip(prompts, found, strict=True):
+    result = sample(model, prompts, SamplingParams(24, 0), eos=tokenizer.eos_token_id)
+    for prompt, completion in zip(prompts, result, strict=True):
         whole = model.generate(
             torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
@@ -39,19 +39,19 @@ def test_sampling_follows_the_seed(model, tokenizer):
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_it_hears_of_every_batch(model, tokenizer):
-    heard: list[int] = []
-    sample(model, [tokenizer.encode("1")] * 5, SamplingParams(2, 0), eos=-1, batch=2, on_batch=heard.append)
-    assert heard == [2, 4, 5]
+def test_on_batch_receives_the_number_of_completions_after_every_batch(model, tokenizer):
+    counts: list[int] = []
+    sample(model, [tokenizer.encode("1")] * 5, SamplingParams(2, 0), eos=-1, batch=2, on_batch=counts.append)
+    assert counts == [2, 4, 5]
 
 
-def test_surprisals_are_those_of_the_model_at_temperature_1_reading_its_completions(model, tokenizer):
+def test_surprisals_are_the_model_s_own_at_temperature_1(model, tokenizer):
     prompts = [tokenizer.encode(text) for text in ("1+1", "What is 12 + 35 - 8?", "7*8", "9", "1 + 2 + 3")]
-    told: list[list[float]] = []
+    surprisals: list[list[float]] = []
     torch.manual_seed(0)
     eos = tokenizer.eos_token_id
-    found = sample(model, prompts, SamplingParams(40, 0.7), eos=eos, batch=3, surprisals=told)
-    for prompt, completion, nats in zip(prompts, found, told, strict=True):
+    result = sample(model, prompts, SamplingParams(40, 0.7), eos=eos, batch=3, surprisals=surprisals)
+    for prompt, completion, nats in zip(prompts, result, surprisals, strict=True):
         logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         expected = -logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(nats), expected, atol=1e-4, rtol=1e-4)
