@@ -92,7 +92,7 @@ def test_the_readme_names_no_room_that_does_not_exist(package: str) -> None:
 
 
 def test_the_readme_names_every_directory() -> None:
-    tree = (ROOT / "README.md").read_text().partition("## Where things are")[2]
+    tree = (ROOT / "README.md").read_text().partition("## Repository layout")[2]
     shown = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))]
     ignored = (ROOT / ".gitignore").read_text().split()
     tracked = [path.name for path in shown if f"/{path.name}/" not in ignored and not path.name.endswith(".egg-info")]
