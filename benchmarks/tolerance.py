@@ -1,4 +1,4 @@
-"""Which `quality_tolerance` is a good default? The gateway's rule at several, on test prompts it was not fitted on.
+"""Which `quality_tolerance` is a good default? The gateway's rule at several, on unseen validation prompts.
 
     python -m benchmarks.tolerance runs/abacus --out docs/profile
 

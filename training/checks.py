@@ -41,7 +41,7 @@ def check(recipe: Recipe) -> None:
             )
     questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     if recipe.publish_to:
-        questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, recipe.profile.prompts)
+        questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, recipe.profile.prompts)
 
 
 def _check_base(directory: Path, base: PretrainedBase) -> None:

@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="""Train one reasoning model into a family of checkpoints that think less the easier the question is.
+    help="""Train one reasoning model into a family of checkpoints at several token budgets.
 
 A recipe, a YAML file, goes in; a directory that `laconic serve` can serve comes out. In between are five stages. Each
 is a command of its own, and each resumes after a kill:
@@ -131,7 +131,7 @@ def evaluate(recipe: RecipePath = SHIPPED_RECIPE) -> None:
 
 @app.command()
 def profile(recipe: RecipePath = SHIPPED_RECIPE) -> None:
-    """Measure every checkpoint on test prompts and fit the difficulty profile.
+    """Measure every checkpoint on validation prompts and fit the difficulty profile.
 
     Needs the family stage. Writes the graded samples and `profile.json` to `profile/` in the recipe's `run_dir`.
 
@@ -222,7 +222,10 @@ def report(
 def measure(
     family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="The directory of a published family.")],
     checkpoint: Annotated[str, typer.Option(help="The checkpoint's name, e.g. base or alpha-0.2.")],
-    split: Annotated[Split, typer.Option(help="Which prompts. Nothing was ever tuned on heldout.")] = "heldout",
+    split: Annotated[
+        Split,
+        typer.Option(help="Which prompts. No stage trains on heldout, but designs were compared on its seeds 0 to 2."),
+    ] = "heldout",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED - 1, help="Another seed draws other prompts.")] = 1,
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 900,
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
@@ -321,7 +324,7 @@ def plan(
 @app.command()
 def prompts(
     split: Annotated[
-        Split, typer.Option(help="train, test (used by gate and profile) or heldout (only for evaluation).")
+        Split, typer.Option(help="train, validation (used by gate and profile) or heldout (only for evaluation).")
     ] = "heldout",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same prompts.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Number of different prompts.")] = 100,

@@ -58,7 +58,7 @@ class BaseStage(_Section):
     save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints; a kill loses at most so many."""
     gate_prompts: int = Field(default=300, ge=1)
-    """Test prompts per difficulty that the gate measures."""
+    """Validation prompts per difficulty that the gate measures."""
     gate_stops: bool = True
     """False: the gate only records its figures, for experiments with unusual bases."""
 
@@ -240,7 +240,7 @@ class EvaluateStage(_Section):
 
 
 class ProfileStage(_Section):
-    """The difficulty profile, fitted on outcomes on test prompts."""
+    """The difficulty profile, fitted on outcomes on validation prompts."""
 
     prompts: int = Field(default=1500, ge=5)
     """At least five, for five folds of cross-validation."""

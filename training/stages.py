@@ -8,7 +8,7 @@ moment, the same command continues the run.
     RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
     RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
-    RUN/profile/NAME.jsonl     outcomes on test prompts            RUN/profile/profile.json
+    RUN/profile/NAME.jsonl     outcomes on validation prompts      RUN/profile/profile.json
     RUN/profile/NAME.budget-forced.jsonl  answers after thinking that a budget ended
 """
 
@@ -139,10 +139,10 @@ def evaluate(recipe: Recipe) -> None:
 
 
 def fit_profile(recipe: Recipe) -> None:
-    """Measure every checkpoint on test prompts and fit the difficulty profile on the outcomes."""
+    """Measure every checkpoint on validation prompts and fit the difficulty profile on the outcomes."""
     _require_family(recipe)
     directory, stage = recipe.run_dir / "profile", recipe.profile
-    prompts = questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
+    prompts = questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}

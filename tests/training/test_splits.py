@@ -62,7 +62,7 @@ def test_a_checkpoint_is_trained_on_the_training_split(recipe, monkeypatch):
     with pytest.raises(Stopped):
         stages._train(recipe, 0.2, recipe.run_dir / "family" / "alpha-0.2" / "adapter")
     assert trained_on == list(questions(recipe.data, "train", recipe.seed + 1, 3 * 5))
-    for split in ("heldout", "test"):
+    for split in ("heldout", "validation"):
         assert trained_on != list(questions(recipe.data, split, recipe.seed + 1, 3 * 5))
 
 
@@ -75,18 +75,18 @@ def test_every_checkpoint_is_evaluated_on_the_heldout_split(recipe, measured):
         assert params == SamplingParams(recipe.family.max_tokens, 0.7, samples=2, seed=3)
 
 
-def test_the_profile_is_fitted_on_the_test_split_with_a_seed_of_its_own(recipe, measured, monkeypatch):
+def test_the_profile_is_fitted_on_the_validation_split_with_a_seed_of_its_own(recipe, measured, monkeypatch):
     def stop(*_: object) -> None:
         raise Stopped
 
     monkeypatch.setattr(stages, "_profile_record", stop)
     with pytest.raises(Stopped):
         stages.fit_profile(recipe)
-    test = list(questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, 9))
+    validation = list(questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, 9))
     for name in ("base", "alpha-0", "alpha-0.2"):
         asked, params = measured[f"{name}.jsonl"]
-        assert list(asked) == test
+        assert list(asked) == validation
         assert params == SamplingParams(recipe.family.max_tokens, 0.7, samples=3, seed=3)
         budget_forced, _ = measured[f"{name}.budget-forced.jsonl"]
-        assert list(budget_forced) == test[:6]
-    assert PROFILE_SEED_OFFSET > 1, "the gate has the test questions of the recipe's own seed"
+        assert list(budget_forced) == validation[:6]
+    assert PROFILE_SEED_OFFSET > 1, "the gate has the validation questions of the recipe's own seed"

@@ -31,7 +31,7 @@ from training.config import Data
 from training.tasks.outcome import BudgetForced, Graded, Outcome
 from training.tasks.source import questions
 
-prompts = questions(Data(), "test", 0, 60)
+prompts = questions(Data(), "validation", 0, 60)
 outcomes = {
     name: [
         Graded(q.prompt, q.task, q.difficulty, (Outcome(i % every > 0, 10 + i % 7, 20, 1, True, surprisal=i % every),))

@@ -45,13 +45,13 @@ def measure(
     seed: int,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Figures]:
-    """Figures for each difficulty on `count` test questions of this seed; `on_batch` receives how many are done."""
+    """Figures for each difficulty on `count` validation questions; `on_batch` receives how many are done."""
     grade = Grader(tokenizer)
     eos: int = tokenizer.eos_token_id
     figures: dict[str, Figures] = {}
     torch.manual_seed(seed)
     for index, difficulty in enumerate(DIFFICULTIES):
-        questions = prompts("test", seed, count, difficulty=difficulty)
+        questions = prompts("validation", seed, count, difficulty=difficulty)
         ids = encoded(tokenizer, questions)
         completions = sample(
             model,
@@ -111,7 +111,7 @@ def report(at_1: dict[str, Figures], at_0: dict[str, Figures], count: int, seed:
     return {
         "prompts_per_difficulty": count,
         "seed": seed,
-        "split": "test",
+        "split": "validation",
         "temperature_1": {d: asdict(f) for d, f in at_1.items()},
         "temperature_0": {d: asdict(f) for d, f in at_0.items()},
         "failures": verdict(at_1, at_0),

@@ -1,4 +1,4 @@
-"""How is the difficulty profile fitted? Boosted trees on the features of a prompt, from outcomes on test prompts.
+"""How is the difficulty profile fitted? Boosted trees on the features of a prompt, from validation outcomes.
 
 One forest serves all checkpoints, so that it learns from all their outcomes what makes a question hard. For P(correct),
 one forest predicts how easy the prompt is, and each checkpoint scales the result. For lengths, the position of the

@@ -160,7 +160,7 @@ def _at_the_gate(gate: Mapping[str, Any]) -> str:
     return f"""\
 ## The base at the gate
 
-{gate["prompts_per_difficulty"]} test prompts a difficulty, seed {gate["seed"]}. *First episode only* is the accuracy when thinking is ended after its first episode.
+{gate["prompts_per_difficulty"]} validation prompts per difficulty, seed {gate["seed"]}. *First episode only* is the accuracy when thinking is ended after its first episode.
 
 {table}
 

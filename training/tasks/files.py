@@ -2,13 +2,15 @@
 
 What each task reads, from the directory `path`:
 
-    gsm8k   train.jsonl and test.jsonl as published (question, answer ending in "#### N"); the test file is held out
+    gsm8k   train.jsonl and test.jsonl as published (question, answer ending in "#### N"); test.jsonl is the
+            heldout split
     math    train.json(l) and math500.json(l) or test.json(l) (problem, answer or solution with \\boxed, level or
-            difficulty); the second is held out
-    jsonl   one file of rows with prompt, answer and optionally difficulty; a tenth each is test and held out
+            difficulty); the second is the heldout split
+    jsonl   one file of rows with prompt, answer and optionally difficulty; a tenth each is the validation
+            and the heldout split
 
-A tenth of GSM8K's and MATH's training questions is the test split. A question's split is a hash of its words, so it
-stays the same when the file changes. A held-out question that is also in the training file is never trained on.
+A tenth of GSM8K's and MATH's training questions is the validation split. A question's split is a hash of its words, so
+it stays the same when the file changes. A held-out question that is also in the training file is never trained on.
 """
 
 from __future__ import annotations
@@ -71,8 +73,8 @@ def read(task: str, path: Path) -> dict[Split, list[Question]]:
         heldout_keys = {_key(q) for q in heldout}
         train = [q for row in _rows(_one_of(path, names[0])) if _key(q := make(row)) not in heldout_keys]
         by_split = {
-            "train": [q for q in train if _split(q) != "test"],
-            "test": [q for q in train if _split(q) == "test"],
+            "train": [q for q in train if _split(q) != "validation"],
+            "validation": [q for q in train if _split(q) == "validation"],
             "heldout": heldout,
         }
     if empty := [split for split in SPLITS if not by_split[split]]:
@@ -108,9 +110,9 @@ def _jsonl(row: _Row) -> Question:
 
 
 def _split(question: Question) -> Split:
-    """A tenth of the questions each is test and held out."""
+    """A tenth of the questions each is `validation` and `heldout`."""
     bucket = int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4]) % 10
-    return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
+    return "validation" if bucket == 0 else "heldout" if bucket == 1 else "train"
 
 
 def _key(question: Question) -> str:

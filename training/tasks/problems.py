@@ -18,12 +18,14 @@ from typing import Literal, get_args
 
 import reasoning_gym
 
-Split = Literal["train", "test", "heldout"]
+Split = Literal["train", "validation", "heldout"]
 Difficulty = Literal["easy", "medium", "hard"]
 Kind = Literal["sum", "product", "mixed", "story", "missing"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_SEED_WORDS: dict[Split, str] = {"train": "train", "validation": "test", "heldout": "heldout"}
+"""What a seed says for a split: `validation` was once called `test`, and the same seed must draw the same questions."""
 _PRACTICE = (4, 1, 2, 3, 2)
 """Weights of the kinds in traces: products are learned from few examples; sums, also in stories, need many."""
 
@@ -59,10 +61,10 @@ class Chain:
 
     @property
     def split(self) -> Split:
-        """One chain in ten is `test`, one in ten `heldout`, the others `train`. The order of terms is ignored."""
+        """One chain in ten is `validation`, one in ten `heldout`, the others `train`. The order of terms is ignored."""
         canonical = sorted((term.sign, *sorted(term.factors)) for term in self.terms)
         bucket = hashlib.blake2b(repr(canonical).encode(), digest_size=4).digest()[0] % 10
-        return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
+        return "validation" if bucket == 0 else "heldout" if bucket == 1 else "train"
 
 
 def draw(rng: random.Random, kind: Kind, difficulty: Difficulty) -> Chain:
@@ -85,7 +87,7 @@ def chains(
     weighted by `_PRACTICE`.
     """
     for index in count():
-        rng = random.Random(f"{split}/{seed}/{index}")
+        rng = random.Random(seed_of(split, f"{seed}/{index}"))
         wanted_kind = kind or rng.choices(KINDS, weights=_PRACTICE if practice else None)[0]
         wanted_difficulty = difficulty or DIFFICULTIES[index % len(DIFFICULTIES)]
         while (chain := draw(rng, wanted_kind, wanted_difficulty)).split != split or (
@@ -93,6 +95,11 @@ def chains(
         ):
             pass
         yield chain
+
+
+def seed_of(split: Split, rest: str) -> str:
+    """The seed of a random generator that draws from a split, e.g. `heldout/7`."""
+    return f"{_SEED_WORDS[split]}/{rest}"
 
 
 def _sum(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:

@@ -53,6 +53,6 @@ def stream(
     practice: bool = False,
 ) -> Iterator[Prompt]:
     """An endless, reproducible stream of prompts, with repeats. `practice` weights kinds as for traces."""
-    rng = random.Random(f"phrase/{split}/{seed}")
+    rng = random.Random(f"phrase/{problems.seed_of(split, str(seed))}")
     for chain in problems.chains(split, seed, kind=task, difficulty=difficulty, practice=practice):
         yield Prompt(phrase(chain, rng), str(chain.answer), chain.kind, chain.difficulty, chain)

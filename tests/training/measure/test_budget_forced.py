@@ -19,7 +19,7 @@ def base():
 
 
 def test_thinking_ends_early_at_the_budget_and_is_followed_by_an_answer(base):
-    questions = prompts("test", 0, 24)
+    questions = prompts("validation", 0, 24)
     answers = budget_forced.measure(*base, questions, SamplingParams(320, 1.0, seed=0))
     assert {answer.prompt for answer in answers} == {question.prompt for question in questions}
     assert all(0 <= answer.budget < 320 for answer in answers)
@@ -31,7 +31,8 @@ def test_thinking_ends_early_at_the_budget_and_is_followed_by_an_answer(base):
 
 def test_the_same_seed_gives_the_same_answers(base):
     one, same, other = (
-        budget_forced.measure(*base, prompts("test", 0, 8), SamplingParams(64, 1.0, seed=seed)) for seed in (0, 0, 1)
+        budget_forced.measure(*base, prompts("validation", 0, 8), SamplingParams(64, 1.0, seed=seed))
+        for seed in (0, 0, 1)
     )
     assert one == same != other
 

@@ -74,7 +74,7 @@ def test_surprisal_covers_the_thinking_and_its_end_marker_only(on_shipped, monke
     sample = evaluate.sample
     monkeypatch.setattr(evaluate, "sample", spied)
     model, tokenizer = checkpoints.load_base(on_shipped)
-    questions = prompts("test", 5, 4)
+    questions = prompts("validation", 5, 4)
     params = SamplingParams(300, 1.0, seed=0)
     rows = evaluate.sample_and_grade(model, tokenizer, questions, params, surprisal=True)
     end = tokenizer.convert_tokens_to_ids("</think>")

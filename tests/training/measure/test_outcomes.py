@@ -178,7 +178,7 @@ def test_what_a_first_episode_is_worth_is_read_where_it_ends(on_shipped, monkeyp
     sample = evaluate.sample
     monkeypatch.setattr(evaluate, "sample", spied)
     model, tokenizer = checkpoints.load_base(on_shipped)
-    asked = prompts("test", 5, 3)
+    asked = prompts("validation", 5, 3)
     rows = evaluate.sample_and_grade(
         model, tokenizer, asked, SamplingParams(200, 1.0, seed=0), first_episode=DenseReward()
     )

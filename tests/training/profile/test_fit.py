@@ -19,7 +19,7 @@ TOKENS = {"base": {"easy": 40, "medium": 80, "hard": 150}, "alpha-0.4": {"easy":
 def simulated_outcomes() -> dict[str, list[Graded]]:
     """Outcomes of two checkpoints whose behaviour depends on the difficulty alone."""
     rng = np.random.default_rng(0)
-    questions = prompts("test", 0, 600)
+    questions = prompts("validation", 0, 600)
     return {
         name: [
             Graded(
@@ -50,7 +50,7 @@ def budget_forced(**slopes: float) -> dict[str, list[BudgetForced]]:
     return {
         name: [
             BudgetForced(p.prompt, int(budget), bool(rng.random() < 1 / (1 + np.exp(3 - slope * np.log1p(budget)))))
-            for p, budget in zip(prompts("test", 0, 1000), budgets, strict=True)
+            for p, budget in zip(prompts("validation", 0, 1000), budgets, strict=True)
         ]
         for name, slope in slopes.items()
     }
@@ -100,7 +100,7 @@ def test_predicted_accuracy_never_falls_as_the_budget_grows():
 def test_small_differences_between_checkpoints_keep_their_order():
     """Three points on hard prompts, none on easy ones: much less than the difference between easy and hard."""
     rng = np.random.default_rng(1)
-    questions = prompts("test", 0, 1500)
+    questions = prompts("validation", 0, 1500)
     right = {"base": {"hard": 0.88}, "alpha-0.1": {"hard": 0.91}, "alpha-0.4": {"hard": 0.85}}
 
     def outcomes(name: str, difficulty: str) -> tuple[Outcome, ...]:
@@ -165,7 +165,7 @@ def test_checkpoints_that_are_almost_never_or_almost_always_correct_can_be_fitte
     """At most one prompt has the other outcome, so most folds see only one outcome."""
     rows = [
         Graded(p.prompt, p.task, p.difficulty, (Outcome(i < right, 3, 4, 1, True),))
-        for i, p in enumerate(prompts("test", 0, 12))
+        for i, p in enumerate(prompts("validation", 0, 12))
     ]
     raw = fit.fit({"base": rows}, {"base": []}, seed=0)
     fit.save(raw, tmp_path / "profile.json")

@@ -13,7 +13,7 @@ def test_budget_forced_outcomes_of_one_question_never_stand_on_both_sides_of_a_f
     If some of a question's outcomes were in the training folds, the forest would memorise the question. From other
     questions it learns nothing, so its loss is no better than the constant's.
     """
-    questions = prompts("test", 0, 20)
+    questions = prompts("validation", 0, 20)
     lucky = np.random.default_rng(0).permutation([True] * 10 + [False] * 10)
     forced = [
         BudgetForced(question.prompt, budget, bool(right))

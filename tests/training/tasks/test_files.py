@@ -54,8 +54,8 @@ def test_a_held_out_question_is_not_trained_on_even_if_the_training_file_has_it(
     by_split = files.read("gsm8k", gsm8k)
     prompts = {split: {q.prompt for q in rows} for split, rows in by_split.items()}
     assert not prompts["train"] & prompts["heldout"]
-    assert not prompts["test"] & prompts["heldout"]
-    assert not prompts["test"] & prompts["train"]
+    assert not prompts["validation"] & prompts["heldout"]
+    assert not prompts["validation"] & prompts["train"]
     assert sum(map(len, prompts.values())) == 100
 
 
@@ -67,6 +67,13 @@ def test_the_words_of_a_question_decide_its_split(tmp_path):
     for split, drawn in before.items():
         assert {q.answer for q in drawn} == {q.answer for q in after[split]}
         assert len(drawn) > 5
+
+
+def test_a_question_stays_in_the_split_that_it_has_always_been_in(tmp_path):
+    rows = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(30)]
+    by_split = files.read("jsonl", lines(tmp_path / "mine.jsonl", rows))
+    assert {q.answer for q in by_split["validation"]} == {"7", "23", "24", "25", "27"}
+    assert {q.answer for q in by_split["heldout"]} == {"3", "6", "16"}
 
 
 def test_rows_without_a_difficulty_share_one(tmp_path):

@@ -1,3 +1,4 @@
+import hashlib
 import random
 import re
 from itertools import islice
@@ -34,9 +35,9 @@ def test_splits_share_no_problem_in_any_order_of_terms():
         split: {repr(canonical(c)) for seed in range(3) for c in islice(problems.chains(split, seed), 400)}
         for split in SPLITS
     }
-    assert not by_split["train"] & by_split["test"]
+    assert not by_split["train"] & by_split["validation"]
     assert not by_split["train"] & by_split["heldout"]
-    assert not by_split["test"] & by_split["heldout"]
+    assert not by_split["validation"] & by_split["heldout"]
 
 
 @given(st.permutations([Term(1, (12,)), Term(-1, (7,)), Term(1, (3, 41)), Term(1, (88,))]))
@@ -96,3 +97,12 @@ def test_prompts_are_different_and_of_all_difficulties_in_equal_parts():
 def test_too_many_prompts_are_rejected():
     with pytest.raises(ValueError, match=r"count: heldout has only about \d+ different prompts"):
         prompts("heldout", 0, 20_000, task="product", difficulty="easy")
+
+
+@pytest.mark.parametrize(
+    ("split", "digest"),
+    [("train", "f05f91bb95b7d0d4"), ("validation", "8a0ed04c6be1afb8"), ("heldout", "15896bbbce2d7459")],
+)
+def test_a_seed_draws_the_same_questions_as_it_did_for_the_published_figures(split, digest):
+    drawn = "\n".join(prompt.prompt for prompt in prompts(split, 0, 30))
+    assert hashlib.sha256(drawn.encode()).hexdigest()[:16] == digest
