@@ -89,8 +89,8 @@ async def savings(window: Annotated[Window, Query()], services: Open) -> JSONRes
     with _redis("the ledger"):
         snapshot = await services.ledger.snapshot(since)
     # In a thread, because the bootstrap takes long and streams must not wait for it.
-    found = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
-    return JSONResponse({"since": snapshot.since_hour * 3600, **found.as_json(window.price)})
+    result = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
+    return JSONResponse({"since": snapshot.since_hour * 3600, **result.as_json(window.price)})
 
 
 @router.get("/v1/keys", summary="List the keys")

@@ -36,7 +36,7 @@ def create_app(services: Services) -> ASGIApp:
 
     routes = [
         Route("/v1/chat/completions", Endpoint(POST=chat.complete)),
-        Route("/v1/route", Endpoint(POST=chat.explain)),
+        Route("/v1/route", Endpoint(POST=chat.explain_route)),
         Route("/v1/models", Endpoint(GET=models.list)),
         Route("/v1/models/{model:path}", Endpoint(GET=models.retrieve)),
         *(Route(path, admin) for path in ("/v1/savings", "/v1/keys", "/v1/keys/{name}")),

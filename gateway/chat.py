@@ -19,7 +19,7 @@ from gateway.access import limits
 from gateway.answer import usage
 from gateway.answer.cascade import Answer
 from gateway.answer.completion import completion
-from gateway.answer.relay import Relay, RelayedStream, relayed
+from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.answer.usage import TokenUsage, Transcript
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
@@ -43,25 +43,25 @@ class ChatEndpoint:
         self._services = services
 
     async def complete(self, request: Request) -> Response:
-        """Answer a chat request. A stream goes on after this returns, and is settled when it ends."""
+        """Answer a chat request. A stream continues after this returns and is settled when it ends."""
         services = self._services
         context = RequestContext(request.state.request_id)
         context.trace = services.tracing.start_trace(request.headers)
-        with ExitStack() as closing:
+        with ExitStack() as cleanup:
             try:
                 context.key = services.keyring.authenticate(request.headers)
                 services.admission.enter()
-                closing.callback(services.admission.leave)
+                cleanup.callback(services.admission.leave)
                 await self._read(request, context)
                 headers = await self._reserve(context)
                 context.accepted = True
                 caller = Caller(request.receive)
-                closing.callback(caller.close)
+                cleanup.callback(caller.close)
                 with caller.waiting():
-                    decision, answer = await dispatch.open_answer(services, context)
+                    decision, answer = await dispatch.start_response(services, context)
                     if decision.escalation is not None:
-                        answer = await dispatch.escalate_if_unsure(services, context, decision.escalation, answer)
-                closing.callback(answer.close)
+                        answer = await dispatch.with_escalation(services, context, decision.escalation, answer)
+                cleanup.callback(answer.close)
                 headers |= routing_headers(
                     services.family,
                     decision,
@@ -70,23 +70,23 @@ class ChatEndpoint:
                     debug=request.headers.get("x-laconic-debug", "").lower() == "true",
                 )
                 if context.question.stream:
-                    return self._stream(context, answer, headers, caller, closing.pop_all())
+                    return self._stream(context, answer, headers, caller, cleanup.pop_all())
                 return self._respond(context, answer, headers)
             except ApiError as error:
                 settle(services, context, error.status, error=error.code or error.kind)
                 raise
             except (ClientDisconnect, CallerLeftError):
-                abandon(services, context, CALLER_LEFT, "caller left")
+                abandon(services, context, CALLER_LEFT, EndReason.CALLER_LEFT.value)
                 return Response(status_code=CALLER_LEFT)
             except asyncio.CancelledError:  # the server is stopping: nothing else cancels this task
                 stopping = errors.stopping()
-                abandon(services, context, stopping.status, "gateway stopped")
+                abandon(services, context, stopping.status, EndReason.GATEWAY_STOPPED.value)
                 raise stopping from None
-            except BaseException as error:  # a bug: what the request cost is recorded all the same
+            except BaseException as error:  # a bug: still record the cost
                 settle(services, context, 500, error=type(error).__name__)
                 raise
 
-    async def explain(self, request: Request) -> Response:
+    async def explain_route(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
         services = self._services
         context = RequestContext(request.state.request_id)
@@ -106,7 +106,7 @@ class ChatEndpoint:
         context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
         context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget
-        context.budget, context.most_tokens = limits.apply_key_limits(
+        context.budget, context.max_reasoning_tokens = limits.apply_key_limits(
             key,
             budgets.parse(request.headers, question.body, default, family),
             max_tokens=question.max_tokens,
@@ -119,7 +119,7 @@ class ChatEndpoint:
         key = context.key
         if not key.has_limits:
             return {}
-        reserved = await self._services.limiter.reserve(key, context.id, context.most_tokens)
+        reserved = await self._services.limiter.reserve(key, context.id, context.max_reasoning_tokens)
         context.reservation, state = reserved
         if state is not None:
             return limits.rate_limit_headers(key, state)
@@ -131,20 +131,20 @@ class ChatEndpoint:
         return {}
 
     def _respond(self, context: RequestContext, answer: Answer, headers: dict[str, str]) -> Response:
-        """The non-streaming response, settled."""
+        """Return the non-streaming response, after recording it."""
         question = context.question
 
         def complete_usage(reported: object, transcript: Transcript) -> Json:
             return self._complete_usage(question, reported, transcript)
 
-        done = completion(answer.first, complete_usage, hides_reasoning=question.hides_reasoning)
+        done = completion(answer.first_bytes, complete_usage, hides_reasoning=question.hides_reasoning)
         settle(self._services, context, 200, done.usage, done.finish_reason)
         return Response(done.body, 200, headers, "application/json")
 
     def _stream(
-        self, context: RequestContext, answer: Answer, headers: dict[str, str], caller: Caller, closing: ExitStack
+        self, context: RequestContext, answer: Answer, headers: dict[str, str], caller: Caller, cleanup: ExitStack
     ) -> Response:
-        """The stream, which settles itself just before its last event leaves, or when it breaks off."""
+        """Return the streaming response. It is recorded just before its last event is sent, or when it breaks off."""
         services, question = self._services, context.question
         relay = Relay(
             question.wants_usage,
@@ -153,29 +153,33 @@ class ChatEndpoint:
             hides_reasoning=question.hides_reasoning,
         )
 
-        def settle_stream(why: str) -> None:
+        def settle_stream(reason: EndReason) -> None:
             tokens = TokenUsage.of(self._complete_usage(question, relay.usage, relay.transcript))
             if relay.failure is not None:
                 error = "engine failed mid-stream"
                 settle(services, context, relay.failure.status, tokens, relay.finish_reason, error=error)
-            elif relay.done or not why:
+            elif relay.done or reason is EndReason.COMPLETE:
                 settle(services, context, 200, tokens, relay.finish_reason)
             else:
-                status = 503 if why == "gateway stopped" else CALLER_LEFT
-                settle(services, context, status, tokens, relay.finish_reason, error=why)
+                status = errors.stopping().status if reason is EndReason.GATEWAY_STOPPED else CALLER_LEFT
+                settle(services, context, status, tokens, relay.finish_reason, error=reason.value)
 
-        def ended(why: str) -> None:
-            closing.close()
+        def ended(reason: EndReason) -> None:
+            cleanup.close()
             if not relay.done:
-                settle_stream(why)
+                settle_stream(reason)
 
         events = relayed(relay, answer, settle_stream)
         return RelayedStream(events, headers, caller, services.settings.send_timeout_seconds, ended)
 
     def _complete_usage(self, question: Question, reported: object, transcript: Transcript) -> Json:
         """The engine's usage with every figure that the caller and the ledger need."""
-        known = cast("Json", reported) if isinstance(reported, dict) else None
+        engine_usage = cast("Json", reported) if isinstance(reported, dict) else None
         services = self._services
         return usage.complete(
-            known, transcript, services.counter, services.family.reasoning, lambda: questions.text_of(question.body)
+            engine_usage,
+            transcript,
+            services.counter,
+            services.family.reasoning,
+            lambda: questions.text_of(question.body),
         )

@@ -122,7 +122,9 @@ def _route(arguments: Sequence[str]) -> None:
     if parsed.checkpoint is not None and parsed.checkpoint not in names:
         raise ConfigError(f"--checkpoint: {parsed.checkpoint!r} is none of {', '.join(sorted(names))}")
     try:
-        tokens = budget.from_text(settings.default_budget if parsed.budget is None else parsed.budget, source, family)
+        tokens = budget.parse_budget_text(
+            settings.default_budget if parsed.budget is None else parsed.budget, source, family
+        )
     except BadRequestError as error:
         raise ConfigError(error.message) from None
     request = RoutingRequest(

@@ -1,4 +1,4 @@
-"""What is known of one request on its way through the gateway?"""
+"""What does the gateway know about one request while it is being served?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RequestContext:
     pinned: str | None = field(init=False)
     """The checkpoint that the caller named; None lets the gateway choose."""
     budget: Budget = field(init=False)
-    most_tokens: int = field(init=False)
+    max_reasoning_tokens: int = field(init=False)
     """The most that all choices can think: what is reserved for a key with token limits, else 0."""
     reservation: Reservation | None = None
     accepted: bool = False

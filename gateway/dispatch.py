@@ -1,4 +1,4 @@
-"""Who answers a request? Route it, open an answer on an engine, fall back to another checkpoint, or escalate to one."""
+"""Who answers a request? Route it, open a response, fall back to another checkpoint, or escalate to one."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def routing_request(
     )
 
 
-async def open_answer(services: Services, context: RequestContext) -> tuple[Decision, Upstream]:
-    """Decide, and open the answer. If the chosen checkpoint's engines do not answer, decide again without it.
+async def start_response(services: Services, context: RequestContext) -> tuple[Decision, Upstream]:
+    """Choose a checkpoint and open its response. If none of its engines can serve it, choose again without it.
 
     Raises:
         ApiError: the budget is too small under the policy `reject`, an engine refuses the request, or none answers.
     """
-    # The draw comes before anything can fail: a draw that depends on failures would not be random.
+    # Draw before contacting an engine, so this request's own failure cannot influence the draw.
     if services.family.reference in context.allowed & services.engines.available:
         context.holdout_fraction = services.settings.holdout_fraction
         context.holdout = random.random() < context.holdout_fraction
@@ -65,7 +65,7 @@ async def open_answer(services: Services, context: RequestContext) -> tuple[Deci
         )
         context.sending()
         try:
-            upstream = await _ask(services, context, decision.checkpoint, body)
+            upstream = await _open_upstream(services, context, decision.checkpoint, body)
         except NoEngineError:
             routing = replace(routing, available=routing.available - {decision.checkpoint})
             continue
@@ -77,22 +77,23 @@ async def open_answer(services: Services, context: RequestContext) -> tuple[Deci
         return decision, upstream
 
 
-async def escalate_if_unsure(
+async def with_escalation(
     services: Services, context: RequestContext, escalation: Escalation, upstream: Upstream
 ) -> Answer:
-    """The answer, or the second checkpoint's if the first is not confident enough.
+    """The response, or the second checkpoint's if the first was not confident enough.
 
-    A non-streaming response is complete and is decided on here; a stream is decided on while it is relayed.
+    A non-streaming response is complete, so the decision is made here. A stream is only wrapped: it decides for itself
+    when its reasoning ends.
     """
 
     async def escalate(meter: SurprisalMeter) -> Upstream | None:
-        shorter = shortened(context.question, context.budget, meter.reasoning_tokens, meter.tokens)
-        if shorter is None:
+        remaining = shortened(context.question, context.budget, meter.reasoning_tokens, meter.tokens)
+        if remaining is None:
             return None
-        question, budget = shorter
+        question, budget = remaining
         body = engine_body(question, services.engines.served_name(escalation.second), budget)
         try:
-            second = await _ask(services, context, escalation.second, body)
+            second = await _open_upstream(services, context, escalation.second, body)
         except (NoEngineError, ApiError) as error:
             log.warning("not escalated to %s: %s", escalation.second, type(error).__name__)
             return None
@@ -114,7 +115,7 @@ def no_engine(error: NoCheckpointError) -> ApiError:
     return errors.unavailable(f"No engine serves checkpoint {error} now. Try again in a moment.")
 
 
-async def _ask(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
+async def _open_upstream(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
     with context.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
         headers["x-request-id"] = context.id
         return await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)

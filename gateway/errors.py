@@ -205,7 +205,7 @@ def from_event(event: Mapping[str, Any]) -> ApiError:
 
 
 def field_at_fault(message: str, body: Mapping[str, Any]) -> str | None:
-    """The body field that an engine's error is about, found by the words of its message."""
+    """The body field that an engine's error is about, matched by phrases of its message."""
     first = re.match(r"\w+", message)
     if first is not None and first[0] in body:
         return first[0]

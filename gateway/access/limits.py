@@ -5,9 +5,10 @@ the actual usage. Windows are minutes and days (UTC) on Redis' own clock. In eac
 
     spent + reserved <= limit
 
-always holds: it is checked for each reservation, a settlement never adds more than it frees, and a new window starts
-with nothing spent and the open reservations. A reservation is a lease that its gateway renews, so the reservations of a
-killed gateway expire after `LEASE_SECONDS`.
+holds as long as no lease of a running request expires: it is checked for each reservation, and a settlement adds no
+more than it frees. In a new window spent is zero; open reservations carry over. A reservation is a lease that its
+gateway renews, so the reservations of a killed gateway expire after `LEASE_SECONDS`. If Redis is out of reach for that
+long, leases of running requests expire, too; they are then reserved or charged again without a check.
 
 Operations that are waiting at the same time go to Redis in one call. While Redis is down, `reserve` returns at once
 without a state, and settlements wait until Redis is back.
@@ -35,17 +36,17 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 120
 RENEW_SECONDS = 30.0
-SETTLED_SECONDS = 900
+REMEMBER_SETTLED_SECONDS = 900
 """How long a settlement is remembered, so that it counts once even if it is sent again after an outage of Redis."""
 STATE_SECONDS = 2 * 86_400
 RETRY_SECONDS = 1.0
-BATCH = 200
+MAX_BATCH = 200
 GATHER_SECONDS = 0.02
 MAX_WAITING = 100_000
 
 _STATE, _OPEN, _SETTLED = "{{laconic:limits}}:{}", "{{laconic:limits}}:{}:open", "{{laconic:limits}}:{}:settled"
 
-_RUN = """
+_LIMITS_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local minute, day = math.floor(now / 60), math.floor(now / 86400)
@@ -65,11 +66,11 @@ for i, op in ipairs(cjson.decode(ARGV[1])) do
 
   local refused = ''
   if op.kind == 'reserve' then
-    if op.requests and requests + 1 > op.requests then
+    if op.max_requests and requests + 1 > op.max_requests then
       refused = 'requests'
-    elseif op.minute_tokens and minute_tokens + reserved + op.tokens > op.minute_tokens then
+    elseif op.max_minute_tokens and minute_tokens + reserved + op.tokens > op.max_minute_tokens then
       refused = 'minute_tokens'
-    elseif op.day_tokens and day_tokens + reserved + op.tokens > op.day_tokens then
+    elseif op.max_day_tokens and day_tokens + reserved + op.tokens > op.max_day_tokens then
       refused = 'day_tokens'
     else
       requests = requests + 1
@@ -196,10 +197,10 @@ class Limiter:
 
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url)
-        self._run = self._redis.register_script(_RUN)
+        self._run = self._redis.register_script(_LIMITS_SCRIPT)
         self._waiting: deque[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]] = deque()
         self._open: dict[str, Reservation] = {}
-        self._news = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self.healthy = True
@@ -220,7 +221,7 @@ class Limiter:
     async def aclose(self) -> None:
         """Send what is waiting unless Redis is down, and stop."""
         self._closing = True
-        self._news.set()
+        self._wakeup.set()
         if self._tasks:
             sending, renewing = self._tasks
             renewing.cancel()
@@ -239,9 +240,9 @@ class Limiter:
         if not self.healthy:
             return reservation, None
         limits = {
-            "requests": key.requests_per_minute,
-            "minute_tokens": key.reasoning_tokens_per_minute,
-            "day_tokens": key.reasoning_tokens_per_day,
+            "max_requests": key.requests_per_minute,
+            "max_minute_tokens": key.reasoning_tokens_per_minute,
+            "max_day_tokens": key.reasoning_tokens_per_day,
         }
         op = {name: limit for name, limit in limits.items() if limit is not None}
         answer: asyncio.Future[LimitState | None] = asyncio.get_running_loop().create_future()
@@ -272,22 +273,22 @@ class Limiter:
     def _send(self, op: dict[str, Any], answer: asyncio.Future[LimitState | None] | None = None) -> None:
         self._waiting.append((op, answer))
         if answer is not None:
-            self._news.set()
+            self._wakeup.set()
         elif len(self._waiting) == 1:  # nobody waits for it: it goes with the next reservation, or soon
-            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._news.set)
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wakeup.set)
 
     async def _keep_sending(self) -> None:
         while not (self._closing and not (self._waiting and self.healthy)):
             if self.healthy:
-                await self._news.wait()
-                self._news.clear()
+                await self._wakeup.wait()
+                self._wakeup.clear()
             elif not self._closing:
                 await asyncio.sleep(RETRY_SECONDS)
             await self._send_all()
 
     async def _send_all(self) -> None:
         while True:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             try:
                 if batch or not self.healthy:
                     states = await self._call([op for op, _ in batch])
@@ -306,7 +307,7 @@ class Limiter:
 
     async def _call(self, ops: list[dict[str, Any]]) -> list[LimitState]:
         names = [key.format(op["key"]) for op in ops for key in (_STATE, _OPEN, _SETTLED)]
-        arguments = [to_json(ops), LEASE_SECONDS, SETTLED_SECONDS, STATE_SECONDS]
+        arguments = [to_json(ops), LEASE_SECONDS, REMEMBER_SETTLED_SECONDS, STATE_SECONDS]
         now, *states = cast("list[Any]", await self._run(keys=names, args=arguments))
         return [LimitState(float(now), *state) for state in states]
 

@@ -1,9 +1,11 @@
-"""Was the first checkpoint confident enough, and what follows if not? A response that another checkpoint may take over.
+"""Was the first checkpoint confident enough, and what follows if not? A response that may escalate.
 
-The engine is asked for each token's log probability. The thinking goes on to the caller as it comes, without them. When
-it ends, its surprisal decides whether the first checkpoint's answer follows. If the surprisal is too high, the second
-checkpoint gets the same question with what remains of the budget. Its thinking and answer follow in the same stream,
-and the usage is the sum of both.
+*Cascade* is the literature's word for this: a cheap model first, a costlier one if it is not confident.
+
+The engine reports each token's log probability. Reasoning is streamed to the caller immediately, with the log
+probabilities removed. When the reasoning ends, its surprisal decides whether the first checkpoint's answer follows. If
+the surprisal is too high, the second checkpoint gets the same question with what remains of the budget. Its reasoning
+and answer follow in the same stream, and the usage is the sum of both.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from gateway.events import MAX_EVENT_BYTES, Json, data_of, encode_event, object_
 
 
 class SurprisalMeter:
-    """Adds up how surprising a checkpoint's own thinking was to it, token by token."""
+    """Sums the surprisal of a checkpoint's reasoning under its own distribution, token by token."""
 
     def __init__(self, end: str) -> None:
         """`end` is the token that ends thinking."""
@@ -33,7 +35,7 @@ class SurprisalMeter:
         """The thinking has ended."""
 
     def add(self, tokens: Sequence[Json], *, has_answer: bool) -> None:
-        """Measure more tokens, as an engine reports them. `has_answer`: their message is more than thinking."""
+        """Measure the tokens of one event. `has_answer`: the same event already contains answer content."""
         self.tokens += len(tokens)
         if self.ended:
             return
@@ -52,11 +54,11 @@ class SurprisalMeter:
 
 
 Escalate = Callable[[SurprisalMeter], Awaitable[Upstream | None]]
-"""Opens the second checkpoint's response; None if that is not possible, and the first checkpoint's has to do."""
+"""Opens the second checkpoint's response; None if that is not possible: keep the first."""
 
 
 class EscalatingStream:
-    """A stream that another checkpoint's stream takes over if its thinking was too surprising. Used like `Upstream`."""
+    """The first checkpoint's stream; the second's takes over if the first was not confident. Used like `Upstream`."""
 
     def __init__(self, upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> None:
         """`surprisal` is the threshold above which it escalates; `end` is the token that ends thinking."""
@@ -69,20 +71,20 @@ class EscalatingStream:
         """Events of the first checkpoint's answer that came before the decision."""
         self._last_thinking = b""
         """The thinking in the event in which the first checkpoint's answer begins."""
-        self.first = self._process(upstream.first)
-        """What has come and may go on to the caller; perhaps nothing."""
+        self.first_bytes = self._process(upstream.first_bytes)
+        """The bytes received so far that may go to the caller; perhaps none."""
 
     @property
     def relayed(self) -> bool:
-        """The caller has had all that matters of it."""
+        """See `Upstream.relayed`."""
         return self._upstream.relayed
 
     @relayed.setter
     def relayed(self, relayed: bool) -> None:
         self._upstream.relayed = relayed
 
-    async def more(self) -> bytes:
-        """The next events; waits for some, and returns nothing at the end.
+    async def read(self) -> bytes:
+        """Return the next events, waiting for at least one; b"" at the end.
 
         Raises:
             TimeoutError, OSError: the engine has been silent for too long, or died.
@@ -92,7 +94,7 @@ class EscalatingStream:
                 self._decided = True
                 if events := await self._decide():
                     return events
-            if not (chunk := await self._upstream.more()):
+            if not (chunk := await self._upstream.read()):
                 rest, self._incomplete = self._incomplete, b""
                 return rest
             if events := self._process(chunk):
@@ -106,17 +108,17 @@ class EscalatingStream:
         if self._meter.surprisal > self._threshold and (second := await self._escalate(self._meter)) is not None:
             self._upstream.close()
             self._upstream, self._escalated, self._incomplete = second, True, b""
-            return self._last_thinking + self._process(second.first)
+            return self._last_thinking + self._process(second.first_bytes)
         return self._held
 
     def _process(self, chunk: bytes) -> bytes:
         events, self._incomplete = split_events(self._incomplete + chunk)
         if len(self._incomplete) > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
             events, self._incomplete = [*events, self._incomplete], b""
-        return b"".join(map(self._of_second if self._escalated else self._of_first, events))
+        return b"".join(map(self._from_second if self._escalated else self._from_first, events))
 
-    def _of_first(self, event: bytes) -> bytes:
-        """The event without log probabilities; held back between the end of thinking and the decision."""
+    def _from_first(self, event: bytes) -> bytes:
+        """The event without log probabilities; held back between the end of reasoning and the decision."""
         parsed = parse_object(data_of(event))
         was_thinking = not self._meter.ended
         if parsed is not None and (choices := objects(parsed.get("choices"))):
@@ -133,8 +135,8 @@ class EscalatingStream:
             return b""
         return event
 
-    def _of_second(self, event: bytes) -> bytes:
-        """The event as part of the first checkpoint's message, its usage increased by what was spent before."""
+    def _from_second(self, event: bytes) -> bytes:
+        """The event as part of the first checkpoint's message, its usage increased by what the first spent."""
         if b'"usage"' not in event and b'"role"' not in event:
             return event
         parsed = parse_object(data_of(event))
@@ -151,8 +153,8 @@ Answer = Upstream | EscalatingStream
 
 
 async def escalated_response(upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> Upstream:
-    """The same decision for a non-streaming response: the first, or the second with the thinking and usage of both."""
-    response = parse_object(upstream.first)
+    """The same decision for a non-streaming response: the first, or the second with the reasoning and usage of both."""
+    response = parse_object(upstream.first_bytes)
     choices = objects(response.get("choices")) if response else []
     if response is None or not choices:
         return upstream
@@ -160,15 +162,15 @@ async def escalated_response(upstream: Upstream, *, end: str, surprisal: float, 
     for choice in choices:
         meter.add(_tokens(choice), has_answer=True)
         choice["logprobs"] = None
-    upstream.first = json.dumps(response).encode()
+    upstream.first_bytes = json.dumps(response).encode()
     if meter.surprisal <= surprisal or (second := await escalate(meter)) is None:
         return upstream
     upstream.close()
-    if (better := parse_object(second.first)) is not None:
+    if (better := parse_object(second.first_bytes)) is not None:
         _add_usage(better, meter)
         for choice in objects(better.get("choices")):
             _prepend_thinking(object_at(choices[0], "message"), object_at(choice, "message"))
-        second.first = json.dumps(better).encode()
+        second.first_bytes = json.dumps(better).encode()
     return second
 
 
@@ -185,13 +187,15 @@ def _thinking_only(event: Json, delta: Json) -> bytes:
     return encode_event({**event, "choices": [choice]})
 
 
-def _prepend_thinking(first: Json, second: Json) -> None:
+def _prepend_thinking(first_message: Json, second_message: Json) -> None:
     """Put the first message's thinking before the second's."""
     for name in REASONING_FIELDS:
-        if isinstance(thinking := first.get(name), str):
-            second[name] = thinking + (second.get(name) or "")
+        if isinstance(thinking := first_message.get(name), str):
+            second_message[name] = thinking + (second_message.get(name) or "")
 
 
-def _add_usage(response: Json, first: SurprisalMeter) -> None:
+def _add_usage(response: Json, first_meter: SurprisalMeter) -> None:
     if isinstance(usage := response.get("usage"), dict):
-        response["usage"] = add_tokens(cast("Json", usage), generated=first.tokens, reasoning=first.reasoning_tokens)
+        response["usage"] = add_tokens(
+            cast("Json", usage), generated=first_meter.tokens, reasoning=first_meter.reasoning_tokens
+        )

@@ -12,6 +12,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import cast
 
 from sse_starlette import ServerSentEvent
@@ -37,6 +38,15 @@ _HEADERS = (
 _SIGNIFICANT = re.compile(rb'"usage"\s*:\s*\{|"finish_reason" ?: ?"|"error"\s*:\s*[{"]|^data:\s*\[DONE\]', re.MULTILINE)
 _HINTS = (b'"usage"', b'"finish_reason":"', b'"finish_reason": "', b'"finish_reason" :', b'"error"', b"[DONE]")
 """An event without one of these is not significant. Searching for them is many times faster than the expression."""
+
+
+class EndReason(StrEnum):
+    """Why a stream ended. All but `COMPLETE` are what the ledger's field `error` says."""
+
+    COMPLETE = ""
+    CALLER_LEFT = "caller left"
+    CALLER_TOO_SLOW = "caller too slow"
+    GATEWAY_STOPPED = "gateway stopped"
 
 
 class Relay:
@@ -165,27 +175,27 @@ class Relay:
         return encode_event({**envelope, "choices": [], "usage": self._final_usage})
 
 
-async def relayed(relay: Relay, answer: Answer, settle: Callable[[str], None]) -> AsyncGenerator[bytes]:
-    """The stream for the caller. It is settled before its last bytes leave: a caller that has the end is in the ledger.
+async def relayed(relay: Relay, answer: Answer, settle: Callable[[EndReason], None]) -> AsyncGenerator[bytes]:
+    """Yield the caller's bytes. Settle before the last of them, so that a caller that has the end is in the ledger.
 
     Args:
-        settle: called once with "" when the stream is complete or has failed; not if the caller leaves.
+        settle: called once with `COMPLETE` when the stream is complete or has failed; not if the caller leaves.
     """
 
     def settled(events: bytes) -> bytes:
         if relay.done:
             answer.relayed = relay.failure is None
-            settle("")
+            settle(EndReason.COMPLETE)
         return events
 
     try:
-        chunk = answer.first or await answer.more()
+        chunk = answer.first_bytes or await answer.read()
         while chunk:
             if events := settled(relay.feed(chunk)):
                 yield events
             if relay.done:
                 return
-            chunk = await answer.more()
+            chunk = await answer.read()
     except (TimeoutError, OSError):
         yield settled(relay.fail(errors.interrupted()))
     else:
@@ -235,9 +245,9 @@ class RelayedStream(Response):
         headers: dict[str, str],
         caller: Caller,
         send_timeout: float,
-        ended: Callable[[str], None],
+        ended: Callable[[EndReason], None],
     ) -> None:
-        """`ended` gets `caller left`, `caller too slow` or `gateway stopped`, and "" if the stream was sent in full."""
+        """`ended` gets the reason; it is `COMPLETE` if the stream was sent in full."""
         self.status_code = 200
         self.raw_headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._events, self._caller, self._send_timeout, self._ended = events, caller, send_timeout, ended
@@ -249,18 +259,18 @@ class RelayedStream(Response):
         self._too_slow = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        why = "gateway stopped"
+        reason = EndReason.GATEWAY_STOPPED
         try:
             with self._caller.waiting() as task, self._watch(task, send):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 async for events in self._events:
                     await self._send(send, events, more=True)
                 await self._send(send, b"", more=False)
-            why = ""
+            reason = EndReason.COMPLETE
         except CallerLeftError:
-            why = "caller left"
+            reason = EndReason.CALLER_LEFT
         except TimeoutError:
-            why = "caller too slow"
+            reason = EndReason.CALLER_TOO_SLOW
         except asyncio.CancelledError:  # the server is stopping: nothing else cancels this task
             if self._sending_since is None:  # otherwise the caller would first have to take what it was sent
                 await self._send(send, errors.stopping().event(), more=False)
@@ -268,7 +278,7 @@ class RelayedStream(Response):
                 raise
         finally:
             await self._events.aclose()
-            self._ended(why)
+            self._ended(reason)
 
     async def _send(self, send: Send, events: bytes, more: bool) -> None:
         self._sending_since = self._now()

@@ -1,10 +1,11 @@
 """Which engines are up, and which one gets this request? vLLM replicas over pooled connections.
 
-About once a second each URL is asked which models it serves, and it is asked to load the adapters that it lacks. A
-request goes to the least busy replica that serves the checkpoint. If that replica sends no byte of a response, the next
-one is tried. A replica that refuses connections is skipped until it answers a probe again. A checkpoint that keeps
-failing on a replica is skipped there for a pause (`gateway.engines.breaker`). When every engine is down, requests
-therefore fail immediately.
+About once a second each engine is probed for the models it serves, and told to load the adapters that it lacks. A
+request goes to the least busy replica that serves the checkpoint. If that replica fails before its response begins, or
+responds with an error that another replica might not (a 429 or 500, say), the next one is tried. A replica that refuses
+connections is skipped until it answers a probe again. A checkpoint that keeps failing on a replica is skipped there for
+a pause (`gateway.engines.breaker`). Because of this skipping, requests fail at once, without a timeout, while every
+engine is down.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ PROBE_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 5.0
 MAX_MISSED_PROBES = 3
 REQUEST_ERRORS = frozenset({400, 413, 415, 422})
-"""Statuses for a request that every replica would reject."""
+"""Statuses that mean the request itself is wrong: every replica would reject it."""
 UNAVAILABLE = frozenset({502, 503, 504})
 """Statuses sent by a proxy or a starting engine. 500 is not one: one request may cause it, and others must go on."""
 
 
 class NoEngineError(Exception):
-    """No replica responded for this checkpoint; the message says what the last one did."""
+    """No replica served this checkpoint; the message says what the last one did."""
 
 
 class _UnavailableError(OSError):
@@ -58,7 +59,7 @@ class Replica:
         """The checkpoints it lists; empty while it is down."""
         self._breakers: dict[str, Breaker] = {}
         """By checkpoint, for those that failed since their last success."""
-        self.running = 0
+        self.in_flight = 0
         """Requests in flight, including those that wait for a first byte."""
         self.missed_probes = 0
 
@@ -79,7 +80,7 @@ class Replica:
         if breaker := self._breakers.get(checkpoint):
             breaker.begin(time.monotonic())
 
-    def record_success(self, checkpoint: str) -> None:
+    def record_response(self, checkpoint: str) -> None:
         """Note that a response has begun."""
         self._breakers.pop(checkpoint, None)
 
@@ -109,16 +110,16 @@ class Replica:
 
 
 class Upstream:
-    """An engine's response that has begun. `first` holds its first bytes, or all of them if it is not a stream."""
+    """An engine's response that has begun. `first_bytes` are all of it if it is not a stream."""
 
-    def __init__(self, replica: Replica, response: wire.Response, first: bytes) -> None:
+    def __init__(self, replica: Replica, response: wire.Response, first_bytes: bytes) -> None:
         self._replica, self._response = replica, response
         self._open = True
-        self.first = first
+        self.first_bytes = first_bytes
         self.relayed = False
         """Set once the caller has received everything: only the end of the last chunk is still to come."""
 
-    async def more(self) -> bytes:
+    async def read(self) -> bytes:
         """Return the next bytes, waiting for at least one; b"" at the end.
 
         Raises:
@@ -130,7 +131,7 @@ class Upstream:
         """Release the connection. An engine that is still generating sees it close and stops."""
         if self._open:
             self._open = False
-            self._replica.running -= 1
+            self._replica.in_flight -= 1
             self._response.close(ending=self.relayed)
 
 
@@ -187,9 +188,9 @@ class Engines:
         return sorted(self._names.keys() - self.available)
 
     @property
-    def running(self) -> dict[str, int]:
+    def in_flight(self) -> dict[str, int]:
         """Requests in flight, by engine URL."""
-        return {replica.url: replica.running for replica in self._replicas}
+        return {replica.url: replica.in_flight for replica in self._replicas}
 
     @property
     def up(self) -> dict[str, bool]:
@@ -204,38 +205,34 @@ class Engines:
         """Send a request and return the first response that begins. The engine gets `headers`.
 
         Raises:
-            ApiError: an engine rejected the request, or every replica is busy.
-            NoEngineError: no replica responded.
+            ApiError: an engine rejected the request, or every replica that was tried is busy (429).
+            NoEngineError: no replica served it, and at least one failed for another reason than being busy.
         """
-        busy: ApiError | None = None
-        last: object = "no engine serves it"
-        for replica in sorted((r for r in self._replicas if checkpoint in r.available), key=lambda r: r.running):
-            if not replica.allows(checkpoint):  # another request is the trial
+        failures: list[ApiError | OSError] = []
+        for replica in sorted((r for r in self._replicas if checkpoint in r.available), key=lambda r: r.in_flight):
+            if not replica.allows(checkpoint):  # half-open: another request is the trial
                 continue
             replica.begin(checkpoint)
             try:
                 upstream = await self._send(replica, body, headers, stream)
             except ApiError as refusal:
-                replica.record_success(checkpoint)
+                replica.record_response(checkpoint)
                 if refusal.status in REQUEST_ERRORS:
                     raise
-                busy = errors.busy(refusal) if refusal.status == 429 else busy
-                last = f"HTTP {refusal.status}"  # without the message, which may quote the prompt
-            except (TimeoutError, OSError) as error:
+                failures.append(refusal)
+            except OSError as error:  # a timeout included
                 replica.record_failure(checkpoint, repr(error))
                 if isinstance(error, ConnectionRefusedError):
                     replica.mark_unreachable(error, self._settings.first_token_timeout_seconds)
-                last = repr(error)
+                failures.append(error)
             except BaseException:  # the caller left
                 replica.cancel(checkpoint)
                 raise
             else:
-                replica.record_success(checkpoint)
+                replica.record_response(checkpoint)
                 return upstream
-            log.warning("engine %s did not serve a request: %s", replica.url, last)
-        if busy is not None:
-            raise busy
-        raise NoEngineError(str(last))
+            log.warning("engine %s did not serve a request: %s", replica.url, _describe(failures[-1]))
+        raise _unserved(failures)
 
     async def _send(self, replica: Replica, body: bytes, headers: Mapping[str, str], stream: bool) -> Upstream:
         try:
@@ -250,26 +247,26 @@ class Engines:
         read_timeout = self._settings.first_token_timeout_seconds if stream else None
         headers = {"content-type": "application/json", **headers}
         response: wire.Response | None = None
-        replica.running += 1
+        replica.in_flight += 1
         try:
             response = await replica.client.post("/v1/chat/completions", body, headers, read_timeout, fresh=fresh)
             if response.status in UNAVAILABLE:
                 raise _UnavailableError(f"HTTP {response.status}")
             if response.status != 200:
                 raise errors.from_engine(response.status, parse_object(await response.read()))
-            first = await (response.read_some() if stream else response.read())
-            if not first:
+            first_bytes = await (response.read_some() if stream else response.read())
+            if not first_bytes:
                 raise wire.BrokenError("an empty response")
-            if stream and (refusal := leading_error(first)) is not None:
+            if stream and (refusal := leading_error(first_bytes)) is not None:
                 raise refusal
         except BaseException:  # including cancellation: the caller left, so the engine must stop, too
-            replica.running -= 1
+            replica.in_flight -= 1
             if response is not None:
                 response.close()
             raise
         if stream:  # otherwise the response is complete
             response.set_read_timeout(self._settings.idle_timeout_seconds)
-        return Upstream(replica, response, first)
+        return Upstream(replica, response, first_bytes)
 
     async def _keep_probing(self, replica: Replica) -> None:
         while True:
@@ -282,7 +279,8 @@ class Engines:
     async def _probe(self, replica: Replica) -> None:
         """Ask an engine what it serves.
 
-        A refused connection marks it down at once. A slow response may mean that it is busy, so it takes several.
+        A refused connection marks it down at once. A slow response may only mean that it is busy, so only three missed
+        probes in a row mark it down.
         """
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
@@ -307,9 +305,22 @@ class Engines:
                 self._loading[replica.url] = asyncio.create_task(self._loader.load(self._http, replica.url, serving))
 
 
-def leading_error(first: bytes) -> ApiError | None:
+def _unserved(failures: Sequence[ApiError | OSError]) -> ApiError | NoEngineError:
+    """The error when no replica served a request: 429 if each that was tried said so, else another checkpoint may."""
+    busy = [failure for failure in failures if isinstance(failure, ApiError) and failure.status == 429]
+    if failures and len(busy) == len(failures):
+        return errors.busy(busy[-1])
+    return NoEngineError(_describe(failures[-1]) if failures else "no engine serves it")
+
+
+def _describe(failure: ApiError | OSError) -> str:
+    """A failure for the log: an engine's message is left out, because it may quote the prompt."""
+    return f"HTTP {failure.status}" if isinstance(failure, ApiError) else repr(failure)
+
+
+def leading_error(first_bytes: bytes) -> ApiError | None:
     """The error in a stream's first event, if it holds one: some engines send 200 before they reject a request."""
-    event = first.lstrip()
+    event = first_bytes.lstrip()
     if not event.startswith(b"data:") or b'"error"' not in event:
         return None
     parsed = parse_object(EVENT_END.split(event, 1)[0][5:])

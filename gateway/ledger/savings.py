@@ -4,7 +4,7 @@
     measured = n (mean of the holdout's tokens + theta (mean of x over the others - mean of x over the holdout))
                - reasoning tokens the others spent
 
-Each routed request is drawn with probability p into a *holdout*, which the reference checkpoint serves. The holdout's
+Each routed request joins the *holdout*, which the reference checkpoint serves, with probability p. The holdout's
 mean is an unbiased estimate of what the n other requests would have spent, even if the profile is wrong, and even for
 requests that fail or whose callers leave. x, the tokens that the profile expects of the reference, only narrows the
 interval: theta is the slope of tokens on x within the holdout (CUPED, Deng et al. 2013). The interval is a studentised
@@ -73,10 +73,10 @@ class Totals(NamedTuple):
     """Routed and answered entries outside the holdout, which the estimate covers."""
     estimated_spent_tokens: int = 0
     expected_reference_tokens: float = 0.0
-    drawn: int = 0
-    """Entries that took part in the draw and are not holdouts, answered or not, which the measurement covers."""
-    drawn_spent_tokens: int = 0
-    drawn_reference_tokens: float = 0.0
+    eligible: int = 0
+    """Entries that could have become holdouts and did not, answered or not. The measurement covers them."""
+    eligible_spent_tokens: int = 0
+    eligible_reference_tokens: float = 0.0
     """Tokens expected of the reference checkpoint for them."""
 
     @property
@@ -90,8 +90,8 @@ class Totals(NamedTuple):
         return self.saved_tokens / self.expected_reference_tokens if self.expected_reference_tokens > 0 else None
 
 
-def added(parts: Sequence[Totals]) -> Totals:
-    """Add up totals."""
+def sum_totals(parts: Sequence[Totals]) -> Totals:
+    """Sum each figure over several totals."""
     return Totals(*map(sum, zip(*parts, strict=True))) if parts else Totals()
 
 
@@ -103,11 +103,14 @@ class Measurement:
     low: float
     high: float
     requests: int
-    """How many requests it covers: those of `drawn` for which there are enough holdouts."""
+    """How many requests it covers: those of `eligible` for which there are enough holdouts."""
     estimate: float
     """The profile's estimate for the answered ones among them; it says nothing about the treatment."""
+    answered_low: float | None
+    """The interval of the same measurement over answered requests only; None if that was not measured."""
+    answered_high: float | None
     drift: bool | None
-    """Whether the estimate lies outside the interval over answered requests only; None if that was not measured."""
+    """Whether the estimate lies outside the interval over answered requests only; None without one."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def totals_of(entry: Entry) -> Totals:
     """What one entry adds to the totals of its cell."""
     failed = entry.status != 200
     routed = entry.holdout_fraction is not None and not entry.holdout
-    drawn, estimated = routed and _in_draw(entry.holdout_fraction), routed and not failed
+    eligible, estimated = routed and _had_draw(entry.holdout_fraction), routed and not failed
     expected, spent = entry.reference_tokens or 0.0, entry.reasoning_tokens
     return Totals(
         requests=1,
@@ -168,9 +171,9 @@ def totals_of(entry: Entry) -> Totals:
         estimated=int(estimated),
         estimated_spent_tokens=spent if estimated else 0,
         expected_reference_tokens=expected if estimated else 0.0,
-        drawn=int(drawn),
-        drawn_spent_tokens=spent if drawn else 0,
-        drawn_reference_tokens=expected if drawn else 0.0,
+        eligible=int(eligible),
+        eligible_spent_tokens=spent if eligible else 0,
+        eligible_reference_tokens=expected if eligible else 0.0,
     )
 
 
@@ -214,15 +217,15 @@ def _complete_from(sums: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Cell]
 
 def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], complete: int) -> Group:
     sums: defaultdict[float, list[Totals]] = defaultdict(list)
-    drawn: defaultdict[float, list[Entry]] = defaultdict(list)
+    holdouts_by_fraction: defaultdict[float, list[Entry]] = defaultdict(list)
     for cell, totals in parts:
         if cell.hour >= complete and cell.holdout_fraction is not None:
             sums[cell.holdout_fraction].append(totals)
     for entry in holdouts:
-        if entry.holdout_fraction is not None and _in_draw(entry.holdout_fraction):
-            drawn[entry.holdout_fraction].append(entry)
-    measured = _measured([(added(sums[p]), entries) for p, entries in drawn.items()])
-    return Group(added([totals for _, totals in parts]), measured)
+        if entry.holdout_fraction is not None and _had_draw(entry.holdout_fraction):
+            holdouts_by_fraction[entry.holdout_fraction].append(entry)
+    measured = _measured([(sum_totals(sums[p]), entries) for p, entries in holdouts_by_fraction.items()])
+    return Group(sum_totals([totals for _, totals in parts]), measured)
 
 
 def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | None:
@@ -231,21 +234,20 @@ def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | 
     answered: list[Interval] = []
     requests, estimate = 0, 0.0
     for sums, holdouts in parts:
-        treatment = TreatmentTotals(sums.drawn, sums.drawn_reference_tokens, sums.drawn_spent_tokens)
+        treatment = TreatmentTotals(sums.eligible, sums.eligible_reference_tokens, sums.eligible_spent_tokens)
         if (interval := _interval(holdouts, treatment, sums)) is None:
             continue
         intervals.append(interval)
-        requests, estimate = requests + sums.drawn, estimate + sums.saved_tokens
+        requests, estimate = requests + sums.eligible, estimate + sums.saved_tokens
         treatment = TreatmentTotals(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
         if (check := _interval([entry for entry in holdouts if entry.status == 200], treatment, sums)) is not None:
             answered.append(check)
     if not intervals:
         return None
-    drift = None
-    if len(answered) == len(intervals):
-        _, low, high = _add_intervals(answered)
-        drift = not low <= estimate <= high
-    return Measurement(*_add_intervals(intervals), requests, estimate, drift)
+    if len(answered) < len(intervals):
+        return Measurement(*_add_intervals(intervals), requests, estimate, None, None, None)
+    _, low, high = _add_intervals(answered)
+    return Measurement(*_add_intervals(intervals), requests, estimate, low, high, not low <= estimate <= high)
 
 
 def _interval(holdouts: Sequence[Entry], treatment: TreatmentTotals, sums: Totals) -> Interval | None:
@@ -280,7 +282,7 @@ def _add_intervals(parts: Sequence[Interval]) -> Interval:
     return saved, saved - below, saved + above
 
 
-def _in_draw(fraction: float | None) -> bool:
+def _had_draw(fraction: float | None) -> bool:
     return fraction is not None and 0 < fraction < 1
 
 
@@ -313,27 +315,27 @@ def measure(holdout: HoldoutSample, treatment: TreatmentTotals, *, adjust: bool 
     size = len(holdout.y)
     if size < MIN_HOLDOUTS or treatment.requests == 0:
         return None
-    at = treatment.x / treatment.requests
-    (mean,), (spread,) = _reference(_rows(holdout, np.arange(size)[None]), at, adjust)
-    low, high = _quantiles(holdout, at, mean, adjust)
+    x_mean_treatment = treatment.x / treatment.requests
+    (mean,), (spread,) = _reference(_rows(holdout, np.arange(size)[None]), x_mean_treatment, adjust)
+    low, high = _quantiles(holdout, x_mean_treatment, mean, adjust)
     # What the treatment would have spent also varies about its mean, hence the second term.
     width = treatment.requests * float(spread * np.sqrt(1 / size + 1 / treatment.requests))
     saved = treatment.requests * float(mean) - treatment.y
     return saved, saved - high * width, saved - low * width
 
 
-def _reference(rows: HoldoutSample, at: float, adjust: bool) -> tuple[Vector, Vector]:
-    """Mean tokens of the reference if the mean of x is `at`, and the spread of single requests; both (samples,)."""
+def _reference(rows: HoldoutSample, x_target: float, adjust: bool) -> tuple[Vector, Vector]:
+    """Mean tokens of the reference at mean x = `x_target`, and the spread of single requests; both (samples,)."""
     x_mean, y_mean = rows.x.mean(1), rows.y.mean(1)
     x_off, y_off = rows.x - x_mean[:, None], rows.y - y_mean[:, None]
     variance, covariance = (x_off**2).mean(1), (x_off * y_off).mean(1)
     theta = np.divide(covariance, variance, out=np.zeros_like(variance), where=(variance > 1e-9) & adjust)
     residual = y_off - theta[:, None] * x_off
     freedom = rows.y.shape[1] - 1 - adjust
-    return y_mean + theta * (at - x_mean), np.sqrt((residual**2).sum(1) / freedom)
+    return y_mean + theta * (x_target - x_mean), np.sqrt((residual**2).sum(1) / freedom)
 
 
-def _quantiles(holdout: HoldoutSample, at: float, mean: float, adjust: bool) -> tuple[float, float]:
+def _quantiles(holdout: HoldoutSample, x_target: float, mean: float, adjust: bool) -> tuple[float, float]:
     """The 2.5 and 97.5 % quantiles of (estimate - truth) / standard error over resamples. Seeded, so repeatable."""
     size = len(holdout.y)
     if size >= NORMAL_HOLDOUTS:
@@ -341,7 +343,7 @@ def _quantiles(holdout: HoldoutSample, at: float, mean: float, adjust: bool) -> 
     rng = np.random.default_rng(0)
     ratios: list[Vector] = []
     for _ in range(0, _RESAMPLES, _BLOCK):
-        means, spreads = _reference(_rows(holdout, rng.integers(0, size, (_BLOCK, size))), at, adjust)
+        means, spreads = _reference(_rows(holdout, rng.integers(0, size, (_BLOCK, size))), x_target, adjust)
         positive = spreads > 0
         ratios.append((means[positive] - mean) / spreads[positive] * np.sqrt(size))
     pooled = np.concatenate(ratios)

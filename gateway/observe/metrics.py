@@ -40,7 +40,8 @@ class Metrics:
             "laconic_requests", "Chat requests by HTTP status", (*_LABELS, "status"), registry=registry
         )
         self._reasoning = Counter("laconic_reasoning_tokens", "Reasoning tokens generated", _LABELS, registry=registry)
-        # A gauge, because the sum must be able to fall: a request may spend more than the reference was expected to.
+        # A gauge in spite of its `_total`, because the sum must be able to fall: a request may spend more than the
+        # reference was expected to.
         self._saved = Gauge(
             "laconic_reasoning_tokens_saved_estimate_total",
             "Sum of the reasoning tokens expected of the reference checkpoint minus those generated",
@@ -126,8 +127,8 @@ class Metrics:
     def _refresh(self) -> None:
         self._spool.set(self._ledger.pending)
         self._reserved.set(self._limiter.reserved)
-        for url, running in self._engines.running.items():
-            self._running.labels(url).set(running)
+        for url, in_flight in self._engines.in_flight.items():
+            self._running.labels(url).set(in_flight)
         for url, up in self._engines.up.items():
             self._up.labels(url).set(up)
         available = self._engines.available

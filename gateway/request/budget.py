@@ -6,10 +6,10 @@ In order of precedence. Every level is checked even if a higher one decides, so 
 2. body `thinking_token_budget`, `reasoning` {max_tokens | effort}, `thinking` {type, budget_tokens}, and
    `chat_template_kwargs` {enable_thinking: false}, which is a budget of 0
 3. body `reasoning_effort`
-4. the operator's default
+4. the key's default, or else the operator's; `chat.py` passes whichever applies, and the source is `default_budget`
 
 Effort names stand for quantiles of the reasoning tokens that the reference checkpoint was measured to spend, over all
-difficulties. `medium` covers half of all questions, `high` nine of ten, and `max` is no cap.
+difficulties. `medium` is the median, `high` the 90th percentile, and `max` is no cap.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from models.family import Family
 
 HEADER = "X-Reasoning-Budget"
 POLICY_HEADER = "X-Reasoning-Budget-Policy"
-CONSUMED: tuple[str, ...] = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
+BUDGET_FIELDS: tuple[str, ...] = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
 """The body's fields that this module turns into one cap. None of them is passed on."""
-LARGEST = 2**31 - 1
+MAX_BUDGET = 2**31 - 1
 
 QuantileName = Literal["p05", "p25", "p50", "p90", "p99"]
 Policy = Literal["cap", "reject"]
@@ -80,10 +80,10 @@ def parse(headers: Headers, body: Mapping[str, Any], default: str, family: Famil
         if level is not None:
             source, tokens = level
             return Budget(tokens, source, policy)
-    return Budget(from_text(default, "default_budget", family), "default_budget", policy)
+    return Budget(parse_budget_text(default, "default_budget", family), "default_budget", policy)
 
 
-def from_text(text: str, param: str, family: Family) -> int | None:
+def parse_budget_text(text: str, param: str, family: Family) -> int | None:
     """The cap in a header or a setting: a whole number of tokens, an effort's name, or `auto`."""
     normalized = text.strip().lower()
     if normalized == "auto":
@@ -94,7 +94,7 @@ def from_text(text: str, param: str, family: Family) -> int | None:
         raise BadRequestError(
             f"{param} must be a whole number of reasoning tokens, auto, or one of {_names()}; got {text!r}", param
         )
-    return _tokens(_number(normalized), param, written=text[:40])
+    return _validate_tokens(_parse_digits(normalized), param, original_text=text[:40])
 
 
 def validate_budget(text: str) -> str:
@@ -105,8 +105,8 @@ def validate_budget(text: str) -> str:
     """
     if not re.fullmatch(rf"auto|{'|'.join(EFFORTS)}|[0-9]+", text):
         raise ValueError(f"{text!r} is neither a whole number of tokens nor one of auto, {_names()}")
-    if text.isdecimal() and _number(text) > LARGEST:
-        raise ValueError(f"{text[:40]!r} is more than {LARGEST} tokens")
+    if text.isdecimal() and _parse_digits(text) > MAX_BUDGET:
+        raise ValueError(f"{text[:40]!r} is more than {MAX_BUDGET} tokens")
     return text
 
 
@@ -116,24 +116,24 @@ def forbids_thinking(body: Mapping[str, Any]) -> bool:
     return isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("enable_thinking") is False
 
 
-def _number(digits: str) -> int:
+def _parse_digits(digits: str) -> int:
     """The number; for digits too long to parse cheaply, one that is too large for a budget."""
     significant = digits.lstrip("0")
-    return int(significant or "0") if len(significant) <= 10 else LARGEST + 1
+    return int(significant or "0") if len(significant) <= 10 else MAX_BUDGET + 1
 
 
 def _from_header(headers: Headers, family: Family) -> tuple[str, int | None] | None:
     text = _single(headers, HEADER)
-    return None if text is None else (HEADER, from_text(text, HEADER, family))
+    return None if text is None else (HEADER, parse_budget_text(text, HEADER, family))
 
 
 def _from_fields(body: Mapping[str, Any], family: Family) -> tuple[str, int | None] | None:
     budgets: dict[str, int | None] = {}
     if (value := body.get("thinking_token_budget")) is not None:
-        budgets["thinking_token_budget"] = _tokens(value, "thinking_token_budget")
+        budgets["thinking_token_budget"] = _validate_tokens(value, "thinking_token_budget")
     if (reasoning := _object(body, "reasoning", {"max_tokens", "effort"})) is not None:
         if (value := reasoning.get("max_tokens")) is not None:
-            budgets["reasoning.max_tokens"] = _tokens(value, "reasoning.max_tokens")
+            budgets["reasoning.max_tokens"] = _validate_tokens(value, "reasoning.max_tokens")
         if (value := reasoning.get("effort")) is not None:
             budgets["reasoning.effort"] = _effort(value, "reasoning.effort", family)
         if not any(field.startswith("reasoning.") for field in budgets):
@@ -170,7 +170,7 @@ def _thinking(thinking: dict[str, Any]) -> tuple[str, int | None]:
             "thinking.budget_tokens is missing: set it to a number of tokens, or leave out thinking",
             "thinking.budget_tokens",
         )
-    return "thinking.budget_tokens", _tokens(tokens, "thinking.budget_tokens")
+    return "thinking.budget_tokens", _validate_tokens(tokens, "thinking.budget_tokens")
 
 
 def _policy(headers: Headers) -> Policy:
@@ -190,26 +190,29 @@ def _single(headers: Headers, name: str) -> str | None:
     return values[0] if values else None
 
 
-def _object(body: Mapping[str, Any], field: str, known: set[str]) -> dict[str, Any] | None:
+def _object(body: Mapping[str, Any], field: str, allowed_fields: set[str]) -> dict[str, Any] | None:
     value = body.get(field)
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise BadRequestError(f"{field} must be an object with {' or '.join(sorted(known))}, got {value!r}", field)
-    given = cast("dict[str, Any]", value)
-    if unknown := sorted(given.keys() - known):
         raise BadRequestError(
-            f"{field}.{unknown[0]} is unknown; {field} takes {', '.join(sorted(known))}", f"{field}.{unknown[0]}"
+            f"{field} must be an object with {' or '.join(sorted(allowed_fields))}, got {value!r}", field
+        )
+    given = cast("dict[str, Any]", value)
+    if unknown := sorted(given.keys() - allowed_fields):
+        raise BadRequestError(
+            f"{field}.{unknown[0]} is unknown; {field} takes {', '.join(sorted(allowed_fields))}",
+            f"{field}.{unknown[0]}",
         )
     return given
 
 
-def _tokens(value: object, param: str, *, written: str | None = None) -> int:
-    """The value if it is a valid cap. `written` is what the error quotes if the caller wrote something else."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        got = value if written is None else written
+def _validate_tokens(value: object, param: str, *, original_text: str | None = None) -> int:
+    """The value if it is a valid cap. The error quotes `original_text` instead of the value, if given."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_BUDGET:
+        got = value if original_text is None else original_text
         raise BadRequestError(
-            f"{param} must be a whole number of reasoning tokens from 0 to {LARGEST}, got {got!r}", param
+            f"{param} must be a whole number of reasoning tokens from 0 to {MAX_BUDGET}, got {got!r}", param
         )
     return value
 

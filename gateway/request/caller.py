@@ -1,4 +1,4 @@
-"""Is the caller still connected? One listener for a request's whole life."""
+"""Is the caller still connected? One listener from the request's arrival to its end."""
 
 from __future__ import annotations
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.request.budget import CONSUMED, Budget, forbids_thinking
+from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking
 from gateway.request.question import Body, Question
 
 
 def engine_body(question: Question, model: str, budget: Budget, *, logprobs: bool = False) -> Body:
     """The body for an engine. `logprobs` asks for each token's probability, by which an escalation is decided."""
-    body = {name: value for name, value in question.body.items() if name not in CONSUMED}
+    body = {name: value for name, value in question.body.items() if name not in BUDGET_FIELDS}
     body["model"] = model
     if budget.tokens is not None:
         body["thinking_token_budget"] = budget.tokens

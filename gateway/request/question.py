@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequestError
-from gateway.request.budget import LARGEST
+from gateway.request.budget import MAX_BUDGET
 from models.family import Family
 
 Body = dict[str, Any]
@@ -48,9 +48,9 @@ class ChatRequest(_Loose):
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=LARGEST)
-    max_tokens: int | None = Field(default=None, ge=1, le=LARGEST, strict=False)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=LARGEST, strict=False)
+    n: int | None = Field(default=None, ge=1, le=MAX_BUDGET)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
     chat_template_kwargs: dict[str, Any] | None = None
 
 

@@ -23,7 +23,7 @@ def explain(family: Family, request: RoutingRequest, budget: Budget) -> dict[str
         NoCheckpointError: the pinned checkpoint is not available, or none is.
     """
     decision = rule.decide(family, request)
-    prediction = request.familiar
+    prediction = request.usable_prediction
     predictions = prediction.choices if prediction else {}
     return {
         "checkpoint": decision.checkpoint,
@@ -54,7 +54,7 @@ def _budget(request: RoutingRequest, budget: Budget) -> dict[str, Any]:
         "tokens": budget.tokens,
         "source": budget.source,
         "policy": budget.policy,
-        "feasible": smallest is None if request.familiar else None,
+        "feasible": smallest is None if request.usable_prediction else None,
         "smallest_feasible": smallest,
         "refused": smallest is not None and budget.policy == "reject",
     }

@@ -20,6 +20,7 @@ from models.profile import ChoicePrediction, Escalation, Prediction
 _Tokens = Annotated[float, Field(ge=0, le=2**53)]
 
 Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
+"""How the decision was made. The header `x-laconic-decision` and the ledger's field `decision` show it."""
 
 
 class Forecast(NamedTuple):
@@ -28,9 +29,9 @@ class Forecast(NamedTuple):
     success: Annotated[float, Field(ge=0, le=1)]
     """P(correct within the limit)."""
     tokens: _Tokens
-    """Expected reasoning tokens of one choice."""
+    """Expected reasoning tokens of one completion (the request may ask for `n`)."""
     unlimited_tokens: _Tokens
-    """Expected reasoning tokens of one choice without a limit."""
+    """Expected reasoning tokens of one completion without a limit."""
 
 
 class NoCheckpointError(Exception):
@@ -61,8 +62,8 @@ class RoutingRequest:
     """The allowed checkpoints that an engine serves now."""
 
     @property
-    def familiar(self) -> Prediction | None:
-        """The prediction if the prompt is like those the profile was fitted on. Other predictions must not be used."""
+    def usable_prediction(self) -> Prediction | None:
+        """The prediction, or None if there is none or the prompt is unlike those the profile was fitted on."""
         return self.prediction if self.prediction is not None and self.prediction.familiar else None
 
 
@@ -71,7 +72,7 @@ class Decision:
     """The checkpoint that serves, and what the choice was based on. An unfamiliar prompt has no forecasts."""
 
     checkpoint: str
-    """The checkpoint that is asked first."""
+    """The checkpoint that gets the request first."""
     escalation: Escalation | None
     choice: str
     """The checkpoint or escalation that the rule chose. In a holdout or a fallback another checkpoint serves."""
@@ -81,9 +82,9 @@ class Decision:
     """The rule chose. False if the caller pinned a checkpoint or the profile abstained."""
     difficulty: float | None
     predicted_tokens: float | None
-    """Reasoning tokens expected of what serves, under the limit, an escalation included."""
+    """Expected reasoning tokens of the serving checkpoint or escalation under the limit."""
     reference_tokens: float | None
-    """Reasoning tokens expected of the reference checkpoint, under the limit."""
+    """Expected reasoning tokens of the reference checkpoint under the limit."""
     forecasts: Mapping[str, Forecast]
 
 
@@ -93,11 +94,11 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     Raises:
         NoCheckpointError: the pinned checkpoint is not available, or none is.
     """
-    prediction = request.familiar
+    prediction = request.usable_prediction
     predictions = prediction.choices if prediction else {}
-    everyone = forecasts_of(predictions, request.limit)
+    all_forecasts = forecasts_of(predictions, request.limit)
     candidates = _candidates(predictions, request)
-    forecasts = {name: forecast for name, forecast in everyone.items() if name in candidates}
+    forecasts = {name: forecast for name, forecast in all_forecasts.items() if name in candidates}
     choice, kind, reason = _choose(family, request, forecasts)
     routed = kind == "routed"
     escalation = predictions[choice].escalation if choice in predictions else None
@@ -111,9 +112,12 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     if checkpoint not in request.available:
         if request.pinned is not None or not request.available:
             raise NoCheckpointError(checkpoint)
-        kind, reason = "fallback", f"{checkpoint} is not available, its neighbour on the alpha ladder is"
-        checkpoint = _neighbour(family, checkpoint, request.available)
-    serves = choice if escalation else checkpoint
+        neighbour = _neighbour(family, checkpoint, request.available)
+        reason = (
+            f"{checkpoint} was chosen ({reason}) but is unavailable; {neighbour}, the nearest in alpha, serves instead"
+        )
+        checkpoint, kind = neighbour, "fallback"
+    serving = choice if escalation else checkpoint
     return Decision(
         checkpoint=checkpoint,
         escalation=escalation,
@@ -122,8 +126,8 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         reason=reason,
         routed=routed,
         difficulty=prediction.difficulty if prediction else None,
-        predicted_tokens=forecasts[serves].tokens if serves in forecasts else None,
-        reference_tokens=everyone[family.reference].tokens if family.reference in everyone else None,
+        predicted_tokens=forecasts[serving].tokens if serving in forecasts else None,
+        reference_tokens=all_forecasts[family.reference].tokens if family.reference in all_forecasts else None,
         forecasts=forecasts,
     )
 
@@ -154,7 +158,7 @@ def _candidates(predictions: Mapping[str, ChoicePrediction], request: RoutingReq
 
 
 def _choose(family: Family, request: RoutingRequest, forecasts: Mapping[str, Forecast]) -> tuple[str, Kind, str]:
-    """The chosen checkpoint or escalation, how it was chosen, and why; a holdout and availability come later."""
+    """The chosen checkpoint or escalation, how it was chosen, and why, before holdout and availability are applied."""
     if request.pinned is not None:
         return request.pinned, "pinned", "the caller named this checkpoint"
     if forecasts:
@@ -165,7 +169,11 @@ def _choose(family: Family, request: RoutingRequest, forecasts: Mapping[str, For
     if reference in request.allowed:
         return reference, "abstained", f"{why}, so the reference checkpoint serves"
     neighbour = _neighbour(family, reference, request.allowed)
-    return neighbour, "abstained", f"{why}, and this key is not for {reference}, so its neighbour {neighbour} serves"
+    return (
+        neighbour,
+        "abstained",
+        f"{why}, and this key may not use {reference}, so {neighbour}, the nearest in alpha, serves",
+    )
 
 
 def _why(forecasts: Mapping[str, Forecast], choice: str, request: RoutingRequest) -> str:
@@ -178,8 +186,8 @@ def _why(forecasts: Mapping[str, Forecast], choice: str, request: RoutingRequest
 
 
 def _neighbour(family: Family, wanted: str, available: frozenset[str]) -> str:
-    """The available checkpoint that is nearest on the alpha ladder."""
-    ladder = sorted(family.checkpoints, key=lambda c: -1.0 if c.alpha is None else c.alpha)
-    rungs = {checkpoint.name: rung for rung, checkpoint in enumerate(ladder)}
-    # Of two neighbours, the one that thinks more: a costlier answer is better than a worse one.
-    return min(available, key=lambda name: (abs(rungs[name] - rungs[wanted]), rungs[name]))
+    """The available checkpoint that is nearest to `wanted` when all are ordered by alpha."""
+    by_alpha = sorted(family.checkpoints, key=lambda c: -1.0 if c.alpha is None else c.alpha)
+    position = {checkpoint.name: index for index, checkpoint in enumerate(by_alpha)}
+    # Of two equally near, the one that thinks more: a costlier answer is better than a worse one.
+    return min(available, key=lambda name: (abs(position[name] - position[wanted]), position[name]))

@@ -35,7 +35,7 @@ from models.files import hash_files
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
-EASY, HARD, STRANGE = "What is easy 1 + 2?", "What is hard 1 + 2?", "Gib mir bitte ein Gedicht"
+EASY, HARD, UNFAMILIAR = "What is easy 1 + 2?", "What is hard 1 + 2?", "Gib mir bitte ein Gedicht"
 """By the test profile, every checkpoint solves the first, only the base the second; the third is unfamiliar."""
 ESCALATIONS = {"alpha-0.4>base@10%": {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}}
 """Predicted to be as good as the base at everything, at little more than the cost of alpha-0.4."""
@@ -229,7 +229,7 @@ EVENTS = [
     b"data: [DONE]\n\n",
 ]
 WITHOUT_USAGE = [e for e in EVENTS if b'"usage"' not in e]
-WHOLE = {
+COMPLETION = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
     "created": 1,
@@ -249,7 +249,7 @@ async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamRespon
     """The response of a healthy engine."""
     if body.get("stream"):
         return await stream(*EVENTS)(request, body)
-    return web.json_response(WHOLE)
+    return web.json_response(COMPLETION)
 
 
 def stream(*pieces: bytes, then: Callable[[web.Request], Awaitable[None]] | None = None) -> Script:
@@ -268,7 +268,7 @@ def stream(*pieces: bytes, then: Callable[[web.Request], Awaitable[None]] | None
     return script
 
 
-def refuse(status: int, payload: Any) -> Script:
+def respond_with(status: int, payload: Any) -> Script:
     """A script that responds with a status and JSON."""
 
     async def script(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:

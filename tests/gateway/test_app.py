@@ -12,7 +12,7 @@ from models import family as families
 from models.family import FamilyError
 from models.files import sha256
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, HARD, STRANGE, FakeEngine, Gateway, error, running
+from tests.gateway.fakes import EASY, HARD, UNFAMILIAR, FakeEngine, Gateway, error, running
 
 
 async def test_models_lists_the_family_then_every_checkpoint_with_its_measurements(gateway: Gateway) -> None:
@@ -114,7 +114,7 @@ async def test_a_decision_is_explained_without_running_it(gateway: Gateway, engi
     assert (capped["budget"]["source"], capped["budget"]["feasible"]) == ("reasoning_effort", True)
     assert capped["checkpoints"]["base"]["tokens"] == 3
     assert (await explained(HARD, model="abacus/alpha-0.1"))["decision"] == "pinned"
-    strange = await explained(STRANGE)
+    strange = await explained(UNFAMILIAR)
     assert (strange["decision"], strange["expected_saving"], strange["budget"]["feasible"]) == ("abstained", None, None)
     assert engine.bodies == []
 
@@ -127,7 +127,7 @@ async def test_explaining_an_invalid_request_is_a_400(gateway: Gateway) -> None:
 
 
 async def test_savings_over_a_window(gateway: Gateway) -> None:
-    for prompt in (EASY, EASY, STRANGE):
+    for prompt in (EASY, EASY, UNFAMILIAR):
         await gateway.ask(prompt)
     await gateway.entries(3)
     while (all_ := (await gateway.client.get("/v1/savings")).json())["total"]["requests"] < 3:

@@ -13,17 +13,17 @@ from aiohttp import web
 
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
+    COMPLETION,
     EASY,
     EVENTS,
     HARD,
-    STRANGE,
-    WHOLE,
+    UNFAMILIAR,
     FakeEngine,
     Gateway,
     answer,
     die,
     error,
-    refuse,
+    respond_with,
     running,
     stream,
 )
@@ -34,7 +34,7 @@ async def test_a_non_streaming_response_has_routing_headers_and_a_ledger_entry(
 ) -> None:
     response = await gateway.ask(EASY, headers={"X-Reasoning-Budget": "50"}, temperature=0.5)
     assert response.status_code == 200
-    assert response.json() == WHOLE
+    assert response.json() == COMPLETION
     headers = response.headers
     assert headers["x-laconic-checkpoint"] == "alpha-0.4"
     assert headers["x-laconic-alpha"] == "0.4"
@@ -56,7 +56,7 @@ async def test_a_non_streaming_response_has_routing_headers_and_a_ledger_entry(
 
 
 async def test_easy_hard_and_unfamiliar_prompts_are_routed_differently(gateway: Gateway) -> None:
-    chosen = [(await gateway.ask(prompt)).headers for prompt in (EASY, HARD, STRANGE)]
+    chosen = [(await gateway.ask(prompt)).headers for prompt in (EASY, HARD, UNFAMILIAR)]
     assert [h["x-laconic-checkpoint"] for h in chosen] == ["alpha-0.4", "base", "base"]
     assert [h["x-laconic-decision"] for h in chosen] == ["routed", "routed", "abstained"]
     assert [h["x-laconic-alpha"] for h in chosen] == ["0.4", "none", "none"]
@@ -88,28 +88,29 @@ async def test_holdouts_go_to_the_reference_checkpoint(
         response = await gateway.ask(EASY)
         assert response.headers["x-laconic-decision"] == "holdout"
         assert response.headers["x-laconic-checkpoint"] == "base"
-        # What the profile could not route was never in the draw.
-        assert (await gateway.ask(STRANGE)).headers["x-laconic-decision"] == "abstained"
+        # A request that the rule did not route is never a holdout.
+        assert (await gateway.ask(UNFAMILIAR)).headers["x-laconic-decision"] == "abstained"
         assert (await gateway.ask(EASY, model="abacus/alpha-0.1")).headers["x-laconic-decision"] == "pinned"
 
 
 async def test_the_holdout_draw_does_not_depend_on_failing_engines(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:
-    """The reference answers nobody: its holdouts go elsewhere and remain holdouts."""
-    broken = refuse(500, {"error": {"message": "out of memory", "code": 500}})
+    """The reference fails; drawn requests fall back but stay recorded as holdouts."""
+    broken = respond_with(500, {"error": {"message": "out of memory", "code": 500}})
 
-    async def only_the_reference(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def reference_fails(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return await (broken if body["model"] == "abacus/base" else answer)(request, body)
 
-    engine.script = only_the_reference
+    engine.script = reference_fails
     async with running(family_dir, redis_server.url, [engine.url], holdout_fraction=0.5) as gateway:
         for _ in range(20):
             assert (await gateway.ask(EASY)).status_code == 200
         entries = await gateway.entries(20)
     assert {entry.holdout_fraction for entry in entries} <= {0.5, 0.0}
     holdouts = [entry for entry in entries if entry.holdout]
-    assert {(entry.decision, entry.choice) for entry in holdouts} <= {("fallback", "alpha-0.4")}
+    assert holdouts, "of 20 draws at 0.5 some are holdouts"
+    assert {(entry.decision, entry.choice) for entry in holdouts} == {("fallback", "alpha-0.4")}
 
 
 async def test_parameters_pass_unchanged_and_budgets_become_one_cap(gateway: Gateway, engine: FakeEngine) -> None:
@@ -134,7 +135,7 @@ async def test_parameters_pass_unchanged_and_budgets_become_one_cap(gateway: Gat
         "messages": messages,
         "thinking_token_budget": 60,
     }
-    # Two choices were asked for, so twice is expected.
+    # The request asks for two choices, so twice the tokens are expected.
     assert (await gateway.entries())[0].reference_tokens == pytest.approx(120, abs=1)
 
 
@@ -144,7 +145,7 @@ async def test_the_completion_limit_caps_the_reference_tokens_too(gateway: Gatew
     assert (entry.budget, entry.reference_tokens) == (None, pytest.approx(30))
 
 
-async def test_without_a_budget_there_is_no_cap(gateway: Gateway, engine: FakeEngine) -> None:
+async def test_max_effort_means_no_cap(gateway: Gateway, engine: FakeEngine) -> None:
     response = await gateway.ask(reasoning_effort="max")
     assert response.headers["x-laconic-budget"] == "unlimited"
     assert "thinking_token_budget" not in engine.bodies[0]
@@ -160,19 +161,19 @@ async def test_a_budget_of_zero_also_disables_thinking_in_the_template(gateway: 
 
 
 async def test_a_header_overrides_a_body_that_disables_thinking(gateway: Gateway, engine: FakeEngine) -> None:
-    silent = {"enable_thinking": False, "style": "x"}
-    response = await gateway.ask(headers={"X-Reasoning-Budget": "200"}, chat_template_kwargs=silent)
+    no_thinking = {"enable_thinking": False, "style": "x"}
+    response = await gateway.ask(headers={"X-Reasoning-Budget": "200"}, chat_template_kwargs=no_thinking)
     assert response.headers["x-laconic-budget"] == "200"
     assert engine.bodies[0]["thinking_token_budget"] == 200
     assert engine.bodies[0]["chat_template_kwargs"] == {"style": "x"}
-    await gateway.ask(chat_template_kwargs=silent)
-    assert engine.bodies[1]["chat_template_kwargs"] == silent
+    await gateway.ask(chat_template_kwargs=no_thinking)
+    assert engine.bodies[1]["chat_template_kwargs"] == no_thinking
     assert engine.bodies[1]["thinking_token_budget"] == 0
 
 
 async def test_hidden_reasoning_of_a_non_streaming_response_is_counted(gateway: Gateway, engine: FakeEngine) -> None:
-    silent = {name: value for name, value in WHOLE.items() if name != "usage"}
-    engine.script = refuse(200, silent)
+    without_usage = {name: value for name, value in COMPLETION.items() if name != "usage"}
+    engine.script = respond_with(200, without_usage)
     response = await gateway.ask(include_reasoning=False)
     assert engine.bodies[0]["include_reasoning"] is True
     message = response.json()["choices"][0]["message"]
@@ -199,18 +200,18 @@ async def test_the_reject_policy_names_the_smallest_feasible_budget(gateway: Gat
     assert (await gateway.ask(HARD, headers={**policy, "X-Reasoning-Budget": str(smallest)})).status_code == 200
     assert (await gateway.ask(HARD, headers={**policy, "X-Reasoning-Budget": str(smallest - 1)})).status_code == 400
     assert (await gateway.ask(HARD, headers=policy)).status_code == 200
-    assert (await gateway.ask(STRANGE, headers={**policy, "X-Reasoning-Budget": "1"})).status_code == 200
+    assert (await gateway.ask(UNFAMILIAR, headers={**policy, "X-Reasoning-Budget": "1"})).status_code == 200
 
 
 async def test_the_official_client_reads_streams_and_errors(gateway: Gateway, engine: FakeEngine) -> None:
     client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
     async with client:
         messages: list[Any] = [{"role": "user", "content": EASY}]
-        whole = await client.chat.completions.create(model="abacus", messages=messages)
-        assert whole.choices[0].message.content == "The answer is 3."
-        assert whole.usage is not None
-        assert whole.usage.completion_tokens_details is not None
-        assert whole.usage.completion_tokens_details.reasoning_tokens == 4
+        completed = await client.chat.completions.create(model="abacus", messages=messages)
+        assert completed.choices[0].message.content == "The answer is 3."
+        assert completed.usage is not None
+        assert completed.usage.completion_tokens_details is not None
+        assert completed.usage.completion_tokens_details.reasoning_tokens == 4
 
         chunks = await client.chat.completions.create(model="abacus", messages=messages, stream=True)
         content = [c.choices[0].delta.content or "" async for c in chunks if c.choices]
@@ -235,7 +236,7 @@ REFUSAL = {"error": {"message": "temperature must be non-negative", "type": "Bad
 
 
 async def test_an_engines_400_reaches_the_caller_as_a_400(gateway: Gateway, engine: FakeEngine) -> None:
-    engine.script = refuse(400, REFUSAL)
+    engine.script = respond_with(400, REFUSAL)
     for streamed in (False, True):
         response = await gateway.ask(stream=streamed, temperature=-1)
         assert response.status_code == 400
@@ -249,7 +250,7 @@ async def test_an_engines_400_reaches_the_caller_as_a_400(gateway: Gateway, engi
 async def test_a_field_named_only_in_the_engines_message_becomes_the_param(
     gateway: Gateway, engine: FakeEngine
 ) -> None:
-    engine.script = refuse(
+    engine.script = respond_with(
         400, {"error": {"message": "top_k must be 0 (disable), or at least 1, got -5.", "param": None}}
     )
     assert error(await gateway.ask(top_k=-5))["param"] == "top_k"
@@ -297,11 +298,11 @@ async def test_a_body_over_the_limit_is_a_413(family_dir: Path, redis_server: Re
         assert response.status_code == 413
         assert error(response)["code"] == "request_too_large"
 
-        async def unannounced() -> AsyncIterator[bytes]:
+        async def chunked_body() -> AsyncIterator[bytes]:
             for _ in range(200):
                 yield b"x" * 10
 
-        response = await gateway.client.post("/v1/chat/completions", content=unannounced())
+        response = await gateway.client.post("/v1/chat/completions", content=chunked_body())
         assert response.status_code == 413
         assert (await gateway.ask(EASY)).status_code == 200
 
@@ -312,7 +313,7 @@ async def test_neither_prompts_nor_answers_are_logged(
     caplog.set_level("DEBUG")
     for streamed in (False, True):
         await gateway.ask("What is easy 4711 + 2?", stream=streamed)
-    engine.script = refuse(500, {"error": {"message": "What is easy 4711 + 2? has no template"}})
+    engine.script = respond_with(500, {"error": {"message": "What is easy 4711 + 2? has no template"}})
     await gateway.ask("What is easy 4711 + 2?")
     await gateway.entries(3)
     logged = "\n".join(

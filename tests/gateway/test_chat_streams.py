@@ -14,10 +14,10 @@ from aiohttp import web
 
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
+    COMPLETION,
     EASY,
     EVENTS,
     USAGE,
-    WHOLE,
     WITHOUT_USAGE,
     FakeEngine,
     Gateway,
@@ -75,16 +75,16 @@ async def test_events_are_relayed_as_they_arrive(gateway: Gateway, engine: FakeE
 
 
 async def test_reasoning_tokens_are_counted_if_the_engine_reports_none(gateway: Gateway, engine: FakeEngine) -> None:
-    async def silent(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def omit_reasoning_tokens(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if body.get("stream"):
             return await stream(*WITHOUT_USAGE)(request, body)
         bare = {name: value for name, value in USAGE.items() if name != "completion_tokens_details"}
-        return web.json_response({**WHOLE, "usage": bare})
+        return web.json_response({**COMPLETION, "usage": bare})
 
-    engine.script = silent
-    whole = (await gateway.ask()).json()
-    assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
-    assert {**whole, "usage": None} == {**WHOLE, "usage": None}
+    engine.script = omit_reasoning_tokens
+    completed = (await gateway.ask()).json()
+    assert completed["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    assert {**completed, "usage": None} == {**COMPLETION, "usage": None}
     streamed = (await gateway.ask(stream=True, stream_options={"include_usage": True})).content
     assert b'"reasoning_tokens":' in streamed
     assert streamed.endswith(b"data: [DONE]\n\n")

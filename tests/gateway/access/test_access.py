@@ -23,7 +23,7 @@ from tests.gateway.fakes import (
     EASY,
     EVENTS,
     HARD,
-    STRANGE,
+    UNFAMILIAR,
     FakeEngine,
     Gateway,
     answer,
@@ -117,7 +117,7 @@ async def test_a_caller_who_leaves_a_non_streaming_request_is_charged_the_predic
         raise AssertionError
 
     engine.script = think
-    for prompt, most in ((EASY, 1000), (STRANGE, 1000), (STRANGE, 30)):
+    for prompt, most in ((EASY, 1000), (UNFAMILIAR, 1000), (UNFAMILIAR, 30)):
         engine.busy.clear()
         engine.idle.clear()
         asking = asyncio.create_task(gateway.ask(prompt, headers={**mine, "x-reasoning-budget": str(most)}))
@@ -154,7 +154,7 @@ async def test_a_key_without_the_reference_is_never_a_holdout(
     async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path, holdout_fraction=1.0) as gateway:
         mine = await create_key(gateway, checkpoints=("alpha-0.1", "alpha-0.4"))
         assert (await gateway.ask(EASY, headers=mine)).headers["x-laconic-decision"] == "routed"
-        assert (await gateway.ask(STRANGE, headers=mine)).headers["x-laconic-checkpoint"] == "alpha-0.1"
+        assert (await gateway.ask(UNFAMILIAR, headers=mine)).headers["x-laconic-checkpoint"] == "alpha-0.1"
 
 
 async def test_a_key_has_a_default_budget_that_the_caller_may_override(gateway: Gateway) -> None:

@@ -27,7 +27,7 @@ from tests.gateway.fakes import (
     die,
     event,
     forever,
-    refuse,
+    respond_with,
     running,
     stream,
 )
@@ -202,12 +202,12 @@ async def test_an_unconfident_non_streaming_response_escalates(gateway: Gateway,
     assert (entry.checkpoint, entry.choice, entry.reasoning_tokens, entry.answer_tokens) == ("base", NAME, 22, 12)
 
 
-@pytest.mark.parametrize("parameters", [{"stream": True}, {}], ids=["stream", "whole"])
+@pytest.mark.parametrize("parameters", [{"stream": True}, {}], ids=["streaming", "non-streaming"])
 async def test_the_first_checkpoint_answers_if_the_second_one_fails(
     gateway: Gateway, engine: FakeEngine, parameters: dict[str, Any]
 ) -> None:
     brief = response_of("4\n", "is 4", usage(17, 4, 2), {"content": LOGPROBS})
-    busy = refuse(500, {"error": {"message": "out of luck"}})
+    busy = respond_with(500, {"error": {"message": "out of luck"}})
     engine.script = script_by_model(stream(*UNCONFIDENT) if parameters else respond_by_model(brief, {}), busy)
     response = await gateway.ask(HARD, **parameters)
     if parameters:
@@ -321,9 +321,9 @@ class RecordedUpstream:
         ends = [*sorted({cut % (len(data) + 1) for cut in cuts} - {0}), len(data)]
         self._pieces = [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
         self.relayed, self.closed = False, False
-        self.first = self._pieces.pop(0)
+        self.first_bytes = self._pieces.pop(0)
 
-    async def more(self) -> bytes:
+    async def read(self) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""
 
     def close(self) -> None:
@@ -338,11 +338,11 @@ def relay_escalating(one: RecordedUpstream, other: RecordedUpstream) -> str:
 
     async def read() -> bytes:
         escalating: Any = EscalatingStream(one, end="</think>", surprisal=1.5, escalate=escalate)  # pyright: ignore[reportArgumentType]
-        data = escalating.first or await escalating.more()
+        data = escalating.first_bytes or await escalating.read()
         pieces: list[bytes] = []
         while data:
             pieces.append(data)
-            data = await escalating.more()
+            data = await escalating.read()
         return b"".join(pieces)
 
     return asyncio.run(read()).decode()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.answer import counting, usage
 from gateway.answer.counting import TokenCounter
-from gateway.answer.relay import Relay, RelayedStream
+from gateway.answer.relay import EndReason, Relay, RelayedStream
 from gateway.answer.usage import Transcript
 from gateway.engines.pool import leading_error
 from gateway.events import MAX_EVENT_BYTES, Json
@@ -57,12 +57,12 @@ def test_bytes_pass_unchanged_and_the_usage_event_only_on_request(counter: Token
 def test_the_output_does_not_depend_on_how_the_stream_is_split(
     counter: TokenCounter, cuts: list[int], wants_usage: bool, crlf: bool
 ) -> None:
-    whole = b"".join(EVENTS)
-    whole = whole.replace(b"\n", b"\r\n") if crlf else whole
-    edges = [0, *sorted(cuts), len(whole)]
+    events = b"".join(EVENTS)
+    events = events.replace(b"\n", b"\r\n") if crlf else events
+    edges = [0, *sorted(cuts), len(events)]
     stream = relay(counter, wants_usage)
-    out = [stream.feed(whole[a:b]) for a, b in pairwise(edges)]
-    assert b"".join(out) + stream.end() == relay_all(relay(counter, wants_usage), [whole])
+    out = [stream.feed(events[a:b]) for a, b in pairwise(edges)]
+    assert b"".join(out) + stream.end() == relay_all(relay(counter, wants_usage), [events])
     assert stream.usage == USAGE
     for piece in out:  # every piece is whole events, so anything may follow it
         assert not piece or piece.endswith((b"\n\n", b"\r\n\r\n"))
@@ -156,8 +156,8 @@ def test_an_engines_error_ends_the_stream_in_openais_shape(counter: TokenCounter
 def test_a_truncated_stream_ends_with_a_separate_error_event(counter: TokenCounter, cut: int) -> None:
     stream = relay(counter, True)
     out = relay_all(stream, [b"".join(EVENTS)[:cut]])
-    whole = out[: out.index(b'data: {"error"')]
-    assert b"".join(EVENTS).startswith(whole)
+    complete_events = out[: out.index(b'data: {"error"')]
+    assert b"".join(EVENTS).startswith(complete_events)
     assert data(out)[-1]["error"]["code"] == "engine_failed"
     assert stream.failure is not None
 
@@ -224,7 +224,7 @@ async def test_a_slow_caller_is_noticed_after_a_comment_and_an_event_were_queued
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gateway.answer.relay.PING_SECONDS", 0.1)
-    taking, more, ended = asyncio.Event(), asyncio.Event(), list[str]()
+    taking, more, ended = asyncio.Event(), asyncio.Event(), list[EndReason]()
     taking.set()
 
     async def receive() -> Any:
@@ -250,4 +250,4 @@ async def test_a_slow_caller_is_noticed_after_a_comment_and_an_event_were_queued
     taking.set()
     async with asyncio.timeout(10):
         await answering
-    assert ended == ["caller too slow"]
+    assert ended == [EndReason.CALLER_TOO_SLOW]

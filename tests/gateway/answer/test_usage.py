@@ -9,7 +9,7 @@ from gateway.answer import counting, usage
 from gateway.answer.counting import TokenCounter
 from gateway.answer.usage import TokenUsage, Transcript
 from models.family import Reasoning
-from tests.gateway.fakes import USAGE, WHOLE
+from tests.gateway.fakes import COMPLETION, USAGE
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def counter(family_dir: Path) -> TokenCounter:
     return counting.load(family_dir / "base" / "tokenizer.json")
 
 
-def complete(counter: TokenCounter, reported: Any, answer: dict[str, Any] = WHOLE) -> dict[str, Any]:
+def complete(counter: TokenCounter, reported: Any, answer: dict[str, Any] = COMPLETION) -> dict[str, Any]:
     transcript = Transcript()
     transcript.add_response(answer)
     return usage.complete(reported, transcript, counter, Reasoning(), lambda: "prompt")

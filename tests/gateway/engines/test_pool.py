@@ -19,13 +19,14 @@ from tests.gateway.fakes import (
     EASY,
     EVENTS,
     HARD,
-    STRANGE,
+    UNFAMILIAR,
     WITHOUT_USAGE,
     FakeEngine,
     Gateway,
+    Script,
     answer,
     die,
-    refuse,
+    respond_with,
     running,
     silent,
     stream,
@@ -56,7 +57,7 @@ async def drop(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize(
-    "fault", [drop, refuse(500, {"error": {"message": "boom"}}), refuse(503, None), refuse(404, {})]
+    "fault", [drop, respond_with(500, {"error": {"message": "boom"}}), respond_with(503, None), respond_with(404, {})]
 )
 async def test_another_replica_is_tried_while_no_byte_has_arrived(
     pair: Gateway, engine: FakeEngine, other: FakeEngine, fault: Any, streamed: bool
@@ -89,7 +90,7 @@ async def test_no_other_replica_is_tried_after_the_first_byte(
 async def test_an_invalid_request_is_not_sent_to_another_replica(
     pair: Gateway, engine: FakeEngine, other: FakeEngine
 ) -> None:
-    engine.script = other.script = refuse(400, {"error": {"message": "no"}})
+    engine.script = other.script = respond_with(400, {"error": {"message": "no"}})
     assert (await pair.ask()).status_code == 400
     assert len(engine.bodies) + len(other.bodies) == 1
 
@@ -170,7 +171,7 @@ async def test_a_long_non_streaming_trial_does_not_block_other_trials(
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.2)
     pinned: Any = {"model": "abacus/base"}
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
-        engine.script = refuse(503, {})
+        engine.script = respond_with(503, {})
         for _ in range(3):
             assert (await gateway.ask(**pinned)).status_code == 503
         engine.script = silent
@@ -190,7 +191,7 @@ async def test_checkpoints_may_be_served_by_different_engines(
     engine.serves, other.serves = ["abacus/base"], ["abacus/alpha-0.4", "abacus/alpha-0.1", "something/else"]
     await pair.engines._probe_all()
     assert (await pair.ask(EASY)).headers["x-laconic-checkpoint"] == "alpha-0.4"
-    assert (await pair.ask(STRANGE)).headers["x-laconic-checkpoint"] == "base"
+    assert (await pair.ask(UNFAMILIAR)).headers["x-laconic-checkpoint"] == "base"
     assert [b["model"] for b in engine.bodies] == ["abacus/base"]
     assert [b["model"] for b in other.bodies] == ["abacus/alpha-0.4"]
 
@@ -263,9 +264,32 @@ async def test_an_engine_that_comes_back_is_used_again(
 async def test_when_all_replicas_are_busy_the_caller_gets_429(
     pair: Gateway, engine: FakeEngine, other: FakeEngine
 ) -> None:
-    engine.script = other.script = refuse(429, {"error": {"message": "queue is full"}})
+    engine.script = other.script = respond_with(429, {"error": {"message": "queue is full"}})
     response = await pair.ask(model="abacus/base")
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+async def test_a_busy_replica_beside_a_failing_one_falls_back_to_the_neighbouring_checkpoint(
+    pair: Gateway, engine: FakeEngine, other: FakeEngine
+) -> None:
+    """A 429 goes to the caller only if every replica that was tried is busy, whichever of the two is tried first."""
+
+    def for_one_checkpoint(fault: Script) -> Script:
+        async def script(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            return await (fault if body["model"] == "abacus/alpha-0.4" else answer)(request, body)
+
+        return script
+
+    busy = for_one_checkpoint(respond_with(429, {"error": {"message": "queue is full"}}))
+    failing = for_one_checkpoint(respond_with(500, {"error": {"message": "boom"}}))
+    for engine.script, other.script in ((busy, failing), (failing, busy)):
+        response = await pair.ask(EASY)
+        assert response.status_code == 200
+        assert response.headers["x-laconic-decision"] == "fallback"
+        assert response.headers["x-laconic-checkpoint"] == "alpha-0.1"
+        assert (await pair.ask(model="abacus/alpha-0.4")).status_code == 503
+    engine.script = other.script = busy
+    assert (await pair.ask(EASY)).status_code == 429
 
 
 async def test_after_three_timeouts_requests_for_that_checkpoint_fail_at_once(
@@ -301,7 +325,7 @@ async def test_a_failing_engine_is_tried_again_after_a_pause(
 
 async def test_requests_that_crash_an_engine_do_not_block_others(gateway: Gateway, engine: FakeEngine) -> None:
     """A 500 may be the request's fault, so a caller who sends such requests must not block other callers."""
-    engine.script = refuse(500, {"error": {"message": "index out of range"}})
+    engine.script = respond_with(500, {"error": {"message": "index out of range"}})
     for _ in range(5):
         assert (await gateway.ask(model="abacus/base")).status_code == 503
     engine.script = stream(*EVENTS)

@@ -18,8 +18,8 @@ from aiohttp import web
 from tests.conftest import RedisServer
 from tests.gateway.access.test_limits import redis_state
 from tests.gateway.fakes import (
+    COMPLETION,
     EVENTS,
-    WHOLE,
     WITHOUT_USAGE,
     FakeEngine,
     Gateway,
@@ -27,7 +27,7 @@ from tests.gateway.fakes import (
     answer,
     die,
     forever,
-    refuse,
+    respond_with,
     silent,
     stream,
 )
@@ -91,10 +91,10 @@ HALF = EVENTS[1][: len(EVENTS[1]) // 2]
 GONE, BROKEN = "engine_unavailable", "engine failed mid-stream"
 TABLE = [
     Fault("reset", reset, True, 503, GONE, error=GONE),
-    Fault("reset, whole", reset, False, 503, GONE, error=GONE),
-    Fault("500", refuse(500, {"error": {"message": "boom"}}), True, 503, GONE, error=GONE),
-    Fault("500 that is no JSON", refuse(500, "boom"), False, 503, GONE, error=GONE),
-    Fault("429", refuse(429, {"error": {"message": "busy"}}), True, 429, "overloaded", error="overloaded"),
+    Fault("reset, non-streaming", reset, False, 503, GONE, error=GONE),
+    Fault("500", respond_with(500, {"error": {"message": "boom"}}), True, 503, GONE, error=GONE),
+    Fault("500 that is no JSON", respond_with(500, "boom"), False, 503, GONE, error=GONE),
+    Fault("429", respond_with(429, {"error": {"message": "busy"}}), True, 429, "overloaded", error="overloaded"),
     Fault("silent before the first token", silent, True, 503, GONE, error=GONE),
     Fault("silent after it", stream(*EVENTS[:2], then=forever), True, 200, "engine_failed", 502, BROKEN, positive),
     Fault("dies after it", stream(*EVENTS[:2], then=die), True, 200, "engine_failed", 502, BROKEN, positive),
@@ -113,9 +113,9 @@ TABLE = [
     Fault("no [DONE]", stream(*EVENTS[:-1]), True, 200, reasoning=positive),
     Fault("byte by byte, characters torn", byte_by_byte(*EVENTS), True, 200, reasoning=positive),
     Fault("an empty stream", stream(), True, 503, GONE, error=GONE),
-    Fault("whole answer that is no JSON", lambda *_: _text("{"), False, 502, "engine_failed", error="engine_failed"),
-    Fault("whole answer without choices", lambda *_: _text("{}"), False, 200),
-    Fault("whole answer without usage", lambda *_: _text(json.dumps({**WHOLE, "usage": None})), False, 200,
+    Fault("response that is no JSON", lambda *_: _text("{"), False, 502, "engine_failed", error="engine_failed"),
+    Fault("response without choices", lambda *_: _text("{}"), False, 200),
+    Fault("response without usage", lambda *_: _text(json.dumps({**COMPLETION, "usage": None})), False, 200,
           reasoning=positive),
 ]  # fmt: skip
 
@@ -145,7 +145,7 @@ async def test_an_engine_fault(gateway: Gateway, engine: FakeEngine, redis_serve
     assert (await gateway.client.post("/v1/chat/completions", json=CHAT)).status_code == 200
 
 
-@pytest.mark.parametrize("script", [refuse(500, {}), reset, silent], ids=["500", "reset", "silent"])
+@pytest.mark.parametrize("script", [respond_with(500, {}), reset, silent], ids=["500", "reset", "silent"])
 async def test_a_neighbour_answers_if_the_engine_fails_before_the_first_byte(
     gateway: Gateway, engine: FakeEngine, redis_server: RedisServer, script: Script
 ) -> None:

@@ -14,7 +14,7 @@ from gateway import store
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry, dump, parse
 from gateway.ledger.ledger import Ledger, LedgerSnapshot
-from gateway.ledger.savings import added, cell_of, compute_savings, totals_of
+from gateway.ledger.savings import cell_of, compute_savings, sum_totals, totals_of
 from tests.conftest import RedisServer
 from tests.gateway.entries import entries, entry
 from tests.gateway.fakes import until
@@ -151,8 +151,8 @@ async def test_an_entry_whose_acknowledgement_was_lost_is_not_counted_twice(
 
 
 async def test_a_torn_line_loses_no_other_entry(redis_server: RedisServer, tmp_path: Path) -> None:
-    whole, later = entry(), entry()
-    (tmp_path / ledger.SPOOL).write_text(dump(whole) + "\n" + '{"id": "torn", "ti')
+    complete, later = entry(), entry()
+    (tmp_path / ledger.SPOOL).write_text(dump(complete) + "\n" + '{"id": "torn", "ti')
     no_redis = Ledger("redis://127.0.0.1:1/0", tmp_path)
     await no_redis.start()
     no_redis.put(later)
@@ -160,7 +160,7 @@ async def test_a_torn_line_loses_no_other_entry(redis_server: RedisServer, tmp_p
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()
     await writer.aclose()
-    assert await stored(redis_server) == [whole, later]
+    assert await stored(redis_server) == [complete, later]
 
 
 async def test_entries_survive_a_kill_before_anything_was_sent(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ async def test_the_stream_is_bounded_and_the_sums_keep_all_entries(redis_server:
     await writer.aclose()
     assert len(await stored(redis_server)) < 400  # Redis trims whole nodes of its tree
     snapshot = await snapshot_of(redis_server)
-    total = added([totals for _, totals in snapshot.cells])
+    total = sum_totals([totals for _, totals in snapshot.cells])
     assert (total.requests, total.spent_tokens) == (1000, sum(range(1000)))
     assert {cell.hour for cell, _ in snapshot.cells} == set(range(500_000, 500_012))
 

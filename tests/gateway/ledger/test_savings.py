@@ -21,10 +21,10 @@ from gateway.ledger.savings import (
     Savings,
     Totals,
     TreatmentTotals,
-    added,
     cell_of,
     compute_savings,
     measure,
+    sum_totals,
     totals_of,
 )
 from tests.gateway.entries import entries, entry
@@ -80,21 +80,21 @@ def test_a_request_that_was_not_routed_is_counted_and_saves_nothing() -> None:
 def test_a_request_whose_caller_left_is_not_in_the_estimate_but_is_measured() -> None:
     total = savings_of([entry(status=499, reasoning_tokens=3, reference_tokens=100.0)]).total.totals
     assert (total.requests, total.failed, total.spent_tokens, total.saved_tokens) == (1, 1, 3, 0.0)
-    assert (total.drawn, total.drawn_spent_tokens, total.drawn_reference_tokens) == (1, 3, 100.0)
+    assert (total.eligible, total.eligible_spent_tokens, total.eligible_reference_tokens) == (1, 3, 100.0)
 
 
 def test_a_holdout_is_counted_under_its_choice_and_saves_nothing() -> None:
     one = entry(decision="holdout", checkpoint="base", choice="alpha-0.4", reasoning_tokens=90, reference_tokens=100.0)
     savings = savings_of([one])
     total = savings.total.totals
-    assert (total.requests, total.holdout, total.saved_tokens, total.drawn) == (1, 1, 0.0, 0)
+    assert (total.requests, total.holdout, total.saved_tokens, total.eligible) == (1, 1, 0.0, 0)
     assert list(savings.groups) == ["alpha-0.4"]
 
 
 def test_without_a_draw_there_is_an_estimate_but_no_measurement() -> None:
     savings = savings_of([entry(holdout_fraction=0.0, reasoning_tokens=40, reference_tokens=80.0)] * 1000)
     assert savings.total.totals.saved_tokens == 40_000
-    assert savings.total.totals.drawn == 0
+    assert savings.total.totals.eligible == 0
     assert savings.total.measured is None
 
 
@@ -167,7 +167,7 @@ def test_a_holdout_whose_engine_failed_is_still_a_holdout() -> None:
     holdouts = [holdout(decision="fallback", holdout=True, checkpoint="alpha-0.2", reasoning_tokens=0)] * 10
     holdouts += [holdout(reasoning_tokens=100 + (-1) ** i) for i in range(90)]
     total = savings_of([*[entry(reasoning_tokens=0)] * 900, *holdouts]).total
-    assert (total.totals.holdout, total.totals.drawn) == (100, 900)
+    assert (total.totals.holdout, total.totals.eligible) == (100, 900)
     assert total.measured is not None
     assert total.measured.saved_tokens == pytest.approx(900 * 90)
 
@@ -242,7 +242,7 @@ def test_the_total_is_the_sum_of_the_groups_in_any_order(sample: list[Entry], sh
     savings = savings_of(sample, by)
     shuffle.shuffle(sample)
     assert savings_of(sample, by).total.totals.requests == savings.total.totals.requests == len(sample)
-    assert added([group.totals for group in savings.groups.values()]) == pytest.approx(savings.total.totals)
+    assert sum_totals([group.totals for group in savings.groups.values()]) == pytest.approx(savings.total.totals)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))

@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.family import Family
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, STRANGE, FakeEngine, Gateway, running, silent
+from tests.gateway.fakes import EASY, UNFAMILIAR, FakeEngine, Gateway, running, silent
 
 
 async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:
-    for prompt in (EASY, EASY, STRANGE):
+    for prompt in (EASY, EASY, UNFAMILIAR):
         await gateway.ask(prompt, stream=True)
     await gateway.ask(model="nobody")
     await gateway.entries(3)

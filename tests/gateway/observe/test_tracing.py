@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from gateway.config import ConfigError
 from gateway.observe.tracing import Tracing
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, FakeEngine, Gateway, refuse, running
+from tests.gateway.fakes import EASY, FakeEngine, Gateway, respond_with, running
 
 CALLERS_TRACE, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"
@@ -91,7 +91,7 @@ async def test_a_request_is_one_trace_from_the_caller_to_the_engine(
 async def test_failed_spans_are_marked_as_errors(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:
-    engine.script = refuse(500, {"error": {"message": "boom"}})
+    engine.script = respond_with(500, {"error": {"message": "boom"}})
     async with (
         collector() as (endpoint, spans),
         running(family_dir, redis_server.url, [engine.url], otlp_endpoint=endpoint) as gateway,
@@ -124,7 +124,7 @@ def test_an_endpoint_without_the_sdk_is_a_configuration_error(monkeypatch: pytes
 async def test_an_engine_error_that_quotes_the_prompt_is_in_no_span(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:
-    engine.script = refuse(400, {"error": {"message": f"cannot use {EASY!r}"}})
+    engine.script = respond_with(400, {"error": {"message": f"cannot use {EASY!r}"}})
     async with (
         collector() as (endpoint, spans),
         running(family_dir, redis_server.url, [engine.url], otlp_endpoint=endpoint) as gateway,

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from gateway.errors import BadRequestError
 from gateway.request import budget
-from gateway.request.budget import EFFORTS, HEADER, LARGEST, POLICY_HEADER, Budget
+from gateway.request.budget import EFFORTS, HEADER, MAX_BUDGET, POLICY_HEADER, Budget
 from models.family import Family
 
 QUANTILES = {"minimal": 30, "low": 60, "medium": 90, "high": 180, "xhigh": 301}
@@ -27,7 +27,7 @@ def parse(
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
-        *[("0", 0), ("5", 5), ("007", 7), (" 12 ", 12), (str(LARGEST), LARGEST)],
+        *[("0", 0), ("5", 5), ("007", 7), (" 12 ", 12), (str(MAX_BUDGET), MAX_BUDGET)],
         *[("auto", None), ("AUTO", None), ("max", None), ("none", 0), ("Low", 60)],
         *QUANTILES.items(),
     ],
@@ -47,7 +47,7 @@ def test_the_header_takes_tokens_effort_names_and_auto(family: Family, text: str
         " ",
         "NaN",
         "inf",
-        str(LARGEST + 1),
+        str(MAX_BUDGET + 1),
         "9" * 5000,
         "5,6",
         "+5",
@@ -58,7 +58,7 @@ def test_the_header_takes_tokens_effort_names_and_auto(family: Family, text: str
 )
 def test_a_malformed_budget_is_rejected_and_names_the_header(family: Family, text: str) -> None:
     with pytest.raises(BadRequestError) as refused:
-        budget.from_text(text, HEADER, family)
+        budget.parse_budget_text(text, HEADER, family)
     assert refused.value.param == HEADER
     assert HEADER in refused.value.message
 
@@ -95,7 +95,7 @@ def test_every_form_of_the_body_sets_a_budget(
     ("body", "param"),
     [
         ({"thinking_token_budget": bad}, "thinking_token_budget")
-        for bad in (-1, 1.5, 5.0, True, "5", [5], {}, LARGEST + 1)
+        for bad in (-1, 1.5, 5.0, True, "5", [5], {}, MAX_BUDGET + 1)
     ]
     + [({"reasoning": {"max_tokens": bad}}, "reasoning.max_tokens") for bad in (-1, 1.5, False, "x", [])]
     + [({"reasoning": {"effort": bad}}, "reasoning.effort") for bad in ("auto", "x", "", 5, True, [])]
@@ -115,7 +115,7 @@ def test_a_malformed_field_is_rejected_by_name(family: Family, body: dict[str, A
 
 
 def test_null_counts_as_absent(family: Family) -> None:
-    nothing: dict[str, Any] = dict.fromkeys(budget.CONSUMED)
+    nothing: dict[str, Any] = dict.fromkeys(budget.BUDGET_FIELDS)
     assert parse(family, nothing, default="12") == Budget(12, "default_budget", "cap")
 
 
@@ -166,8 +166,8 @@ def test_more_effort_never_means_fewer_tokens(family: Family) -> None:
 @given(st.text(max_size=20))
 def test_any_header_text_is_a_budget_or_a_400(family: Family, text: str) -> None:
     with contextlib.suppress(BadRequestError):
-        tokens = budget.from_text(text, HEADER, family)
-        assert tokens is None or 0 <= tokens <= LARGEST
+        tokens = budget.parse_budget_text(text, HEADER, family)
+        assert tokens is None or 0 <= tokens <= MAX_BUDGET
 
 
 JSON = st.recursive(
@@ -180,10 +180,10 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(budget.CONSUMED), JSON))
+@given(st.dictionaries(st.sampled_from(budget.BUDGET_FIELDS), JSON))
 def test_any_body_is_a_budget_or_a_400(family: Family, body: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequestError):
         parsed = parse(family, body)
-        assert parsed.tokens is None or 0 <= parsed.tokens <= LARGEST
+        assert parsed.tokens is None or 0 <= parsed.tokens <= MAX_BUDGET
         has_no_budget = all(value is None for value in body.values())
         assert (parsed.source == "default_budget") == has_no_budget

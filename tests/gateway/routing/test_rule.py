@@ -13,6 +13,7 @@ from models.family import Family
 from models.profile import LEVELS, ChoicePrediction, Escalation, Prediction
 
 ALL = frozenset({"base", "alpha-0.1", "alpha-0.4"})
+ESCALATION = "alpha-0.4>base@10%"
 
 
 def prediction(p_correct: float, low: float, high: float) -> ChoicePrediction:
@@ -98,9 +99,11 @@ def test_a_pinned_checkpoint_is_never_overridden(family: Family) -> None:
         decide(family, EASY, pinned="base", available=ALL - {"base"})
 
 
-def test_an_unavailable_checkpoint_is_replaced_by_its_neighbour_on_the_alpha_ladder(family: Family) -> None:
+def test_an_unavailable_checkpoint_is_replaced_by_the_nearest_in_alpha(family: Family) -> None:
     decision = decide(family, EASY, available=frozenset({"base", "alpha-0.1"}))
     assert (decision.checkpoint, decision.kind) == ("alpha-0.1", "fallback")
+    assert decision.reason.startswith("alpha-0.4 was chosen (cheapest within 0.02 of the best success:")
+    assert decision.reason.endswith(") but is unavailable; alpha-0.1, the nearest in alpha, serves instead")
     assert decision.predicted_tokens == pytest.approx(50)
     # Of two neighbours the one that thinks more.
     between = prompt(base=prediction(0.5, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.3, 1, 2))
@@ -110,16 +113,16 @@ def test_an_unavailable_checkpoint_is_replaced_by_its_neighbour_on_the_alpha_lad
 
 def test_the_rule_chooses_among_the_allowed_checkpoints(family: Family) -> None:
     """The best checkpoint is not allowed; of the two that are, the cheaper one is also the better one."""
-    odd = prompt(base=prediction(0.6, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.7, 10, 20))
-    decision = decide(family, odd, allowed=ALL - {"alpha-0.1"})
+    mixed = prompt(base=prediction(0.6, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.7, 10, 20))
+    decision = decide(family, mixed, allowed=ALL - {"alpha-0.1"})
     assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", "alpha-0.4", "routed")
-    assert set(decision.forecasts) == {"base", "alpha-0.4"}, "what it was decided on, so that a replay decides alike"
-    without = decide(family, HARD, allowed=ALL - {"base"})
-    assert (without.checkpoint, without.kind) == ("alpha-0.1", "routed")
-    assert without.reference_tokens == pytest.approx(100), "saved is against the reference all the same"
-    lost = decide(family, None, allowed=ALL - {"base"})
-    assert (lost.checkpoint, lost.kind) == ("alpha-0.1", "abstained")
-    assert "not for base, so its neighbour alpha-0.1 serves" in lost.reason
+    assert set(decision.forecasts) == {"base", "alpha-0.4"}, "what a replay decides on again"
+    without_base = decide(family, HARD, allowed=ALL - {"base"})
+    assert (without_base.checkpoint, without_base.kind) == ("alpha-0.1", "routed")
+    assert without_base.reference_tokens == pytest.approx(100), "savings are still computed against the reference"
+    abstained = decide(family, None, allowed=ALL - {"base"})
+    assert (abstained.checkpoint, abstained.kind) == ("alpha-0.1", "abstained")
+    assert "may not use base, so alpha-0.1, the nearest in alpha, serves" in abstained.reason
 
 
 def test_a_holdout_or_fallback_still_counts_as_routed(family: Family) -> None:
@@ -128,8 +131,12 @@ def test_a_holdout_or_fallback_still_counts_as_routed(family: Family) -> None:
     assert decide(family, EASY, available=ALL - {"alpha-0.4"}).routed
     assert not decide(family, EASY, pinned="base").routed
     assert not decide(family, None).routed
-    away = decide(family, EASY, holdout=True, available=ALL - {"base"})
-    assert (away.checkpoint, away.choice, away.kind) == ("alpha-0.1", "alpha-0.4", "fallback")
+    moved = decide(family, EASY, holdout=True, available=ALL - {"base"})
+    assert (moved.checkpoint, moved.choice, moved.kind) == (
+        "alpha-0.1",
+        "alpha-0.4",
+        "fallback",
+    )
 
 
 def test_without_available_checkpoints_there_is_no_decision(family: Family) -> None:
@@ -143,7 +150,7 @@ budgets = st.none() | st.integers(0, 600)
 
 
 @given(choices, budgets, st.floats(0, 1))
-def test_no_good_enough_checkpoint_is_cheaper(
+def test_the_choice_is_the_cheapest_within_tolerance(
     family: Family, predicted: dict[str, ChoicePrediction], budget: int | None, tolerance: float
 ) -> None:
     decision = decide(family, Prediction(0.5, True, predicted), budget, tolerance=tolerance)
@@ -167,14 +174,16 @@ def test_forecasts_are_the_predictions_under_the_limit(
 
 def escalating(p_correct: float, low: float, high: float) -> Prediction:
     """HARD, with an escalation from alpha-0.4 to the base."""
-    both = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
+    escalation = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
     tokens = np.linspace(low, high, len(LEVELS))
-    return Prediction(0.25, True, {**HARD.choices, "both": ChoicePrediction(p_correct, tokens, escalation=both)})
+    return Prediction(
+        0.25, True, {**HARD.choices, ESCALATION: ChoicePrediction(p_correct, tokens, escalation=escalation)}
+    )
 
 
 def test_an_escalation_competes_like_a_checkpoint(family: Family) -> None:
     decision = decide(family, escalating(0.89, 20, 60))
-    assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", "both", "routed")
+    assert (decision.checkpoint, decision.choice, decision.kind) == ("alpha-0.4", ESCALATION, "routed")
     assert decision.escalation == Escalation(first="alpha-0.4", second="base", surprisal=1.5)
     assert decision.predicted_tokens == pytest.approx(40)
     for worse in (escalating(0.87, 20, 60), escalating(0.89, 90, 130)):  # not good enough, not cheaper
@@ -198,10 +207,10 @@ def test_there_is_no_escalation_without_both_checkpoints_or_if_the_request_rules
     decision = decide(family, escalating(0.89, 20, 60), **changes)
     assert decision.escalation is None
     assert decision.predicted_tokens == decision.forecasts[decision.checkpoint].tokens
-    assert ("both" in decision.forecasts) == ("pinned" in changes or "holdout" in changes)
+    assert (ESCALATION in decision.forecasts) == ("pinned" in changes or "holdout" in changes)
 
 
 def test_a_small_budget_rules_out_an_escalation(family: Family) -> None:
-    """The success of a budget-forced escalation is unknown, so it is taken to be zero."""
+    """The fixture has no budget-forced accuracy, so a truncated escalation counts as wrong."""
     assert decide(family, escalating(0.89, 20, 60), budget=60).escalation is not None
     assert decide(family, escalating(0.89, 20, 60), budget=22).escalation is None
