@@ -1,4 +1,4 @@
-"""`laconic`: the gateway's command line."""
+"""What does each `laconic` command do? The gateway's command line."""
 
 from __future__ import annotations
 
@@ -30,52 +30,60 @@ from models import profile as profiles
 from models.family import FamilyError
 from models.profile import ProfileError
 
-DESCRIPTION = """Makes reasoning models think only as much as a question deserves.
+DESCRIPTION = """Make reasoning models think only as much as a question deserves.
 
 commands:
-  laconic serve      an OpenAI-compatible endpoint that routes, caps and counts; brings its own vLLM and Redis
-  laconic route      why a question would go where it goes; needs nothing running
-  laconic savings    what was spent and saved, by checkpoint, key, day or difficulty, with an interval
-  laconic replay     what another quality tolerance would have chosen and saved
-  laconic export     the ledger as JSONL or Parquet
-  laconic keys       create, list and revoke callers' keys, with what each may spend
+  laconic serve      serve a family of models at an OpenAI-compatible endpoint; starts vLLM and Redis if needed
+  laconic route      explain which checkpoint a question would go to; needs nothing running
+  laconic savings    show the reasoning tokens spent and saved, by checkpoint, key, day or difficulty
+  laconic replay     show what another quality tolerance would have chosen and saved
+  laconic export     write the ledger's entries to a JSONL or Parquet file
+  laconic keys       create, list and revoke API keys, with limits for each
 
 examples:
-  laconic serve                                   everything embedded, on http://127.0.0.1:8080/v1
+  laconic serve                                   start everything; serves http://127.0.0.1:8080/v1
   laconic serve --engine http://gpu1:8000 --family ./my-family
   laconic route "What is 12 + 35 - 8?" --budget 200
   laconic savings --since 24h
 
-`laconic serve --help` and so on say more."""
+Run `laconic COMMAND --help` for the flags and examples of a command."""
 
 ROUTE_EXAMPLES = """examples:
   laconic route "What is 12 + 35 - 8?"
   laconic route "What is 47 * 86?" --budget 64 --json
   laconic route "What is 47 * 86?" --family ./my-family --quality-tolerance 0
 
-A running gateway says the same at POST /v1/route."""
+success   predicted probability of a correct answer within the budget
+correct   the same without a budget
+tokens    expected reasoning tokens under the budget; p10 to p90 are quantiles without a budget
+
+The gateway picks the cheapest choice whose success is within the quality tolerance of the best. A name such as
+alpha-0.2>alpha-0.4@5% is an escalation: alpha-0.2 answers first, and its 5 % least confident answers are replaced by
+those of alpha-0.4. A running gateway returns the same explanation from POST /v1/route, to callers with an admin key."""
 
 SAVINGS_EXAMPLES = """examples:
-  laconic savings                                 everything the embedded Redis has recorded
-  laconic savings --since 24h --by day            the last day, from the full hour on; also 90s, 30m, 7d, 2w
-  laconic savings --price 0.60                    in money, too, at so much for a million tokens
+  laconic savings                                 all requests that the embedded Redis has recorded
+  laconic savings --since 24h --by day            the last 24 hours, from the full hour; also 90s, 30m, 7d or 2w
+  laconic savings --price 0.60                    also in money, at 0.60 for a million reasoning tokens
   laconic savings --redis redis://cache:6379/0 --json
 
-The estimate is what the reference checkpoint was expected to think, by the family's difficulty profile, minus what was
-thought. The measurement compares with the holdout, requests that the reference served instead, and does not depend on
-the profile. Requests that were not routed saved nothing."""
+The columns are an estimate: the reasoning tokens that the family's profile expected of the reference checkpoint, minus
+those spent. The lines under the table are a measurement against the holdout, the requests that went to the reference
+instead; it does not depend on the profile. Requests that were not routed are counted, but save nothing."""
 
 REPLAY_EXAMPLES = """examples:
-  laconic replay --quality-tolerance 0.05         on all routed requests that are still in the ledger
-  laconic replay --quality-tolerance 0 --since 7d"""
+  laconic replay --quality-tolerance 0.05         all routed requests that are still in the ledger
+  laconic replay --quality-tolerance 0 --since 7d
+
+Each request is decided again on the predictions that were recorded with it. Nothing is sent to a model."""
 
 EXPORT_EXAMPLES = """examples:
-  laconic export requests.jsonl                   one JSON object a request, without prompt and answer
+  laconic export requests.jsonl                   one JSON object per request, without prompt and answer
   laconic export requests.parquet --since 7d      needs pyarrow: pip install 'laconic[parquet]'"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name; wrong configuration exits with 2, what goes wrong later with 1."""
+    """Run the command that the arguments name. Exit with 2 if the configuration is wrong, with 1 on later errors."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "route": _route, "savings": _savings, "replay": _replay, "export": _export,
         "keys": keys.main,
@@ -97,21 +105,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _serve(arguments: Sequence[str]) -> None:
     settings = config.load(arguments)
-    from gateway.process.serve import serve  # noqa: PLC0415  so that --help and a wrong flag answer at once
+    from gateway.process.serve import serve  # noqa: PLC0415  so that --help and errors in flags appear at once
 
     serve(settings)
 
 
 def _route(arguments: Sequence[str]) -> None:
     parser = terminal.command_parser(
-        "route", "Why would a question go where it goes? The decision, without asking a model.", ROUTE_EXAMPLES
+        "route", "Explain which checkpoint a question would go to, without asking a model.", ROUTE_EXAMPLES
     )
-    parser.add_argument("question", help="the last thing the user says")
-    parser.add_argument("--budget", metavar="TOKENS", help="as in the header X-Reasoning-Budget; none: the default")
-    parser.add_argument("--checkpoint", metavar="NAME", help="the one the caller pins; none: the gateway chooses")
-    parser.add_argument("--family", metavar="PATH", help="directory of the family; none: the shipped abacus")
-    parser.add_argument("--quality-tolerance", metavar="X", help="predicted success a cheaper one may give away")
-    parser.add_argument("--config", metavar="PATH", help="the TOML file of the `laconic serve` to ask about")
+    parser.add_argument("question", help="the last user message")
+    parser.add_argument(
+        "--budget",
+        metavar="TOKENS",
+        help="budget, as in the header X-Reasoning-Budget; default: --default-budget of `laconic serve`",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="checkpoint that the caller pins; default: the gateway chooses"
+    )
+    parser.add_argument("--family", metavar="PATH", help="directory of the family; default: the shipped abacus")
+    parser.add_argument(
+        "--quality-tolerance", metavar="X", help="how much predicted success a cheaper checkpoint may cost"
+    )
+    parser.add_argument("--config", metavar="PATH", help="configuration file of `laconic serve`")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "family", "quality_tolerance", "config")
@@ -120,7 +136,7 @@ def _route(arguments: Sequence[str]) -> None:
     source = "default_budget" if parsed.budget is None else "--budget"
     names = frozenset(checkpoint.name for checkpoint in family.checkpoints)
     if parsed.checkpoint is not None and parsed.checkpoint not in names:
-        raise ConfigError(f"--checkpoint: {parsed.checkpoint!r} is none of {', '.join(sorted(names))}")
+        raise ConfigError(f"--checkpoint: {parsed.checkpoint!r} is not one of {', '.join(sorted(names))}")
     try:
         tokens = budget.parse_budget_text(
             settings.default_budget if parsed.budget is None else parsed.budget, source, family
@@ -143,20 +159,24 @@ def _route(arguments: Sequence[str]) -> None:
 
 
 def _savings(arguments: Sequence[str]) -> None:
-    parser = _ledger_parser("savings", "What was spent and saved?", SAVINGS_EXAMPLES)
-    parser.add_argument("--by", choices=DIMENSIONS, default="checkpoint", help="what a row stands for")
-    parser.add_argument("--price", metavar="X", type=_price, help="of a million reasoning tokens, in any currency")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    form.add_argument("--csv", action="store_true", help="print comma-separated rows instead of a table")
+    parser = _ledger_parser("savings", "Show the reasoning tokens that were spent and saved.", SAVINGS_EXAMPLES)
+    parser.add_argument(
+        "--by", choices=DIMENSIONS, default="checkpoint", help="what to group the rows by (default: checkpoint)"
+    )
+    parser.add_argument(
+        "--price", metavar="X", type=_price, help="price of a million reasoning tokens, in any currency"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    output.add_argument("--csv", action="store_true", help="print comma-separated rows instead of a table")
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
 
-    async def books(redis: Redis) -> LedgerSnapshot:
+    async def read(redis: Redis) -> LedgerSnapshot:
         return await ledger.read_snapshot(redis, terminal.window_start(parsed))
 
-    read = terminal.with_redis("savings", settings, books)
-    savings = compute_savings(read.cells, read.holdouts, parsed.by, read.since_hour)
+    snapshot = terminal.with_redis("savings", settings, read)
+    savings = compute_savings(snapshot.cells, snapshot.holdouts, parsed.by, snapshot.since_hour)
     if parsed.json:
         print(json.dumps(savings.as_json(parsed.price), indent=2))
     elif parsed.csv:
@@ -167,37 +187,39 @@ def _savings(arguments: Sequence[str]) -> None:
     else:
         console = terminal.console()
         console.print(reports.savings_report(savings, parsed.price, bars=console.width >= reports.WIDE))
-        if waiting := ledger.count_pending(settings.state_dir):
+        if pending := ledger.count_pending(settings.state_dir):
             spool = settings.state_dir / ledger.SPOOL
-            print(f"Up to {waiting} more requests are on their way to Redis; while it is away they wait in {spool}.")
+            print(f"Up to {pending} more requests are not in Redis yet. They wait in {spool}.")
 
 
 def _replay(arguments: Sequence[str]) -> None:
-    parser = _ledger_parser("replay", "What would another quality tolerance have chosen and saved?", REPLAY_EXAMPLES)
-    parser.add_argument("--quality-tolerance", metavar="X", required=True, help="the setting to try, from 0 to 1")
+    parser = _ledger_parser(
+        "replay", "Show what another quality tolerance would have chosen and saved.", REPLAY_EXAMPLES
+    )
+    parser.add_argument("--quality-tolerance", metavar="X", required=True, help="tolerance to try, from 0 to 1")
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config", "quality_tolerance")
 
-    async def again(redis: Redis) -> Replay:
-        done = Replay(settings.quality_tolerance)
+    async def run(redis: Redis) -> Replay:
+        replay = Replay(settings.quality_tolerance)
         async for entry in ledger.read_entries(redis, terminal.window_start(parsed)):
-            done.add(entry)
-        return done
+            replay.add(entry)
+        return replay
 
-    terminal.console().print(reports.replay_report(terminal.with_redis("replay", settings, again)))
+    terminal.console().print(reports.replay_report(terminal.with_redis("replay", settings, run)))
 
 
 def _export(arguments: Sequence[str]) -> None:
-    parser = _ledger_parser("export", "The ledger's entries as a file.", EXPORT_EXAMPLES)
-    parser.add_argument("file", type=Path, help="what to write; its name ends in .jsonl or .parquet")
+    parser = _ledger_parser("export", "Write the ledger's entries to a file.", EXPORT_EXAMPLES)
+    parser.add_argument("file", type=Path, help="file to write, whose name ends in .jsonl or .parquet")
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
     write = export.writer(parsed.file)
 
-    async def entries(redis: Redis) -> int:
+    async def export_entries(redis: Redis) -> int:
         return await write(ledger.read_entries(redis, terminal.window_start(parsed)))
 
-    print(f"{terminal.with_redis('export', settings, entries):,} entries are in {parsed.file}")
+    print(f"{terminal.with_redis('export', settings, export_entries):,} entries written to {parsed.file}")
 
 
 def _ledger_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -209,7 +231,7 @@ def _ledger_parser(command: str, description: str, examples: str) -> argparse.Ar
 
 def _price(text: str) -> float:
     if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no price like 0.60")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price such as 0.60")
     return float(text)
 
 

@@ -1,7 +1,7 @@
-"""What may an operator set, and where? The one schema behind `laconic serve`'s flags, environment and TOML file.
+"""What can an operator configure, and where? One schema for flags, environment variables and TOML files.
 
-`load` takes the highest of: flags, `LACONIC_*` in the environment, the file named by `--config`, the default. What is
-wrong is refused before anything starts, in one line that names the field.
+`load` reads each setting from the first place that has it: flags, `LACONIC_*` environment variables, the file given by
+`--config`, the default. Invalid settings are reported before anything starts, in one line that names the field.
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ from gateway.request import budget
 from models.field import path_of
 
 EXAMPLES = """examples:
-  laconic serve                                     everything embedded: vLLM on the shipped family, and a Redis
+  laconic serve                                     start vLLM on the shipped family, Redis and the gateway
   laconic serve --engine http://gpu1:8000 --engine http://gpu2:8000 --redis redis://cache:6379/0 --family ./my-family
-                                                    the engines, the Redis and the family you already have
-  laconic serve --default-budget low                callers who name no budget get the family's measured `low`
-  laconic serve --config laconic.toml               port = 9000, engine = ["http://gpu1:8000"], ... in a file
-  LACONIC_PORT=9000 laconic serve                   every flag has its environment variable
+                                                    use your own engines, Redis and family
+  laconic serve --default-budget low                cap requests without a budget at the family's measured `low`
+  laconic serve --config laconic.toml               read settings from a file: port = 9000, engine = ["http://gpu1:8000"]
+  LACONIC_PORT=9000 laconic serve                   every flag has an environment variable
 
-Flags win over the environment, the environment over the file."""
+Flags override environment variables, which override the file."""
 
 _METAVARS = {"list[str]": "URL", "Path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
+_URL_FLAGS = ("--redis", "--otlp-endpoint")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line that names the field."""
+    """The configuration cannot be used. The message is one line that names the field."""
 
 
 def shipped_family() -> Path:
-    """Where the family that comes with the package lies."""
+    """The directory of the family that ships with the package."""
     return Path(models.__file__).parent / "abacus"
 
 
 def default_state_dir() -> Path:
-    """`$XDG_STATE_HOME/laconic`, which is `~/.local/state/laconic` where nothing is set."""
+    """`$XDG_STATE_HOME/laconic`, or `~/.local/state/laconic` if the variable is not set."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "laconic"
 
 
 class _ConfigFile(PydanticBaseSettingsSource):
-    """The TOML file that a flag or the environment named; the sources before this one have said which."""
+    """The TOML file that a flag or the environment names. Those sources are read before this one."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError  # the file is read as a whole
@@ -72,11 +73,11 @@ class _ConfigFile(PydanticBaseSettingsSource):
         try:
             values = tomllib.loads(Path(path).expanduser().read_text())
         except OSError as error:
-            raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from None
+            raise ConfigError(f"config: cannot read {path} ({error.strerror})") from None
         except ValueError as error:
             raise ConfigError(f"config: {path} is not TOML ({error})") from None
         if "config" in values:
-            raise ConfigError(f"config: {path} names a file again")
+            raise ConfigError(f"config: {path} must not name another configuration file")
         return values
 
 
@@ -87,58 +88,72 @@ class Settings(BaseSettings):
         env_prefix="LACONIC_", frozen=True, extra="forbid", cli_kebab_case=True, allow_inf_nan=False
     )
 
-    host: str = Field(default="127.0.0.1", description="address to listen on; loopback only while there are no keys")
+    host: str = Field(default="127.0.0.1", description="IP address to listen on; must be loopback until there is a key")
     port: int = Field(default=8080, ge=1, le=65535, description="port to listen on")
     family: Path = Field(
-        default_factory=shipped_family, description="directory of the family to serve; none: the shipped abacus"
+        default_factory=shipped_family, description="directory of the family to serve; default: the shipped abacus"
     )
     engine: Annotated[list[str], NoDecode] = Field(
-        default_factory=list, description="URL of a running vLLM; repeat for several; none: one is started"
+        default_factory=list, description="URL of a running vLLM; repeat for several; default: start one"
     )
     engine_family: Path | None = Field(
-        default=None, description="the family's directory as engines see it, for adapters they lack; none: the same"
+        default=None,
+        description="directory of the family as the engines see it, for loading missing adapters; default: --family",
     )
-    redis: str | None = Field(default=None, description="URL of a running Redis; none: one is started")
+    redis: str | None = Field(default=None, description="URL of a running Redis; default: start one")
     state_dir: Path = Field(
         default_factory=default_state_dir,
-        description="directory for logs, the embedded Redis' data and the spool; none: $XDG_STATE_HOME/laconic",
+        description="directory for logs, the embedded Redis' data and ledger entries that wait for Redis; default:"
+        " $XDG_STATE_HOME/laconic",
     )
     default_budget: Annotated[str, AfterValidator(budget.validate_budget)] = Field(
         default="auto",
-        description="budget of callers who name none: tokens, auto, none, minimal, low, medium, high, xhigh, max",
+        description="budget of requests that set none: tokens, auto, none, minimal, low, medium, high, xhigh or max",
     )
     quality_tolerance: float = Field(
-        default=0.005, ge=0, le=1, description="how much predicted success a cheaper checkpoint may give away"
+        default=0.005, ge=0, le=1, description="how much predicted success a cheaper checkpoint may cost, from 0 to 1"
     )
     overload_tolerance: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="added to quality_tolerance as requests in flight go from half to all of max_concurrency",
+        description="extra tolerance under load: it grows from 0 at half of max_concurrency to this value at all of it",
     )
     holdout_fraction: float = Field(
-        default=0.02, ge=0, le=1, description="share of requests sent to the reference checkpoint to measure savings"
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of routed requests sent to the reference checkpoint instead, to measure savings",
     )
     ledger_max_entries: int = Field(
-        default=1_000_000, gt=0, description="requests kept one by one; sums by hour are kept for 400 days"
+        default=1_000_000, gt=0, description="individual requests to keep; sums by hour are kept for 400 days"
     )
     limits_when_store_is_down: Literal["open", "closed"] = Field(
-        default="open", description="while Redis is away, callers whose keys have limits are let in, or refused"
+        default="open",
+        description="while Redis is down, accept (open) or refuse (closed) requests with keys that have limits",
     )
-    workers: int = Field(default=1, ge=1, le=256, description="processes that answer on the one port")
-    max_body_bytes: int = Field(default=1_048_576, gt=0, description="largest request body")
+    workers: int = Field(default=1, ge=1, le=256, description="processes that share the port")
+    max_body_bytes: int = Field(default=1_048_576, gt=0, description="largest accepted request body")
     max_concurrency: int = Field(
-        default=256, gt=0, description="requests in flight in a worker; more are told to come back"
+        default=256, gt=0, description="requests in flight per worker; beyond that, callers get 429"
     )
-    connect_timeout_seconds: float = Field(default=2.0, gt=0, description="for a connection to an engine")
-    first_token_timeout_seconds: float = Field(default=120.0, gt=0, description="for an engine's first byte")
-    idle_timeout_seconds: float = Field(default=60.0, gt=0, description="for an engine's next byte")
-    send_timeout_seconds: float = Field(default=30.0, gt=0, description="for a caller to take or send what is due")
-    drain_seconds: float = Field(default=20.0, ge=0, description="for streams to end when the gateway is told to stop")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much to log")
-    log_format: Literal["text", "json"] = Field(default="text", description="how to log it")
+    connect_timeout_seconds: float = Field(default=2.0, gt=0, description="timeout for connecting to an engine")
+    first_token_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="timeout for the first byte of an engine's stream"
+    )
+    idle_timeout_seconds: float = Field(default=60.0, gt=0, description="timeout for each further byte of a stream")
+    send_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="timeout for a caller to send its request or to read what it was sent"
+    )
+    drain_seconds: float = Field(
+        default=20.0, ge=0, description="how long streams may go on after the gateway is told to stop"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe level to log"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="format of log lines")
     otlp_endpoint: str | None = Field(
-        default=None, description="URL of an OpenTelemetry collector, http://localhost:4318 for one; none: no traces"
+        default=None, description="URL of an OpenTelemetry collector, such as http://localhost:4318; default: no traces"
     )
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
 
@@ -148,7 +163,7 @@ class Settings(BaseSettings):
         try:
             return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
         except ValueError:
-            raise ValueError(f"{host!r} is no IP address, such as 127.0.0.1, 0.0.0.0 or ::") from None
+            raise ValueError(f"{host!r} is not an IP address such as 127.0.0.1, 0.0.0.0 or ::") from None
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -160,9 +175,9 @@ class Settings(BaseSettings):
     def _engine_urls(cls, urls: list[str]) -> list[str]:
         checked = [_url(url, ("http", "https")).rstrip("/").removesuffix("/v1") for url in urls]
         if len(set(checked)) < len(checked):
-            raise ValueError("the same URL twice")
+            raise ValueError("the same URL is given twice")
         if any(urlsplit(url).username is not None for url in checked):
-            # It would be logged, and not be sent.
+            # It would be logged, but not sent.
             raise ValueError("a user name in the URL of an engine is not supported")
         return checked
 
@@ -178,9 +193,9 @@ class Settings(BaseSettings):
             return None
         parts = urlsplit(_url(url, ("redis", "rediss", "unix")))
         if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", parts.path):
-            raise ValueError(f"{redact_url(url)!r}: the path {parts.path!r} is no database's number")
+            raise ValueError(f"{redact_url(url)!r}: the path {parts.path!r} is not a database number")
         try:
-            # Which does not connect yet.
+            # This does not connect.
             ConnectionPool.from_url(url).make_connection()  # pyright: ignore[reportUnknownMemberType]
         except (ValueError, TypeError) as error:
             raise ValueError(f"{redact_url(url)!r} cannot be used: {error}") from None
@@ -204,10 +219,10 @@ class Settings(BaseSettings):
 
 
 def load(arguments: Sequence[str]) -> Settings:
-    """The settings from `laconic serve`'s arguments, the environment and the file they name; `--help` prints and exits.
+    """Load the settings from the arguments of `laconic serve`, the environment and a file. `--help` prints and exits.
 
     Raises:
-        ConfigError: an unknown flag or key, or a value that is wrong.
+        ConfigError: an unknown flag or key, or an invalid value.
     """
     parser = _Parser(
         prog="laconic serve",
@@ -235,26 +250,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Action:
-    """Say `URL` where pydantic-settings says `list[str]`, and no default where it is in the words already."""
+    """Show `URL` instead of pydantic-settings' `list[str]`, and no default if the description states it."""
     if "metavar" in options:
-        options["metavar"] = _METAVARS.get(options["metavar"], options["metavar"])
+        options["metavar"] = "URL" if names[-1] in _URL_FLAGS else _METAVARS.get(options["metavar"], options["metavar"])
     options["help"] = re.sub(r" \(default(: None| factory:.*)\)$", "", options.get("help", ""))
     return parser.add_argument(*names, **options)
 
 
 def redact_url(url: str) -> str:
-    """A URL without its user and password, for messages."""
-    secret, at, _ = urlsplit(url).netloc.rpartition("@")
-    return url.replace(f"{secret}{at}", "", 1)
+    """A URL without its user name and password, for messages."""
+    credentials, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(f"{credentials}{at}", "", 1)
 
 
 def _url(url: str, schemes: tuple[str, ...]) -> str:
     parts = urlsplit(url)
     try:
         usable = parts.scheme in schemes and bool(parts.netloc or parts.scheme == "unix") and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         usable = False
     if not usable:
-        begins = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ValueError(f"{redact_url(url)!r} is not a URL that starts with {begins}")
+        prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"{redact_url(url)!r} is not a URL that starts with {prefixes}")
     return url

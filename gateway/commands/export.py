@@ -1,4 +1,4 @@
-"""How do the ledger's entries become a file for other tools? JSONL, or Parquet where pyarrow is installed."""
+"""How are ledger entries exported for other tools? As JSONL, or as Parquet if pyarrow is installed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from gateway.ledger import entry as entries
 from gateway.ledger.entry import Entry
 
 Writer = Callable[[AsyncIterator[Entry]], Awaitable[int]]
-ROWS = 10_000
-"""Of a Parquet row group: what is in memory at a time."""
+GROUP_ROWS = 10_000
+"""Rows per Parquet row group, which are in memory at a time."""
 
 
 def writer(file: Path) -> Writer:
-    """What writes entries to a file of this name, whole or not at all, and returns how many they were.
+    """Return a function that writes entries to the file atomically and returns their number.
 
     Raises:
-        ConfigError: a name that says no known form, a directory that is not there, or Parquet without pyarrow.
+        ConfigError: the suffix is unknown, the directory does not exist, or Parquet is requested without pyarrow.
     """
-    forms: dict[str, Callable[[Path, AsyncIterator[Entry]], Awaitable[int]]] = {".jsonl": _jsonl, ".parquet": _parquet}
-    form = forms.get(file.suffix)
-    if form is None:
-        raise ConfigError(f"file: {file} ends neither in .jsonl nor in .parquet")
+    writers: dict[str, Callable[[Path, AsyncIterator[Entry]], Awaitable[int]]] = {
+        ".jsonl": _jsonl,
+        ".parquet": _parquet,
+    }
+    write_entries = writers.get(file.suffix)
+    if write_entries is None:
+        raise ConfigError(f"file: {file} must end in .jsonl or .parquet")
     if not file.parent.is_dir():
         raise ConfigError(f"file: there is no directory {file.parent}")
     if file.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -38,10 +41,10 @@ def writer(file: Path) -> Writer:
     async def write(source: AsyncIterator[Entry]) -> int:
         partial = file.with_name(f"{file.name}.part")
         try:
-            count = await form(partial, source)
+            count = await write_entries(partial, source)
             partial.replace(file)
         except OSError as error:
-            raise ConfigError(f"file: {file} cannot be written ({error.strerror})") from None
+            raise ConfigError(f"file: cannot write {file} ({error.strerror})") from None
         finally:
             partial.unlink(missing_ok=True)
         return count
@@ -63,21 +66,21 @@ async def _parquet(file: Path, source: AsyncIterator[Entry]) -> int:
     parquet: Any = importlib.import_module("pyarrow.parquet")
 
     types: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    columns = [(name, types.get(_plain(kind), pa.string())) for name, kind in get_type_hints(Entry).items()]
+    columns = [(name, types.get(_without_none(kind), pa.string())) for name, kind in get_type_hints(Entry).items()]
     schema = pa.schema(columns)
     count, rows = 0, list[dict[str, Any]]()
     with parquet.ParquetWriter(file, schema) as table:
         async for entry in source:
             rows.append({**asdict(entry), "forecasts": json.dumps(entry.forecasts)})
             count += 1
-            if len(rows) == ROWS:
+            if len(rows) == GROUP_ROWS:
                 table.write_table(pa.Table.from_pylist(rows, schema))
                 rows.clear()
         table.write_table(pa.Table.from_pylist(rows, schema))
     return count
 
 
-def _plain(kind: Any) -> Any:
-    """The type of what may be None, too."""
+def _without_none(kind: Any) -> Any:
+    """The type itself, for an optional type."""
     parts: tuple[Any, ...] = get_args(kind)
     return next((part for part in parts if part is not NoneType), kind)

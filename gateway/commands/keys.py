@@ -1,4 +1,4 @@
-"""`laconic keys`: who may call a gateway, and what may each spend?"""
+"""Who may call a gateway, and how much may each spend? The command `laconic keys`."""
 
 from __future__ import annotations
 
@@ -18,38 +18,46 @@ from gateway.config import ConfigError
 from models import family as families
 
 EXAMPLES = """examples:
-  laconic keys create operator --admin            the first: it may also see savings and make keys over HTTP
+  laconic keys create operator --admin            an admin key, which may also read savings and manage keys over HTTP
   laconic keys create team-a --requests-per-minute 600 --reasoning-tokens-per-day 2000000
   laconic keys create batch --default-budget low --checkpoint alpha-0.2 --checkpoint alpha-0.4
   laconic keys list
   laconic keys revoke team-a
   laconic keys create team-a --redis redis://cache:6379/0
 
-A key's secret is shown once, when it is made. From the first key on every caller needs one; gateways follow within a
-second or two. Limits are of the clock's minutes and days (UTC), and of all gateways on one Redis together."""
+A key's secret is shown once, when the key is created. After the first key, every caller needs one; gateways notice
+within a second or two. Limits count per minute and per day (UTC), over all gateways that share a Redis."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `create`, `list` or `revoke`."""
-    parser = terminal.command_parser("keys", "Who may call, and what may each spend?", EXAMPLES)
+    parser = terminal.command_parser("keys", "Create, list and revoke API keys, with limits for each.", EXAMPLES)
     commands = parser.add_subparsers(dest="action", required=True, metavar="create|list|revoke")
-    creating = commands.add_parser("create", help="make a key and show its secret, this once")
-    creating.add_argument("name", help="who it is for; the ledger and `laconic savings --by key` show it")
-    creating.add_argument("--admin", action="store_true", help="may see savings, explanations, metrics; makes keys")
-    for flag, what in (
-        ("--requests-per-minute", "requests that may be sent in a minute"),
-        ("--reasoning-tokens-per-minute", "reasoning tokens in a minute, reserved ones included"),
-        ("--reasoning-tokens-per-day", "the same in a day"),
-    ):
-        creating.add_argument(flag, metavar="N", type=int, help=f"{what}; none: no limit")
-    creating.add_argument("--default-budget", metavar="TEXT", help="of requests that name none; none: the operator's")
+    creating = commands.add_parser("create", help="create a key and show its secret once")
+    creating.add_argument("name", help="name of the key, shown in the ledger and by `laconic savings --by key`")
     creating.add_argument(
-        "--checkpoint", metavar="NAME", action="append", dest="checkpoints", help="one it may use; repeat; none: all"
+        "--admin", action="store_true", help="the key may also read savings, explanations and metrics, and manage keys"
     )
-    creating.add_argument("--family", metavar="PATH", help="directory of the family; none: the shipped abacus")
-    listing = commands.add_parser("list", help="all keys, without their secrets")
-    revoking = commands.add_parser("revoke", help="take a key back")
-    revoking.add_argument("name", help="as `laconic keys list` shows it")
+    for flag, limit in (
+        ("--requests-per-minute", "requests per minute"),
+        ("--reasoning-tokens-per-minute", "reasoning tokens per minute, including reserved ones"),
+        ("--reasoning-tokens-per-day", "reasoning tokens per day, including reserved ones"),
+    ):
+        creating.add_argument(flag, metavar="N", type=int, help=f"{limit}; default: no limit")
+    creating.add_argument(
+        "--default-budget", metavar="TEXT", help="budget of requests that set none; default: the operator's"
+    )
+    creating.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        action="append",
+        dest="checkpoints",
+        help="checkpoint it may use; repeat for several; default: all",
+    )
+    creating.add_argument("--family", metavar="PATH", help="directory of the family; default: the shipped abacus")
+    listing = commands.add_parser("list", help="list all keys, without their secrets")
+    revoking = commands.add_parser("revoke", help="revoke a key")
+    revoking.add_argument("name", help="name of the key")
     for command in (creating, listing):
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (creating, listing, revoking):
@@ -79,22 +87,22 @@ def _create(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps({"key": secret, **key.public()}))
     else:
-        print(f"{secret}\n\nThis is the key of {key.name}. It is not shown again.")
+        print(f"{secret}\n\nThis is the secret of the key {key.name}. It is not shown again.")
 
 
 def _list(parsed: argparse.Namespace) -> None:
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
-    found = terminal.with_redis("keys", settings, keys.load).keys
+    all_keys = terminal.with_redis("keys", settings, keys.load).keys
     if parsed.json:
-        print(json.dumps([key.public() for key in found], indent=2))
+        print(json.dumps([key.public() for key in all_keys], indent=2))
         return
-    if not found:
-        print("There are no keys: who reaches the gateway may use it, and it listens on loopback only.")
+    if not all_keys:
+        print("There are no keys. Everyone who can reach the gateway may use it, so it listens on loopback only.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "ends in", "created", "requests/min", "tokens/min", "tokens/day", "default", "checkpoints"):
         table.add_column(column, justify="right" if "/" in column else "left")
-    for key in found:
+    for key in all_keys:
         counts = (key.requests_per_minute, key.reasoning_tokens_per_minute, key.reasoning_tokens_per_day)
         table.add_row(
             f"{key.name} (admin)" if key.admin else key.name,
@@ -115,4 +123,4 @@ def _revoke(parsed: argparse.Namespace) -> None:
 
     if not terminal.with_redis("keys", settings, revoke):
         terminal.fail(f"laconic keys: there is no key named {parsed.name!r}", 1)
-    print(f"The key of {parsed.name} is revoked; gateways refuse it within a second or two.")
+    print(f"The key {parsed.name} is revoked. Gateways reject it within a second or two.")

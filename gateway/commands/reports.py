@@ -1,4 +1,4 @@
-"""What does a terminal show of the books and of a decision? Tables, bars and the words under them. Pure."""
+"""What do `laconic savings`, `replay` and `route` print? Tables, and the sentences under them. No I/O."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.text import Text
 from gateway.ledger.replay import Replay, ReplaySide
 from gateway.ledger.savings import MAX_ASSUMED, MIN_HOLDOUTS, Group, Measurement, Savings
 
-BAR = 24
-"""Characters of the longest bar."""
+BAR_WIDTH = 24
+"""Characters in the longest bar."""
 WIDE = 120
-"""Columns from which on there is room for bars."""
+"""From this terminal width on, tables show bars."""
 
 
 def savings_report(savings: Savings, price: float | None, *, bars: bool) -> RenderableType:
-    """The books as a table, with a bar a row where there is room, and what was measured in words."""
+    """A table of the savings, with a bar per row if there is room, and the measurement in words."""
     table = _table("Reasoning tokens", savings.by)
     headers = ["requests", "failed", "holdout", "spent", "reference", "saved", "share"]
     for header in headers if price is None else [*headers, "money"]:
@@ -37,9 +37,9 @@ def savings_report(savings: Savings, price: float | None, *, bars: bool) -> Rend
 
 
 def replay_report(replay: Replay) -> RenderableType:
-    """What was chosen, and what would be."""
-    table = _table(f"quality_tolerance {replay.tolerance:g} on {replay.requests:,} routed requests", "")
-    for header in ("as it was", "replayed"):
+    """A table of what was chosen, and of what another tolerance would have chosen."""
+    table = _table(f"Replay of {replay.requests:,} routed requests with quality_tolerance {replay.tolerance:g}", "")
+    for header in ("recorded", "replayed"):
         table.add_column(header, justify="right")
     if replay.requests:
         sides = (replay.recorded, replay.replayed)
@@ -49,49 +49,54 @@ def replay_report(replay: Replay) -> RenderableType:
         table.add_section()
     for name in sorted(set(replay.recorded.choices) | set(replay.replayed.choices)):
         table.add_row(f"sent to {name}", f"{replay.recorded.choices[name]:,}", f"{replay.replayed.choices[name]:,}")
-    return Lines(table, Text("Both columns are the profile's expectation; `laconic savings` measures what was spent."))
+    return Lines(table, Text("Both columns are predictions of the profile. `laconic savings` shows what was spent."))
 
 
 def route_report(explained: dict[str, Any]) -> RenderableType:
-    """A decision as a table of what each checkpoint was expected to do, with the choice marked."""
+    """A table of what each checkpoint and escalation is predicted to do, with the choice marked."""
     table = _table("", "checkpoint")
     for header in ("alpha", "success", "correct", "tokens", "p10", "p50", "p90"):
         table.add_column(header, justify="right")
     serves = explained["choice"] if explained["escalation"] else explained["checkpoint"]
-    for name, known in {**explained["checkpoints"], **explained["escalations"]}.items():
-        quantiles: dict[str, int] = known["quantiles"] or {}
+    for name, prediction in {**explained["checkpoints"], **explained["escalations"]}.items():
+        quantiles: dict[str, int] = prediction["quantiles"] or {}
         chosen = name == serves
         table.add_row(
             f"{name} ◀" if chosen else name,
-            _said(known.get("alpha"), "g"),
-            _said(known["success"], ".3f"),
-            _said(known["correct"], ".3f"),
-            _said(known["tokens"], ".1f"),
-            *(_said(quantiles.get(level), "d") for level in ("p10", "p50", "p90")),
+            _format(prediction.get("alpha"), "g"),
+            _format(prediction["success"], ".3f"),
+            _format(prediction["correct"], ".3f"),
+            _format(prediction["tokens"], ".1f"),
+            *(_format(quantiles.get(level), "d") for level in ("p10", "p50", "p90")),
             style="bold" if chosen else "",
         )
     budget = explained["budget"]
-    tokens = _said(budget["tokens"], "d", "unlimited")
-    words = [
+    tokens = _format(budget["tokens"], "d", "unlimited")
+    difficulty = _format(explained["difficulty"], ".2f")
+    sentences = [
         f"{explained['checkpoint']} ({explained['decision']}): {explained['reason']}.",
-        f"Difficulty {_said(explained['difficulty'], '.2f')} of 1, budget {tokens} ({budget['source']}).",
+        f"Difficulty {difficulty} on a scale of 0 to 1. Budget {tokens} ({budget['source']}).",
     ]
     if explained["expected_saving"] is not None:
-        words.append(f"Expected to save {explained['expected_saving']:.0f} tokens against {explained['reference']}.")
+        sentences.append(
+            f"Expected to save {explained['expected_saving']:.0f} tokens compared with {explained['reference']}."
+        )
     if budget["feasible"] is False:
-        who = f"{explained['checkpoint']} is not" if explained["decision"] == "pinned" else "No checkpoint is"
-        words.append(f"{who} predicted to do it: the smallest feasible budget is {budget['smallest_feasible']}.")
-    return Lines(table, Text("\n".join(words)))
+        subject = f"{explained['checkpoint']} is not" if explained["decision"] == "pinned" else "No checkpoint is"
+        sentences.append(
+            f"{subject} predicted to answer within it; the smallest feasible budget is {budget['smallest_feasible']}."
+        )
+    return Lines(table, Text("\n".join(sentences)))
 
 
 def savings_rows(savings: Savings, price: float | None) -> Iterable[dict[str, object]]:
-    """The books as flat rows for CSV, the total last."""
+    """The savings as flat rows for CSV, with the total last."""
     for name, group in [*savings.groups.items(), ("total", savings.total)]:
-        said = group.as_json(price)
-        measured = cast("dict[str, object]", said.pop("measured") or {})
+        figures = group.as_json(price)
+        measured = cast("dict[str, object]", figures.pop("measured") or {})
         yield {
             savings.by: name,
-            **said,
+            **figures,
             **{f"measured_{f.name}": measured.get(f.name) for f in fields(Measurement)},
         }
 
@@ -103,25 +108,25 @@ def _table(title: str, first: str) -> Table:
 
 
 def _cells(group: Group, price: float | None) -> list[str]:
-    totals, known = group.totals, group.totals.estimated > 0
+    totals, has_estimate = group.totals, group.totals.estimated > 0
     cells = [
         f"{totals.requests:,}",
         f"{totals.failed:,}",
         f"{totals.holdout:,}",
         f"{totals.spent_tokens:,}",
-        f"{totals.expected_reference_tokens:,.0f}" if known else "-",
-        f"{totals.saved_tokens:,.0f}" if known else "-",
+        f"{totals.expected_reference_tokens:,.0f}" if has_estimate else "-",
+        f"{totals.saved_tokens:,.0f}" if has_estimate else "-",
         f"{totals.saved_share:.0%}" if totals.saved_share is not None else "-",
     ]
-    return cells if price is None else [*cells, f"{totals.saved_tokens * price / 1e6:,.2f}" if known else "-"]
+    return cells if price is None else [*cells, f"{totals.saved_tokens * price / 1e6:,.2f}" if has_estimate else "-"]
 
 
 def _bar(group: Group, longest: float) -> str:
     totals = group.totals
     if longest <= 0 or totals.estimated == 0:
         return ""
-    spent = round(BAR * min(totals.estimated_spent_tokens / longest, 1))
-    saved = max(round(BAR * totals.expected_reference_tokens / longest) - spent, 0)
+    spent = round(BAR_WIDTH * min(totals.estimated_spent_tokens / longest, 1))
+    saved = max(round(BAR_WIDTH * totals.expected_reference_tokens / longest) - spent, 0)
     return "▇" * spent + "░" * saved
 
 
@@ -129,25 +134,25 @@ def _measured(total: Group) -> str:
     assumed = ""
     if total.totals.assumed:
         assumed = (
-            f"\nOf {total.totals.assumed:,} requests the tokens are those predicted: their callers left before a whole"
-            f" answer came. Where they are more than {MAX_ASSUMED:.0%} nothing is measured."
+            f"\nFor {total.totals.assumed:,} requests the tokens are predicted, because their callers left before a"
+            f" non-streaming response was complete. With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
         )
     if total.measured is None:
         return (
-            f"Saved is the profile's estimate. It is measured once {MIN_HOLDOUTS} routed requests have gone to the"
-            " reference checkpoint\nat one --holdout-fraction below 1, and a budget has not stopped nearly all of them."
-            + assumed
+            f"Saved is an estimate of the profile. Savings are measured once {MIN_HOLDOUTS} routed requests went to"
+            " the reference checkpoint\nat one --holdout-fraction, not counting those that a budget forced to the same"
+            " length." + assumed
         )
     measured = total.measured
     verdict = {
-        True: "outside, so the profile has drifted: fit it anew (laconic-train profile)",
-        False: "within the interval",
-        None: "too few of them are left to compare with",
+        True: "outside the interval, so the profile has drifted; fit it again with laconic-train profile",
+        False: "consistent with the measurement",
+        None: "not compared, because too few holdouts were answered",
     }[measured.drift]
     return (
         f"Measured against the holdout, over {measured.requests:,} requests: {measured.saved_tokens:,.0f} tokens saved"
         f" (95 % interval {measured.low:,.0f} to {measured.high:,.0f}).\n"
-        f"The profile's estimate for those that were answered is {measured.estimate:,.0f}: {verdict}.{assumed}"
+        f"The profile's estimate for the answered requests is {measured.estimate:,.0f}: {verdict}.{assumed}"
     )
 
 
@@ -157,5 +162,5 @@ def _saved(side: ReplaySide, replay: Replay) -> str:
     return f"{saved:,.0f}{share}"
 
 
-def _said(value: float | None, form: str, otherwise: str = "-") -> str:
+def _format(value: float | None, form: str, otherwise: str = "-") -> str:
     return otherwise if value is None else format(value, form)

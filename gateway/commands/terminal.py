@@ -1,4 +1,4 @@
-"""What do the commands beside `laconic serve` share? Their arguments, the settings of a gateway, and its Redis."""
+"""What do the commands other than `laconic serve` share? Flags, settings, and access to the gateway's Redis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def command_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """A command's parser, which teaches by example."""
+    """A parser for a command, with examples in its help."""
     return argparse.ArgumentParser(
         prog=f"laconic {command}",
         description=description,
@@ -32,31 +32,35 @@ def command_parser(command: str, description: str, examples: str) -> argparse.Ar
 
 
 def add_redis(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where the Redis of a gateway is."""
-    parser.add_argument("--redis", metavar="URL", help="the gateway's Redis; none: the one that `laconic serve` uses")
-    parser.add_argument("--state-dir", metavar="PATH", help="the state directory of the `laconic serve` to ask about")
-    parser.add_argument("--config", metavar="PATH", help="the TOML file of the `laconic serve` to ask about")
+    """Add the flags that locate the Redis of a gateway."""
+    parser.add_argument(
+        "--redis", metavar="URL", help="URL of the gateway's Redis; default: the one that `laconic serve` uses"
+    )
+    parser.add_argument("--state-dir", metavar="PATH", help="state directory of `laconic serve`")
+    parser.add_argument("--config", metavar="PATH", help="configuration file of `laconic serve`")
 
 
 def add_since(parser: argparse.ArgumentParser) -> None:
-    """The flag for a window that ends now; `window_start` reads it."""
-    parser.add_argument("--since", metavar="TIME", type=_seconds, help="how far to look back, as in 24h; none: all")
+    """Add the flag for a time window that ends now; `window_start` reads it."""
+    parser.add_argument(
+        "--since", metavar="TIME", type=_seconds, help="how far to look back, such as 24h; default: everything"
+    )
 
 
 def window_start(parsed: argparse.Namespace) -> float:
-    """The window's begin in Unix seconds."""
+    """The start of the time window, in Unix seconds."""
     return 0.0 if parsed.since is None else time.time() - parsed.since
 
 
 def load_settings(parsed: argparse.Namespace, *names: str) -> Settings:
-    """The settings of a gateway whose flags were given to another command."""
-    given = {name: getattr(parsed, name) for name in names}
-    flags = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
+    """Load the settings of a gateway from the flags of another command."""
+    values = {name: getattr(parsed, name) for name in names}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in values.items() if value is not None}
     return config.load([text for flag, value in flags.items() for text in (flag, value)])
 
 
 def with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitable[T]]) -> T:
-    """What the work comes to; where Redis does not answer the command ends."""
+    """Run `work` with a Redis client and return its result. If Redis is not available, end the command."""
     url = settings.redis or store.embedded_url(settings.state_dir)
 
     async def connected() -> T:
@@ -70,17 +74,20 @@ def with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitab
         return asyncio.run(connected())
     except (RedisError, OSError) as error:
         where = config.redact_url(url)
-        fail(f"laconic {command}: no Redis at {where} ({error}); is `laconic serve` running? If not: --redis URL", 1)
+        fail(
+            f"laconic {command}: no Redis at {where} ({error}); is `laconic serve` running? Otherwise pass --redis URL",
+            1,
+        )
 
 
 def console() -> Console:
-    """Into a file or a pipe a table is as wide as it has to be, unless COLUMNS says otherwise."""
+    """A console that prints wide tables to files and pipes, unless COLUMNS is set."""
     terminal = Console()
     return terminal if terminal.is_terminal or "COLUMNS" in os.environ else Console(width=reports.WIDE)
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End with a line for the user."""
+    """Print an error and exit."""
     sys.stderr.write(f"{message}\n")
     sys.exit(code)
 

@@ -1,3 +1,5 @@
+"""Where do settings come from, and which are rejected?"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,14 +15,14 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"LACONIC_{name.upper()}", raising=False)
 
 
-def test_nothing_given_means_everything_embedded_on_loopback() -> None:
+def test_the_defaults_embed_everything_on_loopback() -> None:
     settings = load([])
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert (settings.engine, settings.redis) == ([], None)
     assert (settings.family, settings.state_dir) == (shipped_family(), default_state_dir())
 
 
-def test_flags_win_over_environment_over_file_over_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_flags_override_the_environment_and_it_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "laconic.toml"
     file.write_text('port = 1111\ndefault_budget = "low"\nquality_tolerance = 0.1\nengine = ["http://filed:1"]\n')
     monkeypatch.setenv("LACONIC_PORT", "2222")
@@ -39,7 +41,7 @@ def test_the_environment_may_name_the_file(monkeypatch: pytest.MonkeyPatch, tmp_
     assert load([]).port == 1111
 
 
-def test_engines_repeat_as_flags_and_stand_in_a_row_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_repeated_flags_or_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(["--engine", "http://a:1", "--engine", "http://b:2/v1/"]).engine == ["http://a:1", "http://b:2"]
     monkeypatch.setenv("LACONIC_ENGINE", "http://a:1, http://b:2")
     assert load([]).engine == ["http://a:1", "http://b:2"]
@@ -71,41 +73,41 @@ def test_engines_repeat_as_flags_and_stand_in_a_row_in_the_environment(monkeypat
         (["--prot", "1"], "--prot"),
     ],
 )
-def test_what_is_wrong_is_refused_in_one_line_that_names_it(flags: list[str], field: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_an_invalid_setting_is_rejected_in_one_line_that_names_it(flags: list[str], field: str) -> None:
+    with pytest.raises(ConfigError) as rejected:
         load(flags)
-    assert field in str(refused.value).replace("-", "_") or field in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert field in str(rejected.value).replace("-", "_") or field in str(rejected.value)
+    assert "\n" not in str(rejected.value)
 
 
 @pytest.mark.parametrize("line", ["prot = 1", "port = 1\nport = 2", "port", 'config = "again.toml"', 'port = "x"'])
-def test_a_wrong_file_is_refused(line: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_rejected(line: str, tmp_path: Path) -> None:
     (tmp_path / "laconic.toml").write_text(line)
     with pytest.raises(ConfigError, match=r"config|prot|port"):
         load(["--config", str(tmp_path / "laconic.toml")])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "0.0.0.0", "192.168.1.7", "::"])
-def test_an_address_may_be_any_and_the_start_decides_whether_it_is_safe(host: str) -> None:
+def test_any_ip_address_is_accepted(host: str) -> None:
     assert load([f"--host={host}"]).host == host
     assert load(["--host=localhost"]).host == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["", "example.org", "127.0.0.256", "127.0.0.1:80"])
-def test_a_host_that_is_no_address_is_refused(host: str) -> None:
+def test_a_host_that_is_not_an_ip_address_is_rejected(host: str) -> None:
     with pytest.raises(ConfigError, match="host"):
         load([f"--host={host}"])
 
 
 @pytest.mark.parametrize("budget", ["auto", "none", "minimal", "low", "medium", "high", "xhigh", "max", "0", "512"])
-def test_every_budget_word_and_any_whole_number_may_be_the_default(budget: str) -> None:
+def test_the_default_budget_may_be_any_effort_name_or_whole_number(budget: str) -> None:
     assert load(["--default-budget", budget]).default_budget == budget
 
 
-def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as done:
+def test_help_shows_examples_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
         load(["--help"])
     printed = capsys.readouterr().out
-    assert done.value.code == 0
+    assert exit_.value.code == 0
     assert "laconic serve --engine http://gpu1:8000" in printed
     assert all(f"--{name.replace('_', '-')}" in printed for name in Settings.model_fields)

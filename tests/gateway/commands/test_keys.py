@@ -1,3 +1,5 @@
+"""Does `laconic keys` create, list and revoke keys?"""
+
 from __future__ import annotations
 
 import json
@@ -10,47 +12,47 @@ from gateway.access.keys import KEYS
 from tests.conftest import RedisServer
 
 
-def keys(server: RedisServer, *arguments: str) -> None:
+def run_keys(server: RedisServer, *arguments: str) -> None:
     cli.main(["keys", *arguments, "--redis", server.url])
 
 
-def test_a_key_is_made_shown_once_listed_and_revoked(
+def test_a_key_is_created_shown_once_listed_and_revoked(
     redis_server: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    keys(redis_server, "list")
+    run_keys(redis_server, "list")
     assert "no keys" in capsys.readouterr().out
     limits = ("--requests-per-minute", "600", "--reasoning-tokens-per-day", "2000000", "--default-budget", "low")
-    keys(redis_server, "create", "team-a", *limits, "--checkpoint", "alpha-0.4", "--checkpoint", "base")
+    run_keys(redis_server, "create", "team-a", *limits, "--checkpoint", "alpha-0.4", "--checkpoint", "base")
     printed = capsys.readouterr().out
     secret = printed.split()[0]
     assert secret.startswith("sk-laconic-")
     assert "not shown again" in printed
 
-    keys(redis_server, "list")
+    run_keys(redis_server, "list")
     row = capsys.readouterr().out.splitlines()[1]
     assert secret not in row
-    for shown in ("team-a", secret[-4:], "600", "2,000,000", "low", "alpha-0.4 base"):
-        assert shown in row
-    keys(redis_server, "list", "--json")
+    for value in ("team-a", secret[-4:], "600", "2,000,000", "low", "alpha-0.4 base"):
+        assert value in row
+    run_keys(redis_server, "list", "--json")
     (listed,) = json.loads(capsys.readouterr().out)
     assert listed["requests_per_minute"] == 600
     assert "sha256" not in listed
 
-    keys(redis_server, "revoke", "team-a")
+    run_keys(redis_server, "revoke", "team-a")
     assert redis_server.client.hlen(KEYS) == 0
-    with pytest.raises(SystemExit) as gone:
-        keys(redis_server, "revoke", "team-a")
-    assert gone.value.code == 1
+    with pytest.raises(SystemExit) as exit_:
+        run_keys(redis_server, "revoke", "team-a")
+    assert exit_.value.code == 1
     assert "team-a" in capsys.readouterr().err
 
 
-def test_a_name_that_is_taken_is_refused(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
-    keys(redis_server, "create", "team-a", "--json")
+def test_an_existing_name_is_rejected(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    run_keys(redis_server, "create", "team-a", "--json")
     assert json.loads(capsys.readouterr().out)["name"] == "team-a"
-    with pytest.raises(SystemExit) as refused:
-        keys(redis_server, "create", "team-a")
-    assert refused.value.code == 1
+    with pytest.raises(SystemExit) as exit_:
+        run_keys(redis_server, "create", "team-a")
+    assert exit_.value.code == 1
     assert "revoke it first" in capsys.readouterr().err
 
 
@@ -67,18 +69,18 @@ def test_a_name_that_is_taken_is_refused(redis_server: RedisServer, capsys: pyte
         (("mend", "a"), "mend"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
+def test_invalid_arguments_are_rejected_in_one_line_that_names_the_field(
     redis_server: RedisServer, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], field: str
 ) -> None:
-    with pytest.raises(SystemExit) as refused:
-        keys(redis_server, *arguments)
-    assert refused.value.code == 2
+    with pytest.raises(SystemExit) as exit_:
+        run_keys(redis_server, *arguments)
+    assert exit_.value.code == 2
     assert field in capsys.readouterr().err.splitlines()[-1]
     assert redis_server.client.exists(KEYS) == 0
 
 
-def test_without_a_redis_the_command_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as refused:
+def test_without_a_redis_the_error_says_what_to_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
         cli.main(["keys", "list", "--state-dir", str(tmp_path)])
-    assert refused.value.code == 1
+    assert exit_.value.code == 1
     assert "is `laconic serve` running?" in capsys.readouterr().err

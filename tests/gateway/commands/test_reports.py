@@ -1,0 +1,84 @@
+"""What do the tables of `laconic savings` and `laconic replay` show?"""
+
+from __future__ import annotations
+
+import csv
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.ledger.ledger import Ledger
+from tests.conftest import RedisServer
+from tests.gateway.commands.running import cells_of, record_holdouts, record_three_requests, run
+from tests.gateway.entries import entry
+
+
+async def test_savings_show_every_checkpoint_and_the_total(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await record_three_requests(redis_server, tmp_path)
+    run("savings", "--redis", redis_server.url, "--price", "500000")
+    printed = capsys.readouterr().out
+    lines = {cells[0]: cells[1:] for cells in map(cells_of, printed.splitlines()) if cells}
+    assert lines["alpha-0.4"] == ["2", "0", "0", "80", "160", "80", "50%", "40.00", "▇" * 12 + "░" * 12]
+    assert lines["base"] == ["1", "0", "1", "1,500", "-", "-", "-", "-", ""]
+    assert lines["total"] == ["3", "0", "1", "1,580", "160", "80", "50%", "40.00", ""]
+    assert "30 routed requests went to the reference checkpoint" in " ".join(printed.split())
+
+
+async def test_savings_are_measured_with_enough_holdouts_and_drift_is_reported(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await record_holdouts(redis_server, tmp_path)
+    run("savings", "--redis", redis_server.url)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"over 100 requests: [78],\d\d\d tokens saved \(95 % interval 7,\d\d\d to 8,\d\d\d\)", printed)
+    assert "estimate for the answered requests is 4,000: outside the interval, so the profile has drifted" in printed
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+async def test_a_narrow_terminal_shows_all_figures(
+    redis_server: RedisServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    ledger = Ledger(redis_server.url, tmp_path)
+    await ledger.start()
+    ledger.put(entry(time=time.time(), reasoning_tokens=1_234_567, reference_tokens=98_765_432.0))
+    await ledger.aclose()
+    run("savings", "--redis", redis_server.url)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= int(columns)
+    columns_of = zip(*[line.strip("│").split("│") for line in printed.splitlines() if "│" in line], strict=True)
+    joined = ["".join(cell.strip() for cell in column) for column in columns_of]
+    assert any("98,765,432" in text for text in joined)
+
+
+async def test_savings_can_be_printed_as_csv(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await record_holdouts(redis_server, tmp_path)
+    run("savings", "--redis", redis_server.url, "--by", "difficulty", "--csv")
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["difficulty"] for row in rows] == ["0.2-0.4", "total"]
+    assert rows[0]["requests"] == "150"
+    assert float(rows[1]["measured_low"]) < float(rows[1]["measured_saved_tokens"]) < float(rows[1]["measured_high"])
+
+
+async def test_replay_shows_what_was_chosen_and_what_would_be(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await record_holdouts(redis_server, tmp_path)
+    run("replay", "--redis", redis_server.url, "--quality-tolerance", "0")
+    lines = {cells[0]: cells[1:] for cells in map(cells_of, capsys.readouterr().out.splitlines()) if cells}
+    assert lines["expected reasoning tokens"] == ["6,300", "12,000"]
+    assert lines["saved against the reference"] == ["5,700 (48%)", "0 (0%)"]
+    assert lines["expected success"] == ["0.940", "0.950"]
+    assert lines["sent to base"] == ["0", "150"]
+    assert lines["sent to alpha-0.2"] == ["150", "0"]
