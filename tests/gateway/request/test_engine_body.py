@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.request import question
+from gateway.request.budget import Budget
+from gateway.request.engine_body import engine_body, shortened
+
+MODEL = "abacus/alpha-0.4"
+
+
+def parse(**changes: Any) -> question.Question:
+    body = {"model": "abacus", "messages": [{"role": "user", "content": "1 + 2?"}], **changes}
+    return question.parse(json.dumps(body).encode())
+
+
+def sent(tokens: int | None = None, *, logprobs: bool = False, **changes: Any) -> dict[str, Any]:
+    """What the engine gets for a body with these changes, under this cap."""
+    return engine_body(parse(**changes), MODEL, Budget(tokens, "X-Reasoning-Budget"), logprobs=logprobs)
+
+
+def test_the_engine_gets_its_own_name_for_the_checkpoint_and_the_rest_unchanged() -> None:
+    assert sent(tools=[], seed=7) == parse(tools=[], seed=7).body | {"model": MODEL}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"thinking_token_budget": 9},
+        {"reasoning": {"max_tokens": 9}},
+        {"thinking": {"type": "enabled", "budget_tokens": 9}},
+        {"reasoning_effort": "low"},
+    ],
+)
+def test_every_spelling_of_a_budget_becomes_the_one_cap(field: dict[str, Any]) -> None:
+    assert sent(64, **field) == sent(64)
+    assert sent(64)["thinking_token_budget"] == 64
+    assert "thinking_token_budget" not in sent(None, **field)
+
+
+def test_a_budget_of_zero_also_closes_the_thinking_in_the_template() -> None:
+    assert sent(0, chat_template_kwargs={"a": 1})["chat_template_kwargs"] == {"enable_thinking": False, "a": 1}
+    assert "chat_template_kwargs" not in sent(1)
+
+
+def test_a_larger_budget_overrules_a_template_that_forbids_thinking() -> None:
+    assert sent(8, chat_template_kwargs={"enable_thinking": False, "a": 1})["chat_template_kwargs"] == {"a": 1}
+
+
+def test_a_stream_is_always_asked_for_its_usage() -> None:
+    assert sent(stream=True)["stream_options"] == {"include_usage": True}
+    options = {"include_usage": False, "continuous_usage_stats": True}
+    assert sent(stream=True, stream_options=options)["stream_options"] == options | {"include_usage": True}
+    assert "stream_options" not in sent()
+
+
+def test_hidden_reasoning_is_still_asked_for_so_that_it_can_be_counted() -> None:
+    assert sent(include_reasoning=False)["include_reasoning"] is True
+
+
+def test_probabilities_are_asked_for_only_if_an_escalation_may_follow() -> None:
+    assert sent(logprobs=True)["logprobs"] is True
+    assert "logprobs" not in sent()
+
+
+limits = st.none() | st.integers(1, 200)
+
+
+@given(budget=limits, max_tokens=limits, reasoning=st.integers(0, 100), answer=st.integers(0, 100))
+def test_what_the_first_checkpoint_used_is_taken_from_both_limits(
+    budget: int | None, max_tokens: int | None, reasoning: int, answer: int
+) -> None:
+    asked = parse() if max_tokens is None else parse(max_tokens=max_tokens)
+    remaining = shortened(asked, Budget(budget, "reasoning_effort"), reasoning, reasoning + answer)
+    exhausted = (budget is not None and reasoning >= budget) or (
+        max_tokens is not None and reasoning + answer >= max_tokens
+    )
+    assert (remaining is None) == exhausted
+    if remaining is not None:
+        question_left, budget_left = remaining
+        assert budget_left.tokens == (None if budget is None else budget - reasoning)
+        assert question_left.max_tokens == (None if max_tokens is None else max_tokens - reasoning - answer)
+        assert question_left.body.get("max_tokens") == question_left.max_tokens
