@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
 import trl
 from datasets import Dataset
@@ -32,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from benchmarks import plots
 from training import config, trainer
 from training.config import DenseReward, FamilyStage
 from training.job.allocator import keep_freed_memory
@@ -214,22 +214,6 @@ def step(steps: int) -> dict[str, Any]:
     return found
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, name in zip(axes, ("packed", "after sampling"), strict=True):
-        for length in LENGTHS:
-            rows = [row for row in results["probing"] if row["thinking_tokens"] == length]
-            ratios = [row[name]["ratio"] for row in rows]
-            axis.plot([row["episodes"] for row in rows], ratios, marker="o", label=f"{length} tokens")
-        axis.set(xlabel="episodes K", title=f"probes, {name}", ylim=(0, None))
-    axes[0].set_ylabel("times as fast as a pass per episode")
-    axes[0].legend(title="thinking", frameon=False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -248,7 +232,7 @@ def main() -> None:
     }
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "dense_reward.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(results, chosen.out / "dense_reward.png")
+    plots.dense_reward(results, chosen.out / "dense_reward.png")
     for row in results["probing"]:
         ratios = ", ".join(f"{name} {row[name]['ratio']:.1f} times" for name in ("packed", "after sampling"))
         print(f"probes, T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {ratios} (tokens {row['tokens']:.1f})")

@@ -1,14 +1,15 @@
-"""From what is difficulty best read? Ways to predict success and length from a prompt, on prompts that none has seen.
+"""What predicts difficulty best? Ways to predict success and thinking from a prompt, on prompts not fitted on.
 
-    python -m benchmarks.difficulty runs/abacus --out docs/profile
+    python -m benchmarks.difficulty runs/outcomes --out docs/profile
 
-takes the outcomes that a run of `laconic-train` has left behind: fits every way on those of its profile stage (test
-prompts), judges it on those of its evaluation (held-out prompts), and writes a table and two plots. Figures are means
-over the checkpoints. *Closed* is how much of the gap between mixing checkpoints at random and an oracle the gateway's
-rule closes with these predictions (`benchmarks.frontiers`); the oracle knows each prompt's outcomes, luck included, so
-nobody can close all of it. *Budget Brier* is the Brier score of P(correct within B) over B = 8, 16, 32, 64, 128.
+reads what `benchmarks.outcomes`, or a run of `laconic-train`, measured. It fits every way on the outcomes of the
+profile stage (test prompts), scores it on those of the evaluation (held-out prompts), and writes `difficulty.json` and
+two plots; `make generated` then updates the page. It takes about five minutes on two cores.
 
-`benchmarks.tolerance` asks which tolerance is a good default.
+Figures are means over the checkpoints. *Closed* is the share of the gap between mixing checkpoints at random and an
+oracle that the gateway's rule closes with these predictions (`benchmarks.frontiers`). The oracle knows each prompt's
+outcomes, luck included, so nothing can close all of it. *Budget Brier* is the Brier score of P(correct within B) over
+B = 8, 16, 32, 64, 128. `benchmarks.tolerance` says which tolerance is a good default.
 """
 
 from __future__ import annotations
@@ -20,29 +21,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import predictors
+from benchmarks import plots, predictors
 from benchmarks.frontiers import Point, hull, oracle, share_closed, singles, swept
-from benchmarks.predictors import Outcomes, Predicted, Predictor, See
+from benchmarks.predictors import Outcomes, Predicted, Predictor, Represent
 from models import profile as profiles
 from models.family import load as load_family
 from models.profile import LEVELS
 from training.profile.scores import auc, brier, calibration_error, log_loss, pinball
 from training.tasks import outcome
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 Array = NDArray[np.float64]
 BUDGETS = (8, 16, 32, 64, 128)
 DEFAULT = "counts, boosted"
 
 
-def candidates(base: Path) -> dict[str, tuple[Callable[[Sequence[str]], See], Callable[[Array, Outcomes], Predictor]]]:
+def candidates(
+    base: Path,
+) -> dict[str, tuple[Callable[[Sequence[str]], Represent], Callable[[Array, Outcomes], Predictor]]]:
     """What is compared, by name."""
     return {
         "constant": (predictors.length, predictors.constant),
@@ -58,42 +57,42 @@ def candidates(base: Path) -> dict[str, tuple[Callable[[Sequence[str]], See], Ca
 
 
 def read(directory: Path, names: Sequence[str]) -> Outcomes:
-    """The outcomes of these checkpoints that a stage has left in a directory."""
+    """The outcomes of these checkpoints in a directory of `benchmarks.outcomes` or of a run."""
     rows = [outcome.load(directory / f"{name}.jsonl") for name in names]
-    tokens = [[[o.reasoning_tokens for o in row.outcomes] for row in judged] for judged in rows]
+    tokens = [[[o.reasoning_tokens for o in row.outcomes] for row in graded] for graded in rows]
     return Outcomes(
         [row.prompt for row in rows[0]],
-        np.array([[row.accuracy for row in judged] for judged in rows]).T,
+        np.array([[row.accuracy for row in graded] for graded in rows]).T,
         np.array(tokens, dtype=float).swapaxes(0, 1),
     )
 
 
-def judged(predicted: Predicted, seen: Outcomes, within: Array) -> dict[str, float]:
-    """Figures of predictions; `within` is the share correct within each budget, (prompts, checkpoints, budgets)."""
-    checkpoints = range(seen.accuracy.shape[1])
+def scores(predicted: Predicted, measured: Outcomes, within: Array) -> dict[str, float]:
+    """Scores of predictions; `within` is the share correct within each budget, (prompts, checkpoints, budgets)."""
+    checkpoints = range(measured.accuracy.shape[1])
 
     def mean(figure: Callable[[Array, Array], float]) -> float:
-        return float(np.mean([figure(seen.accuracy[:, c], predicted.correct[:, c]) for c in checkpoints]))
+        return float(np.mean([figure(measured.accuracy[:, c], predicted.correct[:, c]) for c in checkpoints]))
 
     success = [
         predicted.correct * np.apply_along_axis(lambda q, b=b: np.interp(b, q, LEVELS), 2, predicted.quantiles)
         for b in BUDGETS
     ]
-    tokens = seen.tokens.mean(2)
-    rule = swept(predicted.correct, predicted.expected_tokens, seen.accuracy, tokens)
+    tokens = measured.tokens.mean(2)
+    rule = swept(predicted.correct, predicted.expected_tokens, measured.accuracy, tokens)
     return {
         "log loss": mean(log_loss),
         "Brier": mean(brier),
         "AUC": mean(auc),
         "calibration error": mean(calibration_error),
         "budget Brier": float(np.mean([brier(within[..., b], success[b]) for b in range(len(BUDGETS))])),
-        "pinball": float(np.mean([pinball(seen.tokens[:, c], predicted.quantiles[:, c]) for c in checkpoints])),
-        "closed": share_closed(rule, oracle(seen.accuracy, tokens), singles(seen.accuracy, tokens)),
+        "pinball": float(np.mean([pinball(measured.tokens[:, c], predicted.quantiles[:, c]) for c in checkpoints])),
+        "closed": share_closed(rule, oracle(measured.accuracy, tokens), singles(measured.accuracy, tokens)),
     }
 
 
 def microseconds(decide: Callable[[str], object], prompts: Sequence[str]) -> float:
-    """Median over single prompts."""
+    """Median time of one call, over single prompts."""
     times = []
     for prompt in prompts:
         began = time.perf_counter()
@@ -105,86 +104,68 @@ def microseconds(decide: Callable[[str], object], prompts: Sequence[str]) -> flo
 def main() -> None:
     """Compare, and write `difficulty.json` and the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run directory of a recipe that has been evaluated and profiled")
-    parser.add_argument("--family", type=Path, default=Path("models/abacus"), help="the family it has published")
+    parser.add_argument("outcomes", type=Path, help="what benchmarks.outcomes wrote, or a recipe's run directory")
+    parser.add_argument("--family", type=Path, default=Path("models/abacus"), help="the family that was measured")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
-    parsed = parser.parse_args()
-    family = load_family(parsed.family)
-    names = [checkpoint.name for checkpoint in family.checkpoints]
-    fitted, seen = read(parsed.run / "profile", names), read(parsed.run / "evaluate", names)
-    rows = [outcome.load(parsed.run / "evaluate" / f"{name}.jsonl") for name in names]
-    right = np.array([[[o.correct for o in row.outcomes] for row in some] for some in rows]).swapaxes(0, 1)
-    within = np.stack([(right & (seen.tokens <= budget)).mean(2) for budget in BUDGETS], axis=2)
+    arguments = parser.parse_args()
+    results = compare(arguments.outcomes, arguments.family)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "difficulty.json").write_text(json.dumps(results, indent=1) + "\n")
+    plots.calibration(results, arguments.out / "calibration.png")
+    plots.difficulty_cost(results, arguments.out / "cost.png")
+    print(json.dumps(results["candidates"], indent=1))
 
+
+def compare(outcomes: Path, family_dir: Path) -> dict[str, Any]:
+    """The scores of every way to predict, and the curves that the plots show."""
+    family = load_family(family_dir)
+    names = [checkpoint.name for checkpoint in family.checkpoints]
+    fitted, measured = read(outcomes / "profile", names), read(outcomes / "evaluate", names)
+    within, tokens = _within(outcomes / "evaluate", names), measured.tokens.mean(2)
     table: dict[str, dict[str, float]] = {}
     rules: dict[str, list[Point]] = {}
-    kept: Predicted | None = None
-    for name, (represent, learn) in tqdm(candidates(parsed.family / family.checkpoint(family.base).path).items()):
-        see = represent(fitted.prompts)
-        predict = learn(see(fitted.prompts), fitted)
-        predicted = predict(see(seen.prompts))
-        spent = microseconds(lambda prompt, see=see, predict=predict: predict(see([prompt])), seen.prompts[:200])
-        table[name] = {**judged(predicted, seen, within), "microseconds": spent}
-        rules[name] = swept(predicted.correct, predicted.expected_tokens, seen.accuracy, seen.tokens.mean(2))
-        kept = predicted if name == DEFAULT else kept
-    shipped = profiles.load(parsed.family / family.profile)
-    table[DEFAULT]["microseconds"] = microseconds(shipped.read, seen.prompts)
-
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {
+    calibrated: dict[str, list[Point]] = {}
+    points = singles(measured.accuracy, tokens)
+    for name, (prepare, learn) in tqdm(candidates(family_dir / family.checkpoint(family.base).path).items()):
+        represent = prepare(fitted.prompts)
+        predict = learn(represent(fitted.prompts), fitted)
+        predicted = predict(represent(measured.prompts))
+        spent = microseconds(lambda prompt, f=represent, g=predict: g(f([prompt])), measured.prompts[:200])
+        table[name] = {**scores(predicted, measured, within), "microseconds": spent}
+        rule = swept(predicted.correct, predicted.expected_tokens, measured.accuracy, tokens)
+        rules[name] = hull([*rule, *points])
+        if name == DEFAULT:
+            calibrated = _calibration(predicted, measured, names)
+    shipped = profiles.load(family_dir / family.profile)
+    table[DEFAULT]["microseconds"] = microseconds(shipped.predict, measured.prompts)
+    return {
         "fitted on": len(fitted.prompts),
-        "judged on": len(seen.prompts),
+        "measured on": len(measured.prompts),
         "candidates": table,
-        "checkpoints, test prompts": dict(zip(names, singles(fitted.accuracy, fitted.tokens.mean(2)), strict=True)),
+        "points": dict(zip(names, points, strict=True)),
+        "rules": rules,
+        "oracle": hull(oracle(measured.accuracy, tokens)),
+        "calibration": calibrated,
     }
-    (parsed.out / "difficulty.json").write_text(json.dumps(said, indent=1) + "\n")
-    _plot_calibration(kept, seen, names, parsed.out / "calibration.png")
-    _plot_cost(rules, seen, parsed.out / "cost.png")
-    print(markdown(table))
-    print(json.dumps({name: said[name] for name in list(said)[3:]}, indent=1))
 
 
-def markdown(table: dict[str, dict[str, float]]) -> str:
-    """The table as documentation shows it."""
-    columns = list(next(iter(table.values())))
-    digits = {"AUC": 3, "pinball": 2, "closed": 2, "microseconds": 0}
-    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
-    for name, figures in table.items():
-        lines.append(f"| {name} | {' | '.join(f'{figures[c]:.{digits.get(c, 4)}f}' for c in columns)} |")
-    return "\n".join(lines)
+def _within(directory: Path, names: Sequence[str]) -> Array:
+    """The share of samples that are correct within each budget, (prompts, checkpoints, budgets)."""
+    rows = [outcome.load(directory / f"{name}.jsonl") for name in names]
+    correct = np.array([[[o.correct for o in row.outcomes] for row in graded] for graded in rows]).swapaxes(0, 1)
+    tokens = read(directory, names).tokens
+    return np.stack([(correct & (tokens <= budget)).mean(2) for budget in BUDGETS], axis=2)
 
 
-def _plot_calibration(predicted: Predicted | None, seen: Outcomes, names: Sequence[str], path: Path) -> None:
-    if predicted is None:
-        return
-    figure, axis = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
-    axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+def _calibration(predicted: Predicted, measured: Outcomes, names: Sequence[str]) -> dict[str, list[Point]]:
+    """(predicted P(correct), share correct) of each eighth of the prompts, by checkpoint."""
+    curves: dict[str, list[Point]] = {}
     for c, name in enumerate(names):
         parts = np.array_split(np.argsort(predicted.correct[:, c]), 8)
-        axis.plot(
-            [predicted.correct[part, c].mean() for part in parts],
-            [seen.accuracy[part, c].mean() for part in parts],
-            marker="o",
-            label=name,
-        )
-    axis.set(xlabel="predicted P(correct)", ylabel="share correct", xlim=(0.4, 1.01), ylim=(0.4, 1.01))
-    axis.legend(frameon=False)
-    figure.savefig(path)
-    plt.close(figure)
-
-
-def _plot_cost(rules: dict[str, list[Point]], seen: Outcomes, path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    single = singles(seen.accuracy, seen.tokens.mean(2))
-    axis.plot(*zip(*hull(oracle(seen.accuracy, seen.tokens.mean(2))), strict=True), color="black", label="oracle")
-    for name, rule in rules.items():
-        axis.plot(*zip(*hull([*rule, *single]), strict=True), label=name, linewidth=2.5 if name == DEFAULT else 1)
-    axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")
-    axis.scatter(*zip(*single, strict=True), color="grey", zorder=3)
-    axis.set(xlabel="reasoning tokens", ylabel="accuracy")
-    axis.legend(frameon=False, fontsize="small")
-    figure.savefig(path)
-    plt.close(figure)
+        curves[name] = [
+            (float(predicted.correct[part, c].mean()), float(measured.accuracy[part, c].mean())) for part in parts
+        ]
+    return curves
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""What does going through the gateway cost? Beside going direct, through vllm-router, and through LiteLLM.
+"""What does going through the gateway cost? Measured beside going direct, through vllm-router and through LiteLLM.
 
-    python -m benchmarks.gateway --out benchmarks/results
+    make bench-gateway
 
-One upstream that does no work; before it this gateway with everything on (profile, a key with limits, ledger in a real
-Redis), on one worker. Each figure is measured of all of them in turn, several times over, since a machine is not
-equally fast at all times; ratios are of figures in the same turn, and their median with the least and the most is
-reported. The load, the upstream and all gateways share this machine's cores.
+puts each gateway in front of one upstream that does no work. Laconic runs one worker with everything on: profile, a key
+with limits, and the ledger in a real Redis. The load, the upstream and all gateways share this machine's cores.
 
-    requests/s     streamed and whole, by so many clients that each ask again as soon as they have their answer
-    first          from sending a request to the first event, by one client, and at a steady rate
-    idle stream    resident memory for one more stream that has begun and says nothing
+A machine is not equally fast at all times. So every gateway is measured in turn, several turns over; ratios are of
+figures in the same turn, and their median is reported with the lowest and the highest. Five turns take about sixteen
+minutes; the duration is printed first. `gateway.json` names the machine. `make generated` then updates the pages.
+
+    requests/s     streamed and not, with 1 to 256 clients, each of which asks again once it has its response
+    first          from sending a request to the first event, with one client, and at a steady rate
+    idle stream    resident memory for one more stream that has begun and is silent
 """
 
 from __future__ import annotations
@@ -17,21 +19,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import matplotlib as mpl
 import psutil
 import uvloop
 from rich.progress import Progress
 
-from benchmarks import load
+from benchmarks import load, machine, plots
 from benchmarks.peers import Target, started
 from benchmarks.upstream import IDLE
 from training.tasks.prompts import prompts
@@ -40,6 +39,9 @@ CLIENTS = (1, 16, 64, 256)
 STEADY_RATE = 200.0
 IDLE_STREAMS = 200
 QUESTIONS = 500
+TARGETS = 4
+SECONDS_BETWEEN = 3.3
+"""What starting and ending the load takes, beside the seconds that are measured."""
 SEED = 0
 Figures = dict[str, float]
 
@@ -50,32 +52,47 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--turns", type=int, default=5, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
-    parsed = parser.parse_args()
+    arguments = parser.parse_args()
+    measured_on = machine.describe()
+    _print_duration(arguments.turns, arguments.seconds)
     with tempfile.TemporaryDirectory() as directory, started(Path(directory)) as targets:
         questions = Path(directory) / "questions.json"
         questions.write_text(json.dumps([prompt.prompt for prompt in prompts("heldout", SEED, QUESTIONS)]))
-        # First, for what a load has left free afterwards would hold the idle streams, too.
+        # Idle streams come first: memory that a load frees stays with the process, and would hide theirs.
         idle = {target.name: uvloop.run(_idle_stream_kib(target)) for target in targets[1:]}
-        turns = _measure(targets, questions, parsed.turns, parsed.seconds)
-    said = {
-        "cores": len(os.sched_getaffinity(0)),
+        turns = _measure(targets, questions, arguments.turns, arguments.seconds)
+    results = {
+        "machine": measured_on,
         "seed": SEED,
-        "turns": parsed.turns,
-        "seconds": parsed.seconds,
+        "turns": arguments.turns,
+        "seconds": arguments.seconds,
         "requests/s": _rates(turns),
         "ratios": _ratios(turns),
         "KiB per idle stream": idle,
     }
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    (parsed.out / "gateway.json").write_text(json.dumps(said, indent=1) + "\n")
-    _plot(said, parsed.out / "gateway.png")
-    print(json.dumps(said["ratios"], indent=1))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "gateway.json").write_text(json.dumps(results, indent=1) + "\n")
+    plots.gateway(results, arguments.out / "gateway.png")
+    print(json.dumps(results["ratios"], indent=1))
+
+
+def _print_duration(turns: int, seconds: float) -> None:
+    measurements = turns * len(_cases()) * TARGETS
+    minutes = measurements * (seconds + SECONDS_BETWEEN) / 60
+    print(f"{measurements} measurements of {seconds:g} s in {turns} turns: about {minutes:.0f} minutes", flush=True)
+
+
+def _cases() -> dict[str, list[str]]:
+    """The flags of `benchmarks.load`, by case."""
+    cases = {
+        f"{kind} {clients}": _flags(kind, clients) for kind in ("streamed", "non-streaming") for clients in CLIENTS
+    }
+    return {**cases, "steady": ["--stream", "--clients", "64", "--rate", str(STEADY_RATE)]}
 
 
 def _measure(targets: list[Target], questions: Path, turns: int, seconds: float) -> list[dict[str, dict[str, Figures]]]:
-    """For each turn, by case and target."""
-    cases = {f"{kind} {clients}": _flags(kind, clients) for kind in ("streamed", "whole") for clients in CLIENTS}
-    cases["steady"] = ["--stream", "--clients", "64", "--rate", str(STEADY_RATE)]
+    """The figures of every turn, by case and target."""
+    cases = _cases()
     measured: list[dict[str, dict[str, Figures]]] = []
     with Progress() as progress:
         line = progress.add_task("measuring", total=turns * len(cases) * len(targets))
@@ -138,7 +155,7 @@ def _rates(turns: list[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, fl
 
 
 def _ratios(turns: list[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, float]]:
-    """Of figures in the same turn: the median, the least and the most."""
+    """Ratios and differences of figures in the same turn: the median, the lowest and the highest."""
     ratios: dict[str, list[float]] = {}
     for turn in turns:
         for case, by_target in turn.items():
@@ -158,26 +175,9 @@ def _ratios(turns: list[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, f
             ours["gap p99 ms"] - direct["gap p99 ms"]
         )
     return {
-        name: {"median": round(median(found), 3), "least": round(min(found), 3), "most": round(max(found), 3)}
-        for name, found in ratios.items()
+        name: {"median": round(median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+        for name, values in ratios.items()
     }
-
-
-def _plot(said: dict[str, Any], file: Path) -> None:
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415  after the backend has been chosen
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    for axis, kind in zip(axes, ("streamed", "whole"), strict=True):
-        for name in said["requests/s"][f"{kind} 1"]:
-            axis.plot(CLIENTS, [said["requests/s"][f"{kind} {c}"][name] for c in CLIENTS], marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel="clients", title=f"{kind} answers")
-        axis.set_xticks(CLIENTS, [str(c) for c in CLIENTS])
-        axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("requests a second")
-    axes[0].legend(frameon=False)
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""Does reading difficulty from a prompt help where it is hard to read? Four real models on GSM8K, routed between.
+"""Does predicting difficulty from the prompt help where it is hard? Routing between four real models on GSM8K.
 
     python -m benchmarks.gsm8k_routing PATH/example_model_solutions.jsonl --out docs/profile
 
-The file is the one that GSM8K is published with (arXiv 2110.14168): 1,319 test problems, each with the answers of a 6B
-and a 175B model, fine-tuned alone and with a verifier that picks one of 100 solutions. Every way to read difficulty is
-fitted on one half of the problems and judged on the other, both ways round; intervals are from resampling problems.
+The file is published with GSM8K (arXiv 2110.14168): 1,319 test problems, each with the answers of a 6B and a 175B
+model, fine-tuned alone and with a verifier that picks one of 100 solutions. Every way to predict difficulty is fitted
+on one half of the problems and measured on the other, both ways round; intervals are from resampling problems. It
+takes about ten minutes on two cores; `make generated` then updates the page.
 
 - *AUC*: of P(the 175B with verifier is right).
-- *APGR*: RouteLLM's average performance gap recovered (arXiv 2406.18665, eq. 8), the 6B with verifier being the weak
-  model and the 175B with verifier the strong one, over the share of problems sent to the strong one, sent in the order
-  of what it is predicted to gain. Sending at random has 0.5.
-- *closed*: of the gap between mixing the four at random and the oracle, as in `benchmarks.frontiers`, so never below 0,
-  and its interval says nothing about 0. A solution costs a model's billions of parameters times its words, with a
-  verifier a hundred times that.
+- *APGR*: RouteLLM's average performance gap recovered (arXiv 2406.18665, eq. 8). The weak model is the 6B with
+  verifier, the strong one the 175B with verifier. Problems go to the strong model in the order of their predicted
+  gain, and the average is over the share that goes there. Sending at random has 0.5.
+- *closed*: the share of the gap between mixing the four at random and the oracle, as in `benchmarks.frontiers`. It is
+  never below 0, so its interval says nothing about 0. A solution costs a model's billions of parameters times its
+  words, and a hundred times that with a verifier.
 """
 
 from __future__ import annotations
@@ -23,24 +24,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import predictors
+from benchmarks import plots, predictors
 from benchmarks.frontiers import hull, oracle, share_closed, singles, swept
-from benchmarks.predictors import Outcomes, Predictor, See
+from benchmarks.predictors import Outcomes, Predictor, Represent
 from training.profile.scores import auc
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 Array = NDArray[np.float64]
 MODELS = {"6b_finetuning": 6, "175b_finetuning": 175, "6b_verification": 600, "175b_verification": 17_500}
 """Billions of parameters times solutions written for one answer."""
 WEAK, STRONG = (list(MODELS).index(name) for name in ("6b_verification", "175b_verification"))
-CANDIDATES: dict[str, tuple[Callable[[Sequence[str]], See], Callable[[Array, Outcomes], Predictor]]] = {
+CANDIDATES: dict[str, tuple[Callable[[Sequence[str]], Represent], Callable[[Array, Outcomes], Predictor]]] = {
     "constant": (predictors.length, predictors.constant),
     "length, linear": (predictors.length, predictors.linear),
     "length, boosted": (predictors.length, predictors.boosted),
@@ -67,27 +64,27 @@ def apgr(gain: Array, accuracy: Array) -> float:
     return float(np.trapezoid(recovered, np.linspace(0, 1, len(recovered))))
 
 
-def figures(correct: Array, cost: Array, seen: Outcomes) -> dict[str, float]:
+def figures(correct: Array, cost: Array, measured: Outcomes) -> dict[str, float]:
     """One candidate's figures; predictions and outcomes of the same problems."""
-    tokens = seen.tokens[..., 0]
-    rule = swept(correct, cost, seen.accuracy, tokens)
+    tokens = measured.tokens[..., 0]
+    rule = swept(correct, cost, measured.accuracy, tokens)
     return {
-        "AUC": auc(seen.accuracy[:, STRONG], correct[:, STRONG]),
-        "APGR": apgr(correct[:, STRONG] - correct[:, WEAK], seen.accuracy),
-        "closed": share_closed(rule, oracle(seen.accuracy, tokens), singles(seen.accuracy, tokens)),
+        "AUC": auc(measured.accuracy[:, STRONG], correct[:, STRONG]),
+        "APGR": apgr(correct[:, STRONG] - correct[:, WEAK], measured.accuracy),
+        "closed": share_closed(rule, oracle(measured.accuracy, tokens), singles(measured.accuracy, tokens)),
     }
 
 
-def crossed(candidate: str, seen: Outcomes, seed: int) -> tuple[Array, Array]:
+def crossed(candidate: str, measured: Outcomes, seed: int) -> tuple[Array, Array]:
     """P(correct) and expected cost of every problem, each predicted from the other half; (problems, models)."""
     represent, learn = CANDIDATES[candidate]
-    order = np.random.default_rng(seed).permutation(len(seen.prompts))
+    order = np.random.default_rng(seed).permutation(len(measured.prompts))
     halves = np.array_split(order, 2)
-    correct, cost = np.zeros_like(seen.accuracy), np.zeros_like(seen.accuracy)
+    correct, cost = np.zeros_like(measured.accuracy), np.zeros_like(measured.accuracy)
     for train, test in (halves, halves[::-1]):
-        part = seen.of(train)
+        part = measured.of(train)
         see = represent(part.prompts)
-        predicted = learn(see(part.prompts), part)(see([seen.prompts[i] for i in test]))
+        predicted = learn(see(part.prompts), part)(see([measured.prompts[i] for i in test]))
         correct[test], cost[test] = predicted.correct, predicted.expected_tokens
     return correct, cost
 
@@ -98,63 +95,38 @@ def main() -> None:
     parser.add_argument("solutions", type=Path, help="GSM8K's example_model_solutions.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--seed", type=int, default=0)
-    parsed = parser.parse_args()
-    seen = read(parsed.solutions)
-    rng = np.random.default_rng(parsed.seed)
-    draws = [rng.integers(0, len(seen.prompts), len(seen.prompts)) for _ in range(RESAMPLES)]
+    arguments = parser.parse_args()
+    measured = read(arguments.solutions)
+    rng = np.random.default_rng(arguments.seed)
+    draws = [rng.integers(0, len(measured.prompts), len(measured.prompts)) for _ in range(RESAMPLES)]
+    tokens = measured.tokens[..., 0]
+    points = singles(measured.accuracy, tokens)
     table: dict[str, Any] = {}
-    plotted = {}
+    rules = {}
     for name in tqdm(CANDIDATES):
-        correct, cost = crossed(name, seen, parsed.seed)
-        plotted[name] = swept(correct, cost, seen.accuracy, seen.tokens[..., 0])
-        spread = [figures(correct[rows], cost[rows], seen.of(rows)) for rows in draws]
+        correct, cost = crossed(name, measured, arguments.seed)
+        rules[name] = hull([*swept(correct, cost, measured.accuracy, tokens), *points])
+        spread = [figures(correct[rows], cost[rows], measured.of(rows)) for rows in draws]
         table[name] = {
             key: {
                 "mean": value,
                 **dict(zip(("low", "high"), np.quantile([s[key] for s in spread], (0.025, 0.975)), strict=True)),
             }
-            for key, value in figures(correct, cost, seen).items()
+            for key, value in figures(correct, cost, measured).items()
         }
-    single = dict(zip(MODELS, singles(seen.accuracy, seen.tokens[..., 0]), strict=True))
-    said = {
-        "problems": len(seen.prompts),
-        "seed": parsed.seed,
+    results = {
+        "problems": len(measured.prompts),
+        "seed": arguments.seed,
         "resamples": RESAMPLES,
-        "models": single,
+        "points": dict(zip(MODELS, points, strict=True)),
         "candidates": table,
+        "rules": rules,
+        "oracle": hull(oracle(measured.accuracy, tokens)),
     }
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    (parsed.out / "gsm8k.json").write_text(json.dumps(said, indent=1) + "\n")
-    _plot(plotted, seen, parsed.out / "gsm8k.png")
-    print(markdown(table))
-
-
-def markdown(table: dict[str, Any]) -> str:
-    """The table as documentation shows it."""
-    lines = ["| | AUC | APGR | closed |", "| --- | --- | --- | --- |"]
-    for name, row in table.items():
-        cells = [f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" for v in row.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _plot(rules: dict[str, list[tuple[float, float]]], seen: Outcomes, path: Path) -> None:
-    tokens = seen.tokens[..., 0]
-    single = singles(seen.accuracy, tokens)
-    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    axis.plot(*zip(*hull(oracle(seen.accuracy, tokens)), strict=True), color="black", label="oracle")
-    for name, rule in rules.items():
-        axis.plot(
-            *zip(*hull([*rule, *single]), strict=True), label=name, linewidth=2.5 if name == "counts, boosted" else 1
-        )
-    axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")
-    for name, point in zip(MODELS, single, strict=True):
-        axis.annotate(name, point, textcoords="offset points", xytext=(4, -10), fontsize="small")
-    axis.scatter(*zip(*single, strict=True), color="grey", zorder=3)
-    axis.set(xscale="log", xlabel="cost: billions of parameters x words written", ylabel="share right")
-    axis.legend(frameon=False, fontsize="small")
-    figure.savefig(path)
-    plt.close(figure)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "gsm8k.json").write_text(json.dumps(results, indent=1) + "\n")
+    plots.gsm8k(results, arguments.out / "gsm8k.png")
+    print(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from training.profile.fit import MIN_PROMPTS_PER_WORD, forests
 from training.profile.scores import log_loss
 
 Array = NDArray[np.float64]
-See = Callable[[Sequence[str]], Array]
+Represent = Callable[[Sequence[str]], Array]
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ class Predicted:
 Predictor = Callable[[Array], Predicted]
 
 
-def length(_: Sequence[str]) -> See:
+def length(_: Sequence[str]) -> Represent:
     """log(1 + characters)."""
     return lambda prompts: np.log1p([[len(prompt)] for prompt in prompts])
 
 
-def counts(fitted_on: Sequence[str]) -> See:
+def counts(fitted_on: Sequence[str]) -> Represent:
     """What the difficulty profile counts."""
     seen = Counter(word for text in fitted_on for word in set(words_of(text)))
     vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
     return lambda prompts: np.stack([features_of(prompt, vocabulary) for prompt in prompts])
 
 
-def ngrams(width: int) -> Callable[[Sequence[str]], See]:
+def ngrams(width: int) -> Callable[[Sequence[str]], Represent]:
     """One to three words or signs in a row, hashed."""
     hashed = HashingVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 3), n_features=width)
     return lambda _: lambda prompts: hashed.transform(prompts).toarray()
 
 
-def activations(model: Path, last: bool) -> Callable[[Sequence[str]], See]:
+def activations(model: Path, last: bool) -> Callable[[Sequence[str]], Represent]:
     """The base's own last hidden state of the prompt: at its last token, or the mean over its tokens."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     base = AutoModelForCausalLM.from_pretrained(model).eval()

@@ -1,15 +1,16 @@
-"""Is choosing better than any one checkpoint? The running stack, asked for `auto` and for every checkpoint in turn.
+"""Is choosing better than any one checkpoint? `auto` beside every checkpoint, on the running stack.
 
     make routing-report
 
-starts `laconic serve` on the shipped family and asks fresh held-out questions, which neither training nor the profile
-has seen: without a budget, `--samples` times each, and under budgets of 8 to 128 tokens, once each. Then a gateway with
-a holdout of a tenth answers `--live` other questions, and the reference checkpoint answers all of them, too: what was
-really saved, beside what `GET /v1/savings` says. Answers are kept under `--work`, so it goes on where it was stopped.
-Intervals are from resampling questions.
+starts `laconic serve` on the shipped family and sends held-out questions that neither training nor the profile has
+seen: `--samples` times each without a budget, and once each under budgets of 8 to 128 tokens. Then a gateway with a
+holdout of a tenth answers `--live` other questions, and so does the reference checkpoint. This compares what was
+really saved with what `GET /v1/savings` reports. Responses are stored under `--work`, so the command resumes. It
+takes about an hour on two cores. `make generated` then updates the page. Intervals are from resampling questions.
 
-Two oracles bound what can be had. One knows the outcomes of the very samples it is judged on, luck included. The other
-knows how often each checkpoint is right from half of the samples, and is judged on the other half.
+Two oracles bound what a choice can reach. One knows the outcomes of the very samples it is measured on, luck
+included. The other learns from one half of the samples how often each checkpoint is right, and is measured on the
+other half.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import matplotlib as mpl
 import numpy as np
 import openai
 import psutil
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks import plots
 from benchmarks.frontiers import Point, gap_closed, hull, oracle, share_closed, singles, swept
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
@@ -49,9 +50,6 @@ from training.tasks.outcome import Graded
 from training.tasks.prompts import prompts
 from training.tasks.question import Question
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 Array = NDArray[np.float64]
 BUDGETS = (8, 16, 32, 64, 128)
 AUTO = "auto"
@@ -60,41 +58,42 @@ RESAMPLES = 2000
 
 
 def main() -> None:
-    """Ask, and write `routing.json` and the plots."""
+    """Measure, and write `routing.json` and the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/routing"), help="directory for the results")
-    parser.add_argument("--work", type=Path, default=Path("runs/routing"), help="directory for the answers")
+    parser.add_argument("--work", type=Path, default=Path("runs/routing"), help="directory for the responses")
     parser.add_argument("--prompts", type=int, default=1200)
     parser.add_argument("--samples", type=int, default=4, help="of each without a budget; an even number")
     parser.add_argument("--live", type=int, default=2000, help="questions for the live savings")
     parser.add_argument("--seed", type=int, default=4001, help="of the held-out questions")
-    parsed = parser.parse_args()
+    arguments = parser.parse_args()
     family = families.load(shipped_family())
-    asked = prompts("heldout", parsed.seed, parsed.prompts)
-    live = prompts("heldout", parsed.seed + 1, parsed.live)
-    with serving(parsed.work / "stack", "--holdout-fraction", "0") as url:
-        asker = Asker(parsed.work, url, family)
-        free = {name: asker.ask(name, asked, samples=parsed.samples) for name in names(family)}
+    questions = prompts("heldout", arguments.seed, arguments.prompts)
+    live = prompts("heldout", arguments.seed + 1, arguments.live)
+    with serving(arguments.work / "stack", "--holdout-fraction", "0") as url:
+        client = Client(arguments.work, url, family)
+        free = {name: client.ask(name, questions, samples=arguments.samples) for name in names(family)}
         capped = {
-            budget: {name: asker.ask(name, asked, samples=1, budget=budget) for name in names(family)}
+            budget: {name: client.ask(name, questions, samples=1, budget=budget) for name in names(family)}
             for budget in BUDGETS
         }
-        truth = asker.ask(family.reference, live, samples=1, label="live")
-        saved = asker.live(live, truth)
+        truth = client.ask(family.reference, live, samples=1, label="live")
+        saved = client.live(live, truth)
 
-    said = {
-        "prompts": parsed.prompts,
-        "samples": parsed.samples,
-        "seed": parsed.seed,
+    results = {
+        "prompts": arguments.prompts,
+        "samples": arguments.samples,
+        "seed": arguments.seed,
         "unlimited": unlimited(free, family),
+        "curves": curves(free, family),
         "budgets": {str(budget): under_budget(rows) for budget, rows in capped.items()},
         "live": saved,
     }
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    (parsed.out / "routing.json").write_text(json.dumps(said, indent=1) + "\n")
-    _plot_cost(free, family, parsed.out / "cost.png")
-    _plot_budgets(said["budgets"], parsed.out / "budgets.png")
-    print(json.dumps(said, indent=1))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "routing.json").write_text(json.dumps(results, indent=1) + "\n")
+    plots.routing_cost(results, arguments.out / "cost.png")
+    plots.routing_budgets(results, arguments.out / "budgets.png")
+    print(json.dumps(results, indent=1))
 
 
 def names(family: Family) -> list[str]:
@@ -133,9 +132,18 @@ def unlimited(free: dict[str, list[Graded]], family: Family) -> dict[str, Any]:
     }
 
 
+def curves(free: dict[str, list[Graded]], family: Family) -> dict[str, list[Point]]:
+    """(tokens, accuracy) along the frontier of each oracle and of the rule, for the plot."""
+    return {
+        "oracle, luck included": hull(oracle(*_stacked(free, family))),
+        "oracle of half the samples": hull(_fair_oracle(free, family)),
+        "the rule without escalation": hull(_rule(free, family)),
+    }
+
+
 def under_budget(rows: dict[str, list[Graded]]) -> dict[str, Any]:
     """Accuracy of every checkpoint and of `auto` under one budget, and `auto` beside the best of them."""
-    accuracy = {name: np.array([row.accuracy for row in judged]) for name, judged in rows.items()}
+    accuracy = {name: np.array([row.accuracy for row in graded]) for name, graded in rows.items()}
     best = max((name for name in rows if name != AUTO), key=lambda name: float(accuracy[name].mean()))
     draws = _draws(len(accuracy[AUTO]))
     return {
@@ -150,54 +158,66 @@ def under_budget(rows: dict[str, list[Graded]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Asks the running stack, and keeps what it answered."""
+class Client:
+    """Sends questions to the running stack, and stores the outcomes."""
 
     work: Path
     url: str
     family: Family
 
     def ask(
-        self, name: str, asked: Sequence[Question], *, samples: int, budget: int | None = None, label: str = "asked"
+        self,
+        name: str,
+        questions: Sequence[Question],
+        *,
+        samples: int,
+        budget: int | None = None,
+        label: str = "questions",
     ) -> list[Graded]:
-        """One checkpoint, or `auto`, on these questions."""
+        """The outcomes of one checkpoint, or of `auto`, on these questions."""
         what = f"{name}.{budget or 'unlimited'}"
         path = self.work / label / f"{what}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not is_up_to_date(path, self._made_from(name, asked, samples)):
+        if not is_up_to_date(path, self._made_from(name, questions, samples)):
             model = self.family.name if name == AUTO else self.family.served_name(name)
-            with outcomes.bar(len(asked) * samples, f"{label} {what}") as progress:
+            with outcomes.bar(len(questions) * samples, f"{label} {what}") as progress:
                 params = SamplingParams(MAX_TOKENS, 1.0, samples, seed=0)
                 url = f"{self.url}/v1"
-                rows = asyncio.run(served.sample_and_grade(url, model, asked, params, budget=budget, on_batch=progress))
+                rows = asyncio.run(
+                    served.sample_and_grade(url, model, questions, params, budget=budget, on_batch=progress)
+                )
             outcome.save(rows, path)
         return outcome.load(path)
 
-    def live(self, asked: Sequence[Question], truth: Sequence[Graded]) -> dict[str, Any]:
-        """What a gateway with a holdout says it saved, and what it did; `truth` is what the reference spent."""
+    def live(self, questions: Sequence[Question], truth: Sequence[Graded]) -> dict[str, Any]:
+        """What a gateway with a holdout reports as saved, and what it saved; `truth` is what the reference spent."""
         path = self.work / "live.json"
-        if not is_up_to_date(path, self._made_from(AUTO, asked, 1)):
-            # Books of its own, so that an attempt that was cut short is not in them.
+        if not is_up_to_date(path, self._made_from(AUTO, questions, 1)):
+            # A ledger of its own, so that it does not count an attempt that was interrupted.
             with (
-                tempfile.TemporaryDirectory() as books,
-                serving(Path(books), "--holdout-fraction", "0.1", "--engine", _engine(self.url)) as url,
+                tempfile.TemporaryDirectory() as state_dir,
+                serving(Path(state_dir), "--holdout-fraction", "0.1", "--engine", _engine(self.url)) as url,
             ):
-                spent = asyncio.run(_spend(url, self.family, asked))
-                while (said := httpx.get(f"{url}/v1/savings", timeout=60).json()["total"])["requests"] < len(asked):
+                spent = asyncio.run(_spend(url, self.family, questions))
+                while (savings := httpx.get(f"{url}/v1/savings", timeout=60).json()["total"])["requests"] < len(
+                    questions
+                ):
                     time.sleep(0.1)
-            write_text(path, json.dumps({"spent": spent, "said": said}))
-        kept = json.loads(path.read_text())
+            write_text(path, json.dumps({"spent": spent, "savings": savings}))
+        stored = json.loads(path.read_text())
         routed = [
-            judged.reasoning_tokens - tokens
-            for judged, (decision, tokens) in zip(truth, kept["spent"], strict=True)
+            graded.reasoning_tokens - tokens
+            for graded, (decision, tokens) in zip(truth, stored["spent"], strict=True)
             if decision == "routed"
         ]
-        said = {name: kept["said"][name] for name in ("requests", "holdout", "estimated", "saved_tokens", "measured")}
-        return {"asked": len(asked), "routed": len(routed), "truly saved": sum(routed), "savings": said}
+        savings = {
+            name: stored["savings"][name] for name in ("requests", "holdout", "estimated", "saved_tokens", "measured")
+        }
+        return {"questions": len(questions), "routed": len(routed), "truly saved": sum(routed), "savings": savings}
 
-    def _made_from(self, name: str, asked: Sequence[Question], samples: int) -> dict[str, Any]:
+    def _made_from(self, name: str, questions: Sequence[Question], samples: int) -> dict[str, Any]:
         made_from: dict[str, Any] = {
-            "questions": hashlib.sha256("\n".join(question.prompt for question in asked).encode()).hexdigest(),
+            "questions": hashlib.sha256("\n".join(question.prompt for question in questions).encode()).hexdigest(),
             "samples": samples,
             "max_tokens": MAX_TOKENS,
         }
@@ -209,10 +229,10 @@ class Asker:
         return made_from
 
 
-async def _spend(url: str, family: Family, asked: Sequence[Question]) -> list[tuple[str, int]]:
+async def _spend(url: str, family: Family, questions: Sequence[Question]) -> list[tuple[str, int]]:
     """How each question was decided, and the reasoning tokens it took."""
     limit = asyncio.Semaphore(served.AT_ONCE)
-    done = tqdm(total=len(asked), desc="live auto")
+    done = tqdm(total=len(questions), desc="live auto")
 
     async def ask(client: openai.AsyncOpenAI, number: int, question: Question) -> tuple[str, int]:
         async with limit:
@@ -224,15 +244,15 @@ async def _spend(url: str, family: Family, asked: Sequence[Question]) -> list[tu
                 seed=1_000_000 + number,
             )
         done.update()
-        judged = served.outcome(raw.parse(), question.answer)
-        return raw.headers["x-laconic-decision"], judged.reasoning_tokens
+        graded = served.outcome(raw.parse(), question.answer)
+        return raw.headers["x-laconic-decision"], graded.reasoning_tokens
 
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-        return list(await asyncio.gather(*(ask(client, number, question) for number, question in enumerate(asked))))
+        return list(await asyncio.gather(*(ask(client, number, question) for number, question in enumerate(questions))))
 
 
 def _engine(url: str) -> str:
-    """Where the engine of the embedded stack at `url` listens, as its operator could read it off `ps`."""
+    """Where the embedded engine of the stack at `url` listens, read from the process list as an operator would."""
     port = httpx.URL(url).port
     (serve,) = (p for p in psutil.Process().children() if f"--port {port}" in " ".join(p.cmdline()))
     commands = [child.cmdline() for child in serve.children(recursive=True)]
@@ -243,14 +263,14 @@ def _engine(url: str) -> str:
 def _stacked(free: dict[str, list[Graded]], family: Family) -> tuple[Array, Array]:
     """Accuracy and tokens, (prompts, checkpoints)."""
     rows = [free[checkpoint.name] for checkpoint in family.checkpoints]
-    accuracy = np.array([[row.accuracy for row in judged] for judged in rows]).T
-    return accuracy, np.array([[row.reasoning_tokens for row in judged] for judged in rows]).T
+    accuracy = np.array([[row.accuracy for row in graded] for graded in rows]).T
+    return accuracy, np.array([[row.reasoning_tokens for row in graded] for graded in rows]).T
 
 
 def _rule(free: dict[str, list[Graded]], family: Family) -> list[Point]:
     """The gateway's rule over checkpoints alone at every tolerance, on the shipped profile's predictions.
 
-    Second thoughts cannot be had from their answers; `auto` has them.
+    Escalation cannot be simulated from these responses; only `auto` escalates.
     """
     profile = profiles.load(shipped_family() / family.profile)
     order = [checkpoint.name for checkpoint in family.checkpoints]
@@ -261,11 +281,11 @@ def _rule(free: dict[str, list[Graded]], family: Family) -> list[Point]:
 
 
 def _fair_oracle(free: dict[str, list[Graded]], family: Family) -> list[Point]:
-    """Chosen by one half of each question's samples, judged by the other, both ways round."""
+    """Chosen by one half of each question's samples, measured on the other, both ways round."""
     halves = [
         _stacked({name: [_half(row, which) for row in rows] for name, rows in free.items()}, family) for which in (0, 1)
     ]
-    there, back = (swept(*chosen, *judged) for chosen, judged in (halves, halves[::-1]))
+    there, back = (swept(*known, *measured) for known, measured in (halves, halves[::-1]))
     return [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(there, back, strict=True)]
 
 
@@ -280,41 +300,6 @@ def _draws(size: int) -> NDArray[np.int64]:
 def _interval(figure: Callable[[Any], float], draws: NDArray[np.int64]) -> dict[str, float]:
     low, high = np.quantile([figure(rows) for rows in draws], [0.025, 0.975])
     return {"mean": figure(slice(None)), "low": float(low), "high": float(high)}
-
-
-def _plot_cost(free: dict[str, list[Graded]], family: Family, path: Path) -> None:
-    table = _stacked(free, family)
-    single = singles(*table)
-    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    axis.plot(*zip(*hull(oracle(*table)), strict=True), color="black", linestyle=":", label="oracle, luck included")
-    axis.plot(*zip(*hull(_fair_oracle(free, family)), strict=True), color="black", label="oracle of half the samples")
-    axis.plot(*zip(*hull(_rule(free, family)), strict=True), color="tab:red", label="the rule without escalation")
-    axis.plot(*zip(*hull(single), strict=True), color="grey", linestyle="--", label="mixing at random")
-    axis.scatter(*zip(*single, strict=True), color="grey", zorder=3)
-    for checkpoint, point in zip(family.checkpoints, single, strict=True):
-        axis.annotate(checkpoint.name, point, textcoords="offset points", xytext=(4, -11), fontsize="small")
-    auto = free[AUTO]
-    point = (np.mean([row.reasoning_tokens for row in auto]), np.mean([row.accuracy for row in auto]))
-    axis.scatter(*point, marker="*", s=160, color="tab:red", zorder=4, label="auto, as served")
-    axis.set(xlabel="reasoning tokens", ylabel="accuracy", xlim=(0, 1.12 * max(tokens for tokens, _ in single)))
-    axis.legend(frameon=False, fontsize="small", loc="lower right")
-    figure.savefig(path)
-    plt.close(figure)
-
-
-def _plot_budgets(budgets: dict[str, Any], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    for name in next(iter(budgets.values()))["accuracy"]:
-        found = [budgets[budget]["accuracy"][name] for budget in budgets]
-        mean = [f["mean"] for f in found]
-        spread = [[f["mean"] - f["low"] for f in found], [f["high"] - f["mean"] for f in found]]
-        strong = {"color": "tab:red", "linewidth": 2.5, "zorder": 4} if name == AUTO else {"alpha": 0.7}
-        axis.errorbar([int(budget) for budget in budgets], mean, spread, label=name, capsize=2, **strong)
-    axis.set(xlabel="budget in reasoning tokens", ylabel="accuracy", xscale="log")
-    axis.set_xticks([int(budget) for budget in budgets], list(budgets))
-    axis.legend(frameon=False, fontsize="small")
-    figure.savefig(path)
-    plt.close(figure)
 
 
 if __name__ == "__main__":
