@@ -144,11 +144,15 @@ def _measured(total: Group) -> str:
             " length." + assumed
         )
     measured = total.measured
-    verdict = {
-        True: "outside the interval, so the profile has drifted; fit it again with laconic-train profile",
-        False: "consistent with the measurement",
-        None: "not compared, because too few holdouts were answered",
-    }[measured.drift]
+    if measured.drift is None:
+        verdict = "not compared, because too few holdouts were answered"
+    else:
+        verdict = (
+            f"{'outside' if measured.drift else 'within'} the interval of the same measurement over answered requests"
+            f" only ({measured.answered_low:,.0f} to {measured.answered_high:,.0f})"
+        )
+    if measured.drift:
+        verdict += ", so the profile has drifted; fit it again with laconic-train profile"
     return (
         f"Measured against the holdout, over {measured.requests:,} requests: {measured.saved_tokens:,.0f} tokens saved"
         f" (95 % interval {measured.low:,.0f} to {measured.high:,.0f}).\n"

@@ -155,6 +155,9 @@ def test_callers_who_leave_do_not_count_as_drift_of_the_profile() -> None:
     measured = savings_of(sample).total.measured
     assert measured is not None
     assert measured.drift is False
+    assert measured.answered_low is not None
+    assert measured.answered_high is not None
+    assert measured.answered_low < measured.estimate < measured.answered_high
     assert measured.estimate < measured.low, "it covers fewer requests than the measurement"
     wrong = [dataclasses.replace(one, reference_tokens=110.0) for one in sample]
     measured = savings_of(wrong).total.measured
