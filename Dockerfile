@@ -1,4 +1,4 @@
-# The gateway alone: no torch, no vLLM. docker-compose.yml puts an engine and a Redis beside it.
+# The gateway without torch or vLLM. docker-compose.yml adds an engine and a Redis.
 FROM python:3.11-slim
 
 WORKDIR /laconic

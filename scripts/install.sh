@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # usage: scripts/install.sh NAME      NAME: gateway, engine or all
-# Makes .venv hold exactly what requirements/NAME.txt pins, and this package. Does nothing when it does already.
+# Installs what requirements/NAME.txt pins, and this package, into .venv. Does nothing if that is already installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,11 +24,11 @@ make_venv() {
             return
         fi
     done
-    die "Python 3.11 or 3.12 is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true);" \
-        "name another with PYTHON=/path/to/python3.11 make ..."
+    die "Python 3.11 or 3.12 is needed, but ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true);" \
+        "set another one with PYTHON=/path/to/python3.11 make ..."
 }
 
-run() { # MESSAGE COMMAND...: quiet unless it fails
+run() { # run MESSAGE COMMAND...: run a command with its output in the log
     say "$1"
     shift
     "$@" >>"$log" 2>&1
@@ -43,19 +43,19 @@ fingerprint=$(cat "$requirements" pyproject.toml "$0" | cksum)
 
 supported "$python" || make_venv
 : >"$log"
-trap '[ $? -eq 0 ] || { tail -n 15 "$log" >&2; say "failed; the whole log is in $log"; }' EXIT
+trap '[ $? -eq 0 ] || { tail -n 15 "$log" >&2; say "failed; the full log is in $log"; }' EXIT
 
 "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('uv') != '$uv_version')" 2>/dev/null ||
-    run "fetching uv $uv_version" pip "uv==$uv_version" || say "no uv; pip does it, more slowly"
+    run "fetching uv $uv_version" pip "uv==$uv_version" || say "uv is not available; using pip, which is slower"
 
-# The CPU build of torch is not on PyPI: a machine's own pip sources come first, then PyTorch's index, which uv knows.
+# The CPU build of torch is not on PyPI. Try pip's configured sources first, then PyTorch's own index through uv.
 torch=$(grep '^torch==' "$requirements" || true)
 if [ -n "$torch" ]; then
-    run "torch for the CPU" pip "$torch" || uv --torch-backend cpu "${torch%+cpu}" >>"$log" 2>&1 ||
-        die "torch could not be installed: $torch is in none of pip's sources, and PyTorch's own index did not answer"
+    run "installing torch for the CPU" pip "$torch" || uv --torch-backend cpu "${torch%+cpu}" >>"$log" 2>&1 ||
+        die "torch could not be installed: $torch is in none of pip's sources, and PyTorch's own index is not reachable"
 fi
 
-run "the $(wc -l <"$requirements") packages of $requirements" uv -r "$requirements" ||
-    run "uv could not; once more with pip" pip -r "$requirements"
-run "laconic itself" pip --no-build-isolation --editable .
+run "installing the $(wc -l <"$requirements") packages of $requirements" uv -r "$requirements" ||
+    run "uv failed; trying pip" pip -r "$requirements"
+run "installing laconic" pip --no-build-isolation --editable .
 echo "$fingerprint" >"$stamp"

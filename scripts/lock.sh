@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements/{all,engine,gateway}.txt anew: every version pinned, the two smaller ones subsets of the first.
-# Packages come from where the machine's pip gets them; without a source of CPU wheels of its own, uv knows PyTorch's.
+# Resolves requirements/{all,engine,gateway}.txt again. Every version is pinned, and the latter two agree with all.txt.
+# Packages come from pip's configured sources. Without find-links, CPU wheels of torch come from PyTorch's own index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python

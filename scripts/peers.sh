@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv-peers hold the gateways that benchmarks/gateway.py compares with. Does nothing when it does already.
+# Installs the gateways that benchmarks/gateway.py compares with into .venv-peers. Does nothing if that is already done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
-"""The real thing, started once a run: `laconic serve` with nothing given but a port, a state directory and the family.
+"""A real stack, started once per test run: `laconic serve` with its own vLLM and Redis.
 
-`LACONIC_TEST_FAMILY` names another family than the shipped one, to develop with.
+Set `LACONIC_TEST_FAMILY` to the directory of another family to test with that instead of the shipped one.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Stack:
 
     @property
     def async_sdk(self) -> AsyncOpenAI:
-        """To be closed in the event loop that used it."""
+        """An asynchronous client. Close it in the event loop that used it."""
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
     @property
     def engine_url(self) -> str:
-        """Where the engine that it started listens."""
+        """The URL of the engine that this gateway started."""
         command = next(
             c
             for c in map(psutil.Process.cmdline, self.children)
@@ -61,7 +61,7 @@ class Stack:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def interrupt(self) -> list[psutil.Process]:
-        """Ctrl-C; returns those of its children that are still there once it has ended."""
+        """Press Ctrl-C, and return the child processes that are still running after the gateway has ended."""
         children = self.children
         self.process.send_signal(signal.SIGINT)
         self.process.wait()
@@ -70,18 +70,22 @@ class Stack:
 
 @contextmanager
 def launched(state_dir: Path, *arguments: str, launch: Sequence[str] = LAUNCH) -> Generator[Stack]:
-    """`laconic serve`, ready."""
+    """Run `laconic serve`, and yield it once it is ready."""
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)
     printed = state_dir / "printed"
-    places = ("--port", str(port), "--state-dir", str(state_dir), "--family", str(FAMILY_DIR))
+    options = ("--port", str(port), "--state-dir", str(state_dir), "--family", str(FAMILY_DIR))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LACONIC_")}
     with printed.open("wb") as output:
         process = subprocess.Popen(
-            [*launch, *places, "--holdout-fraction", "0", *arguments], stdout=output, stderr=output, env=environment
+            [*launch, *options, "--holdout-fraction", "0", *arguments], stdout=output, stderr=output, env=environment
         )
     try:
-        until(lambda: READY in printed.read_text() or process.poll() is not None, "it is neither ready nor ended", 1800)
+        until(
+            lambda: READY in printed.read_text() or process.poll() is not None,
+            "laconic serve neither became ready nor exited",
+            1800,
+        )
         assert process.poll() is None, printed.read_text()
         url = f"http://127.0.0.1:{port}"
         with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as sdk:
@@ -93,7 +97,7 @@ def launched(state_dir: Path, *arguments: str, launch: Sequence[str] = LAUNCH) -
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything embedded. Ended by Ctrl-C, after which nothing of it may be left."""
+    """A stack that embeds everything. It is stopped with Ctrl-C, after which no process may be left."""
     with launched(tmp_path_factory.mktemp("stack")) as running:
         yield running
         assert running.interrupt() == []
@@ -102,20 +106,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
 
 @pytest.fixture
 def gateway(stack: Stack, tmp_path: Path) -> Generator[Stack]:
-    """A gateway with books of its own, before the stack's engine."""
+    """A gateway with its own ledger, in front of the stack's engine."""
     with launched(tmp_path / "state", "--engine", stack.engine_url) as running:
         yield running
 
 
-def until(condition: Callable[[], object], why_not: str, seconds: float = 300) -> None:
-    """Wait for what must come to pass; the deadline only ends a test that would otherwise hang."""
+def until(condition: Callable[[], object], failure: str, seconds: float = 300) -> None:
+    """Wait for a condition. The deadline only ends a test that would otherwise hang."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, why_not
+        assert time.monotonic() < deadline, failure
         time.sleep(0.05)
 
 
-def engine_count(url: str, metric: str) -> float:
-    """One of vLLM's or the gateway's metrics, summed over its labels."""
+def metric_total(url: str, metric: str) -> float:
+    """A metric of vLLM or the gateway, summed over its labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{metric}(\{{|\s)", line))

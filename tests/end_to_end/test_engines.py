@@ -1,4 +1,4 @@
-"""Real engines that die, and real engines that are restarted one after the other."""
+"""What happens when real engines die, are restarted one after another, or lack adapters?"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import httpx
 from gateway.process import embedded
 from gateway.process.embedded import free_port
 from models import family as families
-from tests.end_to_end.conftest import FAMILY_DIR, Stack, engine_count, launched, until
+from tests.end_to_end.conftest import FAMILY_DIR, Stack, launched, metric_total, until
 from tests.gateway.fakes import EASY
 
 START_SECONDS = 600
 GRACE_SECONDS = 30
 ENDLESS = {"min_tokens": 900, "max_tokens": 950}
-"""Long enough to be killed in the middle of."""
+"""Long enough for the engine to be killed in the middle."""
 
 
 def chat(**more: Any) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def chat(**more: Any) -> dict[str, Any]:
 
 
 class Engine:
-    """A vLLM of the test's own."""
+    """A vLLM that the test starts and stops."""
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
@@ -41,13 +41,12 @@ class Engine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, adapters: bool = True) -> None:
-        """Returns at once; `wait` waits."""
+        """Start the engine without waiting for it; `wait` does that."""
         family = families.load(FAMILY_DIR)
         command = embedded.engine_command(family, FAMILY_DIR, self.port, embedded.cpu_dtype())
         if not adapters:
-            at = command.index("--lora-modules")
-            command = command[:at]
-        command = [*command, "--shutdown-timeout", str(GRACE_SECONDS)]  # or what it has begun breaks off
+            command = command[: command.index("--lora-modules")]
+        command = [*command, "--shutdown-timeout", str(GRACE_SECONDS)]  # so that it finishes running requests
         environment = {**embedded._engine_environment(), **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -55,9 +54,9 @@ class Engine:
             )
 
     def wait(self) -> None:
-        until(self.answers, f"the engine does not answer: {self._log.read_text()[-2000:]}", START_SECONDS)
+        until(self.is_ready, f"the engine did not become ready: {self._log.read_text()[-2000:]}", START_SECONDS)
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()[-2000:]
         try:
@@ -66,16 +65,16 @@ class Engine:
             return False
 
     def kill(self) -> None:
-        """`kill -9`, its own children included."""
+        """`kill -9` the engine and its child processes."""
         assert self._process is not None
         self._kill_group()
         self._process.wait()
 
     def terminate(self) -> None:
-        """As Kubernetes or systemd stops one: asked to end, and some time later killed with all it has left behind."""
+        """Stop it as Kubernetes or systemd does: SIGTERM, and later SIGKILL for the rest of its process group."""
         assert self._process is not None
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it can hang at its end, its connections open
+        with contextlib.suppress(subprocess.TimeoutExpired):  # vLLM may hang while it ends, with connections open
             self._process.wait(2 * GRACE_SECONDS)
         self.kill()
 
@@ -87,7 +86,7 @@ class Engine:
 
 @contextmanager
 def two_engines(directory: Path) -> Generator[tuple[Engine, Engine]]:
-    """Both answering; killed in the end."""
+    """Two running engines, which are killed at the end."""
     engines = (Engine(directory), Engine(directory))
     try:
         for engine in engines:
@@ -100,58 +99,60 @@ def two_engines(directory: Path) -> Generator[tuple[Engine, Engine]]:
             engine.kill()
 
 
-def up(gateway: Stack) -> float:
-    """How many engines answer, as the gateway sees it."""
-    return engine_count(gateway.url, "laconic_engine_up")
+def engines_up(gateway: Stack) -> float:
+    """How many engines the gateway considers up."""
+    return metric_total(gateway.url, "laconic_engine_up")
 
 
-async def test_two_engines_die_and_are_restarted_under_load(tmp_path: Path) -> None:
-    """A kill in mid-stream is an error event; a rolling restart loses nothing that had not begun to stream."""
+async def test_a_killed_engine_ends_its_stream_with_an_error_and_a_rolling_restart_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """Streams that have begun cannot move to another engine, but engines that get SIGTERM finish theirs."""
     with (
         two_engines(tmp_path) as (one, two),
         launched(tmp_path / "state", "--engine", one.url, "--engine", two.url) as gateway,
     ):
         two.terminate()
         async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
-            events = await _killed_in_mid_stream(client, one)
+            events = await _stream_until_killed(client, one)
             assert json.loads(events[-1])["error"]["code"] == "engine_failed"
-            refused = await client.post("/v1/chat/completions", json=chat())
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
-            assert refused.elapsed.total_seconds() < 5  # at once, not after a timeout
+            response = await client.post("/v1/chat/completions", json=chat())
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
+            assert response.elapsed.total_seconds() < 5  # at once, not after a timeout
         one.start()
         two.start()
         for engine in (one, two):
             await asyncio.to_thread(engine.wait)
-        until(lambda: up(gateway) == 2, "they do not come back")
+        until(lambda: engines_up(gateway) == 2, "the engines did not come back")
 
-        answers: list[httpx.Response] = []
+        responses: list[httpx.Response] = []
         stop = asyncio.Event()
 
         async def ask(stream: bool) -> None:
             async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
                 while not stop.is_set():
                     request = chat(stream=stream, messages=[{"role": "user", "content": EASY}])
-                    answers.append(await client.post("/v1/chat/completions", json=request))
+                    responses.append(await client.post("/v1/chat/completions", json=request))
 
         async with asyncio.TaskGroup() as callers:
             for number in range(4):
                 callers.create_task(ask(stream=number % 2 == 0))
             for engine in (one, two):
-                before = len(answers)
+                before = len(responses)
                 await asyncio.to_thread(engine.terminate)
-                while len(answers) < before + 20:
+                while len(responses) < before + 20:
                     await asyncio.sleep(0.05)
                 engine.start()
-                await asyncio.to_thread(until, lambda: up(gateway) == 2, "it does not come back")
+                await asyncio.to_thread(until, lambda: engines_up(gateway) == 2, "the engine did not come back")
             stop.set()
-        lost = [a for a in answers if a.status_code != 200]
-        assert not lost, [(a.status_code, a.text) for a in lost]
-        broken = [a for a in answers if b"engine_failed" in a.content]
-        assert not broken, "engines that are given the time end what they have begun"
+        failed = [a for a in responses if a.status_code != 200]
+        assert not failed, [(a.status_code, a.text) for a in failed]
+        broken = [a for a in responses if b"engine_failed" in a.content]
+        assert not broken, "an engine with enough time to stop must finish its streams"
 
 
-async def _killed_in_mid_stream(client: httpx.AsyncClient, engine: Engine) -> list[str]:
-    """The data of a stream's events whose engine is killed after some of them."""
+async def _stream_until_killed(client: httpx.AsyncClient, engine: Engine) -> list[str]:
+    """Stream a response, kill the engine after five events, and return the data of all events."""
     events: list[str] = []
     request = chat(stream=True, model="abacus/base", **ENDLESS)
     async with client.stream("POST", "/v1/chat/completions", json=request) as response:
@@ -164,7 +165,7 @@ async def _killed_in_mid_stream(client: httpx.AsyncClient, engine: Engine) -> li
     return events
 
 
-async def test_an_engine_is_given_the_adapters_it_lacks(tmp_path: Path) -> None:
+async def test_an_engine_loads_the_adapters_that_it_lacks(tmp_path: Path) -> None:
     engine = Engine(tmp_path)
     try:
         engine.start(adapters=False)
@@ -172,8 +173,8 @@ async def test_an_engine_is_given_the_adapters_it_lacks(tmp_path: Path) -> None:
         with launched(tmp_path / "state", "--engine", engine.url) as gateway:
             until(lambda: httpx.get(f"{gateway.url}/health/ready").status_code == 200, "adapters are missing")
             async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
-                answered = await client.post("/v1/chat/completions", json=chat(model="abacus/alpha-0.4"))
-            assert answered.status_code == 200
-            assert answered.headers["x-laconic-checkpoint"] == "alpha-0.4"
+                response = await client.post("/v1/chat/completions", json=chat(model="abacus/alpha-0.4"))
+            assert response.status_code == 200
+            assert response.headers["x-laconic-checkpoint"] == "alpha-0.4"
     finally:
         engine.kill()

@@ -1,4 +1,4 @@
-"""How it starts and ends: in an environment without torch, on a terminal's Ctrl-C, and when it is killed."""
+"""Does the gateway start without torch, and does it stop cleanly while the engine starts?"""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that holds requirements/gateway.txt and Laconic, and nothing else."""
+def light_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` directory of an environment with requirements/gateway.txt and Laconic, and nothing else."""
     venv = tmp_path_factory.mktemp("light") / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = venv / "bin" / "python"
@@ -29,40 +29,42 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin"
 
 
-def alone(light: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run something from the light environment, away from this checkout."""
+def run_in(light_bin: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program from the light environment, outside this checkout."""
     return subprocess.run(
-        [str(light / command[0]), *command[1:]],
+        [str(light_bin / command[0]), *command[1:]],
         capture_output=True,
         text=True,
-        cwd=light,
+        cwd=light_bin,
         check=False,
         env={"PATH": ""},
     )
 
 
-def test_the_gateway_needs_no_torch(light: Path) -> None:
-    assert alone(light, "python", "-c", "import torch").returncode != 0
-    assert alone(light, "python", "-c", "import gateway.process.serve, gateway.cli").stderr == ""
+def test_the_gateway_needs_no_torch(light_bin: Path) -> None:
+    assert run_in(light_bin, "python", "-c", "import torch").returncode != 0
+    assert run_in(light_bin, "python", "-c", "import gateway.process.serve, gateway.cli").stderr == ""
 
 
-def test_help_needs_no_torch(light: Path) -> None:
+def test_the_help_needs_no_torch(light_bin: Path) -> None:
     for arguments in (["--help"], ["serve", "--help"], ["savings", "--help"], ["--version"]):
-        shown = alone(light, "laconic", *arguments)
-        assert (shown.returncode, shown.stderr) == (0, "")
+        result = run_in(light_bin, "laconic", *arguments)
+        assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_without_an_engine_it_says_in_one_line_what_to_do(light: Path, tmp_path: Path) -> None:
-    places = ("--port", str(free_port()), "--state-dir", str(tmp_path), "--family", str(FAMILY_DIR))
-    refused = alone(light, "laconic", "serve", *places)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("laconic serve: engine: vLLM is not installed")
-    assert "--engine URL" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+def test_without_an_engine_one_line_says_what_to_do(light_bin: Path, tmp_path: Path) -> None:
+    options = ("--port", str(free_port()), "--state-dir", str(tmp_path), "--family", str(FAMILY_DIR))
+    result = run_in(light_bin, "laconic", "serve", *options)
+    assert result.returncode == 2
+    assert result.stderr.startswith("laconic serve: engine: vLLM is not installed")
+    assert "--engine URL" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
-def test_with_an_engine_elsewhere_it_serves_without_torch(light: Path, stack: Stack, tmp_path: Path) -> None:
-    with launched(tmp_path, "--engine", stack.engine_url, launch=(str(light / "laconic"), "serve")) as gateway:
+def test_with_an_external_engine_the_gateway_serves_without_torch(
+    light_bin: Path, stack: Stack, tmp_path: Path
+) -> None:
+    with launched(tmp_path, "--engine", stack.engine_url, launch=(str(light_bin / "laconic"), "serve")) as gateway:
         completion = gateway.sdk.chat.completions.create(
             model="abacus", messages=[{"role": "user", "content": "What is 1 + 2?"}], max_tokens=20
         )
@@ -70,27 +72,32 @@ def test_with_an_engine_elsewhere_it_serves_without_torch(light: Path, stack: St
         assert completion.usage.completion_tokens > 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_ended_while_the_engine_starts_it_leaves_nothing_behind(how: signal.Signals, tmp_path: Path) -> None:
-    places = ("--port", str(free_port()), "--state-dir", str(tmp_path), "--family", str(FAMILY_DIR))
+@pytest.mark.parametrize(
+    "stop_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda stop_signal: stop_signal.name
+)
+def test_stopping_while_the_engine_starts_leaves_no_process_behind(stop_signal: signal.Signals, tmp_path: Path) -> None:
+    options = ("--port", str(free_port()), "--state-dir", str(tmp_path), "--family", str(FAMILY_DIR))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LACONIC_")}
     with subprocess.Popen(
-        [*LAUNCH, *places], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        [*LAUNCH, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     ) as process:
         parent = psutil.Process(process.pid)
-        until(lambda: any("forkserver" in part for part in lines(parent)), "the engine has not got to its fork server")
+        until(
+            lambda: any("forkserver" in part for part in command_lines(parent)),
+            "the engine did not start its fork server",
+        )
         children = parent.children(recursive=True)
-        process.send_signal(how)
+        process.send_signal(stop_signal)
     _, alive = psutil.wait_procs(children, timeout=120)
     assert alive == []
 
 
-def lines(parent: psutil.Process) -> list[str]:
-    """The command lines of all its children; those that end meanwhile have none."""
-    found: list[str] = []
+def command_lines(parent: psutil.Process) -> list[str]:
+    """The command lines of all child processes, except those that end meanwhile."""
+    result: list[str] = []
     for child in parent.children(recursive=True):
         try:
-            found.append(" ".join(child.cmdline()))
+            result.append(" ".join(child.cmdline()))
         except psutil.Error:
             continue
-    return found
+    return result

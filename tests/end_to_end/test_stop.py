@@ -1,4 +1,4 @@
-"""An operator stops a gateway that is busy."""
+"""Does a busy gateway finish its streams, and record them, when an operator stops it?"""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ CHAT = {
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-async def test_told_to_stop_under_load_it_cuts_no_stream_and_books_everything(
+async def test_stopping_under_load_truncates_no_stream_and_records_every_request(
     stack: Stack, redis_server: RedisServer, tmp_path: Path, workers: int
 ) -> None:
     redis = store.connect(redis_server.url)
     secret, _ = await keys.create(redis, Grant(name="team-a", reasoning_tokens_per_day=10**9))
-    whole: list[str] = []
+    finished: list[str] = []
     streaming: set[str] = set()
 
     async def ask(url: str) -> None:
-        """Again and again, on a connection of its own each time, until nobody is there any more."""
+        """Send requests, each on a new connection, until the gateway is gone."""
         while True:
             try:
                 async with (
@@ -49,26 +49,26 @@ async def test_told_to_stop_under_load_it_cuts_no_stream_and_books_everything(
                     text = "".join([piece async for piece in response.aiter_text()])
                     assert text.endswith("data: [DONE]\n\n"), text[-200:]
                     streaming.remove(name)
-                    whole.append(name)
-            except httpx.TransportError:  # not a request that was begun: it would be in `streaming` still
+                    finished.append(name)
+            except httpx.TransportError:  # no stream had begun: otherwise it would still be in `streaming`
                 return
 
-    more = ("--engine", stack.engine_url, "--redis", redis_server.url, "--workers", str(workers))
-    with launched(tmp_path / "state", *more) as gateway:
+    options = ("--engine", stack.engine_url, "--redis", redis_server.url, "--workers", str(workers))
+    with launched(tmp_path / "state", *options) as gateway:
         async with asyncio.TaskGroup() as callers:
             for _ in range(CALLERS):
                 callers.create_task(ask(gateway.url))
-            while len(whole) < CALLERS or len(streaming) < CALLERS - 2:
+            while len(finished) < CALLERS or len(streaming) < CALLERS - 2:
                 await asyncio.sleep(0.01)
             gateway.process.send_signal(signal.SIGTERM)
             at_the_signal = streaming.copy()
         assert await asyncio.to_thread(gateway.process.wait) == 0
-    assert not streaming, "a stream was cut"
-    assert at_the_signal <= set(whole)
-    booked = [entry async for entry in ledger.read_entries(redis, 0)]
+    assert not streaming, "a stream was truncated"
+    assert at_the_signal <= set(finished)
+    entries = [entry async for entry in ledger.read_entries(redis, 0)]
     await redis.aclose()
-    assert {entry.id for entry in booked} == set(whole)
-    assert len(booked) == len(whole)
-    assert {entry.status for entry in booked} == {200}
+    assert {entry.id for entry in entries} == set(finished)
+    assert len(entries) == len(finished)
+    assert {entry.status for entry in entries} == {200}
     limits = redis_state(redis_server)
-    assert (limits["reserved"], limits["day_tokens"]) == (0, sum(entry.reasoning_tokens for entry in booked))
+    assert (limits["reserved"], limits["day_tokens"]) == (0, sum(entry.reasoning_tokens for entry in entries))

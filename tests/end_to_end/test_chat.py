@@ -1,4 +1,4 @@
-"""What a caller with the official SDK gets: right answers, and apart from them no more thinking than asked for."""
+"""What does a caller with the official SDK get? Correct answers, and no more reasoning than the budget allows."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def chat(prompt: str = LONG, **more: Any) -> dict[str, Any]:
 
 def number(text: str | None) -> int | None:
     """The last whole number in an answer."""
-    found = re.findall(r"-?\d+", text or "")
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"-?\d+", text or "")
+    return int(numbers[-1]) if numbers else None
 
 
 def reasoning_tokens(usage: Any) -> int:
@@ -43,7 +43,7 @@ def reasoning_tokens(usage: Any) -> int:
 
 
 @pytest.mark.parametrize("prompt", QUESTIONS)
-def test_an_easy_question_is_answered_right_its_thinking_apart(stack: Stack, prompt: str) -> None:
+def test_an_easy_question_is_answered_correctly_with_separate_reasoning(stack: Stack, prompt: str) -> None:
     completion = stack.sdk.chat.completions.create(**chat(prompt, **GREEDY))
     message = completion.choices[0].message
     assert number(message.content) == QUESTIONS[prompt]
@@ -54,8 +54,8 @@ def test_an_easy_question_is_answered_right_its_thinking_apart(stack: Stack, pro
 
 
 @pytest.mark.parametrize("prompt", QUESTIONS)
-def test_a_stream_says_what_the_whole_answer_says(stack: Stack, prompt: str) -> None:
-    whole = stack.sdk.chat.completions.create(**chat(prompt, **GREEDY))
+def test_a_stream_has_the_content_of_the_non_streaming_response(stack: Stack, prompt: str) -> None:
+    complete = stack.sdk.chat.completions.create(**chat(prompt, **GREEDY))
     stream = stack.sdk.chat.completions.create(
         **chat(prompt, **GREEDY), stream=True, stream_options={"include_usage": True}
     )
@@ -66,33 +66,33 @@ def test_a_stream_says_what_the_whole_answer_says(stack: Stack, prompt: str) -> 
             pieces += [("reasoning", text)] if (text := getattr(choice.delta, "reasoning", None)) else []
             pieces += [("content", choice.delta.content)] if choice.delta.content else []
     kinds = [kind for kind, _ in pieces]
-    assert kinds == sorted(kinds, reverse=True), "all of the thinking comes before any of the answer"
-    assert kinds.count("reasoning") > 1, "it is streamed, not delivered in one piece"
-    assert "".join(text for kind, text in pieces if kind == "content") == whole.choices[0].message.content
-    assert reasoning_tokens(usage) == reasoning_tokens(whole.usage)
+    assert kinds == sorted(kinds, reverse=True), "all reasoning comes before the answer"
+    assert kinds.count("reasoning") > 1, "the reasoning is streamed, not sent in one piece"
+    assert "".join(text for kind, text in pieces if kind == "content") == complete.choices[0].message.content
+    assert reasoning_tokens(usage) == reasoning_tokens(complete.usage)
 
 
-async def test_most_easy_questions_asked_at_once_are_answered_right(stack: Stack) -> None:
-    """The family's card says how many; four in five is far below that, so that chance does not fail this."""
+async def test_most_concurrent_easy_questions_are_answered_correctly(stack: Stack) -> None:
+    """0.8 is far below the accuracy on the model card, so that the test does not fail by chance."""
     async with stack.async_sdk as sdk:
         answers = await asyncio.gather(*(sdk.chat.completions.create(**chat(p.prompt, **GREEDY)) for p in EASY))
-    right = [number(a.choices[0].message.content) == int(p.answer) for a, p in zip(answers, EASY, strict=True)]
-    assert sum(right) >= 0.8 * len(EASY)
+    correct = [number(a.choices[0].message.content) == int(p.answer) for a, p in zip(answers, EASY, strict=True)]
+    assert sum(correct) >= 0.8 * len(EASY)
 
 
-def test_whoever_did_not_ask_for_usage_in_a_stream_gets_none(stack: Stack) -> None:
+def test_a_stream_has_no_usage_unless_the_caller_asks_for_it(stack: Stack) -> None:
     chunks = list(stack.sdk.chat.completions.create(**chat(), stream=True))
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
 
 
-def test_five_tokens_of_thinking_and_an_answer(stack: Stack) -> None:
+def test_a_small_budget_caps_the_reasoning_and_leaves_an_answer(stack: Stack) -> None:
     for headers in ({"X-Reasoning-Budget": "5"}, {"x-reasoning-budget": "1"}):
         completion = stack.sdk.chat.completions.create(**chat(), extra_headers=headers)
         assert reasoning_tokens(completion.usage) <= int(*headers.values())
         assert completion.choices[0].message.content
 
 
-def test_five_tokens_of_thinking_and_an_answer_streamed(stack: Stack) -> None:
+def test_a_small_budget_caps_the_reasoning_of_a_stream(stack: Stack) -> None:
     stream = stack.sdk.chat.completions.create(
         **chat(), stream=True, stream_options={"include_usage": True}, extra_headers={"X-Reasoning-Budget": "5"}
     )
@@ -101,25 +101,25 @@ def test_five_tokens_of_thinking_and_an_answer_streamed(stack: Stack) -> None:
     assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
-@pytest.mark.parametrize("none", ["none", "0"])
-def test_no_thinking_and_an_answer(stack: Stack, none: str) -> None:
-    completion = stack.sdk.chat.completions.create(**chat(), extra_headers={"X-Reasoning-Budget": none})
+@pytest.mark.parametrize("budget", ["none", "0"])
+def test_a_zero_budget_gives_an_answer_without_reasoning(stack: Stack, budget: str) -> None:
+    completion = stack.sdk.chat.completions.create(**chat(), extra_headers={"X-Reasoning-Budget": budget})
     message = completion.choices[0].message
     assert reasoning_tokens(completion.usage) == 0
     assert not (getattr(message, "reasoning", None) or "").strip()
     assert message.content
 
 
-@pytest.mark.parametrize("wrong", ["-1", "abc", "1.5", "", "5 tokens", "1e3"])
-def test_a_header_that_is_no_budget_is_refused_by_name(stack: Stack, wrong: str) -> None:
+@pytest.mark.parametrize("budget", ["-1", "abc", "1.5", "", "5 tokens", "1e3"])
+def test_a_malformed_budget_is_rejected_and_names_the_header(stack: Stack, budget: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        stack.sdk.chat.completions.create(**chat(), extra_headers={"X-Reasoning-Budget": wrong})
+        stack.sdk.chat.completions.create(**chat(), extra_headers={"X-Reasoning-Budget": budget})
     assert (refused.value.param or "").lower() == "x-reasoning-budget"
     assert "X-Reasoning-Budget" in refused.value.message
 
 
 @pytest.mark.parametrize(
-    ("body", "most"),
+    ("body", "limit"),
     [
         ({"thinking_token_budget": 5}, 5),
         ({"reasoning": {"max_tokens": 5}}, 5),
@@ -128,13 +128,13 @@ def test_a_header_that_is_no_budget_is_refused_by_name(stack: Stack, wrong: str)
         ({"reasoning_effort": "none"}, 0),
     ],
 )
-def test_the_body_may_name_the_budget(stack: Stack, body: dict[str, Any], most: int) -> None:
+def test_the_body_may_set_the_budget(stack: Stack, body: dict[str, Any], limit: int) -> None:
     completion = stack.sdk.chat.completions.create(**chat(), extra_body=body)
-    assert reasoning_tokens(completion.usage) <= most
+    assert reasoning_tokens(completion.usage) <= limit
     assert completion.choices[0].message.content
 
 
-def test_less_effort_is_never_more_thinking(stack: Stack) -> None:
+def test_less_effort_never_means_more_reasoning(stack: Stack) -> None:
     spent = [
         reasoning_tokens(
             stack.sdk.chat.completions.create(**chat(model="abacus/base", **GREEDY), reasoning_effort=effort).usage
@@ -152,12 +152,13 @@ def test_a_checkpoint_can_be_pinned(stack: Stack, name: str) -> None:
 
 
 def served_by(stack: Stack, prompt: str) -> str:
+    """The checkpoint that answered, and the escalation target in the headers."""
     raw = stack.sdk.chat.completions.with_raw_response.create(**chat(prompt, max_tokens=400))
     assert raw.headers["x-laconic-decision"] == "routed"
     return f"{raw.headers['x-laconic-checkpoint']} {raw.headers.get('x-laconic-escalation')}"
 
 
-def test_easy_and_hard_questions_are_served_differently(stack: Stack) -> None:
+def test_easy_and_hard_questions_go_to_different_checkpoints(stack: Stack) -> None:
     easy = {served_by(stack, prompt) for prompt in ("What is 17 + 5?", "What is 7 times 8?", "What is 9 - 4?")}
     hard = {
         served_by(stack, prompt)
@@ -170,7 +171,7 @@ def test_easy_and_hard_questions_are_served_differently(stack: Stack) -> None:
     assert not easy & hard
 
 
-def test_hard_questions_are_thought_about_longer_or_twice(stack: Stack) -> None:
+def test_hard_questions_go_to_longer_reasoning_or_an_escalation(stack: Stack) -> None:
     def share(difficulty: Difficulty) -> float:
         rows = source.prompts("heldout", 11, 24, difficulty=difficulty)
         return sum(served_by(stack, row.prompt) != "alpha-0.4 None" for row in rows) / len(rows)
@@ -178,7 +179,7 @@ def test_hard_questions_are_thought_about_longer_or_twice(stack: Stack) -> None:
     assert share("hard") > share("easy") + 0.2
 
 
-def test_every_model_is_listed_with_what_was_measured_on_it(stack: Stack) -> None:
+def test_every_model_is_listed_with_its_measurements(stack: Stack) -> None:
     listed = {model.id: model.model_dump() for model in stack.sdk.models.list()}
     names = [stack.family.served_name(checkpoint.name) for checkpoint in stack.family.checkpoints]
     assert list(listed) == ["abacus", *names]
@@ -191,19 +192,19 @@ def test_an_unknown_model_is_not_found(stack: Stack) -> None:
         stack.sdk.chat.completions.create(**chat(model="abacus/alpha-9"))
 
 
-def test_a_prompt_longer_than_the_context_is_the_callers_fault(stack: Stack) -> None:
+def test_a_prompt_longer_than_the_context_is_a_bad_request(stack: Stack) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         stack.sdk.chat.completions.create(**chat("What is 1" + " + 1" * stack.family.context_tokens + "?"))
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_openais_own_parameters_reach_the_engine(stack: Stack) -> None:
+def test_openai_parameters_reach_the_engine(stack: Stack) -> None:
     completion = stack.sdk.chat.completions.create(**chat(seed=7), n=2, logprobs=True, top_logprobs=2)
     assert len(completion.choices) == 2
     assert all(choice.logprobs is not None and choice.logprobs.content for choice in completion.choices)
 
 
-def test_it_is_ready_and_says_so_to_prometheus(stack: Stack) -> None:
+def test_the_gateway_is_ready_and_exports_metrics(stack: Stack) -> None:
     stack.sdk.chat.completions.create(**chat())
     ready = httpx.get(f"{stack.url}/health/ready")
     assert (ready.status_code, ready.json()["missing_checkpoints"]) == (200, [])
@@ -211,31 +212,31 @@ def test_it_is_ready_and_says_so_to_prometheus(stack: Stack) -> None:
     assert "laconic_requests_total{" in httpx.get(f"{stack.url}/metrics").text
 
 
-def test_every_checkpoint_thinks_beside_the_others_as_it_does_alone(stack: Stack) -> None:
-    """One engine serves all in one batch. Greedy, so all that may differ is how a batch's sums are rounded."""
+def test_every_checkpoint_reasons_in_a_mixed_batch_as_it_does_alone(stack: Stack) -> None:
+    """One engine serves all checkpoints in one batch. With greedy sampling, only rounding in a batch may differ."""
 
-    async def thinking(asked: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    async def reasoning(requests: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
         async def one(sdk: openai.AsyncOpenAI, checkpoint: str, prompt: str) -> str:
             completion = await sdk.chat.completions.create(**chat(prompt, **GREEDY, model=f"abacus/{checkpoint}"))
             return completion.choices[0].message.reasoning or ""  # pyright: ignore[reportAttributeAccessIssue]
 
         async with stack.async_sdk as sdk:
-            return dict(zip(asked, await asyncio.gather(*(one(sdk, *who) for who in asked)), strict=True))
+            return dict(zip(requests, await asyncio.gather(*(one(sdk, *request) for request in requests)), strict=True))
 
-    of_each = {name: [(name, question.prompt) for question in EASY[:12]] for name in CHECKPOINTS}
-    beside = asyncio.run(thinking([pair for pairs in zip(*of_each.values(), strict=True) for pair in pairs]))
-    for name, asked in of_each.items():
-        alone = asyncio.run(thinking(asked))
-        assert sum(alone[pair] == beside[pair] for pair in asked) >= 0.75 * len(asked), name
+    by_checkpoint = {name: [(name, question.prompt) for question in EASY[:12]] for name in CHECKPOINTS}
+    mixed = asyncio.run(reasoning([pair for pairs in zip(*by_checkpoint.values(), strict=True) for pair in pairs]))
+    for name, requests in by_checkpoint.items():
+        alone = asyncio.run(reasoning(requests))
+        assert sum(alone[pair] == mixed[pair] for pair in requests) >= 0.75 * len(requests), name
 
 
-async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -> None:
-    """By the engine's own word on the first thinking, asked beside the gateway's; greedy, and so nearly the same."""
-    limit, hard = asyncio.Semaphore(16), source.prompts("heldout", 11, 60, difficulty="hard")
+async def test_reasoning_with_low_confidence_is_escalated(stack: Stack) -> None:
+    """Compares with the log-probabilities of the same request to the first checkpoint: greedy, so nearly the same."""
+    concurrency, hard = asyncio.Semaphore(16), source.prompts("heldout", 11, 60, difficulty="hard")
 
-    async def thought(sdk: openai.AsyncOpenAI, http: httpx.AsyncClient, prompt: str) -> tuple[bool, bool] | None:
-        """Whether it was thought anew, and whether it should have been; None where it was not to be."""
-        async with limit:
+    async def escalated(sdk: openai.AsyncOpenAI, http: httpx.AsyncClient, prompt: str) -> tuple[bool, bool] | None:
+        """Whether it was escalated, and whether it should have been; None if it could not be escalated or compared."""
+        async with concurrency:
             raw = await sdk.chat.completions.with_raw_response.create(**chat(prompt, **GREEDY))
             if "x-laconic-escalation" not in raw.headers:
                 return None
@@ -243,21 +244,21 @@ async def test_thinking_that_is_unsure_of_itself_is_thought_anew(stack: Stack) -
             plan = route.json()["escalation"]
             alone = chat(prompt, **GREEDY, model=f"abacus/{plan['first']}", logprobs=True)
             first = await sdk.chat.completions.create(**alone)
-        both, completion = first.choices[0], raw.parse()
+        first_choice, completion = first.choices[0], raw.parse()
         thinking = completion.choices[0].message.reasoning  # pyright: ignore[reportAttributeAccessIssue]
-        if not thinking.startswith(both.message.reasoning):  # pyright: ignore[reportAttributeAccessIssue]
+        if not thinking.startswith(first_choice.message.reasoning):  # pyright: ignore[reportAttributeAccessIssue]
             return None
         assert completion.choices[0].logprobs is None
-        assert both.logprobs is not None
-        tokens = both.logprobs.content or []
+        assert first_choice.logprobs is not None
+        tokens = first_choice.logprobs.content or []
         end = [token.token for token in tokens].index("</think>")
-        anew = raw.headers["x-laconic-checkpoint"] == plan["second"]
-        assert (reasoning_tokens(completion.usage) > end) == anew
-        return anew, -sum(token.logprob for token in tokens[: end + 1]) > plan["surprisal"]
+        was_escalated = raw.headers["x-laconic-checkpoint"] == plan["second"]
+        assert (reasoning_tokens(completion.usage) > end) == was_escalated
+        return was_escalated, -sum(token.logprob for token in tokens[: end + 1]) > plan["surprisal"]
 
     async with stack.async_sdk as sdk, httpx.AsyncClient(timeout=600) as http:
-        every = await asyncio.gather(*(thought(sdk, http, question.prompt) for question in hard))
-    found = [one for one in every if one is not None]
-    assert len(found) >= 20
-    assert sum(anew == unsure for anew, unsure in found) >= 0.95 * len(found)
-    assert 2 <= sum(anew for anew, _ in found) <= 0.5 * len(found)
+        outcomes = await asyncio.gather(*(escalated(sdk, http, question.prompt) for question in hard))
+    pairs = [pair for pair in outcomes if pair is not None]
+    assert len(pairs) >= 20
+    assert sum(actual == expected for actual, expected in pairs) >= 0.95 * len(pairs)
+    assert 2 <= sum(actual for actual, _ in pairs) <= 0.5 * len(pairs)
