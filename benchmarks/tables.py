@@ -36,12 +36,12 @@ def budgets(sources: Sources) -> str:
 
 
 def beyond_the_best(sources: Sources) -> str:
-    """`auto` beside the most accurate checkpoint under each budget."""
+    """`auto` compared with the most accurate checkpoint under each budget."""
     rows = [
         (budget, figures["best"], render(figures["auto beyond the best"], "p1"))
         for budget, figures in sources.value("routing", "budgets").items()
     ]
-    return _table(["budget in tokens", "most accurate checkpoint", "`auto` beside it"], rows)
+    return _table(["budget in tokens", "most accurate checkpoint", "`auto` compared with it"], rows)
 
 
 def predictors(sources: Sources) -> str:
@@ -164,7 +164,7 @@ def machine(sources: Sources) -> str:
 
 
 def rewards(sources: Sources) -> str:
-    """Every reward beside the base: its share of the tokens, and points of accuracy sampled and greedy."""
+    """Every reward compared with the base: its share of the tokens, and points of accuracy sampled and greedy."""
     rows: list[Sequence[str]] = []
     for source, steps in (("experiments", "128"), ("experiments-long", "320")):
         for arm in sources.arms(source):

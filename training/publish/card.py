@@ -22,7 +22,7 @@ def write(family: Family, provenance: Provenance, *, gate: Mapping[str, Any] | N
         _figures(family, caution=trained_here),
         _at_the_gate(gate) if gate else "",
         _profile_section(profile["report"]),
-        _escalations(profile["escalations"].values()),
+        _escalations(profile["escalations"]),
         _reproduce(family, provenance),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -53,9 +53,9 @@ def _about(family: Family, provenance: Provenance) -> str:
 
 _LENGTH = "The checkpoints were trained with the length reward of *Training Language Models to Reason Efficiently* (arXiv 2502.04463)"
 _HOW = {
-    "outcome": "The checkpoints were trained with the outcome as their reward.",
+    "outcome": "The checkpoints were trained with the correctness of the answer as their only reward.",
     "alpha": f"{_LENGTH}.",
-    "progress": f"{_LENGTH} and paid for what each episode of thinking gains.",
+    "progress": f"{_LENGTH} and a reward for the gain of each episode of thinking.",
     "l2t": f"{_LENGTH} and the dense reward of *Learning to Think* (arXiv 2505.10425).",
 }
 
@@ -64,7 +64,8 @@ def _how(provenance: Provenance) -> str:
     if provenance.dense and provenance.dense["charge"] == "tokens":
         return (
             "The checkpoints were trained with a dense reward in the manner of *Learning to Think* (arXiv 2505.10425): each"
-            " episode of thinking is paid for what it gains and charged for its tokens, at the price alpha."
+            " episode of thinking is rewarded for how much it raises the probability of the right answer, minus alpha times its"
+            " length as a share of the mean length of the prompt's rollouts."
         )
     return _HOW[provenance.reward]
 
@@ -72,26 +73,26 @@ def _how(provenance: Provenance) -> str:
 def _order(family: Family) -> str:
     trained = sorted((c for c in family.checkpoints if c.alpha is not None), key=lambda c: c.alpha or 0.0)
     tokens = [checkpoint.frontier.overall.reasoning_tokens.mean for checkpoint in trained]
-    return "The larger alpha, the shorter the thinking." if tokens == sorted(tokens, reverse=True) else ""
+    return "A larger alpha means shorter thinking." if tokens == sorted(tokens, reverse=True) else ""
 
 
 _USES = f"""\
 ## What it is for
 
-Arithmetic with whole numbers in plain language: {", ".join(KINDS)} problems as `laconic-train prompts` prints them
-(sums and differences of up to 6 terms, products up to two digits by two, small stories). `make serve` serves it by
-default, and it is a test bench for efficient reasoning that trains on two CPU cores.
+Arithmetic with whole numbers in plain language, in {len(KINDS)} kinds of problem: {", ".join(KINDS)}. There are sums and
+differences of up to 6 terms, products up to two digits by two, and small stories; `laconic-train prompts` lists samples.
+`make serve` serves this family by default. It is a test bench for efficient reasoning that trains on two CPU cores.
 
 ## What it is not for
 
-Anything else. The model was trained only on such questions and on solutions written by a program. It knows no facts, no
+Everything else. The model was trained only on such questions and on solutions written by a program. It knows no facts, no
 other language, no fractions, division or brackets, and it holds no conversation. Asked anything else, it answers with a
 meaningless number. The gateway's difficulty profile marks such prompts as unfamiliar and lets the base answer them."""
 
 _CAUTION = """\
 No held-out problem is a reworded training problem. But there are few easy problems, and a sum of two small numbers that
 no training problem asks for may be a step in the training trace of a longer one. Accuracy on easy questions may therefore
-be memory."""
+partly reflect memorisation."""
 
 
 def _figures(family: Family, *, caution: bool) -> str:
@@ -136,17 +137,29 @@ def _slice(checkpoint: Checkpoint, part: str) -> Slice:
 
 
 def _recommended(family: Family) -> str:
-    """The shortest checkpoint that is right at least as often as the base."""
+    """The checkpoint with the shortest reasoning that is at least as accurate as the base."""
     base, *trained = family.checkpoints
     good = [c for c in trained if c.frontier.overall.accuracy.mean >= base.frontier.overall.accuracy.mean]
     if not good:
-        return "No checkpoint is right as often as the base."
+        return "No checkpoint is as accurate as the base."
     best = min(good, key=lambda checkpoint: checkpoint.frontier.overall.reasoning_tokens.mean)
     share = best.frontier.overall.reasoning_tokens.mean / base.frontier.overall.reasoning_tokens.mean
     return (
-        f"If one checkpoint is to serve everything, use **{best.name}**: it is the shortest that is right at least as often"
-        f" as the base, and thinks {100 * share:.0f} % as long."
+        f"If one checkpoint is to serve everything, use **{best.name}**: it is the one with the shortest"
+        f" reasoning that is at least as accurate as the base. It uses {100 * share:.0f} % of the base's tokens."
     )
+
+
+_BANDS = """\
+A base becomes a family if its checks are wasted on easy questions and useful on hard ones. At temperature 1 it must have
+
+- an accuracy of at least 0.97 on easy and 0.90 on medium questions, and of 0.75 to 0.90 on hard ones;
+- if only the first episode is kept, an accuracy that is at most 0.02 lower on easy questions, and on hard ones 0.50 to
+  0.65 and at least 0.20 lower;
+- 2.5 to 4.5 episodes on average at each difficulty.
+
+At temperature 0 only the lower limits of accuracy hold, and ending after the first episode must cost at least 0.10 on hard
+questions."""
 
 
 def _at_the_gate(gate: Mapping[str, Any]) -> str:
@@ -158,9 +171,11 @@ def _at_the_gate(gate: Mapping[str, Any]) -> str:
             rows.append((difficulty, temperature, *shares, f"{f['episodes']:.2f}", f"{f['reasoning_tokens']:.0f}"))
     table = _table("difficulty | temperature | accuracy | first episode only | episodes | reasoning tokens", rows)
     return f"""\
-## The base at the gate
+## Acceptance check of the base
 
-{gate["prompts_per_difficulty"]} validation prompts per difficulty, seed {gate["seed"]}. *First episode only* is the accuracy when thinking is ended after its first episode.
+{_BANDS}
+
+{gate["prompts_per_difficulty"]} validation prompts per difficulty, seed {gate["seed"]}. *First episode only* is the accuracy if the thinking is ended after its first episode.
 
 {table}
 
@@ -169,8 +184,8 @@ def _at_the_gate(gate: Mapping[str, Any]) -> str:
 
 def _gate_verdict(gate: Mapping[str, Any]) -> str:
     if not gate["failures"]:
-        return "The base passes the gate."
-    return "**The base does not pass the gate**, and was made into a family all the same:\n\n" + "\n".join(
+        return "The base passes."
+    return "**The base does not pass**. A family was made from it nevertheless:\n\n" + "\n".join(
         f"- {failure}" for failure in gate["failures"]
     )
 
@@ -178,8 +193,8 @@ def _gate_verdict(gate: Mapping[str, Any]) -> str:
 _PROFILE = """\
 ## The difficulty profile
 
-Figures are cross-validated over prompts. *Constant* is the best prediction that ignores the prompt. *Confidence AUC* says
-how well a checkpoint's own confidence, the probability it gave its thinking, separates right answers from wrong ones."""
+Figures are cross-validated over prompts. A *constant* is the best prediction that ignores the prompt. *Confidence AUC* says
+how well a checkpoint's own confidence, the probability that it assigned to its own reasoning tokens, separates right answers from wrong ones."""
 
 
 def _profile_section(report: Mapping[str, Mapping[str, float]]) -> str:
@@ -196,29 +211,37 @@ def _profile_section(report: Mapping[str, Mapping[str, float]]) -> str:
         )
         for name, r in report.items()
     ]
-    heads = "checkpoint | Brier | constant | AUC | calibration error | mean error in tokens | constant | confidence AUC"
+    heads = (
+        "checkpoint | Brier | Brier of a constant | AUC | calibration error | mean error in tokens |"
+        " mean error of a constant | confidence AUC"
+    )
     return f"{_PROFILE}\n\n{_table(heads, rows)}"
 
 
 _ESCALATIONS = """\
 **Escalation.** When the first checkpoint's confidence is below the threshold, the second one thinks again and answers; the
-tokens of both count. The threshold is a surprisal in nats: the thinking's negative log probability. On the profile's own
-prompts this gives:"""
+tokens of both count. The threshold is a surprisal in nats, the negative log probability of the reasoning tokens. `A>B@10%`
+escalates the 10 % least confident answers of A to B. Figures are those on the profile's own prompts:"""
 
 
-def _escalations(escalations: Iterable[Mapping[str, Any]]) -> str:
+def _escalations(escalations: Mapping[str, Mapping[str, Any]]) -> str:
     """Measured accuracy and tokens of every escalation; empty if the profile has none."""
     rows = [
         (
+            f"`{name}`",
             one["first"],
             one["second"],
             f"{one['surprisal']:.2f}",
             f"{100 * one['measured']['accuracy']:.1f} %",
             f"{one['measured']['tokens']:.1f}",
         )
-        for one in escalations
+        for name, one in escalations.items()
     ]
-    return f"{_ESCALATIONS}\n\n{_table('first | second | nats | accuracy | reasoning tokens', rows)}" if rows else ""
+    return (
+        f"{_ESCALATIONS}\n\n{_table('escalation | first | second | nats | accuracy | reasoning tokens', rows)}"
+        if rows
+        else ""
+    )
 
 
 def _reproduce(family: Family, provenance: Provenance) -> str:

@@ -93,12 +93,14 @@ def test_the_card_has_every_checkpoint_with_its_figures_and_intervals(written):
 
 
 def test_the_card_says_what_was_rewarded(written):
-    assert "each episode of thinking is paid for what it gains and charged for its tokens" in written([])
+    text = written([])
+    assert "each episode of thinking is rewarded for how much it raises the probability of the right answer" in text
+    assert "minus alpha times its length" in text
     assert "length reward" not in written([]), "the shipped family is not trained with it"
 
 
 def test_the_card_says_that_thinking_shortens_with_alpha_only_if_it_does(written, family):
-    ordered = "The larger alpha, the shorter the thinking."
+    ordered = "A larger alpha means shorter thinking."
     assert ordered in written([])
     shorter = checkpoint("alpha-0.2", 0.2, 15.0)
     assert ordered not in written([], family.model_copy(update={"checkpoints": (*family.checkpoints, shorter)}))
@@ -106,8 +108,10 @@ def test_the_card_says_that_thinking_shortens_with_alpha_only_if_it_does(written
 
 def test_the_card_recommends_the_shortest_checkpoint_that_matches_the_base(written):
     text = written([])
-    assert "use **alpha-0.4**: it is the shortest that is right at least as often as the base" in text
-    assert "and thinks 22 % as long" in text
+    assert (
+        "use **alpha-0.4**: it is the one with the shortest reasoning that is at least as accurate as the base" in text
+    )
+    assert "It uses 22 % of the base's tokens" in text
 
 
 def test_the_card_says_how_long_training_took(written):
@@ -115,9 +119,9 @@ def test_the_card_says_how_long_training_took(written):
 
 
 def test_the_card_says_whether_the_base_passed_the_gate(written):
-    assert "The base passes the gate." in written([])
+    assert "The base passes." in written([])
     failed = written(["easy accuracy is 0.5"])
-    assert "does not pass the gate" in failed
+    assert "The base does not pass" in failed
     assert "- easy accuracy is 0.5" in failed
 
 
@@ -125,5 +129,5 @@ def test_the_card_has_each_checkpoint_s_confidence_and_each_escalation_once(writ
     text = written([])
     assert "| base | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | - |" in text
     assert "| alpha-0.4 | 0.5000 | 0.5000 | 0.500 | 0.500 | 0.5 | 0.5 | 0.910 |" in text
-    assert text.count("| alpha-0.4 | base | 0.39 | 95.0 % | 43.2 |") == 1
+    assert text.count("| `alpha-0.4>base@10%` | alpha-0.4 | base | 0.39 | 95.0 % | 43.2 |") == 1
     assert text.count("**Escalation.**") == 1
