@@ -167,36 +167,22 @@ async def test_served_outcomes_belong_to_their_questions_whichever_answer_comes_
 
 @torch.no_grad()
 def test_what_a_first_episode_is_worth_is_read_where_it_ends(on_shipped, monkeypatch):
-    """J_1 by hand: the gold answer's probability after the prompt, exactly the first episode, and the stop."""
-    sampled: list[tuple[list[int], list[int]]] = []
+    """J_1 by hand: the gold answer's probability after the prompt, exactly the first episode, and the stop.
 
-    def spied(model, given, params, **how):
-        completions = sample(model, given, params, **how)
-        sampled.extend(zip(given, completions, strict=True))
-        return completions
-
-    sample = evaluate.sample
-    monkeypatch.setattr(evaluate, "sample", spied)
+    The model is heated: as it ships, the answer's probability is 0 or 1 wherever in the thinking it is read.
+    """
     model, tokenizer = checkpoints.load_base(on_shipped)
-    asked = prompts("validation", 5, 3)
-    rows = evaluate.sample_and_grade(
-        model, tokenizer, asked, SamplingParams(200, 1.0, seed=0), first_episode=DenseReward()
-    )
-    golds = dict(
-        zip(map(tuple, evaluate.encoded(tokenizer, asked)), (question.answer for question in asked), strict=True)
-    )
-    expected, lengths = [], []
-    for prompt, completion in sampled:
-        text = tokenizer.decode(completion)
-        first = tokenizer.encode(text.partition("</think>")[0].partition("\n\n")[0].rstrip("\n"))
-        assert completion[: len(first)] == first
-        stop = tokenizer.encode("\n</think>\n\nThe answer is ")
-        answer = tokenizer.encode(f"{golds[tuple(prompt)]}.")
-        before = [*prompt, *first, *stop]
+    train.fold_temperature(model, 4.0)
+    asked = prompts("train", 5, 3)
+    firsts = [f"\n{question.answer}+1-1={question.answer}\nso {question.answer}" for question in asked]
+    order = sorted(range(3), key=lambda i: len(evaluate.encoded(tokenizer, asked)[i]))
+    rest = "\n\ncheck step\n1+1=2\n</think>\n\nThe answer is 2.<|im_end|>"
+    monkeypatch.setattr(evaluate, "sample", lambda *_, **__: [tokenizer.encode(firsts[i] + rest) for i in order])
+    rows = evaluate.sample_and_grade(model, tokenizer, asked, SamplingParams(200, 1.0), first_episode=DenseReward())
+    stop = tokenizer.encode("\n</think>\n\nThe answer is ")
+    for prompt, first, question, row in zip(evaluate.encoded(tokenizer, asked), firsts, asked, rows, strict=True):
+        before, answer = [*prompt, *tokenizer.encode(first), *stop], tokenizer.encode(f"{question.answer}.")
         logp = model(torch.tensor([[*before, *answer]])).logits[0, len(before) - 1 : -1].float().log_softmax(-1)
-        expected.append(logp.gather(1, torch.tensor(answer)[:, None]).sum().exp().item())
-        lengths.append(len(completion) - len(first))
-    assert max(lengths) > 10, "at least one completion goes on after its first episode"
-    found = sorted(outcome.after_first for row in rows for outcome in row.outcomes)
-    assert found == pytest.approx(sorted(expected), abs=1e-4)
-    assert max(found) > 0.5
+        expected = logp.gather(1, torch.tensor(answer)[:, None]).sum().exp().item()
+        assert row.outcomes[0].after_first == pytest.approx(expected, abs=5e-6)
+        assert 0.001 < expected < 0.999
