@@ -59,13 +59,13 @@ def serve(settings: Settings) -> None:
 async def _serve(settings: Settings, family: Family, listener: socket.socket, lock: IO[str]) -> None:
     programs: list[Program] = []
     engine_urls, redis_url = settings.engine, settings.redis
-    if redis_url is None:
-        programs.append(embedded.redis(settings.state_dir))
-        redis_url = store.embedded_url(settings.state_dir)
     if not engine_urls:
         port = embedded.free_port()
         programs.append(embedded.engine(family, settings.family, port, settings.state_dir))
         engine_urls = [f"http://127.0.0.1:{port}"]
+    if redis_url is None:
+        programs.insert(0, embedded.redis(settings.state_dir))  # it is ready at once, and its news comes first
+        redis_url = store.embedded_url(settings.state_dir)
 
     settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
     ledger.merge_spools(settings.state_dir)

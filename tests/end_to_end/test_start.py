@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from gateway.process.embedded import free_port
+from tests.conftest import RedisServer
 from tests.end_to_end.conftest import FAMILY_DIR, LAUNCH, Stack, launched, until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,9 +63,10 @@ def test_without_an_engine_one_line_says_what_to_do(light_bin: Path, tmp_path: P
 
 
 def test_with_an_external_engine_the_gateway_serves_without_torch(
-    light_bin: Path, stack: Stack, tmp_path: Path
+    light_bin: Path, stack: Stack, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    with launched(tmp_path, "--engine", stack.engine_url, launch=(str(light_bin / "laconic"), "serve")) as gateway:
+    services = ("--engine", stack.engine_url, "--redis", redis_server.url)
+    with launched(tmp_path, *services, launch=(str(light_bin / "laconic"), "serve")) as gateway:
         completion = gateway.sdk.chat.completions.create(
             model="abacus", messages=[{"role": "user", "content": "What is 1 + 2?"}], max_tokens=20
         )
