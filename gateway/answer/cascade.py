@@ -87,7 +87,7 @@ class EscalatingStream:
         """Return the next events, waiting for at least one; b"" at the end.
 
         Raises:
-            TimeoutError, OSError: the engine has been silent for too long, or died.
+            TimeoutError, OSError: the engine sent nothing for too long, or died.
         """
         while True:
             if self._meter.ended and not self._decided:

@@ -306,7 +306,7 @@ class Engines:
 
 
 def _unserved(failures: Sequence[ApiError | OSError]) -> ApiError | NoEngineError:
-    """The error when no replica served a request: 429 if each that was tried said so, else another checkpoint may."""
+    """The error when no replica served a request: 429 if each one tried answered 429, otherwise `NoEngineError`."""
     busy = [failure for failure in failures if isinstance(failure, ApiError) and failure.status == 429]
     if failures and len(busy) == len(failures):
         return errors.busy(busy[-1])

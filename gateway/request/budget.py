@@ -8,7 +8,7 @@ In order of precedence. Every level is checked even if a higher one decides, so 
 3. body `reasoning_effort`
 4. the key's default, or else the operator's; `chat.py` passes whichever applies, and the source is `default_budget`
 
-Effort names stand for quantiles of the reasoning tokens that the reference checkpoint was measured to spend, over all
+Effort names are quantiles of the reasoning tokens that the reference checkpoint was measured to spend, over all
 difficulties. `medium` is the median, `high` the 90th percentile, and `max` is no cap.
 """
 

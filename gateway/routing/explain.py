@@ -61,7 +61,7 @@ def _budget(request: RoutingRequest, budget: Budget) -> dict[str, Any]:
 
 
 def _saving(decision: Decision) -> float | None:
-    """Reasoning tokens that the reference checkpoint is expected to spend beyond what serves."""
+    """Expected reasoning tokens of the reference checkpoint minus those of the serving checkpoint or escalation."""
     if decision.reference_tokens is None or decision.predicted_tokens is None:
         return None
     return round(decision.reference_tokens - decision.predicted_tokens, 1)

@@ -34,7 +34,7 @@ def require_feasible(request: RoutingRequest, budget: Budget) -> None:
 
 
 def smallest_for(request: RoutingRequest, budget: Budget) -> int | None:
-    """The smallest feasible budget if this one is too small; None if it is feasible, unlimited, or nothing is known."""
+    """The smallest feasible budget if this one is too small; None if it is feasible, unlimited, or not predicted."""
     prediction = request.usable_prediction
     if prediction is None or budget.tokens is None:
         return None

@@ -107,11 +107,11 @@ def test_without_any_usage_it_is_counted_and_sent_before_the_end(counter: TokenC
 
 def test_usage_in_the_last_choices_event_is_used(counter: TokenCounter) -> None:
     events = [*EVENTS[:5], event({}, "stop", usage=USAGE), b"data: [DONE]\n\n"]
-    asked = relay(counter, True)
-    assert [e["usage"] for e in data(relay_all(asked, events))[-3:-1]] == [USAGE, USAGE]
-    silent = relay(counter, False)
-    assert relay_all(silent, events) == b"".join(events)
-    assert silent.usage == USAGE
+    with_usage = relay(counter, True)
+    assert [e["usage"] for e in data(relay_all(with_usage, events))[-3:-1]] == [USAGE, USAGE]
+    no_usage_wanted = relay(counter, False)
+    assert relay_all(no_usage_wanted, events) == b"".join(events)
+    assert no_usage_wanted.usage == USAGE
 
 
 def test_a_stream_that_closes_before_every_choice_has_ended_fails(counter: TokenCounter) -> None:

@@ -138,12 +138,12 @@ async def test_an_entry_whose_acknowledgement_was_lost_is_not_counted_twice(
 ) -> None:
     """Redis has the entry, but the writer does not know that. The entry is also in the spool, and is sent again."""
     mortal_redis.start()
-    known = entry()
+    first_entry = entry()
     writer = Ledger(mortal_redis.url, tmp_path)
     await writer.start()
-    writer.put(known)
+    writer.put(first_entry)
     await writer.aclose()
-    (tmp_path / ledger.SPOOL).write_text(dump(known) + "\n" + dump(entry()) + "\n")
+    (tmp_path / ledger.SPOOL).write_text(dump(first_entry) + "\n" + dump(entry()) + "\n")
     again = Ledger(mortal_redis.url, tmp_path)
     await again.start()
     await again.aclose()

@@ -49,9 +49,9 @@ def test_a_routed_request_names_checkpoint_alpha_budget_decision_and_difficulty(
 
 
 def test_the_base_has_no_alpha_and_no_budget_is_unlimited(family: Family) -> None:
-    found = headers(family, replace(DECISION, checkpoint="base", difficulty=None), tokens=None)
-    assert (found["x-laconic-alpha"], found["x-laconic-budget"]) == ("none", "unlimited")
-    assert "x-laconic-difficulty" not in found
+    result = headers(family, replace(DECISION, checkpoint="base", difficulty=None), tokens=None)
+    assert (result["x-laconic-alpha"], result["x-laconic-budget"]) == ("none", "unlimited")
+    assert "x-laconic-difficulty" not in result
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_the_base_has_no_alpha_and_no_budget_is_unlimited(family: Family) -> Non
 def test_an_escalation_is_announced_and_the_checkpoint_that_answered_is_named(
     family: Family, escalated_to: str | None, checkpoint: str, alpha: str
 ) -> None:
-    found = headers(family, replace(DECISION, escalation=ESCALATION), escalated_to=escalated_to)
-    assert found["x-laconic-escalation"] == "base"
-    assert (found["x-laconic-checkpoint"], found["x-laconic-alpha"]) == (checkpoint, alpha)
+    result = headers(family, replace(DECISION, escalation=ESCALATION), escalated_to=escalated_to)
+    assert result["x-laconic-escalation"] == "base"
+    assert (result["x-laconic-checkpoint"], result["x-laconic-alpha"]) == (checkpoint, alpha)
 
 
 def test_debug_adds_the_reason_and_the_forecasts(family: Family) -> None:
-    found = headers(family, debug=True)
-    assert found["x-laconic-reason"] == DECISION.reason
-    assert json.loads(found["x-laconic-predictions"]) == {"alpha-0.4": {"success": 0.9, "tokens": 20.0}}
+    result = headers(family, debug=True)
+    assert result["x-laconic-reason"] == DECISION.reason
+    assert json.loads(result["x-laconic-predictions"]) == {"alpha-0.4": {"success": 0.9, "tokens": 20.0}}
     assert "x-laconic-reason" not in headers(family)
