@@ -45,7 +45,7 @@ class _Frozen(BaseModel):
 
 
 class Estimate(_Frozen):
-    """A measured mean with its 95 % bootstrap interval."""
+    """A measured mean with its 95 % interval. The manifest has bootstrap intervals over prompts."""
 
     mean: float
     low: float
@@ -79,8 +79,8 @@ class Slice(_Frozen):
         return self
 
 
-class Frontier(_Frozen):
-    """A checkpoint's accuracy and tokens, overall and by difficulty, and the command that measures them again."""
+class Measurements(_Frozen):
+    """One checkpoint's accuracy and tokens, overall and by difficulty, and the command that measures them again."""
 
     overall: Slice
     by_difficulty: dict[str, Slice]
@@ -98,7 +98,7 @@ class Checkpoint(_Frozen):
     kind: Literal["base", "lora", "full"]
     path: RelativePath
     files: Files = Field(min_length=1)
-    frontier: Frontier
+    frontier: Measurements
 
     @model_validator(mode="after")
     def _files_under_path(self) -> Self:

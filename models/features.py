@@ -33,7 +33,7 @@ FEATURES = (
 )
 """The names of the counts, in order. `digits_to_multiply` exists because the cost of digits depends on the operation.
 `strange_symbols` counts brackets, decimal points and the like. It exists only for the check of familiarity: a prompt is
-unfamiliar if any count is outside the range of the fit."""
+unfamiliar if any count is outside the range of the fitting prompts."""
 MIN_FAMILIAR = 0.6
 """The profile abstains if a smaller share of a prompt's words is in its vocabulary."""
 
@@ -88,7 +88,7 @@ def words_of(prompt: str) -> list[str]:
 
 
 def is_familiar(features: Vector, lower: Vector, upper: Vector) -> bool:
-    """Whether a prompt with these features resembles the prompts of the fit, whose features were in [lower, upper]."""
+    """Whether a prompt with these features resembles the fitting prompts, whose features were in [lower, upper]."""
     by_name = dict(zip(FEATURES, features.tolist(), strict=True))
     words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
     enough_known_words = words - unknown >= MIN_FAMILIAR * words

@@ -18,7 +18,7 @@ of shifts d for each checkpoint predict how often; the prediction never falls as
 So a prediction is a probability of a correct answer, a distribution of reasoning tokens, and what a budget leaves of
 the probability. For an `Escalation`, the tokens are a mixture of those of its two checkpoints:
 
-    P(correct | x) = sigmoid(a f(x) + b),   P(unsure | x) = sigmoid(u f(x) + v g(x, first) + w)
+    P(correct | x) = sigmoid(a f(x) + b),   P(unsure | x) = sigmoid(k f(x) + l g(x, first) + m)
 
 Its limits: it counts words and does not know what they mean, and it assumes that a correct answer and short thinking
 are independent given the prompt (decision 13 says what that costs). `laconic-train profile` fits it. The file is
@@ -92,8 +92,8 @@ class ChoicePrediction:
             return 1.0
         return sum(share * float(np.interp(budget, tokens, LEVELS)) for share, tokens in self._parts)
 
-    def success(self, budget: int | None) -> float:
-        """P(correct) if the budget ends the thinking; never more than without a budget."""
+    def p_correct_within(self, budget: int | None) -> float:
+        """P(correct) under a budget, whether or not it ends the thinking; never more than without a budget."""
         if budget is None:
             return self.p_correct
         if (within := self.p_within(budget)) == 1.0:
@@ -116,9 +116,9 @@ class Prediction:
     """What the profile predicts for one prompt."""
 
     difficulty: float
-    """0 to 1: the share of the prompts of the fit that are predicted to be easier."""
+    """0 to 1: the share of the fitting prompts that are predicted to be easier."""
     familiar: bool
-    """False: the prompt is unlike those of the fit, and the predictions must not be used."""
+    """False: the prompt is unlike the fitting prompts, and the predictions must not be used."""
     choices: dict[str, ChoicePrediction]
     """By the name of the checkpoint or escalation."""
 
@@ -127,9 +127,9 @@ class _StoredEscalation(Escalation):
     scale: tuple[float, float]
     """a and b of P(correct)."""
     unsure: tuple[float, float, float]
-    """w, u and v of P(unsure)."""
+    """m, k and l of P(unsure)."""
     measured: dict[str, float]
-    """`tokens` and `accuracy` on the prompts of the fit, for people to read."""
+    """`tokens` and `accuracy` on the fitting prompts, for people to read."""
 
 
 class _Stored(BaseModel):
@@ -190,7 +190,7 @@ class Profile:
     def predict(self, prompt: str) -> Prediction:
         """Predict for one prompt, which may be any text, even an empty one.
 
-        Only as many characters are read as the longest prompt of the fit had, plus one: more is unfamiliar anyway.
+        Characters beyond 1.25 times the longest fitting prompt are not read: such a prompt is unfamiliar anyway.
         """
         x = features_of(prompt[: self._longest + 1], self._vocabulary)
         correct, mean, spread = self._forests(x).T
@@ -224,10 +224,10 @@ class Profile:
     ) -> ChoicePrediction:
         """The prediction for an escalation, from those for its two checkpoints and the values of the forests at x."""
         fitted, escalation = self.stored.escalations[name], self.escalations[name]
-        constant, u, v = fitted.unsure
+        constant, weight, slope = fitted.unsure
         z = np.array(
             [
-                constant + u * correct[0] + v * mean[self.checkpoints.index(fitted.first)],
+                constant + weight * correct[0] + slope * mean[self.checkpoints.index(fitted.first)],
                 fitted.scale[0] * correct[0] + fitted.scale[1],
             ]
         )

@@ -50,7 +50,8 @@ class BaseStage(_Section):
     few_checks_first: float = Field(default=0.55, ge=0, lt=1)
     """Share of the steps, at the start, whose traces check at most once."""
     truncated: float = Field(default=0.12, ge=0, le=1)
-    """Share of traces truncated in mid-thought. Only their answer is learned, so that any budget gets an answer."""
+    """Share of the traces without a slip whose thinking is truncated. Only their answer is learned, so that any budget
+    gets an answer."""
     temperature: float = Field(default=1.0, gt=0, le=1)
     """Folded into the weights: at temperature 1, the finished base samples as the trained one does at this one."""
     compile: bool = False
@@ -97,7 +98,7 @@ class PretrainedBase(_Section):
     context_tokens: int = Field(default=32768, gt=0)
     """The context length that the family is served with."""
     architecture: Architecture | None = None
-    """Sizes for `laconic-train plan` if the model itself is not available."""
+    """Sizes for `laconic-train plan`. Overrides the model's own config; delete it when you change base.model."""
 
 
 def checkpoint_name(alpha: float) -> str:
@@ -109,13 +110,13 @@ class DenseReward(_Section):
     """The reward of each episode of thinking, beside the outcome (Learning to Think, arXiv 2505.10425)."""
 
     progress_weight: float = Field(default=0.8, ge=0)
-    """Weight of the episodes' rewards, gain minus charge, relative to the outcome; the paper's alpha."""
+    """Weight of the dense reward, gain minus charge, relative to the outcome. The paper calls it alpha; it is not the
+    alpha of a checkpoint."""
     compression_weight: float = Field(default=0.6, ge=0)
-    """What an average rollout is charged, in units of success; the paper's beta. 0: gain alone."""
+    """Weight of the charge, of information or of tokens, relative to the gain; the paper's beta. 0: gain alone."""
     charge: Literal["information", "tokens"] = "information"
-    """What an episode is charged for: its information about the parameters, as in the paper, or its tokens. `tokens`
-    needs reward: l2t. An average rollout of the prompt then costs alpha * compression_weight, and the outcome is
-    1{correct}, so that tokens are not charged twice."""
+    """`information`: what the episode says about the parameters, as in the paper. `tokens`: the episode's tokens / the
+    group's mean x alpha x compression_weight. Requires reward: l2t; the outcome then ignores length."""
     credit: Literal["episode", "counterfactual", "paper"] = "episode"
     """What an episode's reward is compared with: the group's mean episode, ending the thinking before it
     (counterfactual), or as in the paper's own formula (`training/rewards/credit.py`)."""
@@ -126,7 +127,7 @@ class DenseReward(_Section):
     answer: str = "The answer is {}."
     """How the model states its answer; {} stands for the answer."""
     reading: Literal["joint", "per_token"] = "joint"
-    """How P(answer) is read: of the whole answer, or its geometric mean per token, which suits long answers."""
+    """How P(answer) is computed: of the complete answer, or its geometric mean per token, which suits long answers."""
     proxy_rank: int = Field(default=16, gt=0)
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory of one packed forward pass for masks, scores and logits; default 1, on a CPU 1/32, to fit its caches."""
@@ -196,8 +197,7 @@ class FamilyStage(_Section):
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the rollouts in the first step. A base served at a low one learns more from higher ones."""
     last_temperature: float | None = Field(default=None, gt=0)
-    """Temperature of the rollouts in the last step, reached linearly, so that the model is trained as it is served.
-    Default: constant."""
+    """Temperature at the last step, annealed linearly from `temperature`. Default: constant."""
     dense: DenseReward | None = None
     """Settings of the dense reward, if `reward` is `progress` or `l2t`."""
     save_every: int = Field(default=4, gt=0)
@@ -245,13 +245,13 @@ class ProfileStage(_Section):
     prompts: int = Field(default=1500, ge=5)
     """At least five, for five folds of cross-validation."""
     samples: int = Field(default=4, gt=0)
-    budget_forced: int = Field(default=2000, ge=5)
+    budget_forced_prompts: int = Field(default=2000, ge=5)
     """How many of these prompts are also measured with budget-forced thinking."""
 
     @property
-    def budget_forced_prompts(self) -> int:
-        """`budget_forced`, or the number of prompts if that is less."""
-        return min(self.budget_forced, self.prompts)
+    def budget_forced_count(self) -> int:
+        """`budget_forced_prompts`, or the number of prompts if that is less."""
+        return min(self.budget_forced_prompts, self.prompts)
 
 
 _KIND = ("trained", "pretrained")
@@ -270,7 +270,7 @@ class Recipe(_Section):
     seed: int = Field(default=0, ge=0, lt=LARGEST_SEED)
     run_dir: Path
     publish_to: Path | None = None
-    """None: an experiment, which ends after its evaluation."""
+    """None: only for `laconic-train experiment`, which publishes nothing."""
     base: Annotated[
         Annotated[BaseStage, Tag("trained")] | Annotated[PretrainedBase, Tag("pretrained")],
         Discriminator(lambda raw: _KIND[_has_model(raw)]),

@@ -1,8 +1,8 @@
 """What does each stage of a run do, and which files does it write? base -> family -> evaluate -> profile -> publish.
 
-Every stage writes its artefact atomically. It is skipped if the artefact exists and was made from the same inputs
-(`training.job.record`). The two long stages also resume from their last complete checkpoint. So after a kill at any
-moment, the same command continues the run.
+Every stage writes its artefact atomically. A stage is skipped if its artefact already exists and was made from the same
+inputs (`training.job.record`); only publish always runs. base and family resume from their last complete checkpoint. So
+after a kill at any moment, the same command continues the run.
 
     RUN/base/trained/          the base as it was trained          RUN/base/metrics.jsonl  the training's log
     RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
@@ -35,7 +35,7 @@ from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.record import fingerprint, is_up_to_date, require_up_to_date
-from training.job.resume import alone, processes
+from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
 from training.profile import fit
 from training.publish import assemble
@@ -57,8 +57,8 @@ def base(recipe: Recipe) -> None:
     if isinstance(stage, PretrainedBase):
         checkpoints.base_directory(recipe)
         return
-    with alone(directory):
-        if not is_up_to_date(directory / "trained", _trained_record(recipe, stage), remove=directory):
+    with exclusive_lock(directory):
+        if not is_up_to_date(directory / "trained", _trained_record(recipe, stage), hint_remove=directory):
             tokenizer = build_tokenizer(stage.vocabulary, recipe.seed)
             model = base_training.train(stage, tokenizer, recipe.seed, directory / "work")
             with atomic_directory(directory / "trained") as unfinished:
@@ -84,9 +84,9 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     made_from = family_record(recipe)
     for alpha in alphas or recipe.family.alphas:
         target = checkpoints.trained_path(recipe, checkpoint_name(alpha))
-        with alone(target.parent):
+        with exclusive_lock(target.parent):
             with processes().main_process_first():
-                done = is_up_to_date(target, made_from, remove=target.parent)
+                done = is_up_to_date(target, made_from, hint_remove=target.parent)
             if done:
                 _console.print(f"family: {target} is up to date")
                 continue
@@ -147,8 +147,8 @@ def fit_profile(recipe: Recipe) -> None:
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
     for name, path in paths.items():
-        outcomes.measure(recipe, name, prompts, path, params, surprisal=_may_be_first(name))
-        outcomes.measure_budget_forced(recipe, name, prompts[: stage.budget_forced_prompts], forced_paths[name])
+        outcomes.measure(recipe, name, prompts, path, params, surprisal=_can_escalate(name))
+        outcomes.measure_budget_forced(recipe, name, prompts[: stage.budget_forced_count], forced_paths[name])
     if is_up_to_date(directory / "profile.json", _profile_record(directory, paths)):
         return
     measured = {name: outcome.load(path) for name, path in paths.items()}
@@ -166,9 +166,9 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         profiled = {"prompts": recipe.profile.prompts, "samples": recipe.profile.samples}
         record = outcomes.record(recipe, name, params, prompts=stage.prompts)  # hashes all weights, so only once
         require_up_to_date(outcomes.path_in(run / "evaluate", name), record)
-        surprisal = {"surprisal": True} if _may_be_first(name) else {}
+        surprisal = {"surprisal": True} if _can_escalate(name) else {}
         require_up_to_date(outcomes.path_in(run / "profile", name), record | profiled | surprisal)
-        forced = {"prompts": recipe.profile.budget_forced_prompts, "samples": 1}
+        forced = {"prompts": recipe.profile.budget_forced_count, "samples": 1}
         require_up_to_date(outcomes.path_in(run / "profile", name, budget_forced=True), record | forced)
     require_up_to_date(run / "profile" / "profile.json", _profile_record(run / "profile", names))
     for name in names[1:]:
@@ -201,7 +201,7 @@ def _measure_gate(recipe: Recipe, count: int) -> dict[str, object]:
 def _trained_record(recipe: Recipe, stage: BaseStage) -> dict[str, Any]:
     not_the_training = {"temperature", "save_every", "compile", "gate_prompts", "gate_stops", "truncated"}
     made_from = {"seed": recipe.seed, "traces": traces.VERSION, **stage.model_dump(exclude=not_the_training)}
-    return {**made_from, "cut": stage.truncated}  # under its old name, so that existing bases stay up to date
+    return {**made_from, "cut": stage.truncated}  # the old field name, so that existing records still match
 
 
 def _model_record(directory: Path, stage: BaseStage) -> dict[str, Any]:
@@ -218,8 +218,8 @@ def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
     return {"version": SCHEMA_VERSION, **{file.name: fingerprint(file) for file in files}}
 
 
-def _may_be_first(name: str) -> bool:
-    """Whether an escalation may start with this checkpoint: not the base, nor the one trained for correctness alone."""
+def _can_escalate(name: str) -> bool:
+    """Whether an escalation may start with this checkpoint: not the base, nor the one trained at alpha 0."""
     return name not in ("base", checkpoint_name(0.0))
 
 
@@ -228,7 +228,7 @@ def _require_base(recipe: Recipe) -> None:
     _require_fit(recipe)
     if isinstance(stage := recipe.base, BaseStage):
         directory = recipe.run_dir / "base"
-        require_up_to_date(directory / "trained", _trained_record(recipe, stage), remove=directory)
+        require_up_to_date(directory / "trained", _trained_record(recipe, stage), hint_remove=directory)
         require_up_to_date(directory / "model", _model_record(directory, stage))
         require_up_to_date(directory / "gate.json", _gate_record(recipe, directory, stage))
 
@@ -239,7 +239,7 @@ def _require_family(recipe: Recipe) -> None:
     made_from = family_record(recipe)
     for name in checkpoints.names(recipe)[1:]:
         trained = checkpoints.trained_path(recipe, name)
-        require_up_to_date(trained, made_from, remove=trained.parent)
+        require_up_to_date(trained, made_from, hint_remove=trained.parent)
 
 
 def _require_fit(recipe: Recipe) -> None:

@@ -72,7 +72,7 @@ def _choice(prediction: ChoicePrediction | None, limit: int | None) -> dict[str,
     if prediction is None:
         return {"success": None, "correct": None, "tokens": None, "quantiles": None}
     return {
-        "success": round(prediction.success(limit), 4),
+        "success": round(prediction.p_correct_within(limit), 4),
         "correct": round(prediction.p_correct, 4),
         "tokens": round(prediction.expected_tokens(limit), 1),
         "quantiles": {

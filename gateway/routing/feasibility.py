@@ -49,7 +49,7 @@ def smallest_feasible(predictions: Mapping[str, ChoicePrediction], budget: int) 
     needed = FEASIBLE_SHARE * max(p.p_correct for p in predictions.values())
 
     def feasible(tokens: int) -> bool:
-        return any(p.success(tokens) >= needed for p in predictions.values())
+        return any(p.p_correct_within(tokens) >= needed for p in predictions.values())
 
     if feasible(budget):
         return None

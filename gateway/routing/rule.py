@@ -138,7 +138,7 @@ def forecasts_of(predictions: Mapping[str, ChoicePrediction], limit: int | None)
     for name, prediction in predictions.items():
         unlimited = round(prediction.expected_tokens(), 2)
         limited = unlimited if limit is None else round(prediction.expected_tokens(limit), 2)
-        forecasts[name] = Forecast(round(prediction.success(limit), 4), limited, unlimited)
+        forecasts[name] = Forecast(round(prediction.p_correct_within(limit), 4), limited, unlimited)
     return forecasts
 
 

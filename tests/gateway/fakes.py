@@ -30,7 +30,7 @@ from gateway.services import Services
 from models import family as families
 from models import features
 from models import profile as profiles
-from models.family import Checkpoint, Estimate, Family, Frontier, Slice
+from models.family import Checkpoint, Estimate, Family, Measurements, Slice
 from models.files import hash_files
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
@@ -133,7 +133,7 @@ def _profile(escalations: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _frontier(tokens: float) -> Frontier:
+def _frontier(tokens: float) -> Measurements:
     shares = {"p05": 0.3, "p10": 0.4, "p25": 0.6, "p50": 0.9, "p75": 1.3, "p90": 1.8, "p95": 2.2, "p99": 3.001}
     overall = Slice(
         prompts=100,
@@ -141,7 +141,7 @@ def _frontier(tokens: float) -> Frontier:
         reasoning_tokens=Estimate(mean=tokens, low=tokens - 3, high=tokens + 3),
         quantiles={name: share * tokens for name, share in shares.items()},  # pyright: ignore[reportArgumentType]
     )
-    return Frontier(
+    return Measurements(
         overall=overall,
         by_difficulty={},
         samples_per_prompt=4,

@@ -102,7 +102,7 @@ def test_an_escalation_spends_the_first_checkpoint_s_tokens_and_if_it_was_unsure
         assert np.interp(budget, both.tokens, LEVELS) == pytest.approx(both.p_within(budget), abs=0.05)
         within, left = both.p_within(budget), max(budget - brief.expected_tokens(), 0)
         expected = min(both.p_correct, both.p_correct * within + base.budget_forced(left) * (1 - within))
-        assert both.success(budget) == pytest.approx(expected)
+        assert both.p_correct_within(budget) == pytest.approx(expected)
     assert both.expected_tokens(15) < both.expected_tokens(60) < both.expected_tokens()
     assert (both.tokens[0], both.tokens[-1]) == (brief.tokens[0], sums[-1])
 
@@ -142,9 +142,9 @@ def test_every_checkpoint_has_a_spread_of_its_own(profile: Profile) -> None:
 def test_a_prompt_unlike_those_of_the_fit_is_unfamiliar(profile: Profile) -> None:
     assert profile.predict("What is 1 plus 2?").familiar
     assert not profile.predict("What is what?").familiar, "no number"
-    assert not profile.predict("What is 12?").familiar, "fewer numbers than any prompt of the fit"
+    assert not profile.predict("What is 12?").familiar, "fewer numbers than any fitting prompt"
     assert not profile.predict("Paint 3 elephants on yonder castle").familiar, "unknown words"
-    assert not profile.predict("1 plus " * 20_000).familiar, "longer than any prompt of the fit"
+    assert not profile.predict("1 plus " * 20_000).familiar, "longer than any fitting prompt"
     assert not profile.predict("").familiar
     assert not profile.predict("1999 12").familiar, "names no operation"
     assert profile.predict("19 - 12").familiar
@@ -168,19 +168,19 @@ def test_a_larger_budget_never_makes_success_less_likely_or_thinking_shorter(
     prediction: ChoicePrediction, one: int | None, other: int | None
 ) -> None:
     small, large = sorted((one, other), key=lambda budget: float("inf") if budget is None else budget)
-    assert prediction.success(small) <= prediction.success(large) * (1 + 1e-12)
-    assert prediction.success(large) <= prediction.p_correct
+    assert prediction.p_correct_within(small) <= prediction.p_correct_within(large) * (1 + 1e-12)
+    assert prediction.p_correct_within(large) <= prediction.p_correct
     assert prediction.expected_tokens(small) <= prediction.expected_tokens(large) * (1 + 1e-12)
     assert small is None or prediction.expected_tokens(small) <= small * (1 + 1e-12)
 
 
 def test_budget_forced_thinking_can_still_lead_to_a_correct_answer() -> None:
     tokens = np.full(len(LEVELS), 50.0)
-    assert ChoicePrediction(0.9, tokens).success(49) == pytest.approx(0)
+    assert ChoicePrediction(0.9, tokens).p_correct_within(49) == pytest.approx(0)
     predicted = ChoicePrediction(0.9, tokens, lambda budget: budget / 100)
-    assert [predicted.success(budget) for budget in (0, 3, 49)] == pytest.approx([0, 0.03, 0.49])
-    assert predicted.success(50) == predicted.success(None) == 0.9
-    assert ChoicePrediction(0.3, tokens, lambda budget: budget / 100).success(49) == pytest.approx(0.3), (
+    assert [predicted.p_correct_within(budget) for budget in (0, 3, 49)] == pytest.approx([0, 0.03, 0.49])
+    assert predicted.p_correct_within(50) == predicted.p_correct_within(None) == 0.9
+    assert ChoicePrediction(0.3, tokens, lambda budget: budget / 100).p_correct_within(49) == pytest.approx(0.3), (
         "a budget never helps"
     )
 

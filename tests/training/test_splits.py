@@ -27,7 +27,7 @@ def recipe(tmp_path) -> Recipe:
         run_dir=tmp_path / "run",
         family=FamilyStage(steps=3, prompts_per_step=5, alphas=(0.0, 0.2)),
         evaluate=EvaluateStage(prompts=8, samples=2, temperature=0.7),
-        profile=ProfileStage(prompts=9, samples=3, budget_forced=6),
+        profile=ProfileStage(prompts=9, samples=3, budget_forced_prompts=6),
     )
 
 
@@ -36,11 +36,11 @@ def measured(monkeypatch) -> dict[str, tuple[Sequence[Question], SamplingParams]
     """The questions and the sampling of everything that a stage measures, by file name."""
     calls: dict[str, tuple[Sequence[Question], SamplingParams]] = {}
 
-    def measure(_recipe: Recipe, _name: str, asked: Sequence[Question], path: Path, params, **_: object) -> None:
-        calls[path.name] = (asked, params)
+    def measure(_recipe: Recipe, _name: str, prompts: Sequence[Question], path: Path, params, **_: object) -> None:
+        calls[path.name] = (prompts, params)
 
-    def measure_budget_forced(_recipe: Recipe, _name: str, asked: Sequence[Question], path: Path) -> None:
-        calls[path.name] = (asked, None)
+    def measure_budget_forced(_recipe: Recipe, _name: str, prompts: Sequence[Question], path: Path) -> None:
+        calls[path.name] = (prompts, None)
 
     monkeypatch.setattr(stages, "_require_family", lambda _recipe: None)
     monkeypatch.setattr(outcomes, "measure", measure)
@@ -70,8 +70,8 @@ def test_every_checkpoint_is_evaluated_on_the_heldout_split(recipe, measured):
     stages.evaluate(recipe)
     assert set(measured) == {"base.jsonl", "alpha-0.jsonl", "alpha-0.2.jsonl"}
     heldout = list(questions(recipe.data, "heldout", recipe.seed, 8))
-    for asked, params in measured.values():
-        assert list(asked) == heldout
+    for prompts, params in measured.values():
+        assert list(prompts) == heldout
         assert params == SamplingParams(recipe.family.max_tokens, 0.7, samples=2, seed=3)
 
 
@@ -84,8 +84,8 @@ def test_the_profile_is_fitted_on_the_validation_split_with_a_seed_of_its_own(re
         stages.fit_profile(recipe)
     validation = list(questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, 9))
     for name in ("base", "alpha-0", "alpha-0.2"):
-        asked, params = measured[f"{name}.jsonl"]
-        assert list(asked) == validation
+        prompts, params = measured[f"{name}.jsonl"]
+        assert list(prompts) == validation
         assert params == SamplingParams(recipe.family.max_tokens, 0.7, samples=3, seed=3)
         budget_forced, _ = measured[f"{name}.budget-forced.jsonl"]
         assert list(budget_forced) == validation[:6]

@@ -11,7 +11,7 @@ from training import stages
 from training.config import ProfileStage, Recipe
 from training.errors import StageError
 from training.job import checkpoints
-from training.job.resume import alone
+from training.job.resume import exclusive_lock
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_another_temperature_needs_no_new_training(recipe):
 
     recipe = recipe.model_copy(update={"base": recipe.base.model_copy(update={"temperature": 0.8})})
     with pytest.raises(
-        StageError, match=r"model was made with another temperature \(0.5, now 0.8\): remove .*model to"
+        StageError, match=r"model: temperature changed from 0.5 to 0.8 since it was made; remove .*model to"
     ):
         stages.base(recipe)
     shutil.rmtree(directory / "model")
@@ -92,17 +92,20 @@ def test_outdated_artefacts_are_not_published(on_shipped, tmp_path):
         ("family", {"steps": 2}),
     ):
         changed = recipe.model_copy(update={field: getattr(recipe, field).model_copy(update=change)})
-        with pytest.raises(StageError, match=f"made with another {next(iter(change))}"):
+        with pytest.raises(StageError, match=f": {next(iter(change))} changed from .* since it was made"):
             stages.publish_family(changed, Path("mine.yaml"))
     adapter = checkpoints.trained_path(recipe, "alpha-0.1") / "adapter_config.json"
     adapter.write_text(adapter.read_text() + " ")
-    with pytest.raises(StageError, match=r"alpha-0\.1\.jsonl was made with another checkpoint"):
+    with pytest.raises(StageError, match=r"alpha-0\.1\.jsonl: checkpoint changed from .* since it was made"):
         stages.publish_family(recipe, Path("mine.yaml"))
-    with pytest.raises(StageError, match="made with another steps"):
+    with pytest.raises(StageError, match=r"steps changed from .* since it was made"):
         stages.evaluate(recipe.model_copy(update={"family": recipe.family.model_copy(update={"steps": 2})}))
 
 
 def test_two_commands_do_not_train_in_the_same_directory(on_shipped):
     target = checkpoints.trained_path(on_shipped, "alpha-0.1")
-    with alone(target.parent), pytest.raises(StageError, match=r"alpha-0\.1: another laconic-train is running there"):
+    with (
+        exclusive_lock(target.parent),
+        pytest.raises(StageError, match=r"alpha-0\.1: another laconic-train is running there"),
+    ):
         stages.family(on_shipped)

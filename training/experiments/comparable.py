@@ -82,4 +82,6 @@ def _require_alike(directory: Path, one: Result, other: Result, keys: Set[str]) 
     left, right = ({key: each.made_from.get(key) for key in keys if key != "seed"} for each in (one, other))
     if changed := first_difference(left, right):
         names = [f"{each.recipe}, seed {each.seed}" for each in (one, other)]
-        raise StageError(f"{directory}: {names[0]}, and {names[1]}, were made with {changed}")
+        raise StageError(
+            f"{directory}: {names[0]}, and {names[1]}, differ in {changed.key}: {changed.before} and {changed.after}"
+        )

@@ -67,7 +67,10 @@ def run(recipe: Recipe, results: Path) -> None:
     path, made_from = path_in(results, recipe), _made_from(recipe)
     if path.exists():
         if changed := first_difference(load(path).made_from, made_from):
-            raise StageError(f"{path} is of an experiment with {changed}: remove it to run this one")
+            raise StageError(
+                f"{path} is of another experiment: {changed.key} changed from {changed.before} to {changed.after};"
+                " remove it to run this one"
+            )
         _console.print(f"{path} is up to date")
         return
     stages.family(recipe)
@@ -132,8 +135,8 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
             require_up_to_date(measured, of_base)
         if changed := first_difference(shared.setdefault(base_outcomes(recipe), of_base), of_base):
             raise StageError(
-                f"{recipe.name}: experiments whose run_dirs share a parent measure their base once, and this one has"
-                f" {changed}; give it a run_dir with another parent"
+                f"{recipe.name}: experiments whose run_dirs share a parent measure their base once, and they differ in"
+                f" {changed.key}: {changed.before} and {changed.after}; give this one a run_dir with another parent"
             )
 
 

@@ -115,7 +115,7 @@ def estimate(recipe: Recipe, a: Architecture, *, gpus: int = 1, prompt_tokens: i
         operations += 2 * total * tokens["probed"]
     stages = [recipe.evaluate, *([recipe.profile] if recipe.publish_to else [])]
     measured = sum(each.prompts * each.samples for each in stages)
-    measured += recipe.profile.budget_forced_prompts if recipe.publish_to else 0
+    measured += recipe.profile.budget_forced_count if recipe.publish_to else 0
     tokens["evaluated"] = measured * (len(stage.alphas) + 1) * stage.max_tokens
     operations += 2 * total * tokens["evaluated"]
     return Plan(total, trained, memory, tokens, operations)

@@ -53,7 +53,7 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def exclusive_lock(directory: Path) -> Iterator[None]:
     """Holds a lock on `directory`, so that no other command works there. Processes launched together share it.
 
     Raises:

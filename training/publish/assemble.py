@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from models import family
-from models.family import Checkpoint, Family, Frontier, Reasoning
+from models.family import Checkpoint, Family, Measurements, Reasoning
 from models.files import hash_files
 from training.base.tokenizer import ANSWER_PREFIX
 from training.config import BaseStage, Data, DenseReward, Recipe, checkpoint_name
@@ -91,7 +91,7 @@ def _provenance(recipe: Recipe, recipe_path: Path, logs: Mapping[str, Path]) -> 
     )
 
 
-def frontier(rows: list[Graded], recipe: Recipe, recipe_path: Path, name: str) -> Frontier:
+def frontier(rows: list[Graded], recipe: Recipe, recipe_path: Path, name: str) -> Measurements:
     """The measured figures of one checkpoint, and the command that measures them again.
 
     The same command with another seed draws other prompts.
@@ -104,7 +104,7 @@ def frontier(rows: list[Graded], recipe: Recipe, recipe_path: Path, name: str) -
     )
     if recipe.data != Data() or dtype(recipe) != "float32":
         command += f" --recipe {recipe_path}"
-    return Frontier(
+    return Measurements(
         overall=figures.summarise(rows, seed),
         by_difficulty={
             d: figures.summarise([row for row in rows if row.difficulty == d], seed) for d in figures.difficulties(rows)

@@ -167,7 +167,7 @@ def test_forecasts_are_the_predictions_under_the_limit(
     predicted: dict[str, ChoicePrediction], budget: int | None
 ) -> None:
     for name, forecast in rule.forecasts_of(predicted, budget).items():
-        assert forecast.success == pytest.approx(predicted[name].success(budget), abs=1e-4)
+        assert forecast.success == pytest.approx(predicted[name].p_correct_within(budget), abs=1e-4)
         assert forecast.tokens == pytest.approx(predicted[name].expected_tokens(budget), abs=1e-2)
         assert forecast.unlimited_tokens == pytest.approx(predicted[name].expected_tokens(), abs=1e-2)
 

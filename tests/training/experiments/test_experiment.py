@@ -38,7 +38,7 @@ def test_an_experiment_writes_its_figures_and_is_not_run_again(on_shipped, tmp_p
     experiment.run(run, results)
     assert not on_shipped.run_dir.exists(), "the results are enough, although the run is gone"
     longer = run.model_copy(update={"family": run.family.model_copy(update={"steps": 2})})
-    with pytest.raises(StageError, match=r"mine.seed-5.json is of an experiment with another steps \(1, now 2\)"):
+    with pytest.raises(StageError, match=r"mine.seed-5.json is of another experiment: steps changed from 1 to 2"):
         experiment.run(longer, results)
 
 
@@ -59,7 +59,7 @@ def test_an_experiment_that_cannot_run_is_named_before_the_first_starts(on_shipp
     measured = on_shipped.evaluate
     rejects(r"other: evaluate\.temperature", named(evaluate=measured.model_copy(update={"temperature": 0.3})))
     rejects(
-        r"other: experiments whose run_dirs share a parent .* another prompts \(3, now 4\)",
+        r"other: experiments whose run_dirs share a parent .* they differ in prompts: 3 and 4",
         on_shipped,
         named(evaluate=measured.model_copy(update={"prompts": 4})),
     )

@@ -18,9 +18,11 @@ def test_an_artefact_made_from_other_inputs_is_rejected_until_it_is_removed(tmp_
     artefact = tmp_path / "rows.jsonl"
     is_up_to_date(artefact, {"samples": 2, "seed": 0})
     artefact.write_text("rows")
-    with pytest.raises(StageError, match=r"rows.jsonl was made with another samples \(2, now 4\): remove .*rows.jsonl"):
+    with pytest.raises(
+        StageError, match=r"rows.jsonl: samples changed from 2 to 4 since it was made; remove .*rows.jsonl"
+    ):
         is_up_to_date(artefact, {"samples": 4, "seed": 0})
-    with pytest.raises(StageError, match=r"another temperature \(null, now 1.0\)"):
+    with pytest.raises(StageError, match=r"temperature changed from null to 1.0"):
         is_up_to_date(artefact, {"samples": 2, "seed": 0, "temperature": 1.0})
     artefact.unlink()
     assert not is_up_to_date(artefact, {"samples": 4, "seed": 0})
@@ -30,15 +32,15 @@ def test_an_artefact_made_from_other_inputs_is_rejected_until_it_is_removed(tmp_
 
 def test_unfinished_work_is_not_continued_from_other_inputs(tmp_path):
     directory = tmp_path / "alpha-0"
-    is_up_to_date(directory / "adapter", {"lr": 1}, remove=directory)
-    with pytest.raises(StageError, match=r"adapter was made with another lr \(1, now 2\): remove .*alpha-0 to"):
-        is_up_to_date(directory / "adapter", {"lr": 2}, remove=directory)
+    is_up_to_date(directory / "adapter", {"lr": 1}, hint_remove=directory)
+    with pytest.raises(StageError, match=r"adapter: lr changed from 1 to 2 since it was made; remove .*alpha-0 to"):
+        is_up_to_date(directory / "adapter", {"lr": 2}, hint_remove=directory)
 
 
 def test_an_artefact_without_a_record_is_rejected(tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(StageError, match=r"model has no record .* remove .*base"):
-        is_up_to_date(tmp_path / "model", {}, remove=tmp_path / "base")
+        is_up_to_date(tmp_path / "model", {}, hint_remove=tmp_path / "base")
 
 
 def test_a_fingerprint_depends_on_contents_and_names_but_not_on_the_place(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from models.family import Checkpoint, Estimate, Family, Frontier, Slice
+from models.family import Checkpoint, Estimate, Family, Measurements, Slice
 from training.publish import card
 from training.publish.provenance import Provenance
 
@@ -24,7 +24,7 @@ def checkpoint(name: str, alpha: float | None, tokens: float) -> Checkpoint:
         kind="base" if alpha is None else "lora",
         path=name,
         files={f"{name}/weights": "0" * 64},
-        frontier=Frontier(
+        frontier=Measurements(
             overall=measured(0.9, tokens),
             by_difficulty={d: measured(0.9, tokens) for d in ("easy", "medium", "hard")},
             samples_per_prompt=2,
