@@ -36,7 +36,7 @@ from training import config, trainer
 from training.config import DenseReward, FamilyStage
 from training.job.allocator import keep_freed_memory
 from training.rewards.compression import scores, token_gradients
-from training.rewards.information_gain import Probe, success
+from training.rewards.information_gain import Probe, answer_probabilities
 from training.rollouts.batch import Rollouts
 from training.rollouts.grade import Grader
 from training.tasks.prompts import prompts
@@ -124,7 +124,7 @@ def probing(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[str, A
             "tokens": theirs / own,
         }
         for name, kv_caches in (("packed", None), ("after sampling", kv_caches_of(model, batch))):
-            ours = partial(success, model, batch, ends_BK, [probe] * rows, kv_caches=kv_caches)
+            ours = partial(answer_probabilities, model, batch, ends_BK, [probe] * rows, kv_caches=kv_caches)
             torch.testing.assert_close(ours(), peer(), atol=1e-5, rtol=1e-3)
             row[name] = ratio(ours, peer, repeats)
         results.append(row)
@@ -178,7 +178,7 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
     stock = trl.GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
         reward_funcs=right,
-        args=trainer.arguments(stage, ALPHA, 0, out / "stock"),
+        args=trainer.grpo_config(stage, ALPHA, 0, out / "stock"),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=trainer.adapter(stage),

@@ -29,7 +29,7 @@ def check(recipe: Recipe) -> None:
             raise StageError(f"run_dir: {directory} is a file, not a directory")
     if isinstance(recipe.base, PretrainedBase):
         _check_base(checkpoints.base_directory(recipe), recipe.base)
-    trainer.arguments(recipe.family, 0.0, recipe.seed, recipe.run_dir)
+    trainer.grpo_config(recipe.family, 0.0, recipe.seed, recipe.run_dir)
     _require_rank(recipe)
     count = recipe.family.steps * recipe.family.prompts_per_step
     trained_on = questions(recipe.data, "train", recipe.seed + 1, count)

@@ -1,4 +1,4 @@
-"""How is one efficient checkpoint trained? With TRL's `GRPOTrainer`, the alpha reward and, optionally, a dense reward.
+"""How is one efficient checkpoint trained? With TRL's `GRPOTrainer`, a length penalty and, optionally, a dense reward.
 
 Differences from stock GRPO, and their reasons:
 - The reward needs the lengths of the whole group, and a group may span processes. So it is computed after the gather.
@@ -39,7 +39,7 @@ from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint, processes
 from training.rewards import credit, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
-from training.rewards.information_gain import gains
+from training.rewards.information_gain import information_gains
 from training.rewards.length import length_reward
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
@@ -54,7 +54,7 @@ VERSION = 2
 """Bump when training semantics change; checkpoints of other versions are not reused."""
 
 
-class FamilyTrainer(GRPOTrainer):
+class CheckpointTrainer(GRPOTrainer):
     """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463).
 
     With `dense`, each episode of thinking has an advantage of its own in addition (arXiv 2505.10425).
@@ -64,21 +64,27 @@ class FamilyTrainer(GRPOTrainer):
     """
 
     def __init__(
-        self, *, alpha: float, dense: DenseReward | None, last_temperature: float | None, episodes: Path, **kwargs: Any
+        self,
+        *,
+        alpha: float,
+        dense: DenseReward | None,
+        final_temperature: float | None,
+        episode_log_path: Path,
+        **kwargs: Any,
     ) -> None:
         trl_guard.require_methods(GRPOTrainer)
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
         trl_guard.require_attributes(self)
         self._first_temperature = self.args.temperature
-        self._last_temperature = last_temperature or self._first_temperature
-        self._alpha, self._dense, self._episodes = alpha, dense, episodes
+        self._final_temperature = final_temperature or self._first_temperature
+        self._alpha, self._dense, self._episode_log_path = alpha, dense, episode_log_path
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be charged twice
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None
         self._rewards = torch.empty(0)
         self._kv_caches: list[Tensor] | None = None
-        cools = self._last_temperature != self._first_temperature
-        self._temperature_cells = self._bound_temperatures() if cools else []
+        is_annealed = self._final_temperature != self._first_temperature
+        self._temperature_cells = self._bound_temperatures() if is_annealed else []
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; TRL has repeated each prompt for its group. The adapter is merged meanwhile."""
@@ -98,7 +104,7 @@ class FamilyTrainer(GRPOTrainer):
         return completion_ids, None
 
     def _reuses_kv_caches(self, model: Any) -> bool:
-        """Whether the dense reward reuses the rollouts' KV caches. Not on a GPU, where memory is dearer than time."""
+        """Whether the dense reward reuses the rollouts' KV caches. Not on a GPU, where memory is the bottleneck."""
         usable = self._dense is not None and not self._dense.charges_information
         return usable and model.device.type == "cpu" and caches_everything(model)
 
@@ -109,16 +115,16 @@ class FamilyTrainer(GRPOTrainer):
         outcomes = [self._grader(ids, row["gold"]) for ids, row in zip(completion_ids_list, inputs, strict=True)]
         local = [[o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished] for o in outcomes]
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
-        correct, tokens, reasoning, episodes, finished = table.unbind(1)
+        correct, tokens, reasoning, episode_count, finished = table.unbind(1)
         self._rewards = length_reward(correct, tokens, self.num_generations, self._outcome_alpha)
-        measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episodes, "finished": finished}
+        measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episode_count, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         return self._rewards[:, None]
 
-    def _cool(self) -> None:
+    def _anneal_temperature(self) -> None:
         """Set this step's temperature, for sampling and for the log-probabilities in the loss."""
         progress = self.state.global_step / max(1, self.state.max_steps - 1)
-        self.temperature = self._first_temperature + progress * (self._last_temperature - self._first_temperature)
+        self.temperature = self._first_temperature + progress * (self._final_temperature - self._first_temperature)
         for cell in self._temperature_cells:
             cell.cell_contents = self.temperature
         if self.use_vllm:
@@ -127,7 +133,7 @@ class FamilyTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch of rollouts with our advantages, (B, T)."""
-        self._cool()
+        self._anneal_temperature()
         output = super()._generate_and_score_completions(inputs)
         own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         if self._episode_grader is None:
@@ -151,7 +157,7 @@ class FamilyTrainer(GRPOTrainer):
         success_BK1, cost_BK, count_B = (
             gather(each) for each in (values.success_BK1, values.cost_BK, values.episodes.count_B)
         )
-        gain_BK = gains(success_BK1)
+        gain_BK = information_gains(success_BK1)
         dense_BK, cost_BK = credit.dense_rewards(
             gain_BK,
             cost_BK,
@@ -166,7 +172,7 @@ class FamilyTrainer(GRPOTrainer):
             advantages_BT = self._episode_advantages(values, success_BK1, dense_BK, count_B, own)
         self._log(episode_log.figures(gain_BK, cost_BK, count_B))
         if self.accelerator.is_main_process:
-            episode_log.append(self._episodes, self.state.global_step + 1, gain_BK, cost_BK, count_B)
+            episode_log.append(self._episode_log_path, self.state.global_step + 1, gain_BK, cost_BK, count_B)
         self._log({"reward/seconds": time.perf_counter() - start})  # a part of TRL's `step_time`
         return advantages_BT
 
@@ -194,7 +200,7 @@ class FamilyTrainer(GRPOTrainer):
         )
 
     def _paper_advantages(self, rollouts: Rollouts, own_dense_BK: Tensor, index_BT: Tensor, own: slice) -> Tensor:
-        """The scheme `paper`, which needs the tokens' log-probabilities, and logs how often its hazards were met."""
+        """The scheme `paper`, which needs log-probabilities. Logs how often the floor and the clip applied."""
         assert self._dense
         with torch.no_grad():
             logp_BT, *_ = self._get_per_token_logps_and_entropies(
@@ -233,7 +239,7 @@ class FamilyTrainer(GRPOTrainer):
 
 
 def alpha_reward(**_: Any) -> list[float]:
-    """Names the reward in TRL's logs. It is never called: `FamilyTrainer._calculate_rewards` replaces the call."""
+    """Names the reward in TRL's logs. It is never called: `CheckpointTrainer._calculate_rewards` replaces the call."""
     raise AssertionError("the reward is computed after the gather")
 
 
@@ -246,7 +252,7 @@ def train(
     alpha: float,
     seed: int,
     work: Path,
-) -> FamilyTrainer:
+) -> CheckpointTrainer:
     """Train one checkpoint at efficiency level `alpha`, or resume from the last checkpoint in `work`.
 
     Returns:
@@ -255,20 +261,20 @@ def train(
     Raises:
         StageError: a step's rollouts do not divide over the processes, vLLM has no GPU, or TRL has changed.
     """
-    episodes = work.parent / "episodes.jsonl"
-    settings = arguments(stage, alpha, seed, work)
+    episode_log_path = work.parent / "episodes.jsonl"
+    settings = grpo_config(stage, alpha, seed, work)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
-    trainer = FamilyTrainer(
+    trainer = CheckpointTrainer(
         alpha=alpha,
         dense=stage.dense_reward,
-        last_temperature=stage.last_temperature,
-        episodes=episodes,
+        final_temperature=stage.last_temperature,
+        episode_log_path=episode_log_path,
         model=model,
         args=settings,
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=adapter(stage),
-        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=episodes)],
+        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path)],
     )
     show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
@@ -284,7 +290,7 @@ def adapter(stage: FamilyStage) -> LoraConfig | None:
     )
 
 
-def arguments(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
+def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
     """TRL's settings for one training run.
 
     Raises:

@@ -143,7 +143,7 @@ def test_stopping_is_credited_to_the_decision_to_stop(spanned, tokenizer):
 def rollouts(monkeypatch):
     """Scripted random rollouts, about half of them correct, so that there is something to learn."""
 
-    def generate(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
+    def generate(self: trainer.CheckpointTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
         completions = []
         with merged(self.accelerator.unwrap_model(self.model)):
             for _prompt in prompt_ids:
@@ -152,14 +152,14 @@ def rollouts(monkeypatch):
                 completions.append(self.processing_class.encode(f"{thought}</think>The answer is {answer}.<|im_end|>"))
         return completions, None
 
-    monkeypatch.setattr(trainer.FamilyTrainer, "_generate_single_turn", generate)
+    monkeypatch.setattr(trainer.CheckpointTrainer, "_generate_single_turn", generate)
 
 
 def one_prompt(count: int) -> list:
     return prompts("train", 0, 1) * count
 
 
-def weights(trained: trainer.FamilyTrainer, of_adapter: bool) -> dict[str, torch.Tensor]:
+def weights(trained: trainer.CheckpointTrainer, of_adapter: bool) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in trained.model.named_parameters() if ("lora_" in n) == of_adapter}
 
 
@@ -180,11 +180,11 @@ def test_training_changes_only_the_adapter_and_logs_every_step(model, tokenizer,
     assert list(work.rglob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("cooling", [(None, [1.5, 1.5, 1.5]), (0.5, [1.5, 1.0, 0.5])])
-def test_rollouts_cool_evenly_and_the_loss_scores_them_at_the_same_temperature(
-    model, tokenizer, tmp_path, monkeypatch, cooling
+@pytest.mark.parametrize("annealing", [(None, [1.5, 1.5, 1.5]), (0.5, [1.5, 1.0, 0.5])])
+def test_the_temperature_is_annealed_linearly_and_the_loss_scores_them_at_the_same_temperature(
+    model, tokenizer, tmp_path, monkeypatch, annealing
 ):
-    last, expected = cooling
+    last, expected = annealing
     sampled: list[float] = []
     scored: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -192,9 +192,9 @@ def test_rollouts_cool_evenly_and_the_loss_scores_them_at_the_same_temperature(
         sampled.append(params.temperature)
         return [tokenizer.encode(f"{'7' * (i + 1)}</think>The answer is 7.<|im_end|>") for i in range(len(prompts))]
 
-    loss = trainer.FamilyTrainer._compute_loss
+    loss = trainer.CheckpointTrainer._compute_loss
 
-    def watched(self: trainer.FamilyTrainer, at_work: torch.nn.Module, inputs: dict) -> torch.Tensor:
+    def watched(self: trainer.CheckpointTrainer, at_work: torch.nn.Module, inputs: dict) -> torch.Tensor:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         length = inputs["completion_ids"].size(1)
@@ -207,7 +207,7 @@ def test_rollouts_cool_evenly_and_the_loss_scores_them_at_the_same_temperature(
         return loss(self, at_work, inputs)
 
     monkeypatch.setattr(trainer, "sample", generate)
-    monkeypatch.setattr(trainer.FamilyTrainer, "_compute_loss", watched)
+    monkeypatch.setattr(trainer.CheckpointTrainer, "_compute_loss", watched)
     stage = STAGE.model_copy(update={"steps": 3, "temperature": 1.5, "last_temperature": last})
     trainer.train(model, tokenizer, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
     assert sampled == pytest.approx(expected)
@@ -228,14 +228,14 @@ def test_interrupted_training_resumes_as_if_it_had_not_been_interrupted(tokenize
 
     undisturbed = trained(tmp_path / "undisturbed" / "work")
     with monkeypatch.context() as patched:
-        step = trainer.FamilyTrainer.training_step
+        step = trainer.CheckpointTrainer.training_step
 
-        def interrupt(self: trainer.FamilyTrainer, *args: object, **more: object) -> torch.Tensor:
+        def interrupt(self: trainer.CheckpointTrainer, *args: object, **more: object) -> torch.Tensor:
             if self.state.global_step == 2:
                 raise KeyboardInterrupt
             return step(self, *args, **more)
 
-        patched.setattr(trainer.FamilyTrainer, "training_step", interrupt)
+        patched.setattr(trainer.CheckpointTrainer, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed" / "work")
     torch.manual_seed(99)
@@ -278,7 +278,7 @@ def test_vllm_without_a_gpu_is_rejected_before_anything_is_sampled(model, tokeni
 def test_the_micro_batch_is_the_largest_that_divides_the_rollouts(tmp_path):
     for rollouts, micro in ((8, 8), (33, 11), (256, 32), (37, 1)):
         stage = FamilyStage(prompts_per_step=1, rollouts=rollouts)
-        settings = trainer.arguments(stage, 0.1, 0, tmp_path)
+        settings = trainer.grpo_config(stage, 0.1, 0, tmp_path)
         assert settings.per_device_train_batch_size == micro
         assert settings.generation_batch_size == rollouts
 
@@ -294,7 +294,7 @@ def log_of(model, tokenizer, directory: Path, **changes: object) -> list[dict[st
 def test_the_learning_rate_warms_up_and_then_stays_or_falls_as_a_cosine(model, tokenizer, rollouts, tmp_path):
     rates = [line["learning_rate"] for line in log_of(model, tokenizer, tmp_path, lr=1e-3)]
     assert rates == pytest.approx([0, 1e-3, 1e-3, 1e-3])
-    cosine = trainer.arguments(STAGE.model_copy(update={"schedule": "cosine"}), 0.1, 0, tmp_path)
+    cosine = trainer.grpo_config(STAGE.model_copy(update={"schedule": "cosine"}), 0.1, 0, tmp_path)
     assert cosine.lr_scheduler_type == "cosine"
 
 
@@ -310,7 +310,7 @@ def test_with_a_kl_weight_the_divergence_from_the_base_is_measured_and_a_cosine_
 
 def test_kl_and_loss_are_what_the_recipe_says(tmp_path):
     for loss, kind in (("token_sum", "dr_grpo"), ("sequence_mean", "grpo")):
-        settings = trainer.arguments(STAGE.model_copy(update={"loss": loss, "kl": 0.03}), 0.1, 0, tmp_path)
+        settings = trainer.grpo_config(STAGE.model_copy(update={"loss": loss, "kl": 0.03}), 0.1, 0, tmp_path)
         assert settings.loss_type == kind
         assert settings.beta == 0.03
         assert settings.scale_rewards == "none"
@@ -323,14 +323,14 @@ def test_a_token_sum_weighs_a_rollout_by_its_length_and_a_sequence_mean_does_not
 ):
     """One rollout has an advantage, and 4 tokens or 12: how much larger is the loss of the longer one?"""
     loss, longer_weighs = case
-    trained: list[tuple[trainer.FamilyTrainer, torch.nn.Module]] = []
+    trained: list[tuple[trainer.CheckpointTrainer, torch.nn.Module]] = []
 
-    def watched(self: trainer.FamilyTrainer, at_work: torch.nn.Module, inputs: dict) -> torch.Tensor:
+    def watched(self: trainer.CheckpointTrainer, at_work: torch.nn.Module, inputs: dict) -> torch.Tensor:
         trained.append((self, at_work))
         return compute_loss(self, at_work, inputs)
 
-    compute_loss = trainer.FamilyTrainer._compute_loss
-    monkeypatch.setattr(trainer.FamilyTrainer, "_compute_loss", watched)
+    compute_loss = trainer.CheckpointTrainer._compute_loss
+    monkeypatch.setattr(trainer.CheckpointTrainer, "_compute_loss", watched)
     stage = STAGE.model_copy(update={"steps": 1, "loss": loss})
     trainer.train(model, tokenizer, stage, one_prompt(2), alpha=0.1, seed=0, work=tmp_path / "work")
     losses = []
@@ -352,17 +352,17 @@ def test_a_token_sum_weighs_a_rollout_by_its_length_and_a_sequence_mean_does_not
 def test_vllm_samples_and_the_loss_scores_at_the_temperature_of_the_step():
     cell = SimpleNamespace(cell_contents=1.5)
     logged: dict[str, float] = {}
-    cooling = SimpleNamespace(
+    annealing = SimpleNamespace(
         state=SimpleNamespace(global_step=1, max_steps=3),
         _first_temperature=1.5,
-        _last_temperature=0.5,
+        _final_temperature=0.5,
         _temperature_cells=[cell],
         use_vllm=True,
         vllm_generation=SimpleNamespace(temperature=1.5),
         _log=logged.update,
     )
-    trainer.FamilyTrainer._cool(cooling)
-    assert cooling.temperature == cell.cell_contents == cooling.vllm_generation.temperature == 1.0
+    trainer.CheckpointTrainer._anneal_temperature(annealing)
+    assert annealing.temperature == cell.cell_contents == annealing.vllm_generation.temperature == 1.0
     assert logged == {"rollout/temperature": 1.0}
 
 

@@ -19,7 +19,7 @@ from training.base.tokenizer import build
 from training.config import DenseReward, FamilyStage
 from training.rewards import dense
 from training.rewards.compression import scores
-from training.rewards.information_gain import success
+from training.rewards.information_gain import answer_probabilities
 from training.rollouts.batch import Rollouts
 from training.tasks.prompts import prompts
 
@@ -39,7 +39,7 @@ ARMS: dict[str, dict[str, object] | None] = {
 `known` each episode gains a thousandth of its rollout's tokens, and costs the square of a tenth of its own tokens."""
 
 
-def scripted(self: trainer.FamilyTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
+def scripted(self: trainer.CheckpointTrainer, prompt_ids: list[list[int]], *_: object, **__: object) -> tuple:
     """Rollouts of known correctness and length: each is longer than the one before; only the second is incorrect."""
     first = self.accelerator.process_index * len(prompt_ids)
     completions = []
@@ -63,20 +63,22 @@ def known_scores(_o: object, _i: object, index_BT: torch.Tensor, most: int, **_:
 
 
 def main(out: Path) -> None:
-    trainer.FamilyTrainer._generate_single_turn = scripted
-    loss = trainer.FamilyTrainer._compute_loss
+    trainer.CheckpointTrainer._generate_single_turn = scripted
+    loss = trainer.CheckpointTrainer._compute_loss
     tokenizer = build(TINY.vocabulary, seed=0, prompts=300)
     questions = prompts("train", 0, 1)
     advantages: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
     for arm, settings in ARMS.items():
 
-        def watched(self: trainer.FamilyTrainer, model: torch.nn.Module, inputs: dict, arm: str = arm) -> torch.Tensor:
+        def watched(
+            self: trainer.CheckpointTrainer, model: torch.nn.Module, inputs: dict, arm: str = arm
+        ) -> torch.Tensor:
             for row, mask in zip(inputs["advantages"], inputs["completion_mask"], strict=True):
                 advantages[arm][str(int(mask.sum()))] = [round(value, 5) for value in row[mask.bool()].tolist()]
             return loss(self, model, inputs)
 
-        trainer.FamilyTrainer._compute_loss = watched
-        dense.success = {"even": half, "known": known_success}.get(arm, success)
+        trainer.CheckpointTrainer._compute_loss = watched
+        dense.answer_probabilities = {"even": half, "known": known_success}.get(arm, answer_probabilities)
         dense.scores = known_scores if arm == "known" else scores
         torch.manual_seed(0)
         paid = settings and DenseReward.model_validate({"max_episodes": 4, **settings})

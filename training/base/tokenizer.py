@@ -76,7 +76,7 @@ def build(vocabulary: int, seed: int, prompts: int = 20_000) -> PreTrainedTokeni
 
 
 def _visible_markers(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer with the reasoning markers kept in decoded text, where a reasoning parser looks for them."""
+    """The same tokenizer with the reasoning markers left in decoded text, where a reasoning parser looks for them."""
     state = json.loads(tokenizer.to_str())
     for token in state["added_tokens"]:
         token["special"] = token["content"] not in ("<think>", "</think>")

@@ -81,7 +81,7 @@ def encode(
 
 
 def _truncate(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
-    """Remove the thinking from a random token on, sometimes from the first. The rest of it is not learned."""
+    """Truncate the thinking at a random token (30 %: at the start) and mask all of it from the loss."""
     start = next(i for i, label in enumerate(labels) if label != -100)
     end = start if rng.random() < 0.3 else rng.randint(start, len(ids))
     del ids[end:], labels[end:]
@@ -150,7 +150,7 @@ class _BaseTrainer(Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
-def rate(stage: BaseStage, step: int) -> float:
+def lr_fraction(stage: BaseStage, step: int) -> float:
     """The learning rate at a step as a share of its peak, in (0, 1]: linear warm-up, then a cosine down to 0.02."""
     warmup = max(1, int(stage.warmup * stage.steps))
     if step < warmup:
@@ -187,7 +187,7 @@ def train(stage: BaseStage, tokenizer: PreTrainedTokenizerFast, seed: int, work:
         arguments,
         data_collator=lambda batch: batch[0],
         train_dataset=Batches(stage, tokenizer, seed),
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(stage, step))),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_fraction(stage, step))),
         callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl")],
     )
     show_in_bar(trainer)

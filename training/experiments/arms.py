@@ -1,7 +1,7 @@
 """How do the arms of an experiment compare? Means and differences over seeds, with 95 % t-intervals.
 
-Each seed is a training of its own, measured on prompts of its own. Arms of one seed share prompts, so differences are
-taken seed by seed, and intervals are over the seeds' means.
+Each seed is a training of its own, measured on prompts of its own. Arms of one seed share training and evaluation
+prompts, so differences are taken seed by seed, and intervals are over the seeds' means.
 """
 
 from __future__ import annotations
@@ -76,15 +76,16 @@ def ratio(arm: Arm, other: Arm, figure: str) -> Estimate:
     return over_seeds([_value(own, figure) / _value(theirs, figure) for own, theirs in pairs])
 
 
-def beyond_the_line(arm: Arm, plain: Sequence[Arm]) -> Estimate | None:
-    """Accuracy of `arm` minus that of the plain arms at equal tokens, seed by seed.
+def gain_over_baseline_frontier(arm: Arm, baselines: Sequence[Arm]) -> Estimate | None:
+    """Accuracy of `arm` minus that of the baselines at equal tokens, seed by seed.
 
-    The plain arms are joined by straight lines over their tokens. None if in some seed the arm is outside their range.
+    The baselines are joined by straight lines over their tokens. None if in some seed the arm is outside their token
+    range.
     """
     gains: list[float] = []
     for seed, own in enumerate(arm.by_seed):
         tokens, accuracy = _tokens_and_accuracy(own)
-        points = sorted(_tokens_and_accuracy(other.by_seed[seed]) for other in plain)
+        points = sorted(_tokens_and_accuracy(other.by_seed[seed]) for other in baselines)
         if not points or not points[0][0] <= tokens <= points[-1][0]:
             return None
         xs, ys = zip(*points, strict=True)

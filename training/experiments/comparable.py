@@ -59,7 +59,7 @@ def _require_same_seeds(directory: Path, by_recipe: Mapping[str, Sequence[Result
 
 
 def _require_comparable(directory: Path, one: Result, other: Result) -> None:
-    """Raise unless both have the same figures of the base, and `other` has every figure that is compared."""
+    """Raise unless both report the same base figures and the same keys."""
     where = f"{directory}: {other.recipe}, seed {other.seed}"
     if one.checkpoints.get("base") != other.checkpoints.get("base"):
         raise StageError(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from models.family import Estimate
-from training.experiments.arms import Arm, Figures, beyond_the_line, difference, ratio
+from training.experiments.arms import Arm, Figures, difference, gain_over_baseline_frontier, ratio
 from training.experiments.experiment import Result
 
-_PLAIN = ("outcome", "alpha")
+_BASELINES = ("outcome", "alpha")
 """The rewards without a dense part."""
 
 
@@ -28,11 +28,11 @@ def page_of(arms: Sequence[Arm], figures: Mapping[str, Figures], any_result: Res
         "",
         "**Compared with the base**, seed by seed",
         "",
-        *_compared_with_base(arms),
+        *_against_base(arms),
         "",
         *_recommended(arms),
     ]
-    if changes := _changes_with_alpha(arms):
+    if changes := _token_trend(arms):
         lines += ["", "**As alpha rises**", "", *changes]
     for difficulty in any_result.difficulties:
         lines += ["", f"**{difficulty}**", "", *_difficulty_table(arms, figures, difficulty)]
@@ -78,7 +78,7 @@ def _difficulty_table(arms: Sequence[Arm], figures: Mapping[str, Figures], diffi
     return rows
 
 
-def _compared_with_base(arms: Sequence[Arm]) -> list[str]:
+def _against_base(arms: Sequence[Arm]) -> list[str]:
     """A table of every arm's tokens as a share of the base's, and its accuracy minus the base's, sampled and greedy."""
     base, *trained = arms
     rows = [
@@ -101,7 +101,7 @@ def _recommended(arms: Sequence[Arm]) -> list[str]:
     base, *trained = arms
     bars: dict[str, Callable[[Estimate], bool]] = {
         "that is at least as accurate as the base on average": lambda change: change.mean >= 0,
-        "that is not shown to be less accurate (its intervals reach 0)": lambda change: change.high >= 0,
+        "that is not shown to be less accurate (no interval is entirely below 0)": lambda change: change.high >= 0,
     }
     lines: list[str] = []
     for words, passes in bars.items():
@@ -119,7 +119,7 @@ def _recommended(arms: Sequence[Arm]) -> list[str]:
     return lines
 
 
-def _changes_with_alpha(arms: Sequence[Arm]) -> list[str]:
+def _token_trend(arms: Sequence[Arm]) -> list[str]:
     """How tokens change from each alpha of a recipe to the next, a line for each recipe."""
     lines: list[str] = []
     for recipe in dict.fromkeys(arm.recipe for arm in arms):
@@ -137,13 +137,13 @@ def _changes_with_alpha(arms: Sequence[Arm]) -> list[str]:
 
 def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
     """A table of each arm with a dense reward against the line through the arms without one, the base included."""
-    plain = [arm for arm in arms if arm.reward is None or arm.reward in _PLAIN]
+    baselines = [arm for arm in arms if arm.reward is None or arm.reward in _BASELINES]
     lines: list[str] = []
-    for arm in (arm for arm in arms if arm not in plain):
-        if gain := beyond_the_line(arm, plain):
+    for arm in (arm for arm in arms if arm not in baselines):
+        if gain := gain_over_baseline_frontier(arm, baselines):
             lines.append(f"| {arm.name} | {_points(gain)} | {_verdict(gain)} |")
         else:
-            lines.append(f"| {arm.name} | uses more tokens than all of them, or fewer | |")
+            lines.append(f"| {arm.name} | is outside their token range | |")
     if not lines:
         return []
     return [
@@ -158,16 +158,16 @@ def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
 def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     """Each dense arm with those it is compared with.
 
-    These are the arms at the same alpha without the dense reward or without its charge, and the plain arm whose tokens
-    are closest.
+    These are the arms at the same alpha without the dense reward or without its charge, and the baseline with
+    the closest mean token count.
     """
-    plain = [arm for arm in arms if arm.reward in _PLAIN]
-    dense = [arm for arm in arms if arm.reward is not None and arm.reward not in _PLAIN]
+    baselines = [arm for arm in arms if arm.reward in _BASELINES]
+    dense = [arm for arm in arms if arm.reward is not None and arm.reward not in _BASELINES]
     pairs: list[tuple[Arm, Arm]] = []
     for arm in dense:
         uncharged = [other for other in dense if (arm.reward, other.reward) == ("l2t", "progress")]
-        others = [other for other in (*plain, *uncharged) if other.alpha == arm.alpha]
-        closest = sorted(plain, key=lambda other: abs(difference(arm, other, "tokens, overall").mean))[:1]
+        others = [other for other in (*baselines, *uncharged) if other.alpha == arm.alpha]
+        closest = sorted(baselines, key=lambda other: abs(difference(arm, other, "tokens, overall").mean))[:1]
         pairs += [(arm, other) for other in others]
         pairs += [(arm, other) for other in closest if all(other is not one for one in others)]
     return pairs
@@ -191,8 +191,8 @@ def _side_by_side(arms: Sequence[Arm], hardest: str) -> list[str]:
     header = ["reward, alpha", "minus", "tokens", "accuracy, points", "greedy accuracy, points"]
     header += [f"tokens, {hardest}", f"accuracy, points, {hardest}"]
     return [
-        "Each dense reward minus those without it, and without its charge, at the same alpha; and minus the plain one",
-        "with the closest tokens. Bold: the interval does not contain 0, so there is a difference.",
+        "Each dense reward minus those without it, and without its charge, at the same alpha; and minus the",
+        "baseline with the closest mean token count. Bold: the interval does not contain 0, so there is a difference.",
         "",
         f"| {' | '.join(header)} |",
         "| --- | --- | --- | --- | --- | --- | --- |",

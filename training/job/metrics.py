@@ -85,13 +85,13 @@ def minutes(path: Path) -> float:
 
 def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every rollout figure in a training's log, by the figure's name without `rollout/`."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    series: dict[str, list[tuple[int, float]]] = {}
     for line in path.read_text().splitlines():
         row = json.loads(line)
         for key in row:
             if key.startswith("rollout/"):
-                found.setdefault(key.removeprefix("rollout/"), []).append((row["step"], row[key]))
-    return found
+                series.setdefault(key.removeprefix("rollout/"), []).append((row["step"], row[key]))
+    return series
 
 
 def _step(line: str) -> float:

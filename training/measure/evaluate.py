@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.config import DenseReward
 from training.rewards.dense import EpisodeGrader
-from training.rewards.information_gain import success
+from training.rewards.information_gain import answer_probabilities
 from training.rollouts.batch import Rollouts
 from training.rollouts.grade import Grader
 from training.rollouts.params import SamplingParams
@@ -30,8 +30,8 @@ def sample_and_grade(
 ) -> list[Graded]:
     """Sample every prompt `params.samples` times and grade the completions.
 
-    With `first_episode`, which says how episodes are split and answers written, outcomes also have `after_first`. With
-    `surprisal`, they also have `surprisal`.
+    `first_episode`: if given, outcomes also have `after_first`, P(gold answer) after the first episode, split and
+    probed with these settings. `surprisal`: outcomes also have the thinking's -log P.
     """
     ids = encoded(tokenizer, prompts)
     # Prompts of similar length, and so of similar difficulty, finish together.
@@ -72,11 +72,14 @@ def _after_first(
     completions: Sequence[Sequence[int]],
     golds: Sequence[str],
 ) -> list[float]:
-    """P(gold answer) after the first episode of each completion: J_1 of `training.rewards.information_gain`."""
+    """P(gold answer) after the first episode of each completion.
+
+    J_1 of `training.rewards.information_gain`, always joint. With `dense.reading: per_token`, the reward's J_1 differs.
+    """
     full = Rollouts.padded(prompts, completions, model.device)
     first_B1 = grader.split(full.completion_ids_BT, full.completion_mask_BT).ends_BK[:, :1]
     firsts = [list(completion[:end]) for completion, end in zip(completions, first_B1.flatten().tolist(), strict=True)]
     rollouts = Rollouts.padded(prompts, firsts, model.device)
     probes = [grader.probe(gold) for gold in golds]
-    success_B2 = success(model, rollouts, first_B1, probes, memory_bytes=grader.memory_bytes(model))
+    success_B2 = answer_probabilities(model, rollouts, first_B1, probes, memory_bytes=grader.memory_bytes(model))
     return [round(value, 6) for value in success_B2[:, 1].tolist()]

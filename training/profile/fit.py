@@ -2,9 +2,12 @@
 
 One forest serves all checkpoints, so that it learns from all their outcomes what makes a question hard. For P(correct),
 one forest predicts how easy the prompt is, and each checkpoint scales the result. For lengths, the position of the
-checkpoint in the family is an input. The number of trees and every score in the report come from cross-validation over
-*prompts*: samples of one prompt are never on both sides of a fold. `models.profile` describes the file and reads it;
-`benchmarks.difficulty` compares this fit with others.
+checkpoint in the family is an input. `models.profile` describes the file and reads it; `benchmarks.difficulty` compares
+this fit with others.
+
+The number of trees comes from cross-validation over *prompts*: samples of one prompt are never on both sides of a fold.
+Scores in the report use out-of-fold predictions of the forests. Each checkpoint's scales, residuals and shifts are
+fitted on the rows that they are scored on.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ _FOLDS = 5
 _MIN_RESIDUAL = 0.02
 """Added to the size of a residual before its logarithm, because some checkpoints think equally long every time."""
 _MARGIN = float(np.log(1.25))
-"""How far a feature may be outside the range of the fit before the prompt is unfamiliar."""
+"""How far a feature may be outside the range of the fitting prompts before the prompt is unfamiliar."""
 
 
 def fit(
@@ -59,15 +62,15 @@ def fit(
     occurrences = Counter(word for prompt in prompts for word in set(words_of(prompt)))
     vocabulary = {word for word, count in occurrences.items() if count >= MIN_PROMPTS_PER_WORD}
     features = np.stack([features_of(prompt, vocabulary) for prompt in prompts])
-    positions = len(outcomes)
-    # Row p * positions + c is prompt p at checkpoint c.
-    inputs = np.concatenate([_at_every_position(x, positions) for x in features])
+    n_checkpoints = len(outcomes)
+    # Row p * n_checkpoints + c is prompt p at checkpoint c.
+    inputs = np.concatenate([_at_every_position(x, n_checkpoints) for x in features])
     accuracy = np.array([[row.accuracy for row in rows] for rows in outcomes.values()]).T.ravel()
     tokens = np.stack(
         [[[o.reasoning_tokens for o in row.outcomes] for row in rows] for rows in outcomes.values()], axis=1
     ).reshape(len(inputs), -1)
-    stored, held_out = forests(inputs, accuracy, tokens.astype(float), positions, seed)
-    failure = 1 - held_out.correct.reshape(-1, positions).mean(1)
+    stored, out_of_fold = forests(inputs, accuracy, tokens.astype(float), n_checkpoints, seed)
+    failure = 1 - out_of_fold.correct.reshape(-1, n_checkpoints).mean(1)
     forced, shifts, forced_scores = _fit_budget_forced([budget_forced[name] for name in outcomes], vocabulary, seed)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -78,13 +81,13 @@ def fit(
         **stored,
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
-        "escalations": _fit_escalations(outcomes, held_out),
+        "escalations": _fit_escalations(outcomes, out_of_fold),
         "budget_forced": forced,
         "budget_forced_shifts": dict(zip(outcomes, shifts, strict=True)),
         "report": {
             name: {
-                **correct_scores(accuracy[c::positions], held_out.correct[c::positions]),
-                **token_scores(tokens[c::positions], held_out.quantiles[c::positions]),
+                **correct_scores(accuracy[c::n_checkpoints], out_of_fold.correct[c::n_checkpoints]),
+                **token_scores(tokens[c::n_checkpoints], out_of_fold.quantiles[c::n_checkpoints]),
                 **_surprisal_scores(rows),
                 **forced_scores[c],
                 "prompts": float(len(prompts)),
@@ -95,7 +98,7 @@ def fit(
     }
 
 
-class HeldOut(NamedTuple):
+class OutOfFold(NamedTuple):
     """Predictions for prompts by forests that were not fitted on them."""
 
     correct: Array
@@ -108,30 +111,34 @@ class HeldOut(NamedTuple):
     """The predicted mean of log(1 + reasoning tokens), (rows,)."""
 
 
-def forests(inputs: Array, accuracy: Array, tokens: Array, positions: int, seed: int) -> tuple[dict[str, Any], HeldOut]:
+def forests(
+    inputs: Array, accuracy: Array, tokens: Array, n_checkpoints: int, seed: int
+) -> tuple[dict[str, Any], OutOfFold]:
     """The three forests, the scales and the residuals by position, and the predictions of cross-validation.
 
     Args:
-        inputs: (prompts * positions, width), a prompt's positions one after the other.
-        accuracy: share of correct samples, (prompts * positions,).
-        tokens: reasoning tokens, (prompts * positions, samples).
-        positions: the number of checkpoints.
+        inputs: (prompts * n_checkpoints, width), a prompt's checkpoints one after the other.
+        accuracy: share of correct samples, (prompts * n_checkpoints,).
+        tokens: reasoning tokens, (prompts * n_checkpoints, samples).
+        n_checkpoints: the number of checkpoints.
         seed: for folds and trees.
     """
-    prompt = np.repeat(np.arange(len(inputs) // positions), positions)
+    prompt = np.repeat(np.arange(len(inputs) // n_checkpoints), n_checkpoints)
     splits = GroupKFold(min(_FOLDS, prompt[-1] + 1), shuffle=True, random_state=seed)
     folds = list(splits.split(inputs, groups=prompt))
     log_tokens = np.log1p(tokens)
-    prompt_folds = [(train[::positions] // positions, test[::positions] // positions) for train, test in folds]
-    by_position = accuracy.reshape(-1, positions)
-    correct, easiness = boost(SHARE, inputs[::positions, :-1], by_position.mean(1), prompt_folds, seed)
-    scales = [fit_scale(easiness, by_position[:, position]) for position in range(positions)]
+    prompt_folds = [
+        (train[::n_checkpoints] // n_checkpoints, test[::n_checkpoints] // n_checkpoints) for train, test in folds
+    ]
+    by_position = accuracy.reshape(-1, n_checkpoints)
+    correct, easiness = boost(SHARE, inputs[::n_checkpoints, :-1], by_position.mean(1), prompt_folds, seed)
+    scales = [fit_scale(easiness, by_position[:, position]) for position in range(n_checkpoints)]
     logits = np.stack([a * easiness + b for a, b in scales], axis=1).ravel()
     mean, predicted_mean = boost(VALUE, inputs, log_tokens.mean(1), folds, seed)
     residual = log_tokens - predicted_mean[:, None]
     spread, log_size = boost(VALUE, inputs, np.log(np.abs(residual).mean(1) + _MIN_RESIDUAL), folds, seed)
     size = np.exp(log_size)[:, None]
-    residuals = [np.quantile((residual / size)[position::positions], LEVELS) for position in range(positions)]
+    residuals = [np.quantile((residual / size)[position::n_checkpoints], LEVELS) for position in range(n_checkpoints)]
     quantiles = np.expm1(predicted_mean[:, None] + size * np.tile(residuals, (prompt[-1] + 1, 1)))
     stored = {
         "correct": correct,
@@ -140,21 +147,21 @@ def forests(inputs: Array, accuracy: Array, tokens: Array, positions: int, seed:
         "spread": spread,
         "residuals": [z.tolist() for z in residuals],
     }
-    return stored, HeldOut(sigmoid(logits), quantiles, easiness, predicted_mean)
+    return stored, OutOfFold(sigmoid(logits), quantiles, easiness, predicted_mean)
 
 
-def _fit_escalations(outcomes: Mapping[str, Sequence[Graded]], held_out: HeldOut) -> dict[str, Any]:
-    """The escalations that pay, each with the weights that predict it from held-out predictions."""
+def _fit_escalations(outcomes: Mapping[str, Sequence[Graded]], out_of_fold: OutOfFold) -> dict[str, Any]:
+    """The escalations that pay, each with the weights that predict it from out-of-fold predictions."""
     stored: dict[str, Any] = {}
     order = list(outcomes)
     for name, (escalation, rows) in cascade.worthwhile(outcomes).items():
         first = outcomes[escalation.first]
         unsure = [[cascade.is_unsure(o, escalation.surprisal) for o in row.outcomes] for row in first]
-        log_tokens = held_out.log_tokens.reshape(-1, len(order))[:, order.index(escalation.first)]
-        x = np.column_stack([np.ones_like(log_tokens), held_out.easiness, log_tokens])
+        log_tokens = out_of_fold.log_tokens.reshape(-1, len(order))[:, order.index(escalation.first)]
+        x = np.column_stack([np.ones_like(log_tokens), out_of_fold.easiness, log_tokens])
         stored[name] = {
             **escalation.model_dump(),
-            "scale": list(fit_scale(held_out.easiness, np.array([row.accuracy for row in rows]))),
+            "scale": list(fit_scale(out_of_fold.easiness, np.array([row.accuracy for row in rows]))),
             "unsure": fit_logistic(x, np.mean(unsure, axis=1), np.zeros(3)).tolist(),
             "measured": dict(zip(("tokens", "accuracy"), cascade.tokens_and_accuracy(rows), strict=True)),
         }
@@ -167,9 +174,14 @@ def _fit_budget_forced(
     """For budget-forced answers: the forest, and by position the shifts and the scores.
 
     One forest serves all checkpoints, because the question makes most of the difference. A checkpoint adds a shift for
-    each budget; the fewer its outcomes, the closer the shifts are to 0. Scores are of held-out forests with the shifts.
+    each budget; the fewer its outcomes, the closer the shifts are to 0. Scores are of out-of-fold forests, with the
+    shifts.
     """
-    flat = [(outcome, position) for position, own in enumerate(outcomes) for outcome in own]
+    flat = [
+        (outcome, position)
+        for position, outcomes_of_checkpoint in enumerate(outcomes)
+        for outcome in outcomes_of_checkpoint
+    ]
     features = {prompt: features_of(prompt, vocabulary) for prompt in sorted({outcome.prompt for outcome, _ in flat})}
     if len(features) < _FOLDS:  # too few to learn from: predict that nothing is correct
         return constant_forest(0.0), [[0.0] for _ in outcomes], [{} for _ in outcomes]
@@ -182,16 +194,18 @@ def _fit_budget_forced(
     folds = list(splits.split(inputs, groups=[prompt_index[outcome.prompt] for outcome, _ in flat]))
     forest, logits = boost(RISING, inputs, correct, folds, seed)
     knots = np.arange(int(np.ceil(u.max())) + 1)
-    hats = np.stack([np.interp(u, knots, hat) for hat in np.eye(len(knots))], axis=1)
+    interpolation_basis = np.stack([np.interp(u, knots, basis) for basis in np.eye(len(knots))], axis=1)
     shifts: list[list[float]] = []
     scores: list[dict[str, float]] = []
-    for mine in (position == index for index in range(len(outcomes))):
-        shift = fit_logistic(hats[mine], correct[mine], np.zeros(len(knots)), logits[mine])
+    for rows in (position == index for index in range(len(outcomes))):
+        shift = fit_logistic(interpolation_basis[rows], correct[rows], np.zeros(len(knots)), logits[rows])
         shifts.append(shift.tolist())
         scores.append(
             {
-                "budget_forced_log_loss": log_loss(correct[mine], sigmoid(logits[mine] + hats[mine] @ shift)),
-                "budget_forced_log_loss_constant": log_loss(correct[mine], np.full(mine.sum(), correct[mine].mean())),
+                "budget_forced_log_loss": log_loss(
+                    correct[rows], sigmoid(logits[rows] + interpolation_basis[rows] @ shift)
+                ),
+                "budget_forced_log_loss_constant": log_loss(correct[rows], np.full(rows.sum(), correct[rows].mean())),
             }
         )
     return forest, shifts, scores
@@ -202,9 +216,9 @@ def save(profile: dict[str, Any], path: Path) -> None:
     write_text(path, json.dumps(_rounded(profile)) + "\n")
 
 
-def _at_every_position(features: Array, positions: int) -> Array:
-    """The forests' inputs for one prompt at every position, (positions, features + 1)."""
-    return np.column_stack([np.tile(features, (positions, 1)), np.arange(positions, dtype=float)])
+def _at_every_position(features: Array, n_checkpoints: int) -> Array:
+    """The forests' inputs for one prompt at every position, (n_checkpoints, features + 1)."""
+    return np.column_stack([np.tile(features, (n_checkpoints, 1)), np.arange(n_checkpoints, dtype=float)])
 
 
 def _surprisal_scores(rows: Sequence[Graded]) -> dict[str, float]:

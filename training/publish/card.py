@@ -14,10 +14,10 @@ def write(family: Family, provenance: Provenance, *, gate: Mapping[str, Any] | N
     """The card as Markdown with YAML front matter; `gate` is None for a base that was not trained here."""
     trained_here = provenance.pretrained is None
     sections = [
-        f"---\n{_HEAD_OF_ABACUS if trained_here else _head(provenance)}\n---",
+        f"---\n{_HEAD_TRAINED_HERE if trained_here else _head(provenance)}\n---",
         f"# {family.name}",
         f"{family.description} {_about(family, provenance)}",
-        f"{_how(provenance)}\n{_order(family)}".strip(),
+        f"{_how(provenance, family)}\n{_order(family)}".strip(),
         _USES if gate else "",
         _figures(family, caution=trained_here),
         _at_the_gate(gate) if gate else "",
@@ -28,7 +28,7 @@ def write(family: Family, provenance: Provenance, *, gate: Mapping[str, Any] | N
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-_HEAD_OF_ABACUS = """\
+_HEAD_TRAINED_HERE = """\
 license: apache-2.0
 language: en
 library_name: transformers
@@ -51,23 +51,26 @@ def _about(family: Family, provenance: Provenance) -> str:
     )
 
 
-_LENGTH = "The checkpoints were trained with the length reward of *Training Language Models to Reason Efficiently* (arXiv 2502.04463)"
-_HOW = {
-    "outcome": "The checkpoints were trained with the correctness of the answer as their only reward.",
-    "alpha": f"{_LENGTH}.",
-    "progress": f"{_LENGTH} and a reward for the gain of each episode of thinking.",
-    "l2t": f"{_LENGTH} and the dense reward of *Learning to Think* (arXiv 2505.10425).",
+_LENGTH = "The checkpoints were trained with the length penalty of *Training Language Models to Reason Efficiently* (arXiv 2502.04463)"
+_CORRECTNESS = "The checkpoints were trained with the correctness of the answer as their reward"
+_DENSE = {
+    "outcome": "",
+    "alpha": "",
+    "progress": ", and a reward for the gain of each episode of thinking",
+    "l2t": ", and the dense reward of *Learning to Think* (arXiv 2505.10425)",
 }
 
 
-def _how(provenance: Provenance) -> str:
+def _how(provenance: Provenance, family: Family) -> str:
+    """How the checkpoints were trained. At alpha 0 the length penalty is zero, so it is not named."""
     if provenance.dense and provenance.dense["charge"] == "tokens":
         return (
             "The checkpoints were trained with a dense reward in the manner of *Learning to Think* (arXiv 2505.10425): each"
             " episode of thinking is rewarded for how much it raises the probability of the right answer, minus alpha times its"
             " length as a share of the mean length of the prompt's rollouts."
         )
-    return _HOW[provenance.reward]
+    penalised = any(checkpoint.alpha for checkpoint in family.checkpoints)
+    return f"{_LENGTH if penalised else _CORRECTNESS}{_DENSE[provenance.reward]}."
 
 
 def _order(family: Family) -> str:
@@ -193,7 +196,7 @@ def _gate_verdict(gate: Mapping[str, Any]) -> str:
 _PROFILE = """\
 ## The difficulty profile
 
-Figures are cross-validated over prompts. A *constant* is the best prediction that ignores the prompt. *Confidence AUC* says
+Forest predictions are cross-validated over prompts; each checkpoint's scales are not. A *constant* is the best prediction that ignores the prompt. *Confidence AUC* says
 how well a checkpoint's own confidence, the probability that it assigned to its own reasoning tokens, separates right answers from wrong ones."""
 
 

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-TRUNCATE = 0.95
-"""Share of a rollout's token rewards that enter its truncated mean (arXiv 2505.10425, app. C)."""
+KEEP_SHARE = 0.95
+"""Share of a rollout's token rewards that its truncated mean keeps (arXiv 2505.10425, app. C)."""
 FLOOR = 0.1
 """Smallest |m_i| that a token reward is divided by, as a share of 1 / T_i: m_i is a mean over T_i tokens."""
 RATIO = 5.0
@@ -55,7 +55,7 @@ def episode_advantages(
         index_BT: each token's episode from 0, -1 on padding.
         own: this process's rows.
         group_size: G >= 2; divides the number of rollouts.
-        progress_weight: price of the dense reward.
+        progress_weight: weight of the dense reward.
 
     Raises:
         ValueError: an incomplete group, or a group of one.
@@ -90,7 +90,7 @@ def counterfactual_advantages(
         stopped_BT: True on the tokens that end the thinking and on the answer (`Episodes.stopped_BT`).
         own: this process's rows.
         group_size: G >= 2; divides the number of rollouts.
-        progress_weight: price of the dense reward.
+        progress_weight: weight of the dense reward.
         outcome_alpha: alpha of the outcome reward.
 
     Raises:
@@ -112,15 +112,15 @@ def dense_rewards(
     alpha: float,
     group_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """r_ik = gain_ik - compression_weight cost_ik (arXiv 2505.10425, Def. 4.1 and Thm 4.2), and the scaled costs.
+    """r_ik = gain_ik - compression_weight cost_ik (arXiv 2505.10425, Def. 4.1 and Thm 4.2), and the costs.
 
-    Information is charged on one scale for the whole batch. Tokens are charged on the prompt's own scale, times alpha.
+    Information costs are normalised over the whole batch, token costs over the prompt's group and multiplied by alpha.
 
     Args:
         gain_BK: information gain of each episode.
-        cost_BK: what each episode is charged for, before scaling.
+        cost_BK: what each episode is charged for, before normalisation.
         charge: what `cost_BK` measures.
-        compression_weight: price of what an average rollout is charged for, in success.
+        compression_weight: weight of the costs, relative to the gain.
         alpha: efficiency level.
         group_size: G >= 2; divides B.
 
@@ -130,7 +130,9 @@ def dense_rewards(
     Raises:
         ValueError: an incomplete group, or a group of one.
     """
-    cost_BK = alpha * scaled(cost_BK, group_size) if charge == "tokens" else scaled(cost_BK, len(cost_BK))
+    cost_BK = (
+        alpha * normalised_costs(cost_BK, group_size) if charge == "tokens" else normalised_costs(cost_BK, len(cost_BK))
+    )
     return gain_BK - compression_weight * cost_BK, cost_BK
 
 
@@ -151,10 +153,10 @@ def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
     return ((groups - groups.mean(1, keepdim=True)) * (group_size / (group_size - 1))).view(-1)
 
 
-def scaled(cost_BK: Tensor, group_size: int) -> Tensor:
-    """Costs on a scale where the average rollout of a group costs 1 in all, (B, K); all 0 if every cost is 0.
+def normalised_costs(cost_BK: Tensor, group_size: int) -> Tensor:
+    """Costs divided by the group's mean total per rollout, (B, K); all 0 if every cost of the group is 0.
 
-    With a prompt's rollouts as the group, each prompt has its own scale, as in the length reward: a check as long as
+    With a prompt's rollouts as the group, each prompt has its own scale, as in the length penalty: a check as long as
     the rest of the thinking costs the same on an easy prompt and on a hard one. With the whole batch as the group,
     there is one scale.
 
@@ -183,7 +185,7 @@ def episode_credit(
         episode_BK: dense rewards r_ik; read up to each row's count.
         count_B: episodes of each rollout, at least 1.
         group_size: G >= 2; divides B.
-        progress_weight: price of the dense reward.
+        progress_weight: weight of the dense reward.
 
     Raises:
         ValueError: an incomplete group, or a group of one.
@@ -210,10 +212,10 @@ def counterfactual_credit(
     A_i0 = [r_out_i - mean of the others'] + progress_weight [r_i1 - mean of the others' r_j1],
     A_ik = [r_out_i - worth_ik] + progress_weight r_i,k+1    for k = 1 .. K_i, with r_i,K+1 = 0.
 
-    Column 0 belongs to the tokens of the first episode, and to all tokens of a rollout that stops without a word. The
-    whole group started from the same prompt, so its members are compared with each other. Column k belongs to the
-    tokens of episode k + 1, and after the last episode to the stop and the answer. There the alternative is to stop,
-    and the probes have measured what stopping is worth.
+    Column 0: the first decision, baselined by the other rollouts, which started from the same prompt. Column k: the
+    decision after episode k, baselined by the probe's value of stopping there. The tokens of episode k + 1 get column
+    k, and the stop and the answer get the column after the last episode. A rollout that stops without thinking has
+    column 0 on all its tokens.
 
     So a check that finds a slip earns what it gained, a check that finds nothing pays for itself, and a stop earns
     nothing, because it is compared with itself. The baseline depends only on the tokens before it, so the expected
@@ -226,7 +228,7 @@ def counterfactual_credit(
         episode_BK: dense rewards r_ik; read up to each row's count.
         count_B: episodes of each rollout, at least 1.
         group_size: G >= 2; divides B.
-        progress_weight: price of the dense reward.
+        progress_weight: weight of the dense reward.
 
     Raises:
         ValueError: an incomplete group, or a group of one.
@@ -259,7 +261,7 @@ def token_rewards(
         episode_BK: dense rewards r_ik; read up to each row's last episode.
         logp_BT: log pi_old(z_it), at most 0.
         index_BT: each token's episode, -1 on padding.
-        progress_weight: price of the dense reward.
+        progress_weight: weight of the dense reward.
     """
     mask_BT = index_BT >= 0
     at_BT = index_BT.clamp(min=0)
@@ -279,7 +281,7 @@ def token_rewards(
     return TokenRewards(reward_BT, torch.stack(means) if means else reward_BT.sum(1), mask_BT.sum(1))
 
 
-def truncated_mean(values_N: Tensor, share: float = TRUNCATE) -> Tensor:
+def truncated_mean(values_N: Tensor, share: float = KEEP_SHARE) -> Tensor:
     """Mean of the middle `share` of the values, with equally many left out at either end; 0 if there are no values."""
     ends = int(len(values_N) * (1 - share) / 2)
     middle = values_N.sort().values[ends : len(values_N) - ends]
@@ -297,9 +299,9 @@ class PaperAdvantages(NamedTuple):
 def paper_advantages(token: TokenRewards, mean_all_B: Tensor, group_size: int, own: slice) -> PaperAdvantages:
     """The paper's A_it = A_i r_it / m_i, A_i = (m_i - mean_group m) / std_group m (arXiv 2505.10425, alg. 1), (B, T).
 
-    The definition has three hazards, which are left in. m_i is a mean per token, so a short rollout wins whatever its
-    episodes gained. Near m_i = 0 the ratio explodes, so |m_i| is floored and the ratio clipped. With A_i < 0 < m_i, a
-    token of negative reward gets a positive advantage.
+    This is Algorithm 1, with a floor under |m_i| and a clip of the ratio for stability, because near m_i = 0 the ratio
+    explodes. Two other hazards are left in. m_i is a mean per token, so a short rollout wins whatever its episodes
+    gained. With A_i < 0 < m_i, a token of negative reward gets a positive advantage.
 
     Args:
         token: this process's rewards.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.config import DenseReward
 from training.rewards.compression import Proxy, scores
-from training.rewards.information_gain import Probe, success
+from training.rewards.information_gain import Probe, answer_probabilities
 from training.rollouts.batch import Rollouts
 from training.rollouts.episodes import Episodes, Splitter
 
@@ -78,8 +78,8 @@ class EpisodeGrader:
         episodes = self.split(rollouts.completion_ids_BT, rollouts.completion_mask_BT)
         probes = [self.probe(gold) for gold in golds]
 
-        def measure_success(**how: Any) -> Tensor:
-            return success(
+        def measure_answer_probabilities(**how: Any) -> Tensor:
+            return answer_probabilities(
                 model,
                 rollouts,
                 episodes.ends_BK,
@@ -99,7 +99,7 @@ class EpisodeGrader:
                         gradients, width = proxy.gradients(chunk), chunk.completion_ids_BT.size(1)
                         output_BTr[rows, :width], input_BTr[rows, :width] = gradients.output_BTr, gradients.input_BTr
 
-                    success_BK1 = measure_success(after_pass=store_gradients)
+                    success_BK1 = measure_answer_probabilities(after_pass=store_gradients)
                 cost_BK = scores(
                     output_BTr,
                     input_BTr,
@@ -108,7 +108,7 @@ class EpisodeGrader:
                     sum_over_processes=sum_over_processes,
                 ).square()
             else:
-                success_BK1 = measure_success(kv_caches=kv_caches)
+                success_BK1 = measure_answer_probabilities(kv_caches=kv_caches)
                 cost_BK = episodes.tokens_BK * float(settings.charge == "tokens")
         missing = settings.max_episodes - cost_BK.size(1)
         last_BK1 = torch.arange(settings.max_episodes + 1, device=success_BK1.device).minimum(episodes.count_B[:, None])

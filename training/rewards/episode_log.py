@@ -20,7 +20,7 @@ def figures(gain_BK: Tensor, cost_BK: Tensor, count_B: Tensor) -> dict[str, floa
 
     Args:
         gain_BK: information gain of each episode.
-        cost_BK: scaled cost of each episode; without any cost, its figures are left out.
+        cost_BK: normalised cost of each episode; without any cost, its figures are left out.
         count_B: episodes of each rollout.
     """
     exists_BK = _exists(gain_BK, count_B)

@@ -1,8 +1,9 @@
-"""How much did each episode of thinking help? The fitting gain of L2T (arXiv 2505.10425, Def. 4.1) in one forward pass.
+"""How much did each episode of thinking help? Its information gain, in one forward pass.
 
-J_k is the model's probability of the gold answer if thinking stops after k episodes. An episode's gain is
-J_k - J_{k-1}. The paper names no estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking,
-then the gold answer, teacher-forced.
+J_k is the model's probability of the gold answer if thinking stops after k episodes. An episode's
+information gain is J_k - J_{k-1}, which L2T calls the fitting gain (arXiv 2505.10425, Def. 4.1). The paper names no
+estimator. Ours appends a *probe* to each prefix: the tokens that stop the thinking, then the gold answer,
+teacher-forced.
 
 Prefix by prefix that takes K + 1 forward passes. Here all probes of a rollout follow its prompt and thinking in one
 sequence. A 4-D attention mask lets probe k attend to the prompt, to the thinking up to the end of episode k, and to
@@ -38,13 +39,13 @@ class Probe:
             raise ValueError("a probe needs a stop and an answer of at least one token each")
 
 
-def gains(success_BK1: Tensor) -> Tensor:
+def information_gains(success_BK1: Tensor) -> Tensor:
     """gain_k = J_k - J_{k-1} in [-1, 1], (B, K). They add up to J_K - J_0."""
     return success_BK1.diff(dim=1)
 
 
 @torch.no_grad()
-def success(
+def answer_probabilities(
     model: PreTrainedModel,
     rollouts: Rollouts,
     ends_BK: Tensor,
@@ -104,17 +105,17 @@ def _chunks(
 ) -> Iterator[Tensor]:
     """Row numbers in chunks that fit into memory, with rollouts of similar length together."""
     config = model.config.get_text_config()
-    stop, answer = (
+    stop_width, answer_width = (
         max(len(part) for part in parts) for parts in zip(*((p.stop, p.answer) for p in probes), strict=True)
     )
-    probe_tokens_B = needed_B * (stop + answer)
+    probe_tokens_B = needed_B * (stop_width + answer_width)
     width_B = rollouts.mask_BS.sum(1) + probe_tokens_B
     order = width_B.argsort(descending=True)
     while len(order):
         width, needed = int(width_B[order[0]]), int(needed_B[order].max())
         queries = int(probe_tokens_B.max()) if only_probes else width
         scores = 4 * width * queries * (1 + config.num_attention_heads)
-        logits = 4 * 2 * needed * answer * config.vocab_size
+        logits = 4 * 2 * needed * answer_width * config.vocab_size
         rows = max(1, memory_bytes // (scores + logits))
         yield order[:rows]
         order = order[rows:]
@@ -126,8 +127,8 @@ class PackedProbes:
 
     ids_BL: Tensor
     mask_BL: Tensor
-    """True where the probe has a token; L = stop + answer, padding on both sides."""
-    stop: int
+    """True where the probe has a token; L = stop_width + answer_width, padding on both sides."""
+    stop_width: int
     """Columns of the stop; the answer has the rest."""
     ends_BK1: Tensor
     """Completion tokens before each of a row's probes."""
@@ -137,18 +138,18 @@ class PackedProbes:
     def of(cls, probes: Sequence[Probe], rollouts: Rollouts, ends_BK1: Tensor) -> PackedProbes:
         """Pack one probe per row, to be repeated after each of the row's episodes."""
         device = ends_BK1.device
-        stop = max(len(probe.stop) for probe in probes)
-        answer = max(len(probe.answer) for probe in probes)
+        stop_width = max(len(probe.stop) for probe in probes)
+        answer_width = max(len(probe.answer) for probe in probes)
 
         def aligned(left: Sequence[int], right: Sequence[int]) -> list[int]:
-            return [0] * (stop - len(left)) + [*left, *right] + [0] * (answer - len(right))
+            return [0] * (stop_width - len(left)) + [*left, *right] + [0] * (answer_width - len(right))
 
         return cls(
             ids_BL=torch.tensor([aligned(p.stop, p.answer) for p in probes], device=device),
             mask_BL=torch.tensor(
                 [aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device
             ).bool(),
-            stop=stop,
+            stop_width=stop_width,
             ends_BK1=ends_BK1,
             prompt_length_B1=rollouts.prompt_mask_BP.sum(1, keepdim=True),
         )
@@ -167,15 +168,15 @@ class PackedProbes:
 
     @property
     def predicting_N(self) -> Tensor:
-        """Columns of Q whose logits predict the answers' tokens; N = (K + 1) * answer."""
+        """Columns of Q whose logits predict the answers' tokens; N = (K + 1) * answer width."""
         device, (prefixes, length) = self.ids_BL.device, (self.ends_BK1.size(1), self.ids_BL.size(1))
-        first_K1 = torch.arange(prefixes, device=device)[:, None] * length + self.stop - 1
-        return (first_K1 + torch.arange(length - self.stop, device=device)).flatten()
+        first_K1 = torch.arange(prefixes, device=device)[:, None] * length + self.stop_width - 1
+        return (first_K1 + torch.arange(length - self.stop_width, device=device)).flatten()
 
     def log_success(self, logits_BNV: Tensor, answer_probability: AnswerProbability) -> Tensor:
         """log J_0 .. log J_K from the logits at `predicting_N`, (B, K + 1)."""
         rows, prefixes = self.ends_BK1.shape
-        answer_BA, mask_B1A = self.ids_BL[:, self.stop :], self.mask_BL[:, None, self.stop :]
+        answer_BA, mask_B1A = self.ids_BL[:, self.stop_width :], self.mask_BL[:, None, self.stop_width :]
         logp_BKA = (
             torch.log_softmax(logits_BNV.float(), -1)
             .view(rows, prefixes, answer_BA.size(1), -1)

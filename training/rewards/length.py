@@ -1,4 +1,4 @@
-"""What is an answer of this length worth? The length reward of Arora and Zanette (arXiv 2502.04463, eq. 4 and 5)."""
+"""What is an answer of this length worth? The length penalty of Arora and Zanette (arXiv 2502.04463, eq. 4, 5)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How are many completions sampled quickly from a small model on a CPU?
+"""How are many completions sampled quickly from a model in this process, on a CPU or a GPU?
 
 Finished sequences leave the batch. Hugging Face's `generate` computes every row until the longest is done; with
-reasoning of very different lengths that is more than half the work (docs/decisions/0003-rollouts.md). The same code
-runs on a GPU, where `family.engine: vllm` trains faster.
+reasoning of very different lengths that is more than half the work (docs/decisions/0003-rollouts.md). Evaluation
+samples here. So does training, unless `family.engine: vllm` is set, which is faster on a GPU.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def sample(
     params: SamplingParams,
     *,
     eos: int,
-    batch: int | None = None,
+    batch_size: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
     kv_caches: list[Tensor] | None = None,
     surprisals: list[list[float]] | None = None,
 ) -> list[list[int]]:
-    """`params.samples` completions of each prompt, a prompt's next to each other; each includes its eos.
+    """`params.samples` completions of each prompt, grouped by prompt; each includes its eos.
 
     A completion of `params.max_tokens` tokens without an eos was truncated.
 
@@ -59,7 +59,8 @@ def sample(
         prompts: token ids.
         params: its seed, if it has one, sets torch's global generator.
         eos: token id that ends a completion; it counts as one of its tokens.
-        batch: most completions at a time; default: 256, or fewer where a GPU has no room for as many KV caches.
+        batch_size: maximum number of completions at a time; default: 256, or fewer if a GPU has no room for their KV
+            caches.
         on_batch: receives the number of completions so far.
         kv_caches: receives the KV cache of each prompt and its completion, in order: (layers, 2, key heads, tokens, D).
             It may lack the eos. Only for a model that `caches_everything`.
@@ -70,18 +71,18 @@ def sample(
         torch.manual_seed(params.seed)
     rows = [prompt for prompt in prompts for _ in range(params.samples)]
     completions: list[list[int]] = []
-    batch = batch or _rows_that_fit(model, max(map(len, prompts), default=0) + params.max_tokens)
+    batch_size = batch_size or _rows_that_fit(model, max(map(len, prompts), default=0) + params.max_tokens)
     with _sampling(model):
-        for start in range(0, len(rows), batch):
+        for start in range(0, len(rows), batch_size):
             completions += _sample_batch(
-                model, rows[start : start + batch], params, eos, kv_caches=kv_caches, surprisals=surprisals
+                model, rows[start : start + batch_size], params, eos, kv_caches=kv_caches, surprisals=surprisals
             )
             on_batch(len(completions))
     return completions
 
 
 def _rows_that_fit(model: PreTrainedModel, width: int, most: int = 256) -> int:
-    """Rows whose KV caches fill half of a GPU's free memory: a growing cache is copied, which needs the other half."""
+    """Rows whose KV caches fill half of a GPU's free memory. Half is left free, because growing a cache copies it."""
     if model.device.type != "cuda":
         return most
     config = model.config.get_text_config()
@@ -188,11 +189,13 @@ def _sample_batch(
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     cached: dict[int, Tensor] = {}
 
-    def save_kv_caches(leaving: Tensor) -> None:
+    def save_kv_caches(finished_rows: Tensor) -> None:
         if kv_caches is None:
             return
-        kv = torch.stack([torch.stack([layer.keys[leaving], layer.values[leaving]]) for layer in cache.layers])
-        for at, row in enumerate(rows[leaving].tolist()):
+        kv = torch.stack(
+            [torch.stack([layer.keys[finished_rows], layer.values[finished_rows]]) for layer in cache.layers]
+        )
+        for at, row in enumerate(rows[finished_rows].tolist()):
             start = width - len(prompts[row])
             cached[row] = kv[:, :, at, :, start : width + len(completions[row])].clone()
 
@@ -205,11 +208,11 @@ def _sample_batch(
         if not running.any():
             break
         if running.float().mean() <= _SHRINK_AT:
-            going = running.nonzero().squeeze(1)
+            running_rows = running.nonzero().squeeze(1)
             save_kv_caches((~running).nonzero().squeeze(1))
-            cache.batch_select_indices(going)
-            rows, token, mask, position = rows[going], token[going], mask[going], position[going]
-            running = running[going]
+            cache.batch_select_indices(running_rows)
+            rows, token, mask, position = (each[running_rows] for each in (rows, token, mask, position))
+            running = running[running_rows]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = _forward(model, token[:, None], mask, position, cache)
         position = position + 1

@@ -62,11 +62,11 @@ def test_some_first_passes_are_careful_and_are_not_checked_the_same_way_at_once(
     chain = problems.draw(rng, "sum", "hard")
     careful, fast = (lines_of(traces.solve(chain, method)) for method in ("step", "fast"))
     kinds = {careful: "careful", fast: "fast"}
-    found = [traces.write(chain, rng) for _ in range(2000)]
-    firsts = [kinds.get(tuple(lines(trace.episodes[0])[:-1])) for trace in found]  # None: one that slipped
+    written = [traces.write(chain, rng) for _ in range(2000)]
+    firsts = [kinds.get(tuple(lines(trace.episodes[0])[:-1])) for trace in written]  # None: one that slipped
     known = [kind for kind in firsts if kind]
     assert abs(known.count("careful") / len(known) - traces.CAREFUL) < 0.04
-    for kind, trace in zip(firsts, found, strict=True):
+    for kind, trace in zip(firsts, written, strict=True):
         if kind == "careful" and len(trace.episodes) > 1:
             assert lines(trace.episodes[1])[0] != "check step"
 

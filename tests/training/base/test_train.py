@@ -98,7 +98,7 @@ def test_folding_a_temperature_divides_the_logits(model, tokenizer):
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     stage = BaseStage(steps=100, warmup=0.1)
-    rates = [train.rate(stage, step) for step in range(101)]
+    rates = [train.lr_fraction(stage, step) for step in range(101)]
     assert rates[:11] == pytest.approx([*(i / 10 for i in range(1, 11)), 1.0])
     assert rates[55] == pytest.approx(0.51)
     assert rates[100] == pytest.approx(0.02)

@@ -63,8 +63,8 @@ def test_vllm_without_a_temperature_to_set_is_named():
     trl_guard.require_attributes(SimpleNamespace(**present, vllm_generation=SimpleNamespace(temperature=1.0)))
 
 
-def test_a_forward_without_trl_s_temperature_stops_a_training_that_cools(model, tokenizer, tmp_path, monkeypatch):
+def test_a_forward_without_trl_s_temperature_stops_a_training_that_anneals(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(trl.trainer.grpo_trainer, "add_fused_lm_head", lambda *_, **__: None)
-    cools = STAGE.model_copy(update={"last_temperature": 0.5})
+    annealed = STAGE.model_copy(update={"last_temperature": 0.5})
     with pytest.raises(StageError, match=r"no free variable 'temperature'.*or leave family\.last_temperature out"):
-        start(model, tokenizer, tmp_path, cools)
+        start(model, tokenizer, tmp_path, annealed)

@@ -135,7 +135,7 @@ def test_what_is_measured_is_saved_under_its_question(recipe, tokenizer, monkeyp
 
 
 async def test_served_outcomes_belong_to_their_questions_whichever_answer_comes_first(monkeypatch):
-    asked = prompts("heldout", 0, 5)
+    questions = prompts("heldout", 0, 5)
     sent: dict[tuple[str, int], dict] = {}
 
     async def create(*, messages, seed, **request):
@@ -143,7 +143,7 @@ async def test_served_outcomes_belong_to_their_questions_whichever_answer_comes_
         text = messages[0]["content"]
         sent[text, seed] = request
         await asyncio.sleep(0.01 * (20 - seed))
-        gold = next(question.answer for question in asked if question.prompt == text)
+        gold = next(question.answer for question in questions if question.prompt == text)
         usage = SimpleNamespace(
             completion_tokens=seed + 9, completion_tokens_details=SimpleNamespace(reasoning_tokens=seed)
         )
@@ -155,8 +155,8 @@ async def test_served_outcomes_belong_to_their_questions_whichever_answer_comes_
         yield SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
 
     monkeypatch.setattr(served, "_client", client)
-    rows = await served.sample_and_grade("url", "m", asked, SamplingParams(33, 0.7, samples=2, seed=4), budget=6)
-    assert [row.prompt for row in rows] == [question.prompt for question in asked]
+    rows = await served.sample_and_grade("url", "m", questions, SamplingParams(33, 0.7, samples=2, seed=4), budget=6)
+    assert [row.prompt for row in rows] == [question.prompt for question in questions]
     for i, row in enumerate(rows):
         assert [outcome.correct for outcome in row.outcomes] == [True, True]
         assert [outcome.reasoning_tokens for outcome in row.outcomes] == [4 + 2 * i, 4 + 2 * i + 1]
@@ -173,14 +173,16 @@ def test_what_a_first_episode_is_worth_is_read_where_it_ends(on_shipped, monkeyp
     """
     model, tokenizer = checkpoints.load_base(on_shipped)
     train.fold_temperature(model, 4.0)
-    asked = prompts("train", 5, 3)
-    firsts = [f"\n{question.answer}+1-1={question.answer}\nso {question.answer}" for question in asked]
-    order = sorted(range(3), key=lambda i: len(evaluate.encoded(tokenizer, asked)[i]))
+    questions = prompts("train", 5, 3)
+    firsts = [f"\n{question.answer}+1-1={question.answer}\nso {question.answer}" for question in questions]
+    order = sorted(range(3), key=lambda i: len(evaluate.encoded(tokenizer, questions)[i]))
     rest = "\n\ncheck step\n1+1=2\n</think>\n\nThe answer is 2.<|im_end|>"
     monkeypatch.setattr(evaluate, "sample", lambda *_, **__: [tokenizer.encode(firsts[i] + rest) for i in order])
-    rows = evaluate.sample_and_grade(model, tokenizer, asked, SamplingParams(200, 1.0), first_episode=DenseReward())
+    rows = evaluate.sample_and_grade(model, tokenizer, questions, SamplingParams(200, 1.0), first_episode=DenseReward())
     stop = tokenizer.encode("\n</think>\n\nThe answer is ")
-    for prompt, first, question, row in zip(evaluate.encoded(tokenizer, asked), firsts, asked, rows, strict=True):
+    for prompt, first, question, row in zip(
+        evaluate.encoded(tokenizer, questions), firsts, questions, rows, strict=True
+    ):
         before, answer = [*prompt, *tokenizer.encode(first), *stop], tokenizer.encode(f"{question.answer}.")
         logp = model(torch.tensor([[*before, *answer]])).logits[0, len(before) - 1 : -1].float().log_softmax(-1)
         expected = logp.gather(1, torch.tensor(answer)[:, None]).sum().exp().item()

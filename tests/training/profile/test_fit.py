@@ -67,7 +67,7 @@ def fitted(tmp_path_factory) -> tuple[dict, profiles.Profile]:
     return raw, profiles.load(path)
 
 
-def test_a_profile_is_calibrated_on_new_prompts(fitted):
+def test_mean_prediction_matches_on_new_prompts(fitted):
     """Over the mix of difficulties; counts do not make it calibrated within every difficulty."""
     _, loaded = fitted
     predictions = [loaded.predict(p.prompt) for p in prompts("heldout", 1, 300)]
@@ -95,6 +95,7 @@ def test_predicted_accuracy_never_falls_as_the_budget_grows():
     for p in prompts("heldout", 1, 50):
         for prediction in loaded.predict(p.prompt).choices.values():
             assert np.all(np.diff([prediction.budget_forced(budget) for budget in range(0, 200, 3)]) >= 0)
+            assert np.all(np.diff([prediction.p_correct_within(budget) for budget in range(0, 200, 3)]) >= -1e-12)
 
 
 def test_small_differences_between_checkpoints_keep_their_order():
@@ -136,7 +137,7 @@ def test_harder_prompts_have_a_higher_difficulty(fitted):
     assert hard > 0.65
 
 
-def test_only_prompts_like_those_of_the_fit_are_familiar(fitted):
+def test_only_prompts_like_the_fitting_prompts_are_familiar(fitted):
     _, loaded = fitted
     familiar = [loaded.predict(p.prompt).familiar for p in prompts("heldout", 1, 200)]
     assert np.mean(familiar) > 0.98

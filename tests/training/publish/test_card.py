@@ -96,7 +96,7 @@ def test_the_card_says_what_was_rewarded(written):
     text = written([])
     assert "each episode of thinking is rewarded for how much it raises the probability of the right answer" in text
     assert "minus alpha times its length" in text
-    assert "length reward" not in written([]), "the shipped family is not trained with it"
+    assert "length penalty" not in text, "the shipped family is not trained with it"
 
 
 def test_the_card_says_that_thinking_shortens_with_alpha_only_if_it_does(written, family):

@@ -13,9 +13,9 @@ from training.rewards.credit import (
     episode_advantages,
     episode_credit,
     leave_one_out,
+    normalised_costs,
     outcome_advantages,
     paper_advantages,
-    scaled,
     token_rewards,
     truncated_mean,
 )
@@ -134,7 +134,7 @@ def test_episode_credit_does_not_favour_short_rollouts():
     assert paper[0, 0] > 0 > paper[1, 0]
 
 
-def test_a_token_s_share_of_its_episode_s_reward_is_its_share_of_the_surprisal():
+def test_token_reward_is_proportional_to_surprisal_within_episode():
     logp = torch.tensor([[-1.0, -3.0, -2.0, 0.0], [0.0, 0.0, -7.0, -7.0]])
     index = torch.tensor([[0, 0, 1, 1], [0, 0, -1, -1]])
     result = token_rewards(torch.tensor([1.0, 1.0]), torch.tensor([[0.5, -0.25], [0.1, 9.0]]), logp, index, 0.8)
@@ -168,7 +168,7 @@ def test_paper_advantages_are_the_standard_score_in_the_group_times_the_token_s_
     assert (result.floored_share, result.clipped_share) == (0, 0)
 
 
-def test_near_a_mean_of_zero_the_mean_is_floored_and_the_ratio_clipped_and_both_are_counted():
+def test_small_means_are_floored_clipped_and_counted():
     reward = torch.tensor([[1.0, -1.0 + 1e-9], [0.1, 0.1]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
     result = paper_advantages(token, token.mean_B, 2, slice(0, 2))
@@ -188,7 +188,7 @@ def test_a_floored_mean_keeps_its_sign():
 
 
 def test_paper_advantages_can_reward_a_bad_token_of_a_poor_rollout():
-    """The third hazard, kept because it is the paper's: A_i < 0 < m_i turns a negative reward into an advantage."""
+    """A hazard of the paper's formula that is left in: A_i < 0 < m_i turns a negative reward into an advantage."""
     reward = torch.tensor([[0.5, -0.1], [0.9, 0.9]])
     token = TokenRewards(reward, reward.mean(1), torch.full((len(reward),), 100))
     assert paper_advantages(token, token.mean_B, 2, slice(0, 2)).advantage_BT[0, 1] > 0
@@ -206,34 +206,34 @@ def test_a_process_gets_its_own_rows_compared_with_those_of_all_processes():
     assert torch.equal(whole[2:], half)
 
 
-def test_in_one_group_the_average_rollout_costs_one_and_costs_keep_their_proportions():
+def test_normalised_costs_average_one_per_rollout_and_keep_their_proportions():
     torch.manual_seed(0)
     cost = torch.rand(5, 3)
-    assert scaled(cost, 5).sum(1).mean().item() == pytest.approx(1)
-    torch.testing.assert_close(scaled(cost, 5), scaled(7 * cost, 5))
-    torch.testing.assert_close(scaled(cost, 5) * cost[0, 0] / scaled(cost, 5)[0, 0], cost)
-    assert scaled(torch.zeros(2, 2), 2).tolist() == [[0, 0], [0, 0]]
+    assert normalised_costs(cost, 5).sum(1).mean().item() == pytest.approx(1)
+    torch.testing.assert_close(normalised_costs(cost, 5), normalised_costs(7 * cost, 5))
+    torch.testing.assert_close(normalised_costs(cost, 5) * cost[0, 0] / normalised_costs(cost, 5)[0, 0], cost)
+    assert normalised_costs(torch.zeros(2, 2), 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_costs_are_scaled_by_the_average_rollout_of_their_own_group():
     easy, hard = [[10.0, 10], [20, 0]], [[60.0, 20], [40, 0]]
-    result = scaled(torch.tensor(easy + hard), 2)
+    result = normalised_costs(torch.tensor(easy + hard), 2)
     assert result.tolist() == [pytest.approx(row) for row in ([0.5, 0.5], [1, 0], [1, 1 / 3], [2 / 3, 0])]
 
 
 @given(costs)
 def test_in_every_group_the_average_rollout_costs_one(rows):
-    shares = scaled(torch.tensor([cost for row in rows for cost in row], dtype=torch.float32), len(rows[0]))
+    shares = normalised_costs(torch.tensor([cost for row in rows for cost in row], dtype=torch.float32), len(rows[0]))
     assert shares.view(len(rows), -1).sum(1).tolist() == pytest.approx([len(rows[0])] * len(rows), rel=1e-4)
 
 
 def test_a_group_without_costs_keeps_costs_of_zero():
-    assert scaled(torch.zeros(2, 3), 2).tolist() == [[0, 0, 0]] * 2
+    assert normalised_costs(torch.zeros(2, 3), 2).tolist() == [[0, 0, 0]] * 2
 
 
 def test_costs_of_an_incomplete_group_are_rejected():
     with pytest.raises(ValueError, match="not whole groups of 2"):
-        scaled(torch.ones(3, 2), 2)
+        normalised_costs(torch.ones(3, 2), 2)
 
 
 OUTCOME, COUNT = torch.tensor([1.0, 0.0, 0.5, 0.25]), torch.tensor([2, 1, 2, 1])

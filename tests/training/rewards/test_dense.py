@@ -4,7 +4,7 @@ import torch
 from training.config import DenseReward
 from training.rewards.compression import scores, token_gradients
 from training.rewards.dense import EpisodeGrader
-from training.rewards.information_gain import gains
+from training.rewards.information_gain import information_gains
 from training.rollouts.batch import Rollouts
 from training.rollouts.params import SamplingParams
 from training.rollouts.sample import sample
@@ -25,9 +25,9 @@ def batch(tokenizer):
 
 def test_values_have_max_episodes_columns_and_are_zero_after_the_last_episode(model, tokenizer, batch):
     result = EpisodeGrader(tokenizer, DenseReward(max_episodes=5, proxy_rank=4))(model, batch, ["4", "39"])
-    assert gains(result.success_BK1).shape == result.cost_BK.shape == (2, 5)
+    assert information_gains(result.success_BK1).shape == result.cost_BK.shape == (2, 5)
     assert result.episodes.count_B.tolist() == [2, 1]
-    for values in (gains(result.success_BK1), result.cost_BK):
+    for values in (information_gains(result.success_BK1), result.cost_BK):
         assert values[0, :2].ne(0).all()
         assert values[0, 2:].eq(0).all()
         assert values[1, 1:].eq(0).all()
@@ -37,7 +37,7 @@ def test_values_have_max_episodes_columns_and_are_zero_after_the_last_episode(mo
 def test_compression_without_a_weight_is_not_measured(model, tokenizer, batch):
     result = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))(model, batch, ["4", "39"])
     assert result.cost_BK.eq(0).all()
-    assert gains(result.success_BK1).ne(0).any()
+    assert information_gains(result.success_BK1).ne(0).any()
 
 
 def test_information_is_charged_as_the_square_of_the_score(model, tokenizer, batch):
@@ -55,9 +55,11 @@ def test_thinking_tokens_can_be_charged_instead_and_the_answer_is_free(model, to
 
 def test_a_rollout_s_values_do_not_depend_on_its_padding(model, tokenizer, batch):
     grader = EpisodeGrader(tokenizer, DenseReward(compression_weight=0))
-    both = gains(grader(model, batch, ["4", "39"]).success_BK1)
+    both = information_gains(grader(model, batch, ["4", "39"]).success_BK1)
     alone = rollouts(tokenizer, ["What is 2 + 2?<think>"], ["\n2+2=4\n\nso 4</think>\n\nThe answer is 4."])
-    torch.testing.assert_close(gains(grader(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        information_gains(grader(model, alone, ["4"]).success_BK1)[0], both[0], atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("settings", [{"charge": "tokens"}, {"compression_weight": 0}, {"proxy_rank": 4}])

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.rewards.information_gain import Probe, gains, success
+from training.rewards.information_gain import Probe, answer_probabilities, information_gains
 from training.rollouts.batch import Rollouts
 from training.rollouts.episodes import Splitter
 from training.rollouts.params import SamplingParams
@@ -81,7 +81,7 @@ def one_by_one(network, reading):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("reading", ["joint", "per_token"])
 def test_packed_probes_equal_a_pass_per_prefix(side, reading):
-    result = success(model(), *inputs(side)[0], answer_probability=reading)
+    result = answer_probabilities(model(), *inputs(side)[0], answer_probability=reading)
     torch.testing.assert_close(result, one_by_one(model(), reading), atol=1e-5, rtol=0)
 
 
@@ -92,7 +92,7 @@ def test_with_kv_caches_from_sampling_only_the_probes_are_computed(memory):
     torch.manual_seed(0)
     kv_caches: list[torch.Tensor] = []
     eos = tokenizer().eos_token_id
-    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch=3, kv_caches=kv_caches)
+    completions = sample(model(), prompts, SamplingParams(70, 1.0), eos=eos, batch_size=3, kv_caches=kv_caches)
     assert any(row[-1] != eos for row in completions)
     assert any(row[-1] == eos for row in completions)
     for prompt, completion, own in zip(prompts, completions, kv_caches, strict=True):
@@ -105,9 +105,9 @@ def test_with_kv_caches_from_sampling_only_the_probes_are_computed(memory):
         hook = model().register_forward_pre_hook(
             lambda _m, _a, how: calls.append(how["input_ids"].size(1)), with_kwargs=True
         )
-        result = success(model(), rollouts, ends, probes, memory_bytes=memory, kv_caches=kv_caches)
+        result = answer_probabilities(model(), rollouts, ends, probes, memory_bytes=memory, kv_caches=kv_caches)
         hook.remove()
-        expected = success(model(), rollouts, ends, probes)
+        expected = answer_probabilities(model(), rollouts, ends, probes)
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
     longest = max(len(p.stop) for p in probes) + max(len(p.answer) for p in probes)
     assert max(calls) <= (ends.size(1) + 1) * longest
@@ -117,7 +117,7 @@ def test_with_kv_caches_from_sampling_only_the_probes_are_computed(memory):
 def test_after_pass_and_kv_caches_together_are_rejected():
     batch, ends, probes = inputs("left")[0]
     with pytest.raises(ValueError, match="after_pass needs a pass"):
-        success(model(), batch, ends, probes, after_pass=lambda *_: None, kv_caches=[])
+        answer_probabilities(model(), batch, ends, probes, after_pass=lambda *_: None, kv_caches=[])
 
 
 def test_packed_probes_equal_a_pass_per_prefix_with_an_adapter_too():
@@ -126,39 +126,39 @@ def test_packed_probes_equal_a_pass_per_prefix_with_an_adapter_too():
         AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
         LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
     ).eval()
-    adapted = success(network, *inputs("left")[0])
+    adapted = answer_probabilities(network, *inputs("left")[0])
     torch.testing.assert_close(adapted, one_by_one(network, "joint"), atol=1e-5, rtol=0)
     with network.disable_adapter():
-        plain = success(network, *inputs("left")[0])
-    torch.testing.assert_close(plain, success(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
+        plain = answer_probabilities(network, *inputs("left")[0])
+    torch.testing.assert_close(plain, answer_probabilities(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
     assert not torch.allclose(plain, adapted, atol=1e-3)
 
 
 def test_packed_probes_in_bfloat16_agree_to_a_tenth():
-    result = success(model(torch.bfloat16), *inputs("left")[0])
+    result = answer_probabilities(model(torch.bfloat16), *inputs("left")[0])
     torch.testing.assert_close(result, one_by_one(model(torch.bfloat16), "joint"), atol=1e-1, rtol=0)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 4_000_000])
 def test_chunking_changes_no_value(memory_bytes):
-    result = success(model(), *inputs("left")[0], memory_bytes=memory_bytes)
-    torch.testing.assert_close(result, success(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
+    result = answer_probabilities(model(), *inputs("left")[0], memory_bytes=memory_bytes)
+    torch.testing.assert_close(result, answer_probabilities(model(), *inputs("left")[0]), atol=1e-5, rtol=0)
 
 
 def test_gains_add_up_to_the_gain_of_all_the_thinking():
-    values = success(model(), *inputs("left")[0])
-    torch.testing.assert_close(gains(values).sum(1), values[:, -1] - values[:, 0])
-    assert gains(values).abs().max() <= 1
+    values = answer_probabilities(model(), *inputs("left")[0])
+    torch.testing.assert_close(information_gains(values).sum(1), values[:, -1] - values[:, 0])
+    assert information_gains(values).abs().max() <= 1
 
 
 def test_a_row_with_fewer_episodes_gains_nothing_after_its_last():
-    result = gains(success(model(), *inputs("left")[0]))
+    result = information_gains(answer_probabilities(model(), *inputs("left")[0]))
     assert result[2, 1:].tolist() == pytest.approx([0, 0], abs=1e-5)
     assert result[3].tolist() == pytest.approx([0, 0, 0], abs=1e-5), "there was no thinking"
 
 
 def test_finding_the_answer_is_a_gain_and_repeating_it_is_not():
-    right, corrected = gains(success(model(), *inputs("left")[0]))[:2].tolist()
+    right, corrected = information_gains(answer_probabilities(model(), *inputs("left")[0]))[:2].tolist()
     assert right[0] > 0.5
     assert abs(right[1]) < 0.1
     assert corrected[1] + corrected[2] > 0.5, "the checks find the first pass's slip"

@@ -6,7 +6,7 @@ from trl import GRPOTrainer
 from tests.training.conftest import TINY
 from training.base import train
 from training.rollouts.merge import merged
-from training.trainer import FamilyTrainer
+from training.trainer import CheckpointTrainer
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_base_is_restored_to_the_bit_after_its_weights_went_to_vllm(adapted,
         unwrap_model = staticmethod(lambda model: model)
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
-    trainer = object.__new__(FamilyTrainer)
+    trainer = object.__new__(CheckpointTrainer)
     trainer.accelerator, trainer.model, trainer.use_vllm = Accelerator, adapted, True
     assert trainer._generate_single_turn([[1, 2]], None, None, 1) == ([[1, 2]], None)
     assert same(weights(adapted), before)

@@ -41,7 +41,7 @@ def test_sampling_follows_the_seed(model, tokenizer):
 
 def test_on_batch_receives_the_number_of_completions_after_every_batch(model, tokenizer):
     counts: list[int] = []
-    sample(model, [tokenizer.encode("1")] * 5, SamplingParams(2, 0), eos=-1, batch=2, on_batch=counts.append)
+    sample(model, [tokenizer.encode("1")] * 5, SamplingParams(2, 0), eos=-1, batch_size=2, on_batch=counts.append)
     assert counts == [2, 4, 5]
 
 
@@ -50,7 +50,7 @@ def test_surprisals_are_the_model_s_own_at_temperature_1(model, tokenizer):
     surprisals: list[list[float]] = []
     torch.manual_seed(0)
     eos = tokenizer.eos_token_id
-    result = sample(model, prompts, SamplingParams(40, 0.7), eos=eos, batch=3, surprisals=surprisals)
+    result = sample(model, prompts, SamplingParams(40, 0.7), eos=eos, batch_size=3, surprisals=surprisals)
     for prompt, completion, nats in zip(prompts, result, surprisals, strict=True):
         logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         expected = -logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
