@@ -1,8 +1,9 @@
-"""How long does a decision take? Prediction the prompt and choosing, on one core, against the limit of one millisecond.
+"""How long does a decision take? Predicting and choosing, on one core, against the limit of one millisecond.
 
     python -m benchmarks.decision --out benchmarks/results
 
-On the shipped profile: held-out questions, and prompts of other kinds, which it has to recognise as such.
+times the shipped profile on held-out questions, and on prompts of other kinds, which it must recognise as unfamiliar.
+It takes seconds.
 """
 
 from __future__ import annotations
@@ -41,28 +42,28 @@ def main() -> None:
     """Time every kind and write `decision.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
-    parsed = parser.parse_args()
+    arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     questions = [prompt.prompt for prompt in prompts("heldout", SEED, 1000)]
-    said = {
+    results = {
         "seed": SEED,
         "held-out questions": timed(questions * 5),
         "prompts of other kinds": timed(OFF_TOPIC * 200),
     }
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    (parsed.out / "decision.json").write_text(json.dumps(said, indent=1) + "\n")
-    print(json.dumps(said, indent=1))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "decision.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
 
 
-def timed(asked: Sequence[str]) -> dict[str, float]:
+def timed(questions: Sequence[str]) -> dict[str, float]:
     """Quantiles of seconds a decision, as shares of the limit, and how many of the prompts are familiar."""
     family = families.load(shipped_family(), verify=False)
     profile = profiles.load(shipped_family() / family.profile)
     everyone = frozenset(checkpoint.name for checkpoint in family.checkpoints)
     seconds: list[float] = []
     familiar = 0
-    for prompt in asked:
+    for prompt in questions:
         began = time.perf_counter()
         prediction = profile.predict(prompt)
         request = RoutingRequest(prediction=prediction, limit=64, tolerance=0.005, allowed=everyone, available=everyone)
@@ -70,7 +71,7 @@ def timed(asked: Sequence[str]) -> dict[str, float]:
         seconds.append(time.perf_counter() - began)
         familiar += prediction.familiar
     p50, p99 = np.quantile(seconds, [0.5, 0.99]) / LIMIT_SECONDS
-    return {"prompts": len(asked), "familiar": familiar / len(asked), "p50 / limit": p50, "p99 / limit": p99}
+    return {"prompts": len(questions), "familiar": familiar / len(questions), "p50 / limit": p50, "p99 / limit": p99}
 
 
 if __name__ == "__main__":

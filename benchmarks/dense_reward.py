@@ -2,13 +2,14 @@
 
     python -m benchmarks.dense_reward --out benchmarks/results
 
-On the shipped base, random thinking. *Packed* is `training.rewards.information_gain`, by itself (`packed`) and as
-training runs it on a CPU, on what attention kept of the rollouts (`after sampling`). The peer of both does
-one forward pass per episode over growing prefixes, for all rollouts of the batch at once; `tokens` is how many more
-tokens it computes than `packed`, which is what packing can save where computing is all that counts. The compression
-score's peer does one backward pass per episode through the proxy's layer. Each ratio is the median over repeats of
-peer / ours, taken in turns. The step's peer is TRL's own GRPOTrainer with the same prompts, rollouts, adapter and
-precision.
+measures the shipped base on random thinking. It takes most of the nine minutes of `make bench` on two cores.
+
+*Packed* is `training.rewards.information_gain` by itself; *after sampling* is the same as training runs it on a CPU,
+on the KV cache that sampling left. The peer of both runs one forward pass per episode over growing prefixes, for all
+rollouts of the batch at once. `tokens` is how many times as many tokens the peer computes as `packed`, which is what
+packing can save where only computing counts. The compression score's peer runs one backward pass per episode through
+the proxy's layer. Each ratio is the median over repeats of peer / ours, measured alternately. The step's peer is TRL's
+own GRPOTrainer with the same prompts, rollouts, adapter and precision.
 """
 
 from __future__ import annotations
@@ -77,15 +78,15 @@ def backward_per_episode(model: PreTrainedModel, batch: Rollouts, index_BT: Tens
     layer: Any = decoder.layers[-1].mlp.down_proj
     left, _, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
     episodes = int(index_BT.max()) + 1
-    found = torch.zeros(len(batch), episodes, rank, rank)
+    gradients = torch.zeros(len(batch), episodes, rank, rank)
     for row in range(len(batch)):
         one = batch[row : row + 1]
         logits = model(input_ids=one.ids_BS, use_cache=False).logits[0, PROMPT - 1 : -1]
         logp = torch.log_softmax(logits.float(), -1).gather(1, one.completion_ids_BT[0][:, None]).squeeze(1)
         for k in range(episodes):
             (gradient,) = torch.autograd.grad(logp[index_BT[row] == k].sum(), layer.weight, retain_graph=True)
-            found[row, k] = left[:, :rank].T @ gradient @ right[:rank].T
-    return found
+            gradients[row, k] = left[:, :rank].T @ gradient @ right[:rank].T
+    return gradients
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -148,19 +149,19 @@ def compression(model: PreTrainedModel, rows: int, repeats: int) -> list[dict[st
         index = (torch.arange(240) * episodes // 240).expand(rows, -1)
 
         def ours(batch: Rollouts = batch, index: Tensor = index, episodes: int = episodes) -> None:
-            found = token_gradients(model, batch)
-            scores(found.output_BTr, found.input_BTr, index, episodes)
+            factors = token_gradients(model, batch)
+            scores(factors.output_BTr, factors.input_BTr, index, episodes)
 
-        found = ratio(ours, lambda batch=batch, index=index: backward_per_episode(model, batch, index, 16), repeats)
-        results.append({"thinking_tokens": 240, "episodes": episodes, "rollouts": rows, **found})
+        measured = ratio(ours, lambda batch=batch, index=index: backward_per_episode(model, batch, index, 16), repeats)
+        results.append({"thinking_tokens": 240, "episodes": episodes, "rollouts": rows, **measured})
     return results
 
 
 def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, float]]:
     """What our trainer logs of each step but the first, at the shipped family's size."""
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
-    asked = prompts("train", 1, steps * stage.prompts_per_step)
-    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, asked, alpha=ALPHA, seed=0, work=out / "work")
+    questions = prompts("train", 1, steps * stage.prompts_per_step)
+    trainer.train(model, AutoTokenizer.from_pretrained(BASE), stage, questions, alpha=ALPHA, seed=0, work=out / "work")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "step_time" in row][1:]
 
@@ -168,13 +169,13 @@ def step_times(steps: int, out: Path, stage: FamilyStage) -> list[dict[str, floa
 def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
     """Seconds of TRL's own GRPO step with the same prompts, rollouts, adapter and precision, but the first."""
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    judged = Grader(tokenizer)
+    grade = Grader(tokenizer)
 
     def right(completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
-        return [float(judged(ids, answer).correct) for ids, answer in zip(completion_ids, gold, strict=True)]
+        return [float(grade(ids, answer).correct) for ids, answer in zip(completion_ids, gold, strict=True)]
 
-    asked = prompts("train", 1, steps * stage.prompts_per_step)
-    rows = [{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in asked]
+    questions = prompts("train", 1, steps * stage.prompts_per_step)
+    rows = [{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in questions]
     stock = trl.GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
         reward_funcs=right,
@@ -200,18 +201,18 @@ def step(steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         rows = {name: step_times(steps, Path(work) / name, stage) for name, stage in stages.items()}
         of_trl = statistics.median(stock_times(steps, Path(work), plain))
-    found: dict[str, Any] = {"steps": steps - 1, "seconds_of_trl": of_trl}
+    measured: dict[str, Any] = {"steps": steps - 1, "seconds_of_trl": of_trl}
     for name, own in rows.items():
         seconds = statistics.median(row["step_time"] for row in own)
         shares = [row.get("reward/seconds", 0.0) / row["step_time"] for row in own]
-        found[name] = {
+        measured[name] = {
             "seconds": seconds,
             "share": statistics.median(shares),
             "lowest_share": min(shares),
             "highest_share": max(shares),
             "of_trl": seconds / of_trl,
         }
-    return found
+    return measured
 
 
 def main() -> None:
@@ -238,10 +239,10 @@ def main() -> None:
         print(f"probes, T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {ratios} (tokens {row['tokens']:.1f})")
     for row in results["compression"]:
         print(f"compression, T={row['thinking_tokens']:4d} K={row['episodes']:2d}: {row['ratio']:.1f} times")
-    found = results["step"]
+    step_results = results["step"]
     for name in ("charged for tokens", "charged for information"):
-        print(f"dense reward {name}: {found[name]['share']:.1%} of a step")
-        print(f"    which takes {found[name]['of_trl']:.2f} of the time of TRL's own GRPO step without it")
+        print(f"dense reward {name}: {step_results[name]['share']:.1%} of a step")
+        print(f"    which takes {step_results[name]['of_trl']:.2f} of the time of TRL's own GRPO step without it")
 
 
 if __name__ == "__main__":

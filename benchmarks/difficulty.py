@@ -4,7 +4,7 @@
 
 reads what `benchmarks.outcomes`, or a run of `laconic-train`, measured. It fits every way on the outcomes of the
 profile stage (test prompts), scores it on those of the evaluation (held-out prompts), and writes `difficulty.json` and
-two plots; `make generated` then updates the page. It takes about five minutes on two cores.
+two plots; `make generated` then updates the page. It takes minutes.
 
 Figures are means over the checkpoints. *Closed* is the share of the gap between mixing checkpoints at random and an
 oracle that the gateway's rule closes with these predictions (`benchmarks.frontiers`). The oracle knows each prompt's

@@ -1,10 +1,10 @@
-"""How good is a way to choose? Cost against accuracy: of checkpoints, of mixing them, of a rule, of an oracle.
+"""How good is a way to choose checkpoints? Cost against accuracy of checkpoints, mixtures, a rule and an oracle.
 
-A *frontier* is the upper concave hull of points (tokens, accuracy): what they reach when one may also toss a coin
-between two of them. `gap_closed` is how far a point lies above that of mixing checkpoints at random, over how far the
-oracle's lies at the same cost: 0 is no better than tossing a coin, 1 as good as knowing the outcomes, and less than 0
-worse than the coin. `share_closed` is the same of the areas under frontiers, where a rule may be mixed with
-checkpoints, too: it cannot fall below 0, and is a little above it by luck alone.
+A *frontier* is the upper concave hull of points (tokens, accuracy): what they reach if one may also toss a coin
+between two of them. `gap_closed` compares a point with random mixing and with the oracle, at the point's own cost: 0
+is no better than tossing a coin, 1 is as good as knowing the outcomes, and below 0 is worse than the coin.
+`share_closed` does the same for the areas under frontiers. A rule may be mixed with checkpoints there, so its share is
+never below 0, and luck alone lifts it a little above.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def chosen(success: Array, cost: Array, tolerance: float) -> NDArray[np.intp]:
 
 
 def swept(success: Array, cost: Array, accuracy: Array, tokens: Array) -> list[Point]:
-    """What the rule does with predictions at every tolerance, judged on outcomes; all (prompts, checkpoints)."""
+    """What the rule does with predictions at every tolerance, measured on outcomes; all (prompts, checkpoints)."""
     rows = np.arange(len(accuracy))
     picks = (chosen(success, cost, tolerance) for tolerance in TOLERANCES)
     return [(float(tokens[rows, pick].mean()), float(accuracy[rows, pick].mean())) for pick in picks]
@@ -46,14 +46,14 @@ def oracle(accuracy: Array, tokens: Array) -> list[Point]:
 
 def hull(points: Sequence[Point]) -> list[Point]:
     """The frontier: rising, concave, from the cheapest point on."""
-    kept: list[Point] = []
+    vertices: list[Point] = []
     for point in sorted(points, key=lambda p: (p[0], -p[1])):
-        if kept and point[1] <= kept[-1][1]:
+        if vertices and point[1] <= vertices[-1][1]:
             continue
-        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-1], point):
-            kept.pop()
-        kept.append(point)
-    return kept
+        while len(vertices) > 1 and _slope(vertices[-2], vertices[-1]) <= _slope(vertices[-1], point):
+            vertices.pop()
+        vertices.append(point)
+    return vertices
 
 
 def at(frontier: Sequence[Point], tokens: Array) -> Array:

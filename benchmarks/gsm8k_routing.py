@@ -5,7 +5,7 @@
 The file is published with GSM8K (arXiv 2110.14168): 1,319 test problems, each with the answers of a 6B and a 175B
 model, fine-tuned alone and with a verifier that picks one of 100 solutions. Every way to predict difficulty is fitted
 on one half of the problems and measured on the other, both ways round; intervals are from resampling problems. It
-takes about ten minutes on two cores; `make generated` then updates the page.
+takes minutes; `make generated` then updates the page.
 
 - *AUC*: of P(the 175B with verifier is right).
 - *APGR*: RouteLLM's average performance gap recovered (arXiv 2406.18665, eq. 8). The weak model is the 6B with

@@ -24,7 +24,7 @@ import uvloop
 
 @dataclass
 class Times:
-    """Seconds, one figure a request (or a piece)."""
+    """Seconds, one value per request or per piece."""
 
     first: list[float] = field(default_factory=list[float])
     gaps: list[float] = field(default_factory=list[float])
@@ -34,7 +34,7 @@ class Times:
 
 
 class Caller(asyncio.Protocol):
-    """One keep-alive connection, one request at a time; it is opened anew where the server has closed it."""
+    """One keep-alive connection, one request at a time; it is opened again if the server closed it."""
 
     def __init__(self, url: str, times: Times, stream: bool) -> None:
         parts = urlsplit(url)
@@ -42,21 +42,21 @@ class Caller(asyncio.Protocol):
         self._buffer = bytearray()
         self._done: asyncio.Future[None] | None = None
         self._began = self._last = 0.0
-        self._seen = False
+        self._started = False
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass
 
     async def ask(self, request: bytes) -> None:
         self._began = time.perf_counter()
-        kept = self.transport is not None and not self.transport.is_closing()
+        reused = self.transport is not None and not self.transport.is_closing()
         try:
             await self._ask(request)
         except ConnectionResetError:
-            if not kept or self._buffer:
+            if not reused or self._buffer:
                 raise
-            await self._ask(request)  # it was closed for having been idle, as the request went out
+            await self._ask(request)  # the server closed the idle connection as the request went out
 
     async def _ask(self, request: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ class Caller(asyncio.Protocol):
             await loop.create_connection(lambda: self, *self._place)
         assert self.transport is not None
         self._buffer.clear()
-        self._seen = False
+        self._started = False
         self._done = loop.create_future()
         self.transport.write(request)
         await self._done
@@ -73,11 +73,11 @@ class Caller(asyncio.Protocol):
         now = time.perf_counter()
         self._buffer += data
         if self._stream and b"data:" in data:
-            if self._seen:
+            if self._started:
                 self._times.gaps.append(now - self._last)
             else:
                 self._times.first.append(now - self._began)
-            self._seen, self._last = True, now
+            self._started, self._last = True, now
         if self._over():
             assert self._done is not None
             if not self._buffer.startswith(b"HTTP/1.1 200") or (self._stream and b"[DONE]" not in self._buffer):
@@ -122,11 +122,11 @@ def requests(url: str, prompts: Sequence[str], *, stream: bool, key: str = "", *
 async def load(
     url: str, messages: Sequence[bytes], clients: int, seconds: float, *, stream: bool, rate: float
 ) -> Times:
-    """Closed load by so many clients; with a `rate`, one request every 1 / rate seconds on whichever is free."""
+    """Closed load from `clients` clients; with a `rate`, one request every 1 / rate seconds on any free client."""
     times = Times()
     callers = [Caller(url, times, stream) for _ in range(clients)]
     coming = itertools.cycle(messages)
-    # The first request of each connection only warms it up.
+    # The first request of each connection is a warm-up.
     await asyncio.gather(*(caller.ask(next(coming)) for caller in callers))
     times.first.clear()
     times.gaps.clear()
@@ -165,12 +165,12 @@ async def _steadily(callers: Sequence[Caller], coming: Iterator[bytes], seconds:
 
 def summary(times: Times) -> dict[str, float]:
     """Requests a second, and quantiles in milliseconds."""
-    said = {"requests": len(times.total), "failed": times.failed, "requests/s": len(times.total) / times.seconds}
-    for name, figures in (("first", times.first), ("gap", times.gaps), ("total", times.total)):
-        if figures:
-            p50, p99 = np.quantile(figures, [0.5, 0.99]) * 1e3
-            said |= {f"{name} p50 ms": float(p50), f"{name} p99 ms": float(p99)}
-    return said
+    figures = {"requests": len(times.total), "failed": times.failed, "requests/s": len(times.total) / times.seconds}
+    for name, seconds in (("first", times.first), ("gap", times.gaps), ("total", times.total)):
+        if seconds:
+            p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
+            figures |= {f"{name} p50 ms": float(p50), f"{name} p99 ms": float(p99)}
+    return figures
 
 
 async def _main() -> None:
@@ -182,13 +182,20 @@ async def _main() -> None:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--key", default="")
     parser.add_argument("--prompts", type=Path, help="a JSON list of questions; none: one question, again and again")
-    parsed = parser.parse_args()
-    prompts = json.loads(parsed.prompts.read_text()) if parsed.prompts else ["What is 12 + 35 - 8?"]
-    messages = requests(parsed.url, prompts, stream=parsed.stream, key=parsed.key)
+    arguments = parser.parse_args()
+    prompts = json.loads(arguments.prompts.read_text()) if arguments.prompts else ["What is 12 + 35 - 8?"]
+    messages = requests(arguments.url, prompts, stream=arguments.stream, key=arguments.key)
     print(
         json.dumps(
             summary(
-                await load(parsed.url, messages, parsed.clients, parsed.seconds, stream=parsed.stream, rate=parsed.rate)
+                await load(
+                    arguments.url,
+                    messages,
+                    arguments.clients,
+                    arguments.seconds,
+                    stream=arguments.stream,
+                    rate=arguments.rate,
+                )
             )
         )
     )

@@ -5,7 +5,7 @@
 samples every published checkpoint as the recipe's `evaluate` and `profile` stages do, without training anything. It
 writes `evaluate/NAME.jsonl`, `profile/NAME.jsonl` and `profile/NAME.budget-forced.jsonl` for each of them, which
 `benchmarks.difficulty` and `benchmarks.tolerance` read. A file that exists is not measured again: the command
-resumes. With 1,200 profile prompts and two samples each it takes about half an hour on two cores.
+resumes. With 1,200 profile prompts and two samples each it takes about an hour on two busy cores.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How is each gateway started before the same upstream? Direct, this one with everything on, vllm-router, LiteLLM.
+"""How is each gateway started in front of the same upstream? Direct, Laconic with everything on, vllm-router, LiteLLM.
 
-The peers live in an environment of their own, `.venv-peers`, that `scripts/peers.sh` makes.
+`scripts/peers.sh` installs the peers into an environment of their own, `.venv-peers`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WAIT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Target:
-    """Something that answers chat requests."""
+    """A server of chat requests that is measured."""
 
     name: str
     url: str
@@ -37,12 +37,12 @@ class Target:
 
 
 class PeersMissingError(RuntimeError):
-    """There is nothing to compare with; the message says what to do."""
+    """The peers are not installed; the message says how to install them."""
 
 
 @contextmanager
 def started(directory: Path) -> Generator[list[Target]]:
-    """All of them, answering; their logs are in `directory`.
+    """All targets, once they respond; their logs are in `directory`.
 
     Raises:
         PeersMissingError: `scripts/peers.sh` has not been run.
@@ -64,10 +64,10 @@ def started(directory: Path) -> Generator[list[Target]]:
 
 @contextmanager
 def _laconic(upstream: str, directory: Path) -> Generator[Target]:
-    """Profile, a key with limits of every kind, ledger: on one worker."""
+    """One worker with profile, a key with limits of every kind, and ledger."""
     server = redis_executable()
     assert server is not None
-    # A Unix socket's path may not be long.
+    # A Unix socket's path must be short.
     with tempfile.TemporaryDirectory() as short:
         redis = f"unix://{short}/redis.sock"
         command = [str(server), "--port", "0", "--unixsocket", f"{short}/redis.sock", "--dir", short]
@@ -112,7 +112,7 @@ def _litellm(upstream: str, directory: Path) -> Generator[Target]:
     environment = {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",
-        # Without keys it has less to do, which is in its favour.
+        # Without keys it has less to do, which favours it.
         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
     }
     with _running([*command, "--num_workers", "1"], directory, environment) as pid:

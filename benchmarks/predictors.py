@@ -1,8 +1,8 @@
-"""From what could the difficulty be read? Ways to see a prompt, and ways to learn from what is seen.
+"""What could difficulty be predicted from? Ways to represent a prompt, and ways to learn from the representation.
 
-Each learner turns what is seen of some prompts, (prompts, width), with their outcomes into a function from what is seen
-of others to `Predicted`. Samples of one prompt are never split; what a learner chooses, it chooses by cross-validation
-within the prompts it is given.
+A learner takes the representation of some prompts, (prompts, width), with their outcomes. It returns a function from
+the representation of other prompts to `Predicted`. Samples of one prompt are never split. A learner picks its settings
+by cross-validation within the prompts it is given.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Outcomes:
     tokens: Array
 
     def of(self, rows: NDArray[np.int64]) -> Outcomes:
-        """Those of some prompts."""
+        """The outcomes of some of the prompts."""
         return Outcomes([self.prompts[i] for i in rows], self.accuracy[rows], self.tokens[rows])
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a learner says of prompts."""
+    """A learner's predictions for prompts."""
 
     correct: Array
     """P(correct), (prompts, checkpoints)."""
@@ -71,9 +71,9 @@ def length(_: Sequence[str]) -> Represent:
 
 
 def counts(fitted_on: Sequence[str]) -> Represent:
-    """What the difficulty profile counts."""
-    seen = Counter(word for text in fitted_on for word in set(words_of(text)))
-    vocabulary = {word for word, count in seen.items() if count >= MIN_PROMPTS_PER_WORD}
+    """The features of the difficulty profile."""
+    frequencies = Counter(word for text in fitted_on for word in set(words_of(text)))
+    vocabulary = {word for word, count in frequencies.items() if count >= MIN_PROMPTS_PER_WORD}
     return lambda prompts: np.stack([features_of(prompt, vocabulary) for prompt in prompts])
 
 
@@ -89,51 +89,49 @@ def activations(model: Path, last: bool) -> Callable[[Sequence[str]], Represent]
     base = AutoModelForCausalLM.from_pretrained(model).eval()
 
     @torch.no_grad()
-    def see(prompt: str) -> Array:
+    def activation(prompt: str) -> Array:
         chat = [{"role": "user", "content": prompt}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=False)
         states = base(ids, output_hidden_states=True).hidden_states[-1][0].double().numpy()
         return states[-1] if last else states.mean(0)
 
-    return lambda _: lambda prompts: np.stack([see(prompt) for prompt in prompts])
+    return lambda _: lambda prompts: np.stack([activation(prompt) for prompt in prompts])
 
 
 def constant(_: Array, outcomes: Outcomes) -> Predictor:
     """The means, whatever the prompt."""
     correct = outcomes.accuracy.mean(0)
     quantiles = np.quantile(outcomes.tokens.swapaxes(0, 1).reshape(len(correct), -1), LEVELS, axis=1).T
-    return lambda seen: Predicted(np.tile(correct, (len(seen), 1)), np.tile(quantiles, (len(seen), 1, 1)))
+    return lambda x: Predicted(np.tile(correct, (len(x), 1)), np.tile(quantiles, (len(x), 1, 1)))
 
 
-def linear(seen: Array, outcomes: Outcomes) -> Predictor:
+def linear(x: Array, outcomes: Outcomes) -> Predictor:
     """Logistic regression, and ridge regression on log tokens, for each checkpoint."""
-    mostly_zeros = np.count_nonzero(seen) < seen.size / 10
-    scaler = StandardScaler(with_mean=not mostly_zeros).fit(seen)  # neither of the two minds where the zero is
+    mostly_zeros = np.count_nonzero(x) < x.size / 10
+    scaler = StandardScaler(with_mean=not mostly_zeros).fit(x)  # both learners ignore where zero lies
 
     def scaled(new: Array) -> Any:
         return csr_array(scaler.transform(new)) if mostly_zeros else scaler.transform(new)
 
     strengths = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     learn = _per_checkpoint(_Kind(_logistic, log_loss, strengths), _Kind(_ridge, _square_error, strengths))
-    predict = learn(scaled(seen), outcomes)
+    predict = learn(scaled(x), outcomes)
     return lambda new: predict(scaled(new))
 
 
-def neighbours(seen: Array, outcomes: Outcomes) -> Predictor:
+def neighbours(x: Array, outcomes: Outcomes) -> Predictor:
     """The mean of the nearest prompts, by cosine."""
     sizes = (5.0, 10.0, 20.0, 40.0, 80.0)
-    return _per_checkpoint(_Kind(_nearest_and_one, log_loss, sizes), _Kind(_nearest, _square_error, sizes))(
-        seen, outcomes
-    )
+    return _per_checkpoint(_Kind(_nearest_and_one, log_loss, sizes), _Kind(_nearest, _square_error, sizes))(x, outcomes)
 
 
-def boosted(seen: Array, outcomes: Outcomes) -> Predictor:
+def boosted(x: Array, outcomes: Outcomes) -> Predictor:
     """The difficulty profile's: forests over all checkpoints."""
     checkpoints = outcomes.accuracy.shape[1]
-    inputs, tokens = _with_place(seen, checkpoints), outcomes.tokens.reshape(-1, outcomes.tokens.shape[-1])
+    inputs, tokens = _with_place(x, checkpoints), outcomes.tokens.reshape(-1, outcomes.tokens.shape[-1])
     stored, _ = forests(inputs, outcomes.accuracy.ravel(), tokens, checkpoints, seed=0)
     ready = Forests(
-        [Forest.model_validate(stored[name]) for name in ("correct", "tokens", "spread")], seen.shape[1], checkpoints
+        [Forest.model_validate(stored[name]) for name in ("correct", "tokens", "spread")], x.shape[1], checkpoints
     )
     residuals, (slope, shift) = np.array(stored["residuals"]), np.array(stored["scales"]).T
 
@@ -145,9 +143,9 @@ def boosted(seen: Array, outcomes: Outcomes) -> Predictor:
     return predict
 
 
-def _with_place(seen: Array, checkpoints: int) -> Array:
-    place = np.tile(np.arange(checkpoints), len(seen))[:, None]
-    return np.concatenate([np.repeat(seen, checkpoints, axis=0), place], axis=1)
+def _with_place(x: Array, checkpoints: int) -> Array:
+    place = np.tile(np.arange(checkpoints), len(x))[:, None]
+    return np.concatenate([np.repeat(x, checkpoints, axis=0), place], axis=1)
 
 
 Fit = Callable[[Array, Array, float], Callable[[Array], Array]]
@@ -161,7 +159,7 @@ class _Kind(NamedTuple):
     settings: Sequence[float]
 
     def best(self, x: Array, y: Array) -> tuple[Callable[[Array], Array], Array]:
-        """The learner with the setting that suits unseen prompts best, and what it said of them."""
+        """The learner with the setting that suits unseen prompts best, and its predictions for them."""
         unseen = {setting: np.zeros(len(y)) for setting in self.settings}
         for train, test in KFold(5, shuffle=True, random_state=0).split(x):
             for setting in self.settings:
@@ -208,7 +206,7 @@ def _nearest(x: Array, y: Array, size: float) -> Callable[[Array], Array]:
 
 
 def _nearest_and_one(x: Array, y: Array, size: float) -> Callable[[Array], Array]:
-    """With one average prompt among the neighbours: of what was always right nobody can be quite sure."""
+    """With one average prompt among the neighbours, so that no prediction is certain."""
     near = _nearest(x, y, size)
     return lambda new: (near(new) * size + y.mean()) / (size + 1)
 

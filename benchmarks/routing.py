@@ -5,12 +5,11 @@
 starts `laconic serve` on the shipped family and sends held-out questions that neither training nor the profile has
 seen: `--samples` times each without a budget, and once each under budgets of 8 to 128 tokens. Then a gateway with a
 holdout of a tenth answers `--live` other questions, and so does the reference checkpoint. This compares what was
-really saved with what `GET /v1/savings` reports. Responses are stored under `--work`, so the command resumes. It
-takes about an hour on two cores. `make generated` then updates the page. Intervals are from resampling questions.
+really saved with what `GET /v1/savings` reports. Responses are stored under `--work`, so the command resumes. It takes
+an hour or more on two cores. `make generated` then updates the page. Intervals are from resampling questions.
 
-Two oracles bound what a choice can reach. One knows the outcomes of the very samples it is measured on, luck
-included. The other learns from one half of the samples how often each checkpoint is right, and is measured on the
-other half.
+Two oracles bound what a choice can reach. One knows the outcomes of the very samples it is measured on, luck included.
+The other learns from one half of the samples how often each checkpoint is right, and is measured on the other half.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Does the interval of `laconic savings` cover the truth as often as it says? Deployments whose truth is known.
+"""Does the interval of `laconic savings` cover the truth as often as it should? Deployments with a known truth.
 
     python -m benchmarks.savings_interval --out benchmarks/results
 
-Each deployment is a stretch of traffic whose questions become harder, with lognormal lengths that a budget may cut, a
-profile that is wrong in scale, slope and for every single question, and a random holdout. Both sides of every request
-are drawn, so what the others would have spent on the reference checkpoint is known. Reported are the share of
-deployments of which anything is said, for too few holdouts may tell something; of those the share whose 95 % interval
-covers the truth; and how many times as wide the interval is without the covariate.
+simulates traffic whose questions become harder, with lognormal lengths that a budget may end, a profile that is wrong
+in scale, in slope and on every single question, and a random holdout. Both sides of every request are drawn, so it is
+known what the routed requests would have spent on the reference checkpoint. It reports the share of deployments with
+enough informative holdouts for an interval, the share of those whose 95 % interval covers the truth, and how many
+times as wide the interval is without the covariate. It takes minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.ledger.savings import MIN_HOLDOUTS, HoldoutSample, Interval, Treatm
 
 @dataclass(frozen=True)
 class Deployment:
-    """What kind of traffic it is."""
+    """One kind of traffic."""
 
     requests: int
     holdout_fraction: float
@@ -43,11 +43,11 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class Found:
+class Coverage:
     """Over many deployments of one kind."""
 
     measured: float
-    """Share of which anything was said."""
+    """Share for which there was an interval."""
     covered: float
     """Share of those whose interval covers the truth."""
     narrowed: float
@@ -65,18 +65,19 @@ DEPLOYMENTS = {
 }
 
 
-def simulate(kind: Deployment, deployments: int, seed: int) -> Found:
-    """What `measure` says of many deployments of one kind."""
+def simulate(kind: Deployment, deployments: int, seed: int) -> Coverage:
+    """How often `measure` covers the truth, over many deployments of one kind."""
     rng = np.random.default_rng(seed)
     covered, factors = 0, list[float]()
     for _ in range(deployments):
-        if (found := _one(kind, rng)) is None:
+        if (drawn := _one(kind, rng)) is None:
             continue
-        truth, (_, low, high), (_, widest_low, widest_high) = found
+        truth, (_, low, high), (_, widest_low, widest_high) = drawn
         covered += low <= truth <= high
         factors.append((widest_high - widest_low) / (high - low))
-    said = len(factors)
-    return Found(said / deployments, covered / max(said, 1), float(np.mean(factors)) if said else 1.0)
+    measured = len(factors)
+    narrowed = float(np.mean(factors)) if measured else 1.0
+    return Coverage(measured / deployments, covered / max(measured, 1), narrowed)
 
 
 def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Interval, Interval] | None:
@@ -104,16 +105,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--deployments", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parsed = parser.parse_args()
+    arguments = parser.parse_args()
     results = {}
     for name, kind in tqdm(DEPLOYMENTS.items()):
-        found = simulate(kind, parsed.deployments, parsed.seed)
+        coverage = simulate(kind, arguments.deployments, arguments.seed)
         traffic = {what: value for what, value in asdict(kind).items() if value != np.inf}
-        results[name] = traffic | {what: round(share, 3) for what, share in asdict(found).items()}
-    said = {"deployments": parsed.deployments, "seed": parsed.seed, "kinds": results}
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    (parsed.out / "savings_interval.json").write_text(json.dumps(said, indent=1) + "\n")
-    print(json.dumps(said, indent=1))
+        results[name] = traffic | {what: round(share, 3) for what, share in asdict(coverage).items()}
+    table = {"deployments": arguments.deployments, "seed": arguments.seed, "kinds": results}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "savings_interval.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole `laconic serve` to measure, started as an operator would and ended with the measurement."""
+"""How is a whole `laconic serve` started to be measured? As by an operator; it ends with the measurement."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ READY = "Ctrl-C stops it"
 
 @contextmanager
 def serving(state_dir: Path, *arguments: str) -> Generator[str]:
-    """Where it listens, e.g. http://127.0.0.1:8123; what it prints is in `state_dir`.
+    """The URL of a running stack, e.g. http://127.0.0.1:8123; its output is in `state_dir`.
 
     Raises:
-        RuntimeError: it does not start; the message is what it printed.
+        RuntimeError: it does not start; the message is its output.
     """
-    # Told to end, Python runs no `finally` by itself, and the stack would outlive its measurement.
+    # On SIGTERM Python runs no `finally` by default, and the stack would outlive its measurement.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""Which `quality_tolerance` is a good default? The gateway's rule at several, on unseen validation prompts.
+"""Which `quality_tolerance` is a good default? The gateway's rule at several, on test prompts it was not fitted on.
 
     python -m benchmarks.tolerance runs/abacus --out docs/profile
 
-takes the outcomes of a run's profile stage, fits the profile on four fifths of the prompts, second thoughts included,
-decides on the fifth that is left, all five ways round, and judges by what was sampled there. Held-out prompts are not
-touched. *Above the frontier* is how much more accurate that is than the best mixture, at its tokens, of checkpoints and
-second thoughts that are chosen without a look at the prompt.
+reads the outcomes of a run's profile stage. It fits the profile on four fifths of the prompts, escalations included,
+decides on the last fifth, all five ways round, and measures by what was sampled there. Held-out prompts are not
+touched. *Above the frontier* is how much more accurate the rule is than the best mixture, at its tokens, of
+checkpoints and escalations that are chosen without looking at the prompt. It takes minutes; `make generated` then
+updates the page.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ RESAMPLES = 2000
 
 
 def main() -> None:
-    """Grader every tolerance and write `tolerance.json`."""
+    """Measure every tolerance and write `tolerance.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's directory, its profile stage done")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
-    parsed = parser.parse_args()
+    arguments = parser.parse_args()
     files = sorted(
-        path for path in (parsed.run / "profile").glob("*.jsonl") if not path.name.endswith(".budget-forced.jsonl")
+        path for path in (arguments.run / "profile").glob("*.jsonl") if not path.name.endswith(".budget-forced.jsonl")
     )
     if not files:
-        parser.error(f"{parsed.run / 'profile'} has no outcomes; run laconic-train profile first")
+        parser.error(f"{arguments.run / 'profile'} has no outcomes; run laconic-train profile first")
     outcomes = {path.stem: outcome.load(path) for path in files}
-    # The longest thinkers first, as a family's places are.
+    # The checkpoints that think longest come first, as in a family's manifest.
     outcomes = dict(sorted(outcomes.items(), key=lambda item: -tokens_and_accuracy(item[1])[0]))
-    said = report(outcomes, parsed.seed)
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    (parsed.out / "tolerance.json").write_text(json.dumps(said, indent=1) + "\n")
-    print(json.dumps(said, indent=1))
+    results = report(outcomes, arguments.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "tolerance.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
 
 
 def report(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def report(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> dict[str, Any
         "fixed": {name: _figures(tokens_and_accuracy(rows)) for name, rows in outcomes.items()}
         | {name: _figures(tokens_and_accuracy(rows)) for name, (_, rows) in worthwhile(outcomes).items()},
         "tolerances": {
-            f"{tolerance:g}": _judged(picked[:, which], draws, hull(fixed))
+            f"{tolerance:g}": _measured(picked[:, which], draws, hull(fixed))
             for which, tolerance in enumerate(TOLERANCES)
         },
     }
@@ -75,10 +76,10 @@ def report(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> dict[str, Any
 def decided(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Array:
     """Accuracy and tokens of what the rule chooses for each prompt, (prompts, tolerances, 2)."""
     prompts = len(next(iter(outcomes.values())))
-    found = np.zeros((prompts, len(TOLERANCES), 2))
+    decisions = np.zeros((prompts, len(TOLERANCES), 2))
     for train, test in tqdm(list(KFold(5, shuffle=True, random_state=seed).split(np.arange(prompts))), desc="fits"):
-        seen = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
-        fitted = Profile.of(fit.fit(seen, {name: [] for name in seen}, seed))
+        training = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
+        fitted = Profile.of(fit.fit(training, {name: [] for name in training}, seed))
         others = {name: [rows[i] for i in test] for name, rows in outcomes.items()}
         others |= {
             name: simulated(others[both.first], others[both.second], both.surprisal)
@@ -88,12 +89,12 @@ def decided(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Array:
             text = next(iter(outcomes.values()))[prompt].prompt
             forecasts = forecasts_of(fitted.predict(text).choices, None)
             for which, tolerance in enumerate(TOLERANCES):
-                judged = others[cheapest_good_enough(forecasts, tolerance)][row]
-                found[prompt, which] = judged.accuracy, judged.reasoning_tokens
-    return found
+                graded = others[cheapest_good_enough(forecasts, tolerance)][row]
+                decisions[prompt, which] = graded.accuracy, graded.reasoning_tokens
+    return decisions
 
 
-def _judged(picked: Array, draws: NDArray[np.int64], frontier: Sequence[Point]) -> dict[str, Any]:
+def _measured(picked: Array, draws: NDArray[np.int64], frontier: Sequence[Point]) -> dict[str, Any]:
     accuracy, tokens = picked.T
 
     def above(rows: Any) -> float:

@@ -1,9 +1,10 @@
-"""What stands behind every gateway in a speed comparison? A server that speaks vLLM's protocol and does no work.
+"""What is behind every gateway in the speed comparison? A server that speaks vLLM's protocol and does no work.
 
     python -m benchmarks.upstream PORT
 
-An answer is `EVENTS` pieces, written one by one, or one body. With `"seed": 7` a stream stops after its first piece and
-stays open, for counting what an idle stream costs. Plain asyncio, for the upstream must not be what is measured.
+A response is `EVENTS` pieces, written one by one, or one body. With `"seed": 7` a stream stops after its first piece
+and stays open, so that the memory of an idle stream can be measured. It is plain asyncio, to stay much faster than
+what is measured.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
-def _whole(body: object) -> bytes:
+def _body(body: object) -> bytes:
     data = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
 
@@ -54,9 +55,9 @@ PIECES = [
 ]
 _START = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 _STREAM = [_chunk(piece) for piece in PIECES]
-_MODELS = _whole({"object": "list", "data": [{"id": f"abacus/{name}", "object": "model"} for name in NAMES]})
-_HEALTH = _whole({})
-_ANSWER = _whole(
+_MODELS = _body({"object": "list", "data": [{"id": f"abacus/{name}", "object": "model"} for name in NAMES]})
+_HEALTH = _body({})
+_ANSWER = _body(
     {
         **_HEAD,
         "object": "chat.completion",
@@ -102,7 +103,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is ended."""
     server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]), backlog=2048)
     await server.serve_forever()
 

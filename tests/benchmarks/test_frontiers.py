@@ -31,11 +31,11 @@ def test_the_rule_takes_the_cheapest_that_is_good_enough() -> None:
 
 
 EASY_AND_HARD = np.array([[1.0, 1.0], [1.0, 0.0]] * 50)
-"""The dear checkpoint is always right, the cheap one on every other prompt."""
+"""The expensive checkpoint is always right, the cheap one on every other prompt."""
 TOKENS = np.array([[100.0, 10.0]] * 100)
 
 
-def test_who_knows_the_outcomes_closes_all_and_who_knows_nothing_closes_nothing() -> None:
+def test_knowing_the_outcomes_closes_the_whole_gap_and_knowing_nothing_closes_none() -> None:
     single = singles(EASY_AND_HARD, TOKENS)
     oracle = swept(EASY_AND_HARD, TOKENS, EASY_AND_HARD, TOKENS)
     assert (55.0, 1.0) in oracle
@@ -46,7 +46,7 @@ def test_who_knows_the_outcomes_closes_all_and_who_knows_nothing_closes_nothing(
     assert share_closed(blind, oracle, single) == pytest.approx(0)
 
 
-def test_who_is_right_half_of_the_time_closes_part() -> None:
+def test_predictions_that_are_right_half_of_the_time_close_part_of_the_gap() -> None:
     guess = EASY_AND_HARD.copy()
     guess[:50, 1] = 1.0
     single = singles(EASY_AND_HARD, TOKENS)
@@ -54,7 +54,7 @@ def test_who_is_right_half_of_the_time_closes_part() -> None:
     assert 0.2 < share_closed(swept(guess, TOKENS, EASY_AND_HARD, TOKENS), oracle, single) < 0.8
 
 
-def test_a_point_below_the_mix_has_lost() -> None:
+def test_a_point_below_the_mixture_has_a_negative_gap() -> None:
     single, oracle = [(10.0, 0.5), (100.0, 1.0)], [(10.0, 0.5), (55.0, 1.0)]
     assert gap_closed((55.0, 0.75), oracle, single) == pytest.approx(0)
     assert gap_closed((55.0, 1.0), oracle, single) == pytest.approx(1)
@@ -62,7 +62,7 @@ def test_a_point_below_the_mix_has_lost() -> None:
     assert gap_closed((9.9, 0.49), oracle, single) is None, "nothing that can be mixed is as cheap"
 
 
-def test_where_nothing_can_be_gained_nothing_is_closed() -> None:
+def test_the_share_is_0_if_nothing_can_be_gained() -> None:
     alike = np.ones((10, 2))
     single = singles(alike, TOKENS[:10])
     assert share_closed(single, single, single) == 0

@@ -26,22 +26,24 @@ def imagined() -> Outcomes:
 OUTCOMES = imagined()
 
 
-@pytest.mark.parametrize("see", [predictors.length, predictors.counts, predictors.ngrams(64), predictors.ngrams(4096)])
+@pytest.mark.parametrize(
+    "represent_as", [predictors.length, predictors.counts, predictors.ngrams(64), predictors.ngrams(4096)]
+)
 @pytest.mark.parametrize("learn", [predictors.linear, predictors.neighbours, predictors.boosted])
-def test_every_way_beats_the_constant_where_there_is_something_to_see(see, learn) -> None:
-    seeing = see(PROMPTS)
-    seen = seeing(PROMPTS)
-    predicted, constant = (way(seen, OUTCOMES)(seen) for way in (learn, predictors.constant))
+def test_every_way_beats_the_constant_if_prompts_differ(represent_as, learn) -> None:
+    represent = represent_as(PROMPTS)
+    x = represent(PROMPTS)
+    predicted, constant = (way(x, OUTCOMES)(x) for way in (learn, predictors.constant))
     assert predicted.correct.shape == (300, 2)
     assert predicted.quantiles.shape == (300, 2, len(LEVELS))
     assert np.all((predicted.correct > 0) & (predicted.correct < 1))
     assert np.all(np.diff(predicted.quantiles, axis=2) >= -1e-9)
     truth = OUTCOMES.accuracy[:, 1]
-    if not (learn is predictors.neighbours and see is predictors.length):  # one number has one direction
+    if not (learn is predictors.neighbours and represent_as is predictors.length):  # one number has one direction
         assert log_loss(truth, predicted.correct[:, 1]) < 0.8 * log_loss(truth, constant.correct[:, 1])
 
 
-def test_the_base_is_asked_for_what_it_makes_of_a_prompt() -> None:
+def test_the_activations_of_the_base_differ_by_where_they_are_read() -> None:
     base = Path(models.__file__).parent / "abacus" / "base"
     last, mean = (predictors.activations(base, last=last)(PROMPTS)(PROMPTS[:3]) for last in (True, False))
     assert last.shape == mean.shape
