@@ -55,7 +55,7 @@ def main() -> None:
     params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples)
     plan = Plan(
         evaluated=questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts),
-        profiled=questions(recipe.data, "test", recipe.seed + PROFILE_SEED_OFFSET, arguments.prompts),
+        profiled=questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, arguments.prompts),
         evaluate=params,
         profile=replace(params, samples=arguments.samples),
         budget_forced_prompts=recipe.profile.budget_forced_prompts,
