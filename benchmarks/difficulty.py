@@ -3,8 +3,8 @@
     python -m benchmarks.difficulty runs/outcomes --out docs/profile
 
 reads what `benchmarks.outcomes`, or a run of `laconic-train`, measured. It fits every way on the outcomes of the
-profile stage (validation prompts), scores it on those of the evaluation (held-out prompts), and writes `difficulty.json` and
-two plots; `make generated` then updates the page. It takes minutes.
+profile stage (validation prompts), scores it on those of the evaluation (held-out prompts), and writes
+`difficulty.json` and two plots; `make generated` then updates the page. It takes minutes.
 
 Figures are means over the checkpoints. *Closed* is the share of the gap between mixing checkpoints at random and an
 oracle that the gateway's rule closes with these predictions (`benchmarks.frontiers`). The oracle knows each prompt's
