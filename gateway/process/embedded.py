@@ -62,7 +62,7 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
             # Without bytecode files, each start would compile vLLM and torch again, which takes seconds.
             "PYTHONDONTWRITEBYTECODE": "",
         },
-        log=state_dir / "logs" / "engine.log",
+        log_path=state_dir / "logs" / "engine.log",
         is_ready=is_ready,
         hint=f"The full log is in {state_dir / 'logs' / 'engine.log'}. To use your own engine, pass --engine URL.",
     )
@@ -141,7 +141,7 @@ def redis(state_dir: Path) -> Program:
     return Program(
         name="Redis",
         command=[str(executable), *(text for name, value in options.items() for text in (f"--{name}", str(value)))],
-        log=state_dir / "logs" / "redis.log",
+        log_path=state_dir / "logs" / "redis.log",
         is_ready=is_ready,
         hint=f"The full log is in {state_dir / 'logs' / 'redis.log'}. To use your own Redis, pass --redis URL.",
     )

@@ -119,7 +119,7 @@ async def _start(processes: Sequence[ChildProcess]) -> None:
 
         async def start(process: ChildProcess) -> None:
             name = process.program.name
-            line = progress.add_task(f"{name} is starting; its log is {process.program.log}", total=1)
+            line = progress.add_task(f"{name} is starting; its log is {process.program.log_path}", total=1)
             began = time.monotonic()
             progress_lines = None if console.is_terminal else asyncio.create_task(_print_progress(name))
             try:

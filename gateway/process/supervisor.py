@@ -30,10 +30,10 @@ class Program:
 
     name: str
     command: Sequence[str]
-    log: Path
+    log_path: Path
     is_ready: Callable[[], Awaitable[bool]]
     hint: str
-    descriptors: Sequence[int] = ()
+    inherited_fds: Sequence[int] = ()
     """Open files that the program inherits, such as a listening socket."""
     grace_seconds: float = GRACE_SECONDS
     """How long it may take to end after SIGTERM before it is killed."""
@@ -50,7 +50,7 @@ class ChildProcess:
     def __init__(self, program: Program, lock: int | None = None) -> None:
         """`lock` is an open file that the watchdog inherits, so that it stays open for as long as the watchdog runs."""
         self.program = program
-        self._inherit = (*program.descriptors, *(() if lock is None else (lock,)))
+        self._inherit = (*program.inherited_fds, *(() if lock is None else (lock,)))
         self._task: asyncio.Task[None] | None = None
         self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -67,9 +67,9 @@ class ChildProcess:
         Raises:
             StartError: it exited before it was ready.
         """
-        self.program.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.program.log.exists():
-            self.program.log.replace(self.program.log.with_suffix(".previous.log"))
+        self.program.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.program.log_path.exists():
+            self.program.log_path.replace(self.program.log_path.with_suffix(".previous.log"))
         self._task = asyncio.create_task(self._keep_running(), name=self.program.name)
         ready = asyncio.create_task(self._wait_until_ready())
         try:
@@ -82,7 +82,7 @@ class ChildProcess:
     async def stop(self) -> None:
         """Stop the program and all its child processes, and return when they have ended."""
         self._stopping.set()
-        self._signal_watchdog()
+        self._close_pipe()
         if self._task is not None:
             with contextlib.suppress(StartError, asyncio.CancelledError):
                 await self._task
@@ -93,29 +93,29 @@ class ChildProcess:
         self._was_ready.set()
 
     async def _keep_running(self) -> None:
-        pause = 1.0
+        backoff = 1.0
         while not self._stopping.is_set():
             started = asyncio.get_running_loop().time()
             code = await self._run()
             if self._stopping.is_set():
                 return
             if not self._was_ready.is_set():
-                raise StartError(self._start_error(code))
+                raise StartError(self._start_error_message(code))
             if asyncio.get_running_loop().time() - started > STABLE_SECONDS:
-                pause = 1.0
+                backoff = 1.0
             log.error(
                 "%s exited with code %d; restarting it in %.0f s; see %s",
-                self.program.name, code, pause, self.program.log,
+                self.program.name, code, backoff, self.program.log_path,
             )  # fmt: skip
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                await asyncio.wait_for(self._stopping.wait(), backoff)
+            backoff = min(2 * backoff, LONGEST_PAUSE_SECONDS)
 
     async def _run(self) -> int:
-        with self.program.log.open("ab") as output:
+        with self.program.log_path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gateway.process.watchdog", str(self.program.grace_seconds)),
-                ",".join(map(str, self.program.descriptors)),
+                ",".join(map(str, self.program.inherited_fds)),
                 *self.program.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
@@ -125,15 +125,15 @@ class ChildProcess:
                 pass_fds=self._inherit,
             )
         if self._stopping.is_set():
-            self._signal_watchdog()
+            self._close_pipe()
         return await self._process.wait()
 
-    def _signal_watchdog(self) -> None:
+    def _close_pipe(self) -> None:
         """Close the pipe that the watchdog reads, which makes it stop the program."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
-    def _start_error(self, code: int) -> str:
-        lines = self.program.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+    def _start_error_message(self, code: int) -> str:
+        lines = self.program.log_path.read_text(errors="replace").splitlines()[-LAST_LINES:]
         last = "\n".join(f"  {line}" for line in lines)
         return f"{self.program.name} did not start (exit code {code}). The end of its log:\n{last}\n{self.program.hint}"

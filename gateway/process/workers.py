@@ -93,7 +93,7 @@ def _program(settings: Settings, number: int, listener: socket.socket) -> Progra
     return Program(
         name=f"worker {number}",
         command=[sys.executable, "-P", "-m", "gateway.process.workers", str(number)],
-        log=settings.state_dir / "logs" / f"worker-{number}.log",
+        log_path=settings.state_dir / "logs" / f"worker-{number}.log",
         is_ready=is_ready,
         hint=f"The full log is in {settings.state_dir / 'logs' / f'worker-{number}.log'}.",
         environment={
@@ -101,7 +101,7 @@ def _program(settings: Settings, number: int, listener: socket.socket) -> Progra
             _SOCKET: str(listener.fileno()),
             METRICS_DIRECTORY: str(directory),
         },
-        descriptors=(listener.fileno(),),
+        inherited_fds=(listener.fileno(),),
         grace_seconds=settings.drain_seconds + FLUSH_SECONDS,
     )
 

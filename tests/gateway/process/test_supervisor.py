@@ -22,7 +22,7 @@ def program(directory: Path, code: str) -> Program:
     return Program(
         name="the program",
         command=[sys.executable, "-c", code, str(pid)],
-        log=directory / "logs" / "program.log",
+        log_path=directory / "logs" / "program.log",
         is_ready=is_ready,
         hint="Try this.",
     )
