@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib import metadata
 from pathlib import Path
 
 from benchmarks import figures, plots
 from benchmarks.sources import EXPERIMENTS, FILES, Sources
 from benchmarks.tables import TABLES
-from gateway import openapi
-from models import family
 from scripts import http_reference, layers
 from training.experiments import report as experiments
 from training.publish import report as publishing
@@ -64,9 +61,7 @@ def write(root: Path) -> None:
         results = json.loads((root / FILES[source]).read_text())
         if _NEEDED.get(draw, next(iter(results))) in results:
             draw(results, root / path)
-    document = openapi.document(family.load(root / "models" / "abacus"), metadata.version("laconic"))
-    (root / "docs" / "openapi.json").write_text(json.dumps(document, indent=2) + "\n")
-    (root / "docs" / "http.md").write_text(http_reference.render(document))
+    http_reference.write(root / "docs", root / "models" / "abacus")
     (root / "docs" / "images" / "layers.svg").write_text(layers.draw())
     sources = Sources(root)
     for page in pages(root):

@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 
 from gateway import duration, errors
 from gateway.access import keys
-from gateway.access.keyring import ANONYMOUS
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError, BadRequestError
 from gateway.ledger.savings import By, compute_savings
@@ -53,16 +52,17 @@ def _for_admins(request: Request) -> Services:
     return services
 
 
-def _for_admins_with_key(request: Request) -> Services:
-    """The same, where no request without a key will do."""
-    services: Services = request.app.state.services
+Open = Annotated[Services, Depends(_for_admins)]
+
+
+def _for_admins_with_key(services: Open) -> Services:
+    """The same, but never without a key."""
     # Without keys everybody is an admin; any page in a browser on this machine could then lock its user out.
-    if services.keyring.authenticate_admin(request.headers) is ANONYMOUS:
+    if not services.keyring.requires_key:
         raise errors.forbidden("There is no key yet: make the first with `laconic keys create NAME --admin`.")
     return services
 
 
-Open = Annotated[Services, Depends(_for_admins)]
 Locked = Annotated[Services, Depends(_for_admins_with_key)]
 
 

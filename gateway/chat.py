@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from typing import cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -133,10 +134,7 @@ class ChatEndpoint:
     def _respond(self, context: RequestContext, answer: Answer, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""
         question = context.question
-
-        def complete_usage(reported: object, transcript: Transcript) -> Json:
-            return self._complete_usage(question, reported, transcript)
-
+        complete_usage = partial(self._complete_usage, question)
         done = completion(answer.first_bytes, complete_usage, hides_reasoning=question.hides_reasoning)
         settle(self._services, context, 200, done.usage, done.finish_reason)
         return Response(done.body, 200, headers, "application/json")
@@ -146,15 +144,16 @@ class ChatEndpoint:
     ) -> Response:
         """Return the streaming response. It is recorded just before its last event is sent, or when it breaks off."""
         services, question = self._services, context.question
+        complete_usage = partial(self._complete_usage, question)
         relay = Relay(
             question.wants_usage,
-            lambda reported, transcript: self._complete_usage(question, reported, transcript),
+            complete_usage,
             choices=question.choices,
             hides_reasoning=question.hides_reasoning,
         )
 
         def settle_stream(reason: EndReason) -> None:
-            tokens = TokenUsage.of(self._complete_usage(question, relay.usage, relay.transcript))
+            tokens = TokenUsage.of(complete_usage(relay.usage, relay.transcript))
             if relay.failure is not None:
                 error = "engine failed mid-stream"
                 settle(services, context, relay.failure.status, tokens, relay.finish_reason, error=error)

@@ -97,13 +97,12 @@ def _anchor(name: str) -> str:
     return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", name.lower()))
 
 
-def main() -> None:
-    """Write the OpenAPI document of the shipped family, and the page made from it."""
-    folder = shipped_family()
-    document = openapi.document(families.load(folder, verify=False), metadata.version("laconic"))
-    (DOCS / "openapi.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (DOCS / "http.md").write_text(render(json.loads((DOCS / "openapi.json").read_text())), encoding="utf-8")
+def write(docs: Path, family_dir: Path) -> None:
+    """Write the OpenAPI document of a family's gateway to `docs`, and the page made from it."""
+    document = openapi.document(families.load(family_dir, verify=False), metadata.version("laconic"))
+    (docs / "openapi.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (docs / "http.md").write_text(render(document), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    write(DOCS, shipped_family())

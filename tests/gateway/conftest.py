@@ -32,7 +32,9 @@ async def engine(family: Family) -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture
-async def gateway(family_dir: Path, redis_server: RedisServer, engine: FakeEngine) -> AsyncIterator[Gateway]:
-    """A gateway in front of `engine`."""
-    async with running(family_dir, redis_server.url, [engine.url]) as gateway:
+async def gateway(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> AsyncIterator[Gateway]:
+    """A gateway in front of `engine`, with its own state directory: no copy of another test's keys is in it."""
+    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
         yield gateway

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from gateway.access import keys
 from gateway.access.keys import Grant
-from tests.conftest import RedisServer
-from tests.gateway.fakes import FakeEngine, Gateway, running
+from tests.gateway.fakes import Gateway
 from tests.gateway.test_chat import error
-
-
-@pytest.fixture
-async def gateway(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[Gateway]:
-    """A gateway with its own state directory, where no copy of another test's keys is."""
-    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
-        yield gateway
 
 
 async def admin_headers(gateway: Gateway) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,6 @@ from tests.gateway.fakes import (
     stream,
     until,
 )
-
-
-@pytest.fixture
-async def gateway(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[Gateway]:
-    """A gateway with its own state directory, where the copy of the keys is stored."""
-    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
-        yield gateway
 
 
 async def create_key(gateway: Gateway, name: str = "team-a", **grant: Any) -> dict[str, str]:

@@ -105,9 +105,9 @@ async def test_ten_thousand_malformed_requests(
 ) -> None:
     malformed = MalformedRequests(seed=0)
     statuses: dict[int, int] = {}
-    # Nobody reads the gateway's output here: thousands of log lines would fill the pipe and block it.
-    options = ("--redis", redis_server.url, "--max-body-bytes", "262144", "--log-level", "warning")
-    async with serving(engine, family_dir, tmp_path, *options) as serve:
+    async with serving(
+        engine, family_dir, tmp_path, "--redis", redis_server.url, "--max-body-bytes", "262144"
+    ) as serve:
         process = psutil.Process(serve.process.pid)
 
         async def send(client: httpx.AsyncClient, number: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -33,11 +35,13 @@ class Serve:
             return await client.post("/v1/chat/completions", json=CHAT)
 
 
-async def launch(*arguments: str, port: int) -> asyncio.subprocess.Process:
+async def launch(
+    *arguments: str, port: int, output: int | IO[bytes] = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LACONIC_")}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), *arguments),
-        stdout=asyncio.subprocess.PIPE,
+        stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         env=environment,
     )
@@ -49,15 +53,19 @@ async def serving(
 ) -> AsyncGenerator[Serve]:
     port = port or free_port()
     arguments = ["--engine", engine.url, "--family", str(family_dir), "--state-dir", str(state_dir), *more]
-    process = await launch(*arguments, port=port)
-    assert process.stdout is not None
-    printed = b""
-    while b"Ctrl-C stops it" not in printed:
-        line = await process.stdout.readline()
-        assert line, printed.decode()
-        printed += line
-    assert f":{port}/v1" in printed.decode()
-    assert b"curl http://" in printed
+    # A file and no pipe: nobody reads on, and a full pipe would block the gateway.
+    with tempfile.TemporaryFile() as output:
+        process = await launch(*arguments, port=port, output=output)
+
+        def printed() -> str:
+            return os.pread(output.fileno(), 1_048_576, 0).decode()
+
+        while "Ctrl-C stops it" not in printed():
+            assert process.returncode is None, printed()
+            await asyncio.sleep(0.02)
+        greeting = printed()
+    assert f":{port}/v1" in greeting
+    assert "curl http://" in greeting
     try:
         yield Serve(process, f"http://127.0.0.1:{port}")
     finally:
