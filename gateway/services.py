@@ -9,7 +9,7 @@ from gateway.access.limits import Limiter
 from gateway.answer import counting
 from gateway.answer.counting import TokenCounter
 from gateway.config import Settings
-from gateway.engines.pool import Engines
+from gateway.engines.pool import Engines, Timeouts
 from gateway.ledger.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
@@ -49,7 +49,12 @@ class Services:
         if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
             path = settings.family / family.profile
             raise FamilyError(f"{path}: {unlike[0]} is either in the profile or in the family, but not in both")
-        engines = Engines(settings.engine, family, settings)
+        timeouts = Timeouts(
+            connect=settings.connect_timeout_seconds,
+            first_token=settings.first_token_timeout_seconds,
+            idle=settings.idle_timeout_seconds,
+        )
+        engines = Engines(settings.engine, family, settings.engine_family or settings.family, timeouts)
         limiter = Limiter(settings.redis)
         ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
         return cls(

@@ -1,8 +1,8 @@
-"""How many tokens is this text? Asked of the family's own tokenizer, where an engine reports none.
+"""How many tokens does a text have? Counted with the family's tokenizer where the engine reports no count.
 
-That is a `tokenizer.json`, or a tiktoken rank file where a model publishes its encoding as one, as Kimi does. The file
-does not say the regular expression that text is cut by, so the family's manifest does. Nothing is downloaded. It counts
-text: the end of the turn, which an engine's own usage counts among the completion tokens, is no text.
+The tokenizer is a `tokenizer.json`, or a tiktoken rank file for models that publish one, such as Kimi. A rank file
+lacks the regular expression that splits the text, so the manifest has it. Nothing is downloaded. Only text is counted:
+an engine's `completion_tokens` also include the end-of-turn token.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from models.family import FamilyError
 
 
 class TokenCounter:
-    """Counts tokens as the family's tokenizer makes them."""
+    """Counts tokens with the family's tokenizer."""
 
     def __init__(self, encode: Callable[[str], Sized]) -> None:
         self._encode = encode
 
     def count(self, text: str) -> int:
-        """Tokens in a text; special tokens written out in it count as the characters they are."""
+        """Return the number of tokens in `text`. The text of a special token counts as ordinary characters."""
         if not text:
             return 0
         return len(self._encode(text.encode(errors="replace").decode()))  # half a surrogate pair cannot be encoded
 
 
 def load(path: Path, pattern: str | None = None) -> TokenCounter:
-    """Build the counter from a `tokenizer.json` or, where there is a pattern, from a rank file.
+    """Build the counter from a `tokenizer.json`, or from a tiktoken rank file if a pattern is given.
 
     Raises:
-        FamilyError: the file cannot be read, or is neither.
+        FamilyError: the file cannot be read, or is not such a file.
     """
     try:
         data = path.read_bytes()

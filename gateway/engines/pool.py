@@ -15,7 +15,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
@@ -27,9 +28,6 @@ from gateway.errors import ApiError
 from gateway.events import EVENT_END, objects, parse_object
 from models.family import Family
 
-if TYPE_CHECKING:
-    from gateway.config import Settings
-
 log = logging.getLogger("laconic")
 
 PROBE_SECONDS = 1.0
@@ -39,6 +37,17 @@ REQUEST_ERRORS = frozenset({400, 413, 415, 422})
 """Statuses that mean the request itself is wrong: every replica would reject it."""
 UNAVAILABLE = frozenset({502, 503, 504})
 """Statuses sent by a proxy or a starting engine. 500 is not one: one request may cause it, and others must go on."""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long to wait for an engine, in seconds."""
+
+    connect: float
+    first_token: float
+    """For the first byte of a stream."""
+    idle: float
+    """For each further byte of a stream."""
 
 
 class NoEngineError(Exception):
@@ -138,12 +147,13 @@ class Upstream:
 class Engines:
     """All replicas that serve a family."""
 
-    def __init__(self, urls: Sequence[str], family: Family, settings: Settings) -> None:
-        self._replicas = [Replica(url, settings.connect_timeout_seconds) for url in urls]
+    def __init__(self, urls: Sequence[str], family: Family, engine_directory: Path, timeouts: Timeouts) -> None:
+        """`engine_directory` is the family's directory as the engines see it, for loading missing adapters."""
+        self._replicas = [Replica(url, timeouts.connect) for url in urls]
         self._checkpoints = {family.served_name(c.name): c.name for c in family.checkpoints}
         self._names = {checkpoint: name for name, checkpoint in self._checkpoints.items()}
-        self._settings = settings
-        self._loader = Loader(family, settings.engine_family or settings.family)
+        self._timeouts = timeouts
+        self._loader = Loader(family, engine_directory)
         self._loading: dict[str, asyncio.Task[None]] = {}
         """By engine URL, the running or last attempt to load missing adapters; loading one may take a minute."""
 
@@ -154,7 +164,7 @@ class Engines:
             connector=aiohttp.TCPConnector(
                 force_close=True
             ),  # a new connection for each probe, to see whether the engine accepts connections
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_seconds),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
         )
         await self._probe_all()
         # One task for each: a slow engine must not delay the probes of the others.
@@ -223,7 +233,7 @@ class Engines:
             except OSError as error:  # a timeout included
                 replica.record_failure(checkpoint, repr(error))
                 if isinstance(error, ConnectionRefusedError):
-                    replica.mark_unreachable(error, self._settings.first_token_timeout_seconds)
+                    replica.mark_unreachable(error, self._timeouts.first_token)
                 failures.append(error)
             except BaseException:  # the caller left
                 replica.cancel(checkpoint)
@@ -244,7 +254,7 @@ class Engines:
         self, replica: Replica, body: bytes, headers: Mapping[str, str], stream: bool, *, fresh: bool = False
     ) -> Upstream:
         # A non-streaming response arrives when it is finished. How long to wait for it is up to the caller.
-        read_timeout = self._settings.first_token_timeout_seconds if stream else None
+        read_timeout = self._timeouts.first_token if stream else None
         headers = {"content-type": "application/json", **headers}
         response: wire.Response | None = None
         replica.in_flight += 1
@@ -265,7 +275,7 @@ class Engines:
                 response.close()
             raise
         if stream:  # otherwise the response is complete
-            response.set_read_timeout(self._settings.idle_timeout_seconds)
+            response.set_read_timeout(self._timeouts.idle)
         return Upstream(replica, response, first_bytes)
 
     async def _keep_probing(self, replica: Replica) -> None:
@@ -287,12 +297,12 @@ class Engines:
                 async with self._http.get(f"{replica.url}/v1/models") as response:
                     listed = parse_object(await response.read()) if response.status == 200 else None
         except aiohttp.ClientConnectorError as error:
-            replica.mark_unreachable(error, self._settings.first_token_timeout_seconds)
+            replica.mark_unreachable(error, self._timeouts.first_token)
             self._loader.forget(replica.url)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             replica.missed_probes += 1
             if replica.missed_probes >= MAX_MISSED_PROBES:
-                replica.mark_unreachable(repr(error), self._settings.first_token_timeout_seconds)
+                replica.mark_unreachable(repr(error), self._timeouts.first_token)
                 self._loader.forget(replica.url)
         else:
             replica.missed_probes = 0
