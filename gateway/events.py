@@ -15,6 +15,10 @@ Json = dict[str, Any]
 
 def split_events(data: bytes) -> tuple[list[bytes], bytes]:
     """The complete events, each with the blank line that ends it, and the incomplete rest."""
+    if (
+        data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
+    ):  # one event, as in most chunks
+        return [data], b""
     ends = [0, *(end.end() for end in EVENT_END.finditer(data))]
     return [data[begin:end] for begin, end in pairwise(ends)], data[ends[-1] :]
 

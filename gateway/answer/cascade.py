@@ -15,6 +15,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
+from gateway.answer.plain_event import PlainEvent, read_plain
 from gateway.answer.usage import REASONING_FIELDS, add_tokens
 from gateway.engines.pool import Upstream
 from gateway.events import MAX_EVENT_BYTES, Json, data_of, encode_event, object_at, objects, parse_object, split_events
@@ -26,6 +27,7 @@ class SurprisalMeter:
     def __init__(self, end: str) -> None:
         """`end` is the token that ends thinking."""
         self._end = end
+        self._end_json = json.dumps(end, ensure_ascii=False)[1:-1].encode()
         self.surprisal = 0.0
         """-log P of the thinking with its end token, in nats. Tokens without a log probability add nothing."""
         self.reasoning_tokens = 0
@@ -47,6 +49,15 @@ class SurprisalMeter:
         elif not has_answer:
             self.reasoning_tokens += len(tokens)
             self._measure(tokens)
+
+    def add_plain(self, event: PlainEvent) -> bool:
+        """Measure an event of thinking that goes on. Returns False, and measures nothing, if the thinking ends here."""
+        if not event.is_reasoning or any(token == self._end_json for token, _ in event.tokens):
+            return False
+        self.tokens += len(event.tokens)
+        self.reasoning_tokens += len(event.tokens)
+        self.surprisal -= math.fsum(logprob for _, logprob in event.tokens)
+        return True
 
     def _measure(self, tokens: Sequence[Json]) -> None:
         logprobs = (token.get("logprob") for token in tokens)
@@ -119,6 +130,10 @@ class EscalatingStream:
 
     def _from_first(self, event: bytes) -> bytes:
         """The event without log probabilities; held back between the end of reasoning and the decision."""
+        if (plain := read_plain(event)) is not None and (
+            self._decided or (not self._meter.ended and self._meter.add_plain(plain))
+        ):
+            return plain.event
         parsed = parse_object(data_of(event))
         was_thinking = not self._meter.ended
         if parsed is not None and (choices := objects(parsed.get("choices"))):

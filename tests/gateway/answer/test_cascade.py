@@ -40,7 +40,7 @@ def with_logprobs(delta: dict[str, Any], *tokens: tuple[str, float], finish: str
     content = [{"token": token, "logprob": logprob, "bytes": [1], "top_logprobs": []} for token, logprob in tokens]
     parsed = json.loads(event(delta, finish)[6:])
     parsed["choices"][0]["logprobs"] = {"content": content}
-    return b"data: " + json.dumps(parsed).encode() + b"\n\n"
+    return b"data: " + json.dumps(parsed, separators=(",", ":")).encode() + b"\n\n"
 
 
 def usage(prompt: int, generated: int, reasoning: int) -> dict[str, Any]:
