@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import errors, openapi
 from gateway.admin import create_admin
 from gateway.chat import ChatEndpoint
+from gateway.engines.replica import EngineState
+from gateway.errors import ApiError
 from gateway.observe import logs
 from gateway.request.admission import request_id
 from gateway.services import Services
@@ -137,11 +139,26 @@ class OperatorEndpoint:
     async def live(self, _: Request) -> Response:
         return JSONResponse({"status": "live"})
 
-    async def ready(self, _: Request) -> Response:
-        missing, ledger = self._services.engines.missing, self._services.ledger
+    async def ready(self, request: Request) -> Response:
+        engines, ledger = self._services.engines, self._services.ledger
+        missing = engines.missing
         # The ledger does not count: the gateway serves without Redis, and taking it out of service would help nobody.
-        body = {"status": "waiting" if missing else "ready", "missing_checkpoints": missing, "ledger": ledger.healthy}
+        body = {
+            "status": "waiting" if missing else "ready",
+            "missing_checkpoints": missing,
+            "engines": self._engines(request),
+            "ledger": ledger.healthy,
+        }
         return JSONResponse(body, 503 if missing else 200)
+
+    def _engines(self, request: Request) -> list[dict[str, Any]]:
+        """What each engine serves or why it does not, in the configured order; with their URLs only for an admin."""
+        try:
+            self._services.keyring.authenticate_admin(request.headers)
+            shows_url = True
+        except ApiError:
+            shows_url = False
+        return [{"url": one.url, **_state(one)} if shows_url else _state(one) for one in self._services.engines.states]
 
     async def openapi(self, _: Request) -> Response:
         return JSONResponse(self._document)
@@ -150,6 +167,10 @@ class OperatorEndpoint:
         self._services.keyring.authenticate_admin(request.headers)
         exposition = self._services.metrics.exposition()
         return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _state(engine: EngineState) -> dict[str, Any]:
+    return {"up": engine.problem is None, "serves": engine.serves, "problem": engine.problem}
 
 
 def _models(family: Family, created: int) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from gateway import errors
 from gateway.answer.cascade import Answer, EscalatingStream, SurprisalMeter, escalated_response
 from gateway.context import RequestContext
-from gateway.engines.pool import NoEngineError, Upstream
+from gateway.engines.pool import NoEngineError
+from gateway.engines.replica import Upstream
 from gateway.errors import ApiError
 from gateway.request.engine_body import engine_body, shortened
 from gateway.request.question import Body, encode
@@ -52,11 +53,12 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
     pressure = services.settings.overload_tolerance * services.admission.pressure
     routing = routing_request(services, context, pressure=pressure, holdout=context.holdout)
     feasibility.require_feasible(routing, context.budget)
+    failures: list[NoEngineError] = []
     while True:
         try:
             context.decision = decision = rule.decide(services.family, routing)
         except NoCheckpointError as error:
-            raise no_engine(error) from None
+            raise _unanswered(error, failures) from None
         body = engine_body(
             context.question,
             services.engines.served_name(decision.checkpoint),
@@ -66,7 +68,8 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         context.sending()
         try:
             upstream = await _open_upstream(services, context, decision.checkpoint, body)
-        except NoEngineError:
+        except NoEngineError as failure:
+            failures.append(failure)
             routing = replace(routing, available=routing.available - {decision.checkpoint})
             continue
         except ApiError as refusal:
@@ -113,6 +116,16 @@ async def with_escalation(
 def no_engine(error: NoCheckpointError) -> ApiError:
     """503: no engine serves the checkpoint that the request needs."""
     return errors.unavailable(f"No engine serves checkpoint {error} now. Try again in a moment.")
+
+
+def _unanswered(missing: NoCheckpointError, failures: list[NoEngineError]) -> ApiError:
+    """The error when no checkpoint answered: what engines said instead of an answer, or 503."""
+    if said := next((failure.error for failure in failures if failure.error is not None), None):
+        return said
+    error = no_engine(missing)
+    waits = [failure.retry_after for failure in failures if failure.retry_after is not None]
+    error.retry_after = min(waits, default=error.retry_after)
+    return error
 
 
 async def _open_upstream(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:

@@ -29,6 +29,8 @@ _FIELDS_BY_PHRASE = {
     "jinja2": ("chat_template_kwargs", "messages"),
 }
 """Phrases in vLLM's errors that name no field, and the fields that they are about."""
+MAX_MESSAGE = 2000
+"""Characters of an engine's message that are passed on."""
 _OUTPUT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
@@ -130,9 +132,9 @@ def overloaded() -> ApiError:
     )
 
 
-def busy(refusal: ApiError) -> ApiError:
+def busy(refusal: ApiError, retry_after: int) -> ApiError:
     """429: the queue of every engine that could answer is full."""
-    return ApiError(429, refusal.message, kind="rate_limit_error", code="overloaded", retry_after=1)
+    return ApiError(429, refusal.message, kind="rate_limit_error", code="overloaded", retry_after=retry_after)
 
 
 def unauthorized(message: str) -> ApiError:
@@ -145,9 +147,9 @@ def forbidden(message: str, param: str | None = None) -> ApiError:
     return ApiError(403, message, kind="permission_error", param=param, code="not_allowed")
 
 
-def unavailable(message: str, code: str = "engine_unavailable") -> ApiError:
+def unavailable(message: str, code: str = "engine_unavailable", retry_after: int = 2) -> ApiError:
     """503: something that the request needs does not answer now."""
-    return ApiError(503, message, kind="api_error", code=code, retry_after=2)
+    return ApiError(503, message, kind="api_error", code=code, retry_after=retry_after)
 
 
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
@@ -185,7 +187,8 @@ def from_engine(status: int, payload: object) -> ApiError:
     outer = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
     inner = outer.get("error", outer)
     error = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
-    message = str(error.get("message") or f"The engine answered {status}.")
+    said: object = error.get("message")
+    message = said[:MAX_MESSAGE] if isinstance(said, str) and said else f"The engine answered {status}."
     param = error.get("param")
     param = param.removeprefix("body.") if isinstance(param, str) else None
     if status >= 500:
@@ -201,7 +204,8 @@ def from_event(event: Mapping[str, Any]) -> ApiError:
     """An engine's error event as the gateway's error, with the status that the event names, or else 500."""
     error: object = event["error"]
     code: object = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-    return from_engine(code if isinstance(code, int) and 400 <= code < 600 else 500, event)
+    status = int(code) if isinstance(code, int | str) and re.fullmatch(r"[45][0-9]{2}", str(code)) else 500
+    return from_engine(status, {"error": {"message": error}} if isinstance(error, str) else event)
 
 
 def field_at_fault(message: str, body: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
 from gateway.request.admission import Admission
+from gateway.supervision import guard
 from models.family import Family, FamilyError
 from models.profile import Profile
 
@@ -77,6 +78,9 @@ class Services:
             await service.start()
 
     async def aclose(self) -> None:
-        """Stop them in reverse order: metrics read the engines, and the ledger is flushed late."""
+        """Stop them in reverse order: metrics read the engines, and the ledger is flushed late.
+
+        One that fails to stop does not keep the others from stopping.
+        """
         for service in (self.metrics, self.engines, self.keyring, self.limiter, self.ledger, self.tracing):
-            await service.aclose()
+            await guard(f"stop {type(service).__name__.lower()}", service.aclose())

@@ -8,7 +8,6 @@ such a gateway listens on loopback only. After that, callers need a key even if 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import os
@@ -22,6 +21,7 @@ from gateway import errors
 from gateway.access import keys
 from gateway.access.keys import Key, KeyTable
 from gateway.store import connect
+from gateway.supervision import BackgroundTask
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Keyring:
         self._copy = state_dir / COPY
         self._table: KeyTable | None = None
         self._by_digest: dict[str, Key] = {}
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing: BackgroundTask | None = None
 
     @property
     def requires_key(self) -> bool:
@@ -56,7 +56,7 @@ class Keyring:
     async def start(self) -> None:
         """Read the keys, and keep reading them. Redis need not be up."""
         await self.read()
-        self._refreshing = asyncio.create_task(self._keep_refreshing(), name="keys")
+        self._refreshing = BackgroundTask("keys", self._keep_refreshing)
 
     async def read(self) -> None:
         """Read the keys from Redis, or from the copy in the state directory if Redis is down."""
@@ -71,9 +71,7 @@ class Keyring:
     async def aclose(self) -> None:
         """Stop reading the keys."""
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._refreshing
+            await self._refreshing.stop()
         await self.redis.aclose()
 
     async def refresh(self) -> None:

@@ -17,7 +17,6 @@ without a state, and settlements wait until Redis is back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections import deque
@@ -31,6 +30,7 @@ from gateway.access.keys import Grant, Key
 from gateway.errors import ApiError, BadRequestError
 from gateway.request.budget import HEADER, Budget
 from gateway.store import connect
+from gateway.supervision import BackgroundTask
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class Limiter:
         self._waiting: deque[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]] = deque()
         self._open: dict[str, Reservation] = {}
         self._wakeup = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[BackgroundTask] = []
         self._closing = False
         self.healthy = True
         """Whether the last call to Redis succeeded."""
@@ -214,8 +214,8 @@ class Limiter:
     async def start(self) -> None:
         """Start the background tasks. Redis need not be up."""
         self._tasks = [
-            asyncio.create_task(self._keep_sending(), name="limits"),
-            asyncio.create_task(self._keep_renewing(), name="renew leases"),
+            BackgroundTask("limits", self._keep_sending),
+            BackgroundTask("renew leases", self._keep_renewing),
         ]
 
     async def aclose(self) -> None:
@@ -224,10 +224,8 @@ class Limiter:
         self._wakeup.set()
         if self._tasks:
             sending, renewing = self._tasks
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
-            await sending
+            await renewing.stop()
+            await sending.finish()
         await self._redis.aclose()
 
     async def reserve(self, key: Key, request_id: str, tokens: int) -> tuple[Reservation, LimitState | None]:

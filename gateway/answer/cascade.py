@@ -17,7 +17,7 @@ from typing import cast
 
 from gateway.answer.plain_event import PlainEvent, read_plain
 from gateway.answer.usage import REASONING_FIELDS, add_tokens
-from gateway.engines.pool import Upstream
+from gateway.engines.replica import Upstream
 from gateway.events import MAX_EVENT_BYTES, Json, data_of, encode_event, object_at, objects, parse_object, split_events
 
 

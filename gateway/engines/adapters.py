@@ -7,6 +7,7 @@ answers 404, and the checkpoint stays missing until an engine is started with it
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +17,8 @@ from models.family import Family
 log = logging.getLogger("laconic")
 
 LOAD_TIMEOUT_SECONDS = 60.0
+SHOWN_BYTES = 300
+"""Of an engine's answer, for the log."""
 
 
 class Loader:
@@ -46,7 +49,9 @@ class Loader:
             timeout = aiohttp.ClientTimeout(total=LOAD_TIMEOUT_SECONDS)
             try:
                 async with http.post(f"{url}/v1/load_lora_adapter", json=body, timeout=timeout) as response:
-                    text = (await response.read())[:300].decode(errors="replace").strip()
+                    text = await _shown(response.content.iter_any())
+                    if response.status != 200:
+                        response.close()  # what is left of its answer is not read
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.warning("engine %s could not be asked to load %s: %r", url, name, error)
             else:
@@ -54,3 +59,14 @@ class Loader:
                     log.info("engine %s loaded %s", url, name)
                 else:
                     log.warning("engine %s lacks %s and did not load it: %d %s", url, name, response.status, text)
+
+
+async def _shown(pieces: AsyncIterator[bytes]) -> str:
+    """The beginning of an engine's answer, on one line and in ASCII."""
+    text = b""
+    async for piece in pieces:
+        text += piece[:SHOWN_BYTES]
+        if len(text) >= SHOWN_BYTES:
+            break
+    words = text[:SHOWN_BYTES].decode(errors="replace").split()
+    return "".join(one if one.isprintable() else "?" for one in " ".join(words)).encode("ascii", "replace").decode()

@@ -28,6 +28,7 @@ from gateway.ledger import entry as entries
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import Cell, Totals, cell_of, totals_of
 from gateway.store import connect
+from gateway.supervision import BackgroundTask
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Ledger:
         """The most recent lines of the spool, so that they need not be parsed again."""
         self._wake_up = asyncio.Event()
         self._closing = False
-        self._writer: asyncio.Task[None] | None = None
+        self._writer: BackgroundTask | None = None
         self.healthy = False
         """Whether the last write to Redis succeeded."""
 
@@ -139,7 +140,7 @@ class Ledger:
             log.info("an earlier process left %d ledger entries in %s", self._lines, self._path)
         await self._deliver([])
         self._wake_up.set()
-        self._writer = asyncio.create_task(self._write(), name="ledger")
+        self._writer = BackgroundTask("ledger", self._write)
 
     def put(self, entry: Entry) -> None:
         """Record an entry. Returns at once, whether Redis is up or not."""
@@ -166,7 +167,7 @@ class Ledger:
         if self._writer is not None:
             self._closing = True
             self._wake_up.set()
-            await self._writer
+            await self._writer.finish()
             self._writer = None
         for line, entry in self._unspooled:
             if not self._append_line(line):

@@ -6,18 +6,20 @@ Neither contains prompts or answers. A request that was refused before a decisio
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from gateway import supervision
 from gateway.access.limits import Limiter
 from gateway.engines.pool import Engines
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.savings import totals_of
+from gateway.supervision import BackgroundTask
 
 log = logging.getLogger("laconic.requests")
 
@@ -63,6 +65,15 @@ class Metrics:
             buckets=_OVERHEAD_SECONDS,
             registry=registry,
         )
+        self._faults = Counter("laconic_background_faults", "Faults of background tasks", ("task",), registry=registry)
+        self._refused_caps = Counter(
+            "laconic_engine_refused_caps",
+            "Requests that an engine refused because it cannot cap the thinking",
+            ("engine",),
+            registry=registry,
+        )
+        self._counted: dict[tuple[int, str], int] = {}
+        """What has been added to these two counters: by counter and label."""
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens reserved for running requests", **gauges)
@@ -110,13 +121,11 @@ class Metrics:
 
     async def start(self) -> None:
         """Start updating the gauges regularly: any worker may be scraped for the gauges of all."""
-        self._refreshing = asyncio.create_task(self._keep_refreshing(), name="gauges")
+        self._refreshing = BackgroundTask("gauges", self._keep_refreshing)
 
     async def aclose(self) -> None:
         """Stop updating the gauges."""
-        self._refreshing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._refreshing
+        await self._refreshing.stop()
         self._refresh()
 
     async def _keep_refreshing(self) -> None:
@@ -127,6 +136,8 @@ class Metrics:
     def _refresh(self) -> None:
         self._spool.set(self._ledger.pending)
         self._reserved.set(self._limiter.reserved)
+        self._catch_up(self._faults, supervision.faults)
+        self._catch_up(self._refused_caps, self._engines.refused_caps)
         for url, in_flight in self._engines.in_flight.items():
             self._running.labels(url).set(in_flight)
         for url, up in self._engines.up.items():
@@ -134,6 +145,13 @@ class Metrics:
         available = self._engines.available
         for name in self._engines.checkpoints:
             self._available.labels(name).set(name in available)
+
+    def _catch_up(self, counter: Counter, totals: Mapping[str, int]) -> None:
+        """Add to a counter what totals that are kept elsewhere have grown by."""
+        for label, total in totals.items():
+            counted = self._counted.get((id(counter), label), 0)
+            counter.labels(label).inc(total - counted)
+            self._counted[id(counter), label] = total
 
     def exposition(self) -> bytes:
         """The metrics of all workers, in Prometheus' text format."""

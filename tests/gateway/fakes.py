@@ -336,6 +336,10 @@ class Gateway:
     def limiter(self) -> Limiter:
         return self.services.limiter
 
+    async def probe(self) -> None:
+        """Ask every engine now what it serves."""
+        await self.engines._probes.probe_all()
+
     async def entries(self, count: int = 1) -> list[Entry]:
         """The ledger's entries, as soon as there are at least `count`."""
         redis = store.connect(self.settings.redis or "")

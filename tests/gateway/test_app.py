@@ -40,7 +40,7 @@ async def test_the_gateway_is_ready_only_while_every_checkpoint_is_served(gatewa
     ready = await gateway.client.get("/health/ready")
     assert (ready.status_code, ready.json()["missing_checkpoints"]) == (200, [])
     engine.serves.remove("abacus/alpha-0.1")
-    await gateway.engines._probe_all()
+    await gateway.probe()
     waiting = await gateway.client.get("/health/ready")
     assert (waiting.status_code, waiting.json()["missing_checkpoints"]) == (503, ["alpha-0.1"])
     assert (await gateway.client.get("/health/live")).status_code == 200

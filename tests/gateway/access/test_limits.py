@@ -164,7 +164,7 @@ async def test_reservations_of_a_killed_gateway_expire_with_their_lease(
         await asyncio.sleep(0.5)  # more than a lease, but renewed
         with pytest.raises(ApiError):
             await other.reserve(mine, "r2", 1)
-        killed._tasks[1].cancel()  # the lease is not renewed any more
+        await killed._tasks[1].stop()  # the lease is not renewed any more
         await asyncio.sleep(0.4)
         _, state = await other.reserve(mine, "r3", 100)
         assert state is not None

@@ -15,7 +15,6 @@ from gateway.answer import counting, usage
 from gateway.answer.counting import TokenCounter
 from gateway.answer.relay import EndReason, Relay, RelayedStream
 from gateway.answer.usage import Transcript
-from gateway.engines.pool import leading_error
 from gateway.events import MAX_EVENT_BYTES, Json
 from gateway.request.caller import Caller
 from models.family import Reasoning
@@ -190,17 +189,6 @@ def test_a_long_transcript_is_counted_without_keeping_its_events(
         transcript.add_events(event({"reasoning": "1 + 2 "}))
     assert len(transcript._events) < 10
     assert transcript.count(counter, Reasoning()).reasoning == counter.count("1 + 2 " * 50)
-
-
-def test_an_error_in_the_first_event_is_recognised() -> None:
-    refused = leading_error(
-        b'data: {"error": {"message": "no", "code": 400, "param": "temperature"}}\n\ndata: [DONE]\n\n'
-    )
-    assert refused is not None
-    assert (refused.status, refused.param) == (400, "temperature")
-    assert leading_error(EVENTS[0]) is None
-    assert leading_error(event({"content": '{"error": 1}'})) is None
-    assert leading_error(b": comment\n\n") is None
 
 
 def test_hidden_reasoning_is_counted_but_not_relayed(counter: TokenCounter) -> None:

@@ -32,7 +32,7 @@ class LoadEndpoint:
 
 async def probe(gateway: Gateway, times: int = 3) -> None:
     for _ in range(times):
-        await gateway.engines._probe_all()
+        await gateway.probe()
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def test_an_engine_with_all_adapters_is_not_asked(
 ) -> None:
     async with running(family_dir, redis_server.url, [engine.url]) as gateway:
         await probe(gateway)
-        assert gateway.engines._loader._requested == set()
+        assert gateway.engines._probes.loader._requested == set()
 
 
 async def test_an_engine_behind_a_proxy_is_asked_again_after_an_outage(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.engines import breaker, pool
+from gateway.engines import breaker, probes
 from models.family import Family
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
@@ -32,6 +32,12 @@ from tests.gateway.fakes import (
     stream,
     until,
 )
+
+
+@pytest.fixture(autouse=True)
+def first_engine_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of engines that are equally busy, the first is asked. By itself the gateway draws."""
+    monkeypatch.setattr("gateway.engines.pool.random.shuffle", lambda replicas: None)
 
 
 @pytest.fixture
@@ -140,8 +146,8 @@ async def test_a_non_streaming_request_does_not_wait_for_an_engine_that_never_fi
 async def test_a_non_streaming_request_does_not_wait_for_an_engine_that_hangs_with_its_port_open(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "PROBE_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(pool, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(probes, "PROBE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.1)
     hangs, listed = False, engine.models
 
     async def models(request: web.Request) -> web.Response:
@@ -189,7 +195,7 @@ async def test_checkpoints_may_be_served_by_different_engines(
     pair: Gateway, engine: FakeEngine, other: FakeEngine
 ) -> None:
     engine.serves, other.serves = ["abacus/base"], ["abacus/alpha-0.4", "abacus/alpha-0.1", "something/else"]
-    await pair.engines._probe_all()
+    await pair.probe()
     assert (await pair.ask(EASY)).headers["x-laconic-checkpoint"] == "alpha-0.4"
     assert (await pair.ask(UNFAMILIAR)).headers["x-laconic-checkpoint"] == "base"
     assert [b["model"] for b in engine.bodies] == ["abacus/base"]
@@ -257,7 +263,7 @@ async def test_an_engine_that_comes_back_is_used_again(
         engine.script = drop
         assert (await gateway.ask(model="abacus/base")).status_code == 503
         engine.script = stream(*EVENTS)
-        await gateway.engines._probe_all()
+        await gateway.probe()
         assert (await gateway.ask(model="abacus/base", stream=True)).status_code == 200
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engines import wire
-from gateway.engines.wire import BrokenError, Client, StaleError
+from gateway.engines import connection, wire
+from gateway.engines.connection import BrokenError, StaleError
+from gateway.engines.wire import Client
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
@@ -63,7 +64,7 @@ def always(response: bytes, requests: list[bytes] | None = None) -> Serve:
 async def ask(client: Client, body: bytes = b"{}") -> tuple[int, bytes]:
     response = await client.post("/v1/chat", body, {"x-request-id": "req_1"})
     try:
-        return response.status, await response.read()
+        return response.status, await response.read(2**20, 5.0)
     finally:
         response.close()
 
@@ -153,7 +154,7 @@ async def test_a_reused_connection_that_the_engine_closed_is_stale() -> None:
         with pytest.raises(StaleError):
             await ask(client)
         response = await client.post("/", b"", {}, fresh=True)
-        assert (response.status, await response.read()) == (200, b"hello")
+        assert (response.status, await response.read(2**20, 5.0)) == (200, b"hello")
         response.close()
     assert rounds == 2
 
@@ -305,7 +306,7 @@ async def test_a_connection_with_an_unread_response_can_be_reused() -> None:
         while True:
             await read_request(reader)
             count += 1
-            body = b"x" * (wire.READ_BYTES + 10_000 if count == 1 else 5)
+            body = b"x" * (connection.READ_BYTES + 10_000 if count == 1 else 5)
             writer.write(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body[:60_000])
             await asyncio.sleep(0.1)
             writer.write(body[60_000:])
@@ -315,5 +316,5 @@ async def test_a_connection_with_an_unread_response_can_be_reused() -> None:
         await asyncio.sleep(0.5)
         first.close()
         second = await client.post("/", b"", {})
-        assert await second.read() == b"xxxxx"
+        assert await second.read(2**20, 5.0) == b"xxxxx"
         second.close()

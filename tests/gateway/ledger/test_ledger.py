@@ -170,7 +170,7 @@ async def test_entries_survive_a_kill_before_anything_was_sent(redis_server: Red
     for one in sample:
         killed.put(one)  # the writer task never runs
     if killed._writer is not None:
-        killed._writer.cancel()
+        await killed._writer.stop()
     await killed._redis.aclose()
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()

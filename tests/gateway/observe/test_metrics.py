@@ -49,7 +49,7 @@ async def test_metrics_show_which_engines_are_up_and_how_busy_they_are(
         engine.script = silent
         asked = asyncio.create_task(gateway.ask(stream=True))
         await engine.busy.wait()
-        await gateway.engines._probe_all()
+        await gateway.probe()
         text = (await gateway.client.get("/metrics")).text
         asked.cancel()
     samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples if "engine" in s.labels]

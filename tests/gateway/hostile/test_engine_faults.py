@@ -88,7 +88,7 @@ def positive(tokens: int) -> bool:
 
 
 HALF = EVENTS[1][: len(EVENTS[1]) // 2]
-GONE, BROKEN = "engine_unavailable", "engine failed mid-stream"
+GONE, FAILED, BROKEN = "engine_unavailable", "engine_failed", "engine failed mid-stream"
 TABLE = [
     Fault("reset", reset, True, 503, GONE, error=GONE),
     Fault("reset, non-streaming", reset, False, 503, GONE, error=GONE),
@@ -103,7 +103,9 @@ TABLE = [
     Fault("half a line, and closes", stream(*EVENTS[:2], HALF), True, 200, "engine_failed", 502, BROKEN, positive),
     Fault("an error event", stream(EVENTS[0], b'data: {"error": {"message": "oom", "code": 500}}\n\n'), True, 200,
           "engine_failed", 502, BROKEN),
-    Fault("garbage for events", stream(b"data: {]\n\n", b"\xff\xfe\n\n"), True, 200, "engine_failed", 502, BROKEN),
+    Fault("garbage for events", stream(b"data: {]\n\n", b"\xff\xfe\n\n"), True, 502, FAILED, error=FAILED),
+    Fault("garbage after an event", stream(EVENTS[0], b"data: {]\n\n", b"\xff\xfe\n\n"), True, 200, FAILED, 502,
+          BROKEN),
     Fault("an event without end", endless(EVENTS[0], b'data: {"choices": "'), True, 200, "engine_failed", 502, BROKEN),
     Fault("all in one piece, and dies", stream(b"".join(EVENTS), then=die), True, 200, reasoning=positive),
     Fault("all in one piece, and hangs", stream(b"".join(EVENTS), then=forever), True, 200, reasoning=positive),
@@ -113,8 +115,8 @@ TABLE = [
     Fault("no [DONE]", stream(*EVENTS[:-1]), True, 200, reasoning=positive),
     Fault("byte by byte, characters torn", byte_by_byte(*EVENTS), True, 200, reasoning=positive),
     Fault("an empty stream", stream(), True, 503, GONE, error=GONE),
-    Fault("response that is no JSON", lambda *_: _text("{"), False, 502, "engine_failed", error="engine_failed"),
-    Fault("response without choices", lambda *_: _text("{}"), False, 200),
+    Fault("response that is no JSON", lambda *_: _text("{"), False, 502, FAILED, error=FAILED),
+    Fault("response without choices", lambda *_: _text("{}"), False, 502, FAILED, error=FAILED),
     Fault("response without usage", lambda *_: _text(json.dumps({**COMPLETION, "usage": None})), False, 200,
           reasoning=positive),
 ]  # fmt: skip
