@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format docs train bench bench-gateway routing-report generated lock clean
+.PHONY: help serve test lint format docs train bench bench-gateway bench-attacks bench-soak routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -46,6 +46,14 @@ bench-gateway: ## measure the cost of the gateway beside vllm-router and LiteLLM
 	@scripts/install.sh all
 	@scripts/peers.sh
 	python -m benchmarks.gateway --out benchmarks/results
+
+bench-attacks: ## measure what another caller notices while the gateway is attacked (about twelve minutes)
+	@scripts/install.sh all
+	python -m benchmarks.attacks --out benchmarks/results
+
+bench-soak: ## send 100 streamed requests a second for twenty minutes, and check memory, open files and ledger
+	@scripts/install.sh all
+	python -m benchmarks.soak --out benchmarks/results
 
 routing-report: ## compare every checkpoint and auto on the real stack, into docs/routing (takes long; resumes)
 	@scripts/install.sh all

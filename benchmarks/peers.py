@@ -36,6 +36,16 @@ class Target:
     key: str = ""
 
 
+@dataclass(frozen=True)
+class Laconic(Target):
+    """A running Laconic."""
+
+    redis: str = ""
+    """The URL of its Redis."""
+    log: Path = Path()
+    """What it printed."""
+
+
 class PeersMissingError(RuntimeError):
     """The peers are not installed; the message says how to install them."""
 
@@ -50,20 +60,27 @@ def started(directory: Path) -> Generator[list[Target]]:
     if missing := [name for name in ("vllm-router", "litellm") if not (PEERS / name).exists()]:
         raise PeersMissingError(f"{PEERS / missing[0]} is missing: run scripts/peers.sh first")
     with ExitStack() as stack:
-        port = free_port()
-        upstream = f"http://127.0.0.1:{port}"
-        pid = stack.enter_context(_running([sys.executable, "-m", "benchmarks.upstream", str(port)], directory))
-        _wait(f"{upstream}/v1/models")
+        direct = stack.enter_context(upstream_server(directory))
+        upstream = direct.url.removesuffix("/v1")
         yield [
-            Target("direct", f"{upstream}/v1", pid),
-            stack.enter_context(_laconic(upstream, directory)),
+            direct,
+            stack.enter_context(laconic(upstream, directory, "--max-concurrency", "2048")),
             stack.enter_context(_router(upstream, directory)),
             stack.enter_context(_litellm(upstream, directory)),
         ]
 
 
 @contextmanager
-def _laconic(upstream: str, directory: Path) -> Generator[Target]:
+def upstream_server(directory: Path) -> Generator[Target]:
+    """The upstream that every gateway is in front of."""
+    port = free_port()
+    with _running([sys.executable, "-m", "benchmarks.upstream", str(port)], directory) as pid:
+        _wait(f"http://127.0.0.1:{port}/v1/models")
+        yield Target("direct", f"http://127.0.0.1:{port}/v1", pid)
+
+
+@contextmanager
+def laconic(upstream: str, directory: Path, *arguments: str) -> Generator[Laconic]:
     """One worker with profile, a key with limits of every kind, and ledger."""
     server = redis_executable()
     assert server is not None
@@ -72,17 +89,20 @@ def _laconic(upstream: str, directory: Path) -> Generator[Target]:
         redis = f"unix://{short}/redis.sock"
         command = [str(server), "--port", "0", "--unixsocket", f"{short}/redis.sock", "--dir", short]
         with _running([*command, "--appendonly", "yes", "--save", ""], directory):
-            limits = ("requests-per-minute", "reasoning-tokens-per-minute", "reasoning-tokens-per-day")
-            flags = [text for limit in limits for text in (f"--{limit}", str(10**12))]
             time.sleep(1)
-            key = subprocess.run(
-                [sys.executable, "-m", "gateway.cli", "keys", "create", "bench", "--json", "--redis", redis, *flags],
-                check=True, capture_output=True, text=True,
-            ).stdout  # fmt: skip
-            arguments = ("--engine", upstream, "--redis", redis, "--log-level", "warning", "--max-concurrency", "2048")
-            with serving(directory / "laconic", *arguments) as url:
+            key = create_key(redis, "bench")
+            settings = ("--engine", upstream, "--redis", redis, "--log-level", "warning", *arguments)
+            with serving(directory / "laconic", *settings) as url:
                 pid = int((directory / "laconic" / "lock").read_text())
-                yield Target("laconic", f"{url}/v1", pid, json.loads(key)["key"])
+                yield Laconic("laconic", f"{url}/v1", pid, key, redis, directory / "laconic" / "printed")
+
+
+def create_key(redis: str, name: str) -> str:
+    """The secret of a new key with limits of every kind, which are too high to be reached."""
+    limits = ("requests-per-minute", "reasoning-tokens-per-minute", "reasoning-tokens-per-day")
+    flags = [text for limit in limits for text in (f"--{limit}", str(10**12))]
+    command = [sys.executable, "-m", "gateway.cli", "keys", "create", name, "--json", "--redis", redis, *flags]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["key"]
 
 
 @contextmanager

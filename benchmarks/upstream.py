@@ -3,8 +3,8 @@
     python -m benchmarks.upstream PORT
 
 A response is `EVENTS` pieces, written one by one, or one body. With `"seed": 7` a stream stops after its first piece
-and stays open, so that the memory of an idle stream can be measured. It is plain asyncio, to stay much faster than
-what is measured.
+and stays open, so that the memory of an idle stream can be measured. Three more seeds make it misbehave, for
+`benchmarks.attacks`. It is plain asyncio, to stay much faster than what is measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import sys
 import uvloop
 
 EVENTS = 64
-IDLE = 7
+IDLE, ENDLESS_BODY, ENDLESS_EVENT, DRIBBLE = 7, 8, 9, 10
+"""Seeds: one piece and silence; a body, or an event, that never ends; a head that arrives byte by byte."""
 NAMES = ("base", "alpha-0", "alpha-0.05", "alpha-0.1", "alpha-0.2", "alpha-0.4")
 _HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "abacus/base"}
 _USAGE = {
@@ -83,6 +84,12 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             body = json.loads(await reader.readexactly(length)) if length else {}
             if b"/chat/completions" not in head:
                 writer.write(_MODELS if b"/models" in head.split(b"\r\n", 1)[0] else _HEALTH)
+            elif body.get("seed") in (ENDLESS_BODY, ENDLESS_EVENT):
+                await _endless(writer)
+            elif body.get("seed") == DRIBBLE:
+                for byte in _START:
+                    writer.write(bytes([byte]))
+                    await asyncio.sleep(0.1)
             elif not body.get("stream"):
                 writer.write(_ANSWER)
             elif body.get("seed") == IDLE:
@@ -100,6 +107,14 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass
     finally:
         writer.close()
+
+
+async def _endless(writer: asyncio.StreamWriter) -> None:
+    """Send an answer without an end, until the connection is closed."""
+    writer.write(_START + _chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "'))
+    while True:
+        writer.write(_chunk(b"x" * 65_536))
+        await writer.drain()
 
 
 async def main() -> None:
