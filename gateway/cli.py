@@ -212,9 +212,10 @@ def _replay(arguments: Sequence[str]) -> None:
 def _export(arguments: Sequence[str]) -> None:
     parser = _ledger_parser("export", "Write the ledger's entries to a file.", EXPORT_EXAMPLES)
     parser.add_argument("file", type=Path, help="file to write, whose name ends in .jsonl or .parquet")
+    parser.add_argument("--force", action="store_true", help="replace the file, or the link, that is there")
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
-    write = export.writer(parsed.file)
+    write = export.writer(parsed.file, force=parsed.force)
 
     async def export_entries(redis: Redis) -> int:
         return await write(ledger.read_entries(redis, terminal.window_start(parsed)))

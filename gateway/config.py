@@ -30,7 +30,8 @@ from redis.asyncio import ConnectionPool
 
 import models
 from gateway.request import budget
-from models.field import path_of
+from models.field import one_line, path_of
+from models.files import MIB, read_bounded
 
 EXAMPLES = """examples:
   laconic serve                                     start vLLM on the shipped family, Redis and the gateway
@@ -43,6 +44,7 @@ EXAMPLES = """examples:
 Flags override environment variables, which override the file."""
 
 _METAVARS = {"list[str]": "URL", "Path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
+MAX_CONFIG_BYTES = MIB
 _URL_FLAGS = ("--redis", "--otlp-endpoint")
 
 
@@ -71,11 +73,13 @@ class _ConfigFile(PydanticBaseSettingsSource):
         if path is None:
             return {}
         try:
-            values = tomllib.loads(Path(path).expanduser().read_text())
+            values = tomllib.loads(read_bounded(Path(path).expanduser(), MAX_CONFIG_BYTES).decode())
         except OSError as error:
             raise ConfigError(f"config: cannot read {path} ({error.strerror})") from None
-        except ValueError as error:
-            raise ConfigError(f"config: {path} is not TOML ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"config: {path} is not TOML ({one_line(str(error))})") from None
+        except RuntimeError as error:  # there is no such user, whose home the path would be in
+            raise ConfigError(f"config: cannot read {path} ({error})") from None
         if "config" in values:
             raise ConfigError(f"config: {path} must not name another configuration file")
         return values

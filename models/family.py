@@ -7,17 +7,19 @@ from it, and the figures measured on each. The manifest is untrusted input to th
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.field import first_error
-from models.files import sha256, write_json
+from models.field import first_error, one_line
+from models.files import MIB, read_json, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "family.json"
+MAX_JSON_BYTES = 64 * MIB
+"""Largest manifest, profile or adapter configuration."""
+MAX_TOKENIZER_BYTES = 256 * MIB
 
 QuantileName = Literal["p05", "p10", "p25", "p50", "p75", "p90", "p95", "p99"]
 Quantiles = dict[QuantileName, float]
@@ -29,7 +31,7 @@ class FamilyError(ValueError):
 
 def _inside(path: str) -> str:
     parts = PurePosixPath(path)
-    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path:
+    if not path.isprintable() or not path or parts.is_absolute() or ".." in parts.parts or "\\" in path:
         raise ValueError(f"{path!r} must be a relative path inside the family's directory")
     return path
 
@@ -125,7 +127,7 @@ class Family(_Frozen):
     base: Name
     reference: Name
     reasoning: Reasoning = Reasoning()
-    context_tokens: int = Field(gt=0)
+    context_tokens: int = Field(gt=0, lt=2**31)
     tokenizer: RelativePath
     """Path to a `tokenizer.json`, or to a tiktoken rank file."""
     tokenizer_pattern: str | None = None
@@ -175,19 +177,22 @@ def load(directory: Path, *, verify: bool = True) -> Family:
 
     Raises:
         FamilyError: the manifest is missing, its schema version is unknown, a field is invalid, a path leaves the
-            directory, a file is missing or differs from its hash, or a checkpoint's directory has a file that the
-            manifest does not list. The last matters because engines load any weights they find there.
+            directory, a file is missing, no regular file, too large, or differs from its hash, or a checkpoint's
+            directory has a file that the manifest does not list. The last matters because engines load any weights
+            they find there.
     """
     manifest = directory / MANIFEST
     try:
-        raw = json.loads(manifest.read_text())
+        raw = read_json(manifest, MAX_JSON_BYTES)
     except OSError as error:
         raise FamilyError(f"{manifest}: cannot be read ({error.strerror}); is this a family's directory?") from None
     except ValueError as error:
-        raise FamilyError(f"{manifest}: not JSON ({error})") from None
+        raise FamilyError(f"{manifest}: not JSON ({one_line(str(error))})") from None
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
-        raise FamilyError(f"{manifest}: schema_version is {version!r}, this version of Laconic reads {SCHEMA_VERSION}")
+        raise FamilyError(
+            f"{manifest}: schema_version is {one_line(repr(version))}, this version of Laconic reads {SCHEMA_VERSION}"
+        )
     try:
         family = Family.model_validate(raw)
     except ValidationError as error:
@@ -199,19 +204,46 @@ def load(directory: Path, *, verify: bool = True) -> Family:
 
 def _check_files(family: Family, directory: Path, verify: bool) -> None:
     manifest = directory / MANIFEST
-    root = directory.resolve()
-    for path, digest in family.all_files().items():
-        file = directory / path
-        if not file.resolve().is_relative_to(root):
-            raise FamilyError(f"{manifest}: {path} leads outside the family's directory")
-        if not file.is_file():
-            raise FamilyError(f"{manifest}: {path} is missing")
-        if verify and sha256(file) != digest:
-            raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
-    for checkpoint in family.checkpoints:
-        on_disk = (p.relative_to(directory).as_posix() for p in (directory / checkpoint.path).rglob("*") if p.is_file())
-        if unlisted := sorted(set(on_disk) - set(checkpoint.files)):
-            raise FamilyError(f"{manifest}: {unlisted[0]} is not listed in the manifest")
+    path = ""
+    try:
+        root = directory.resolve()
+        for path, digest in family.all_files().items():
+            _check_file(family, directory, root, path)
+            if verify and sha256(directory / path) != digest:
+                raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
+        for checkpoint in family.checkpoints:
+            path = checkpoint.path
+            _check_listed(checkpoint, directory)
+    except OSError as error:
+        raise FamilyError(f"{manifest}: {path} cannot be read ({error.strerror})") from None
+    except RuntimeError:
+        raise FamilyError(f"{manifest}: {path} is a loop of symbolic links") from None
+
+
+def _check_file(family: Family, directory: Path, root: Path, path: str) -> None:
+    """Raise FamilyError unless a listed file exists inside the directory, is a regular file and not too large."""
+    manifest, file = directory / MANIFEST, directory / path
+    if not file.resolve().is_relative_to(root):
+        raise FamilyError(f"{manifest}: {path} leads outside the family's directory")
+    if not file.exists():
+        raise FamilyError(f"{manifest}: {path} is missing")
+    if not file.is_file():
+        raise FamilyError(f"{manifest}: {path} is not a regular file")
+    largest = {family.tokenizer: MAX_TOKENIZER_BYTES, family.profile: MAX_JSON_BYTES}.get(path)
+    if largest is not None and file.stat().st_size > largest:
+        raise FamilyError(f"{manifest}: {path} is larger than {largest // MIB} MiB")
+
+
+def _check_listed(checkpoint: Checkpoint, directory: Path) -> None:
+    """Raise FamilyError if a checkpoint's directory has anything but directories and the files it lists."""
+    manifest = directory / MANIFEST
+    others = (
+        file.relative_to(directory).as_posix()
+        for file in (directory / checkpoint.path).rglob("*")
+        if file.is_symlink() or not file.is_dir()
+    )
+    if unlisted := sorted(set(others) - set(checkpoint.files)):
+        raise FamilyError(f"{manifest}: {one_line(unlisted[0])} is not listed in the manifest")
 
 
 def save(family: Family, directory: Path) -> None:

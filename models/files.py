@@ -1,14 +1,70 @@
-"""How are files written so that a kill leaves the old ones or the new ones, and how are they hashed?"""
+"""How are files read that nobody vouches for, written so that a kill leaves old or new ones, and hashed?"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+MIB = 1_048_576
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Open a regular file and return its descriptor. Nothing blocks, whatever is at the path.
+
+    Raises:
+        OSError: there is none, or it is a FIFO, a device, a directory or a socket.
+    """
+    if path.exists() and not path.is_file():  # opening some devices already does something
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    file = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
+def read_bounded(path: Path, max_bytes: int, flags: int = 0) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`.
+
+    Raises:
+        OSError: as `open_regular` raises; or the file is larger.
+    """
+    with os.fdopen(open_regular(path, os.O_RDONLY | flags), "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes // MIB} MiB", str(path))
+    return content
+
+
+def read_json(path: Path, max_bytes: int) -> object:
+    """The value of a JSON file.
+
+    Raises:
+        OSError: as `read_bounded` raises.
+        ValueError: the file is not JSON, or nested too deeply. The message is one line.
+    """
+    content = read_bounded(path, max_bytes)
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file atomically that only its owner may read. A link at the path is replaced and not followed."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.write(content)
+    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,8 +97,8 @@ def atomic_directory(directory: Path) -> Generator[Path]:
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with file.open("rb") as stream:
+    """Hex digest of a regular file's bytes."""
+    with os.fdopen(open_regular(file), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -28,7 +28,6 @@ JSON, so loading it executes nothing.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,12 +39,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.features import FEATURES, features_of, is_familiar
-from models.field import first_error
+from models.field import first_error, one_line
+from models.files import MIB, read_json
 from models.forest import Forest, Forests
 
 Vector = NDArray[np.float64]
 
 SCHEMA_VERSION = 7
+MAX_BYTES = 64 * MIB
+MAX_SHIFTS = 64
+"""Most values of u, which is the logarithm of a budget."""
+MAX_NODES = 2**22
+"""Most nodes of a forest at all its positions, which are in memory together."""
 LEVELS: Vector = np.concatenate([[0.0], np.arange(0.025, 1.0, 0.05), [1.0]])
 """Quantile levels of the reasoning-token distribution, (22,)."""
 
@@ -166,7 +171,8 @@ class Profile:
             self._budget_forced = Forests(
                 [stored.budget_forced], len(FEATURES), len(next(iter(stored.budget_forced_shifts.values())))
             )
-        except ValueError as error:
+            self._longest = int(math.expm1(stored.upper[FEATURES.index("characters")]))
+        except (ValueError, OverflowError) as error:
             raise ProfileError(str(error)) from None
         self.stored = stored
         self.checkpoints = tuple(stored.residuals)
@@ -176,7 +182,6 @@ class Profile:
         }
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
-        self._longest = int(np.expm1(stored.upper[FEATURES.index("characters")]))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
         self._shifts = np.array(list(stored.budget_forced_shifts.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
@@ -272,6 +277,10 @@ def _check(stored: _Stored) -> None:
         if len(values) != len(LEVELS):
             raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
     _check_names(stored)
+    positions = max(len(stored.residuals), *map(len, stored.budget_forced_shifts.values()))
+    forests = (stored.correct, stored.tokens, stored.spread, stored.budget_forced)
+    if positions > MAX_SHIFTS or positions * sum(len(forest.value) for forest in forests) > MAX_NODES:
+        raise ProfileError("the forests are too large to be evaluated for each request")
 
 
 def _check_names(stored: _Stored) -> None:
@@ -302,11 +311,11 @@ def load(path: Path) -> Profile:
         ProfileError: the file is missing or not JSON, its version is unknown, or its arrays do not fit each other.
     """
     try:
-        raw = json.loads(path.read_text())
+        raw = read_json(path, MAX_BYTES)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise ProfileError(f"{path}: not JSON ({error})") from None
+        raise ProfileError(f"{path}: not JSON ({one_line(str(error))})") from None
     if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") != SCHEMA_VERSION:
         raise ProfileError(f"{path}: not a difficulty profile of version {SCHEMA_VERSION}")
     try:
@@ -314,7 +323,7 @@ def load(path: Path) -> Profile:
     except ValidationError as error:
         raise ProfileError(f"{path}: {': '.join(first_error(error))}") from None
     except ProfileError as error:
-        raise ProfileError(f"{path}: {error}") from None
+        raise ProfileError(f"{path}: {one_line(str(error))}") from None
 
 
 def _sigmoid(z: Vector) -> Vector:

@@ -22,10 +22,12 @@ from gateway.access import keys
 from gateway.access.keys import Key, KeyTable
 from gateway.store import connect
 from gateway.supervision import BackgroundTask
+from models.files import MIB, read_bounded, write_private
 
 log = logging.getLogger(__name__)
 
 COPY = "keys.json"
+MAX_COPY_BYTES = 64 * MIB
 REFRESH_SECONDS = 1.0
 ANONYMOUS = Key.model_construct(name="", sha256="", hint="", created=0.0, admin=True)
 """The caller of a gateway that has never had a key."""
@@ -61,7 +63,7 @@ class Keyring:
     async def read(self) -> None:
         """Read the keys from Redis, or from the copy in the state directory if Redis is down."""
         try:
-            self._use(_TABLE.validate_json(self._copy.read_bytes()))
+            self._use(_TABLE.validate_json(read_bounded(self._copy, MAX_COPY_BYTES, os.O_NOFOLLOW)))
         except FileNotFoundError:
             pass
         except (OSError, ValidationError) as error:
@@ -137,11 +139,8 @@ class Keyring:
         self._by_digest = {key.sha256: key for key in table.keys}
 
     def _write_copy(self, table: KeyTable) -> None:
-        """Replace the copy in the state directory atomically."""
-        new = self._copy.with_suffix(f".{os.getpid()}")  # several workers write the same copy
+        """Replace the copy in the state directory atomically. Several workers write the same one."""
         try:
-            new.touch(mode=0o600)
-            new.write_bytes(_TABLE.dump_json(table))
-            new.replace(self._copy)
+            write_private(self._copy, _TABLE.dump_json(table))
         except OSError as error:
             log.error("%s cannot be written: %s", self._copy, error)

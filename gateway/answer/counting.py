@@ -14,7 +14,9 @@ from pathlib import Path
 import tiktoken
 from tokenizers import Tokenizer
 
-from models.family import FamilyError
+from models.family import MAX_TOKENIZER_BYTES, FamilyError
+from models.field import one_line
+from models.files import read_bounded
 
 
 class TokenCounter:
@@ -37,13 +39,13 @@ def load(path: Path, pattern: str | None = None) -> TokenCounter:
         FamilyError: the file cannot be read, or is not such a file.
     """
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MAX_TOKENIZER_BYTES)
     except OSError as error:
         raise FamilyError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         return TokenCounter(_tokenizer(data) if pattern is None else _encoding(path.stem, data, pattern))
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
-        raise FamilyError(f"{path}: not a tokenizer that can be counted with: {error}") from None
+        raise FamilyError(f"{path}: not a tokenizer that can be counted with: {one_line(str(error))}") from None
 
 
 def _tokenizer(data: bytes) -> Callable[[str], Sized]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import IO, Any, get_args, get_type_hints
 
 from gateway.config import ConfigError
 from gateway.ledger import entry as entries
@@ -20,13 +21,16 @@ GROUP_ROWS = 10_000
 """Rows per Parquet row group, which are in memory at a time."""
 
 
-def writer(file: Path) -> Writer:
+def writer(file: Path, *, force: bool = False) -> Writer:
     """Return a function that writes entries to the file atomically and returns their number.
 
+    Only the file's owner may read it. With `force`, a file or link that is there is replaced.
+
     Raises:
-        ConfigError: the suffix is unknown, the directory does not exist, or Parquet is requested without pyarrow.
+        ConfigError: the suffix is unknown, the directory does not exist, there is something at the path, or Parquet is
+            requested without pyarrow. The function raises it, too, if it cannot write.
     """
-    writers: dict[str, Callable[[Path, AsyncIterator[Entry]], Awaitable[int]]] = {
+    writers: dict[str, Callable[[IO[bytes], AsyncIterator[Entry]], Awaitable[int]]] = {
         ".jsonl": _jsonl,
         ".parquet": _parquet,
     }
@@ -38,30 +42,66 @@ def writer(file: Path) -> Writer:
     if file.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError("file: Parquet needs pyarrow: pip install 'laconic[parquet]'")
 
+    if not force:
+        _refuse_existing(file)
+
     async def write(source: AsyncIterator[Entry]) -> int:
         partial = file.with_name(f"{file.name}.part")
         try:
-            count = await write_entries(partial, source)
-            partial.replace(file)
+            with _created(partial, force=force) as output:
+                try:
+                    count = await write_entries(output, source)
+                    output.flush()
+                    _publish(partial, file, force=force)
+                finally:
+                    partial.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(f"file: cannot write {file} ({error.strerror})") from None
-        finally:
-            partial.unlink(missing_ok=True)
         return count
 
     return write
 
 
-async def _jsonl(file: Path, source: AsyncIterator[Entry]) -> int:
+def _refuse_existing(file: Path) -> None:
+    if file.is_dir():
+        raise ConfigError(f"file: cannot write {file} (it is a directory)")
+    if os.path.lexists(file):
+        raise ConfigError(f"file: {file} exists; pass --force to replace it")
+
+
+def _publish(partial: Path, file: Path, *, force: bool) -> None:
+    """Give the finished file its name. Without `force`, one that somebody made meanwhile stays."""
+    if not force:
+        try:
+            os.link(partial, file)  # unlike a rename, it replaces nothing
+            return
+        except OSError:  # there is a file now, or the file system has no hard links
+            _refuse_existing(file)
+    partial.replace(file)
+
+
+def _created(partial: Path, *, force: bool) -> IO[bytes]:
+    """The file that is renamed at the end. It is made anew, so that what is written is nobody else's."""
+    if force:
+        partial.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.fdopen(os.open(partial, flags, 0o600), "wb")
+    except FileExistsError:
+        raise ConfigError(
+            f"file: {partial} exists: another export writes it, or one was killed; remove it, or pass --force"
+        ) from None
+
+
+async def _jsonl(file: IO[bytes], source: AsyncIterator[Entry]) -> int:
     count = 0
-    with file.open("w", encoding="utf-8") as lines:
-        async for entry in source:
-            lines.write(f"{entries.dump(entry)}\n")
-            count += 1
+    async for entry in source:
+        file.write(entries.dump(entry).encode() + b"\n")
+        count += 1
     return count
 
 
-async def _parquet(file: Path, source: AsyncIterator[Entry]) -> int:
+async def _parquet(file: IO[bytes], source: AsyncIterator[Entry]) -> int:
     pa: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ from gateway.ledger.entry import Entry
 from gateway.ledger.savings import Cell, Totals, cell_of, totals_of
 from gateway.store import connect
 from gateway.supervision import BackgroundTask
+from models.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ BATCH = 64
 GATHER_SECONDS = 0.02
 """How long to gather entries before a call. Nobody waits for an entry, and a call costs more than its entries."""
 READ_BYTES = 1_048_576
+MAX_LINE_BYTES = READ_BYTES
+"""A longer line in the spool is no entry."""
 MAX_UNSPOOLED = 10_000
 MAX_RECENT = 1_000
 MAX_HOLDOUTS = 100_000
@@ -129,11 +134,12 @@ class Ledger:
         """Start writing, beginning with what an earlier process left in the spool. Redis need not be up."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._spool = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            content = self._path.read_bytes()
-            self._lines = content.count(b"\n")
-            self._torn = bool(content) and not content.endswith(b"\n")
-            self._size = len(content)
+            self._spool = open_regular(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+            last = b"\n"
+            for last in _blocks(self._path):
+                self._lines += last.count(b"\n")
+                self._size += len(last)
+            self._torn = not last.endswith(b"\n")
         except OSError as error:
             log.error("cannot use the ledger's spool: %s", error)
         if self._lines:
@@ -199,7 +205,7 @@ class Ledger:
 
     async def _drain(self) -> bool:
         """Send pending entries, and return whether all were sent. A kill at any point only makes some be sent again."""
-        while lines := self._next_lines():
+        while lines := await self._next_lines():
             parsed = [(line, self._recent.get(line) or _parse(line)) for line in lines]
             if not await self._deliver([(line, entry) for line, entry in parsed if entry is not None]):
                 return False
@@ -217,16 +223,30 @@ class Ledger:
             self._size = self._sent = 0
         return True
 
-    def _next_lines(self) -> list[bytes]:
-        if self._spool is None:
-            return []
+    async def _next_lines(self) -> list[bytes]:
         size = READ_BYTES
-        while True:
+        while self._spool is not None:
             block = os.pread(self._spool, size, self._sent)
             complete, newline, _ = block.rpartition(b"\n")
             if newline or len(block) < size:
                 return [line + b"\n" for line in complete.split(b"\n")][:BATCH] if newline else []
-            size *= 2  # no entry is that long, but such a line must not block the entries behind it
+            if size < MAX_LINE_BYTES:
+                size *= 2
+            else:
+                await self._skip_line(self._spool)
+        return []
+
+    async def _skip_line(self, spool: int) -> None:
+        """Pass over a line that is too long for an entry, without holding it in memory."""
+        began = self._sent
+        while block := os.pread(spool, READ_BYTES, self._sent):
+            skipped, newline, _ = block.partition(b"\n")
+            self._sent += len(skipped) + len(newline)
+            if newline:
+                self._lines -= 1
+                break
+            await asyncio.sleep(0)  # a gigabyte takes a second
+        log.warning("skipping %d bytes in %s that are no ledger entry", self._sent - began, self._path)
 
     def _append_line(self, line: bytes) -> bool:
         if not self._append(b"\n" + line if self._torn else line):
@@ -274,18 +294,41 @@ class Ledger:
 def merge_spools(state_dir: Path) -> None:
     """Move what other workers left in their spools to the first worker's: there may be fewer workers now.
 
-    No worker may be running.
+    No worker may be running. What cannot be moved, because the disk is full, is left for the next start.
     """
     for other in state_dir.glob(OTHER_SPOOL.format("*")):
-        with (state_dir / SPOOL).open("ab") as spool:
-            spool.write(b"\n" + other.read_bytes())  # the last line of the first spool may be torn
-            os.fsync(spool.fileno())
-        other.unlink()
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            with os.fdopen(open_regular(state_dir / SPOOL, flags), "ab", buffering=0) as spool:
+                size = spool.seek(0, os.SEEK_END)
+                try:
+                    for block in chain((b"\n",), _blocks(other)):  # the last line of the first spool may be torn
+                        if spool.write(block) < len(block):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(spool.fileno())
+                except OSError:
+                    spool.truncate(size)
+                    raise
+            other.unlink()
+        except OSError as error:
+            log.error("the ledger entries in %s must wait: %s", other, error)
 
 
 def count_pending(state_dir: Path) -> int:
     """How many entries all spools hold, including those that are just being sent."""
-    return sum(file.read_bytes().count(b"\n") for file in state_dir.glob("ledger.spool*.jsonl"))
+    return sum(
+        block.count(b"\n")
+        for file in state_dir.glob("ledger.spool*.jsonl")
+        if file.is_file()
+        for block in _blocks(file)
+    )
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    """A file's bytes, a block at a time: nobody knows how large it has grown."""
+    with os.fdopen(open_regular(file), "rb", buffering=0) as stream:
+        while block := stream.read(READ_BYTES):
+            yield block
 
 
 async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:

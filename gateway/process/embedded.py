@@ -8,13 +8,13 @@ engine listens on the loopback interface, Redis on a Unix socket. `gateway.proce
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import socket
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 
 import aiohttp
 import psutil
@@ -23,7 +23,9 @@ from redis.exceptions import RedisError
 from gateway.config import ConfigError
 from gateway.process.supervisor import Program
 from gateway.store import connect, embedded_url
-from models.family import Checkpoint, Family
+from models.family import MAX_JSON_BYTES, Checkpoint, Family
+from models.field import one_line
+from models.files import read_json
 
 REDIS_SERVERS = ("valkey-server", "redis-server")
 """Programs that can serve as Redis, in order of preference."""
@@ -187,6 +189,7 @@ def _threads() -> int:
 def _rank(directory: Path, checkpoint: Checkpoint) -> int:
     file = directory / checkpoint.path / "adapter_config.json"
     try:
-        return int(json.loads(file.read_text())["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"family: {file} does not state the adapter's rank ({error!r})") from None
+        config = cast("dict[str, Any]", read_json(file, MAX_JSON_BYTES))
+        return int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ConfigError(f"family: {file} does not state the adapter's rank ({one_line(repr(error))})") from None

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import ipaddress
 import json
-import os
 import signal
 import socket
 import sys
@@ -31,14 +29,13 @@ from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
 from gateway.ledger import ledger
 from gateway.observe import logs
-from gateway.process import embedded
+from gateway.process import embedded, state_dir
 from gateway.process.server import Server
 from gateway.process.supervisor import ChildProcess, Program
 from gateway.process.workers import Workers
 from models import family as families
 from models.family import Family
 
-LOCK_SECONDS = 15.0
 PROGRESS_SECONDS = 15.0
 
 
@@ -52,7 +49,11 @@ def serve(settings: Settings) -> None:
     """
     logs.set_up(settings)
     family = families.load(settings.family)
-    with _state_dir(settings) as lock, _listening(settings) as listener, contextlib.suppress(asyncio.CancelledError):
+    with (
+        state_dir.locked(settings) as lock,
+        _listening(settings) as listener,
+        contextlib.suppress(asyncio.CancelledError),
+    ):
         uvloop.run(_serve(settings, family, listener, lock))
 
 
@@ -172,46 +173,3 @@ def _listening(settings: Settings) -> Generator[socket.socket]:
         except OSError as error:
             raise ConfigError(f"port: cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
         yield listener
-
-
-@contextmanager
-def _state_dir(settings: Settings) -> Generator[IO[str]]:
-    """Lock the state directory. The lock is held until this process and the last of its child processes have ended."""
-    try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (settings.state_dir / "lock").open("a+")
-    except OSError as error:
-        raise ConfigError(f"state_dir: cannot use {settings.state_dir} ({error.strerror})") from None
-    with lock:
-        # A killed gateway may still be stopping its child processes, and its workers finish their requests.
-        deadline = time.monotonic() + settings.drain_seconds + LOCK_SECONDS
-        while not _try_lock(lock):
-            lock.seek(0)
-            process_id = lock.read()
-            if time.monotonic() > deadline or _is_running(process_id):
-                raise ConfigError(
-                    f"state_dir: {settings.state_dir} is in use by another laconic (process {process_id})"
-                )
-            time.sleep(0.1)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock
-
-
-def _is_running(process_id: str) -> bool:
-    try:
-        os.kill(int(process_id), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # it runs as another user
-    return True
-
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -67,9 +67,12 @@ class ChildProcess:
         Raises:
             StartError: it exited before it was ready.
         """
-        self.program.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.program.log_path.exists():
-            self.program.log_path.replace(self.program.log_path.with_suffix(".previous.log"))
+        try:
+            self.program.log_path.parent.mkdir(parents=True, exist_ok=True)
+            if self.program.log_path.exists():
+                self.program.log_path.replace(self.program.log_path.with_suffix(".previous.log"))
+        except OSError as error:
+            raise StartError(f"{self.program.name}: cannot write {self.program.log_path} ({error.strerror})") from None
         self._task = asyncio.create_task(self._keep_running(), name=self.program.name)
         ready = asyncio.create_task(self._wait_until_ready())
         try:

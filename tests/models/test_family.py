@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -218,3 +219,45 @@ def test_any_value_in_any_field_loads_or_is_rejected_in_one_line(tmp_path: Path,
         families.load(tmp_path)
     except FamilyError:
         rejection(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["a\nb", "a\0b", "x" * 5000, "\x1b[2J"])
+def test_a_path_that_cannot_be_shown_or_opened_is_rejected(path: str, tmp_path: Path) -> None:
+    manifest = write_family(tmp_path)
+    write(tmp_path, manifest | {"files": {**manifest["files"], path: "0" * 64}})
+    assert len(rejection(tmp_path)) < len(path) + 500
+
+
+@pytest.mark.parametrize("version", ["x" * 1_000_000, "a\nb", [[[]]], 10**100])
+def test_a_schema_version_of_any_size_is_rejected_in_a_short_line(version: object, tmp_path: Path) -> None:
+    write(tmp_path, write_family(tmp_path) | {"schema_version": version})
+    assert len(rejection(tmp_path)) < 500
+
+
+@pytest.mark.parametrize("name", ["base/weights", "base/tokenizer.json", "profile.json"])
+def test_a_listed_file_that_is_none_is_rejected(name: str, tmp_path: Path) -> None:
+    write_family(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    assert f"{name} is not a regular file" in rejection(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / name)
+    assert f"{name} is a loop of symbolic links" in rejection(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to a file", "link to a directory"])
+def test_what_a_checkpoint_s_directory_holds_besides_is_rejected(kind: str, tmp_path: Path) -> None:
+    write_family(tmp_path)
+    extra = tmp_path / "alpha-0.2" / "extra"
+    if kind == "fifo":
+        os.mkfifo(extra)
+    else:
+        extra.symlink_to(tmp_path / ("profile.json" if kind == "link to a file" else "base"))
+    assert "alpha-0.2/extra is not listed" in rejection(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "largest"), [("profile.json", 64), ("base/tokenizer.json", 256)])
+def test_a_huge_file_is_rejected_before_it_is_read(name: str, largest: int, tmp_path: Path) -> None:
+    write_family(tmp_path)
+    os.truncate(tmp_path / name, 1 << 40)
+    assert f"{name} is larger than {largest} MiB" in rejection(tmp_path)

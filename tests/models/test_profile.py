@@ -221,6 +221,11 @@ def test_budget_forced_accuracy_is_the_forest_plus_the_checkpoint_s_shifts(profi
         (stored(spread=steps(0, [0.5], 1.0) | {"value": [0.0]}), "feature has 3 values"),
         (stored(difficulties="hard"), "difficulties"),
         (stored(surprise=1), "surprise"),
+        (stored(upper=[1e308] * len(FEATURES)), "math range error"),
+        (stored(budget_forced_shifts={"base": [0.0] * 65, "alpha-0.4": [0.0] * 65}), "too large"),
+        (stored(correct=steps(DIGITS, [1.0] * 500_000, 1.0)), "too large"),
+        (stored(correct=steps(10**30, [1.0], 1.0)), "inputs"),
+        (stored(report={"a\nb" * 1000: 1}), "report"),
     ],
 )
 def test_an_unusable_profile_is_rejected_in_one_line(content: object, named: str, tmp_path: Path) -> None:
@@ -264,3 +269,20 @@ def test_the_shipped_profile_abstains_from_prompts_unlike_those_of_its_fit(kind:
 @pytest.mark.parametrize("prompt", ["What is 12 + 35 - 8?", "What is 47 * 86?", "Work out 8 + 5 × 5."])  # noqa: RUF001
 def test_the_shipped_profile_is_familiar_with_arithmetic(prompt: str) -> None:
     assert profiles.load(SHIPPED).predict(prompt).familiar
+
+
+FIELDS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(field=st.sampled_from(sorted(stored())), value=FIELDS)
+def test_any_value_in_any_field_loads_and_predicts_or_is_rejected_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, field: str, value: object
+) -> None:
+    try:
+        loaded(tmp_path_factory.getbasetemp(), stored() | {field: value}).predict("What is 1 plus 2?")
+    except ProfileError as error:
+        assert str(error).isprintable()  # noqa: PT017  it need not be rejected

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -23,8 +23,9 @@ CHAT = {"model": "abacus", "messages": [{"role": "user", "content": "What is eas
 class Serve:
     """A running `laconic serve`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process, self.url = process, url
+    def __init__(self, process: asyncio.subprocess.Process, url: str, printed: Callable[[], str]) -> None:
+        """`printed` returns what the process has printed so far."""
+        self.process, self.url, self.printed = process, url, printed
 
     @property
     def children(self) -> list[psutil.Process]:
@@ -64,14 +65,14 @@ async def serving(
             assert process.returncode is None, printed()
             await asyncio.sleep(0.02)
         greeting = printed()
-    assert f":{port}/v1" in greeting
-    assert "curl http://" in greeting
-    try:
-        yield Serve(process, f"http://127.0.0.1:{port}")
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.communicate()
+        assert f":{port}/v1" in greeting
+        assert "curl http://" in greeting
+        try:
+            yield Serve(process, f"http://127.0.0.1:{port}", printed)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.communicate()
 
 
 async def fail_to_start(*arguments: str, port: int) -> str:
