@@ -20,7 +20,7 @@ from gateway.access import keys
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError, BadRequestError
 from gateway.ledger.savings import By, compute_savings
-from gateway.request.admission import read_body
+from gateway.request.admission import Tenant
 from gateway.services import Services
 
 router = APIRouter()
@@ -103,8 +103,8 @@ async def list_keys(services: Locked) -> JSONResponse:
 
 async def _grant(request: Request, services: Locked) -> Grant:
     """The grant in the body, which is read no further than `max_body_bytes`."""
-    settings = services.settings
-    body = await read_body(request, settings.max_body_bytes, settings.send_timeout_seconds)
+    tenant = Tenant(services.keyring.authenticate(request.headers).name, services.keyring.is_shared)
+    body = await services.admission.read_body(request, tenant, services.settings.send_timeout_seconds)
     try:
         grant = Grant.model_validate_json(body)
         keys.check_checkpoints(grant, services.family)

@@ -13,11 +13,13 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import errors, openapi
+from gateway.access.keyring import Keyring
 from gateway.admin import create_admin
 from gateway.chat import ChatEndpoint
 from gateway.engines.replica import EngineState
 from gateway.errors import ApiError
 from gateway.observe import logs
+from gateway.request import browsers
 from gateway.request.admission import request_id
 from gateway.services import Services
 from models.family import MANIFEST, Checkpoint, Family
@@ -27,8 +29,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def create_app(services: Services) -> ASGIApp:
     """The gateway for one family. Its lifespan starts and stops the services."""
+    door = Door(services.keyring, frozenset(services.settings.cors_origin))
     chat, models = ChatEndpoint(services), ModelsEndpoint(services)
-    operator, admin = OperatorEndpoint(services), AdminEndpoint(create_admin(services))
+    operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
     @asynccontextmanager
     async def lifespan(_: Router) -> AsyncGenerator[None]:
@@ -37,18 +40,39 @@ def create_app(services: Services) -> ASGIApp:
         await services.aclose()
 
     routes = [
-        Route("/v1/chat/completions", Endpoint(POST=chat.complete)),
-        Route("/v1/route", Endpoint(POST=chat.explain_route)),
-        Route("/v1/models", Endpoint(GET=models.list)),
-        Route("/v1/models/{model:path}", Endpoint(GET=models.retrieve)),
+        Route("/v1/chat/completions", Endpoint(door, POST=chat.complete)),
+        Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
+        Route("/v1/models", Endpoint(door, GET=models.list)),
+        Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
         *(Route(path, admin) for path in ("/v1/savings", "/v1/keys", "/v1/keys/{name}")),
-        Route("/openapi.json", Endpoint(GET=operator.openapi)),
-        Route("/health/live", Endpoint(GET=operator.live)),
-        Route("/health/ready", Endpoint(GET=operator.ready)),
-        Route("/metrics", Endpoint(GET=operator.metrics)),
-        Route("/{path:path}", Endpoint()),
+        Route("/openapi.json", Endpoint(door, GET=operator.openapi)),
+        Route("/health/live", Endpoint(door, GET=operator.live)),
+        Route("/health/ready", Endpoint(door, GET=operator.ready)),
+        Route("/metrics", Endpoint(door, GET=operator.metrics)),
     ]
-    return Router(routes, redirect_slashes=False, lifespan=lifespan)
+    return Router(routes, redirect_slashes=False, default=Endpoint(door), lifespan=lifespan)
+
+
+class Door:
+    """What is asked of every request before its endpoint sees it: may the web page that sent it do so?"""
+
+    def __init__(self, keyring: Keyring, origins: frozenset[str]) -> None:
+        """`origins` are the pages that may read answers."""
+        self._keyring, self._origins = keyring, origins
+
+    def answer(self, request: Request) -> Response | None:
+        """The response to a browser's question about what its page may send; None for any other request.
+
+        Raises:
+            ApiError: 403 or 415, a foreign page may have sent it, and there are no keys.
+        """
+        if not self._keyring.requires_key:
+            browsers.check(request.method, request.headers, self._origins)
+        return browsers.preflight(request.method, request.headers, self._origins) if self._origins else None
+
+    def headers(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """What the response says to a browser about the page that asked."""
+        return browsers.cors_headers(request.headers, self._origins) if self._origins else []
 
 
 class Endpoint:
@@ -58,19 +82,20 @@ class Endpoint:
     message that is sent. For a streamed answer that cost a seventh of the gateway's time.
     """
 
-    def __init__(self, **handlers: Handler) -> None:
+    def __init__(self, door: Door, **handlers: Handler) -> None:
         """The handlers by method; without any, nothing is at this path."""
-        self._handlers = handlers
+        self._door, self._handlers = door, handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         new = _new_request_id(scope)
         bug: Exception | None = None
+        request = Request(scope, receive, send)
         try:
-            response = await self._handler(scope)(Request(scope, receive, send))
+            response = self._door.answer(request) or await self._handler(scope)(request)
         except Exception as error:  # noqa: BLE001  the caller gets a response, whatever went wrong
             response = errors.response(error)
             bug = error if response.status_code == errors.INTERNAL else None
-        response.raw_headers.append((b"x-request-id", new.encode()))
+        response.raw_headers += [(b"x-request-id", new.encode()), *self._door.headers(request)]
         await response(scope, receive, send)
         if bug is not None:
             raise bug  # the server logs the traceback
@@ -95,18 +120,23 @@ def _new_request_id(scope: Scope) -> str:
 class AdminEndpoint:
     """FastAPI's endpoints, with the request's id in their responses."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, door: Door, app: ASGIApp) -> None:
+        self._door, self._app = door, app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        header = (b"x-request-id", _new_request_id(scope).encode())
+        request = Request(scope)
+        more = [(b"x-request-id", _new_request_id(scope).encode()), *self._door.headers(request)]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], *more]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            app = self._door.answer(request) or self._app
+        except ApiError as error:
+            app = errors.response(error)
+        await app(scope, receive, send_with_id)
 
 
 class ModelsEndpoint:

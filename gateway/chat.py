@@ -1,6 +1,6 @@
 """How is a chat request answered? Its itinerary, from the first byte to the ledger entry.
 
-    authenticate -> admit -> parse -> budget -> reserve -> route -> open -> (escalate) -> relay -> settle
+    authenticate -> read -> parse -> budget -> admit -> reserve -> route -> open -> (escalate) -> relay -> settle
 
 One `RequestContext` makes the journey; the endpoint holds no state of its own.
 """
@@ -27,7 +27,7 @@ from gateway.errors import CALLER_LEFT, ApiError
 from gateway.events import Json
 from gateway.request import budget as budgets
 from gateway.request import question as questions
-from gateway.request.admission import read_body
+from gateway.request.admission import Tenant
 from gateway.request.caller import Caller, CallerLeftError
 from gateway.request.question import Question
 from gateway.routing.explain import explain
@@ -51,9 +51,10 @@ class ChatEndpoint:
         with ExitStack() as cleanup:
             try:
                 context.key = services.keyring.authenticate(request.headers)
-                services.admission.enter()
-                cleanup.callback(services.admission.leave)
-                await self._read(request, context)
+                tenant = self._tenant(context)
+                await self._read(request, context, tenant)
+                services.admission.enter(tenant)
+                cleanup.callback(services.admission.leave, tenant)
                 headers = await self._reserve(context)
                 context.accepted = True
                 caller = Caller(request.receive)
@@ -92,18 +93,23 @@ class ChatEndpoint:
         services = self._services
         context = RequestContext(request.state.request_id)
         context.key = services.keyring.authenticate_admin(request.headers)
-        await self._read(request, context)
+        await self._read(request, context, self._tenant(context))
         routing = dispatch.routing_request(services, context)
         try:
             return JSONResponse(explain(services.family, routing, context.budget))
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
 
-    async def _read(self, request: Request, context: RequestContext) -> None:
+    def _tenant(self, context: RequestContext) -> Tenant:
+        """Whose share of the gateway the request takes."""
+        key = context.key
+        return Tenant(key.name, self._services.keyring.is_shared, key.max_concurrency)
+
+    async def _read(self, request: Request, context: RequestContext, tenant: Tenant) -> None:
         """Read the request's body: the question, who may answer it, and what it may spend."""
         settings, family, key = self._services.settings, self._services.family, context.key
-        body = await read_body(request, settings.max_body_bytes, settings.send_timeout_seconds)
-        context.question = question = questions.parse(body)
+        body = await self._services.admission.read_body(request, tenant, settings.send_timeout_seconds)
+        context.question = question = questions.parse(body, settings.allow_field)
         context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
         context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget

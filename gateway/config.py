@@ -29,7 +29,7 @@ from pydantic_settings import (
 from redis.asyncio import ConnectionPool
 
 import models
-from gateway.request import budget
+from gateway.request import browsers, budget
 from models.field import one_line, path_of
 from models.files import MIB, read_bounded
 
@@ -46,6 +46,7 @@ Flags override environment variables, which override the file."""
 _METAVARS = {"list[str]": "URL", "Path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
 MAX_CONFIG_BYTES = MIB
 _URL_FLAGS = ("--redis", "--otlp-endpoint")
+_NAME_FLAGS = ("--allow-field",)
 
 
 class ConfigError(ValueError):
@@ -141,11 +142,34 @@ class Settings(BaseSettings):
     max_concurrency: int = Field(
         default=256, gt=0, description="requests in flight per worker; beyond that, callers get 429"
     )
+    allow_field: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="body field that callers may set besides those on the gateway's list, such as priority; repeat for"
+        " several",
+    )
+    cors_origin: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="origin of a web page that may read answers, such as https://app.example.com; repeat for several;"
+        " default: none",
+    )
+    max_connections: int = Field(
+        default=4096,
+        gt=0,
+        description="open connections per worker; fewer if the limit on open files (`ulimit -n`) does not allow it",
+    )
+    max_connections_per_address: int = Field(
+        default=1024,
+        gt=0,
+        description="open connections per worker and caller's address; raise it behind a proxy, which is one address",
+    )
     connect_timeout_seconds: float = Field(default=2.0, gt=0, description="timeout for connecting to an engine")
     first_token_timeout_seconds: float = Field(
         default=120.0, gt=0, description="timeout for the first byte of an engine's stream"
     )
     idle_timeout_seconds: float = Field(default=60.0, gt=0, description="timeout for each further byte of a stream")
+    head_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="timeout for a caller to send a request's headers"
+    )
     send_timeout_seconds: float = Field(
         default=30.0, gt=0, description="timeout for a caller to send its request or to read what it was sent"
     )
@@ -169,10 +193,10 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError(f"{host!r} is not an IP address such as 127.0.0.1, 0.0.0.0 or ::") from None
 
-    @field_validator("engine", mode="before")
+    @field_validator("engine", "allow_field", "cors_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [url for url in re.split(r"[,\s]+", value) if url] if isinstance(value, str) else value
+        return [item for item in re.split(r"[,\s]+", value) if item] if isinstance(value, str) else value
 
     @field_validator("engine")
     @classmethod
@@ -184,6 +208,18 @@ class Settings(BaseSettings):
             # It would be logged, but not sent.
             raise ValueError("a user name in the URL of an engine is not supported")
         return checked
+
+    @field_validator("allow_field")
+    @classmethod
+    def _field_names(cls, names: list[str]) -> list[str]:
+        if wrong := [name for name in names if not re.fullmatch(r"\w[\w.-]{0,99}", name)]:
+            raise ValueError(f"{wrong[0]!r} is not a field's name such as priority or chat_template_kwargs.documents")
+        return names
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        return [browsers.validate_origin(origin) for origin in origins]
 
     @field_validator("otlp_endpoint")
     @classmethod
@@ -257,6 +293,8 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
     """Show `URL` instead of pydantic-settings' `list[str]`, and no default if the description states it."""
     if "metavar" in options:
         options["metavar"] = "URL" if names[-1] in _URL_FLAGS else _METAVARS.get(options["metavar"], options["metavar"])
+        if names[-1] in _NAME_FLAGS:
+            options["metavar"] = "NAME"
     options["help"] = re.sub(r" \(default(: None| factory:.*)\)$", "", options.get("help", ""))
     return parser.add_argument(*names, **options)
 

@@ -122,12 +122,23 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
 
 
 def overloaded() -> ApiError:
-    """429: the gateway has its maximum of requests in flight."""
+    """429: the gateway has its maximum of requests in flight, or the key its share of them."""
     return ApiError(
         429,
-        "The gateway has reached its limit of concurrent requests. Retry in a moment.",
+        "The gateway has reached its limit of concurrent requests, or this key its share of them. Retry in a moment.",
         kind="rate_limit_error",
         code="overloaded",
+        retry_after=1,
+    )
+
+
+def concurrency_exceeded(name: str, most: int) -> ApiError:
+    """429: a key has its own maximum of requests in flight."""
+    return ApiError(
+        429,
+        f"The key {name} may have {most} requests in flight. Wait until one has ended.",
+        kind="rate_limit_error",
+        code="concurrency_exceeded",
         retry_after=1,
     )
 
@@ -147,6 +158,17 @@ def forbidden(message: str, param: str | None = None) -> ApiError:
     return ApiError(403, message, kind="permission_error", param=param, code="not_allowed")
 
 
+def foreign(message: str, param: str | None = None) -> ApiError:
+    """403: the request may come from a foreign web page, and nothing but its address protects this gateway."""
+    return ApiError(403, message, kind="permission_error", param=param, code="foreign_page")
+
+
+def not_json() -> ApiError:
+    """415: the body is not declared as JSON."""
+    message = "Declare the body as JSON: send the header Content-Type: application/json."
+    return ApiError(415, message, param="Content-Type", code="unsupported_media_type")
+
+
 def unavailable(message: str, code: str = "engine_unavailable", retry_after: int = 2) -> ApiError:
     """503: something that the request needs does not answer now."""
     return ApiError(503, message, kind="api_error", code=code, retry_after=retry_after)
@@ -161,6 +183,37 @@ def stopping() -> ApiError:
     """503: the gateway is stopping, and its time for finishing requests is over."""
     return ApiError(
         503, "The gateway is stopping. Retry in a moment.", kind="api_error", code="gateway_stopping", retry_after=2
+    )
+
+
+def malformed(reason: str) -> ApiError:
+    """400: the bytes that arrived are not HTTP/1.1."""
+    return ApiError(400, f"The request is not valid HTTP/1.1: {reason}.", code="malformed_request")
+
+
+def head_too_large(most: str) -> ApiError:
+    """431: the request line and headers are longer than the gateway reads."""
+    return ApiError(
+        431,
+        f"The request's line and headers have more than {most}, which this gateway accepts. Send fewer or shorter"
+        " headers.",
+        code="headers_too_large",
+    )
+
+
+def head_too_slow() -> ApiError:
+    """408: the request's headers did not arrive in time."""
+    return ApiError(408, "The request's headers did not arrive in time. Send it again.", code="request_timeout")
+
+
+def too_many_connections() -> ApiError:
+    """503: every connection that the gateway may have is answering a request."""
+    return ApiError(
+        503,
+        "The gateway has its maximum of connections. Close some, or retry in a moment.",
+        kind="api_error",
+        code="too_many_connections",
+        retry_after=1,
     )
 
 

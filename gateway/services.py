@@ -69,7 +69,7 @@ class Services:
             metrics=Metrics(ledger=ledger, limiter=limiter, engines=engines),
             tracing=Tracing(settings.otlp_endpoint),
             counter=counting.load(settings.family / family.tokenizer, family.tokenizer_pattern),
-            admission=Admission(settings.max_concurrency),
+            admission=Admission(settings.max_concurrency, settings.max_body_bytes),
         )
 
     async def start(self) -> None:

@@ -51,6 +51,11 @@ class Keyring:
         return self._table is not None and self._table.version > 0
 
     @property
+    def is_shared(self) -> bool:
+        """Whether there is more than one key, so that each gets its share of the gateway."""
+        return len(self.keys) > 1
+
+    @property
     def keys(self) -> tuple[Key, ...]:
         """All valid keys."""
         return self._table.keys if self._table else ()

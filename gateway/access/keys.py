@@ -54,6 +54,8 @@ class Grant(BaseModel):
     requests_per_minute: _Count | None = None
     reasoning_tokens_per_minute: _Count | None = None
     reasoning_tokens_per_day: _Count | None = None
+    max_concurrency: _Count | None = None
+    """The requests that it may have in flight at once, in one worker."""
     default_budget: Annotated[str, AfterValidator(validate_budget)] | None = None
     """The budget of requests that name none; None for the operator's default."""
     checkpoints: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -115,7 +117,7 @@ async def create(redis: Redis, grant: Grant) -> tuple[str, Key]:
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     key = Key(**grant.model_dump(), sha256=digest(secret), hint=secret[-4:], created=time.time())
-    if not await _run(redis, _CREATE, key.name, key.model_dump_json()):
+    if not await _run(redis, _CREATE, key.name, key.model_dump_json(exclude_none=True)):
         raise KeyExistsError(f"a key named {key.name!r} already exists; revoke it first, or choose another name")
     return secret, key
 

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         ("--requests-per-minute", "requests per minute"),
         ("--reasoning-tokens-per-minute", "reasoning tokens per minute, including reserved ones"),
         ("--reasoning-tokens-per-day", "reasoning tokens per day, including reserved ones"),
+        ("--max-concurrency", "requests in flight at once, in one worker"),
     ):
         creating.add_argument(flag, metavar="N", type=int, help=f"{limit}; default: no limit")
     creating.add_argument(

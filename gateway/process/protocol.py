@@ -16,6 +16,8 @@ from typing import Any, cast
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+CLOSE_SECONDS = 10.0
+
 
 class BatchingProtocol(HttpToolsProtocol):
     """uvicorn's protocol on a `BatchingTransport`, with disconnects noticed behind a pipelined request."""
@@ -61,10 +63,17 @@ class BatchingTransport:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
 
+    def write_eof(self) -> None:
+        """Send what is buffered, then end this side of the connection."""
+        self._flush()
+        self._transport.write_eof()
+
     def close(self) -> None:
-        """Send what is buffered, then close."""
+        """Send what is buffered, then close; without it after `CLOSE_SECONDS`, if the caller does not read it."""
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _flush(self) -> None:
         if self._pieces:

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 
 from gateway.app import create_app
 from gateway.config import Settings
-from gateway.process.protocol import BatchingProtocol
+from gateway.process import guarded
+from gateway.process.connections import raise_descriptor_limit
 from gateway.services import Services
 from models import profile as profiles
 from models.family import Family
@@ -25,6 +26,7 @@ class Server:
 
     def __init__(self, settings: Settings, family: Family, listener: socket.socket, worker: int = 0) -> None:
         """`settings` must name the engines and the Redis."""
+        raise_descriptor_limit(settings.max_connections, settings.max_concurrency)
         profile = profiles.load(settings.family / family.profile)
         app = create_app(Services.create(settings, family, profile, worker))
         self._server = _Uvicorn(_config(app, settings))
@@ -65,7 +67,8 @@ class _Uvicorn(uvicorn.Server):
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=BatchingProtocol,
+        http=guarded.protocol(settings),
+        ws="none",
         log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,

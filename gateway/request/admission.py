@@ -1,67 +1,148 @@
-"""May this request come in? A limit on requests in flight and on the size of a body, and the request's id."""
+"""May this request come in? Bounds on bodies that are being read and on requests in flight, shared fairly by the keys.
+
+    authenticate -> read the body -> enter -> reserve the key's limits -> route
+
+A request takes a slot when its body has arrived, so callers that send slowly take none. Slots and the memory for bodies
+are shared by a dynamic threshold (Choudhury and Hahne, 1998; docs/decisions/0029-fair-shares.md).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from gateway.errors import ApiError, overloaded, too_slow
+from gateway import errors
+from gateway.errors import ApiError
+
+SHARE = 7
+"""A key may hold this many times what is free: alone, 7/8 of all."""
+BODIES_BYTES = 64 * 2**20
+"""Memory for bodies that are being read, unless `max_body_bytes` is so large that eight bodies need more."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Whose request it is, as far as sharing goes."""
+
+    name: str
+    shares: bool = False
+    """Whether there are others. A gateway without keys, or with one, gives its only tenant everything."""
+    max_concurrency: int | None = None
+    """The key's own limit."""
+
+
+class Shares:
+    """Something that there is only so much of, such as slots, and how much of it each tenant holds."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._held: dict[str, int] = {}
+        self.used = 0
+
+    def held(self, tenant: Tenant) -> int:
+        """How much this tenant holds."""
+        return self._held.get(tenant.name, 0)
+
+    def take(self, tenant: Tenant, amount: int = 1) -> bool:
+        """Whether the tenant gets this much more.
+
+        Among several, a tenant gets more only while it holds less than `SHARE` times what is free, and the very last
+        goes to a tenant that holds nothing. So what is free shrinks with the number of busy tenants, but one that was
+        idle always finds some.
+        """
+        free, held = self._capacity - self.used, self.held(tenant)
+        if amount > free:
+            return False
+        if tenant.shares and held and (held >= SHARE * free or amount == free):
+            return False
+        self.used += amount
+        self._held[tenant.name] = held + amount
+        return True
+
+    def give_back(self, tenant: Tenant, amount: int = 1) -> None:
+        """The tenant does not need this much any more."""
+        self.used -= amount
+        if rest := self.held(tenant) - amount:
+            self._held[tenant.name] = rest
+        else:
+            self._held.pop(tenant.name, None)
 
 
 class Admission:
     """Limits the requests in flight, so that overload is an immediate 429 instead of a growing queue."""
 
-    def __init__(self, max_concurrency: int) -> None:
-        self._max = max_concurrency
-        self.in_flight = 0
+    def __init__(self, max_concurrency: int, max_body_bytes: int = 2**20) -> None:
+        self._max, self._max_body_bytes = max_concurrency, max_body_bytes
+        self._slots = Shares(max_concurrency)
+        self._bodies = Shares(max(BODIES_BYTES, 8 * max_body_bytes))
+
+    @property
+    def in_flight(self) -> int:
+        """The requests that have a slot."""
+        return self._slots.used
 
     @property
     def pressure(self) -> float:
         """How near the limit is, in [0, 1]: 0 up to half of it, 1 at the limit."""
         return max(0.0, 2 * self.in_flight / self._max - 1)
 
-    def enter(self) -> None:
+    def enter(self, tenant: Tenant) -> None:
         """Count one request in. Every `enter` needs one `leave`.
 
         Raises:
-            ApiError: 429, the limit is reached.
+            ApiError: 429, the gateway's limit is reached, or the tenant's own, or its share.
         """
-        if self.in_flight >= self._max:
-            raise overloaded()
-        self.in_flight += 1
+        most = tenant.max_concurrency
+        if most is not None and self._slots.held(tenant) >= most:
+            raise errors.concurrency_exceeded(tenant.name, most)
+        if not self._slots.take(tenant):
+            raise errors.overloaded()
 
-    def leave(self) -> None:
+    def leave(self, tenant: Tenant) -> None:
         """Count one request out, after its stream has ended."""
-        self.in_flight -= 1
+        self._slots.give_back(tenant)
+
+    async def read_body(self, request: Request, tenant: Tenant, seconds: float) -> bytes:
+        """The request's body.
+
+        Raises:
+            ApiError: 413, the body is too long; 408, it has not arrived within `seconds`; 429, all the memory for
+                bodies is in use, or the tenant's share of it.
+            ClientDisconnect: the caller has left.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+        body = bytearray()
+        with self._held_until_read(tenant, body):
+            try:
+                async with asyncio.timeout(seconds):
+                    async for chunk in request.stream():
+                        if not self._bodies.take(tenant, len(chunk)):
+                            raise errors.overloaded()
+                        body += chunk
+                        if len(body) > self._max_body_bytes:
+                            raise _too_large(self._max_body_bytes)
+            except TimeoutError:
+                raise errors.too_slow() from None
+            return bytes(body)
+
+    @contextmanager
+    def _held_until_read(self, tenant: Tenant, body: bytearray) -> Generator[None]:
+        try:
+            yield
+        finally:
+            self._bodies.give_back(tenant, len(body))
 
 
 def request_id() -> str:
     """A new id. Never the caller's own: the ledger counts each id once, and callers reuse their ids when they retry."""
     return f"req_{secrets.token_hex(16)}"
-
-
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The request's body, of at most `limit` bytes.
-
-    Raises:
-        ApiError: 413, the body is longer; 408, it has not arrived within `seconds`.
-        ClientDisconnect: the caller has left.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise too_slow() from None
-    return bytes(body)
 
 
 def _too_large(limit: int) -> ApiError:

@@ -1,12 +1,14 @@
 """What does the caller ask? A chat request's body, read as far as the gateway acts on it.
 
-Only the fields that the gateway acts on are checked here. Every other one passes through unchanged, for the engine to
-judge.
+The values that the gateway acts on are checked here. Every other one passes through unchanged, for the engine to judge,
+if `gateway/request/fields.py` allows its field.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -14,10 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequestError
+from gateway.request import fields
 from gateway.request.budget import MAX_BUDGET
 from models.family import Family
 
 Body = dict[str, Any]
+
+MAX_CHOICES = 128
+"""OpenAI's own limit."""
 
 
 class _Loose(BaseModel):
@@ -48,7 +54,7 @@ class ChatRequest(_Loose):
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=MAX_BUDGET)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
     chat_template_kwargs: dict[str, Any] | None = None
@@ -75,13 +81,15 @@ class Question:
     """The body as it came, with every field."""
 
 
-def parse(raw: bytes) -> Question:
-    """The question in a request's body.
+def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
+    """The question in a request's body. `opened` are fields that the operator allows besides those on the list.
 
     Raises:
-        BadRequestError: not JSON, or a field that the gateway acts on is missing or of a wrong type; names the field.
+        BadRequestError: not JSON, a field that is not allowed, or a field that the gateway acts on is missing or of a
+            wrong type; names the field.
     """
     body = _json_object(raw)
+    fields.check(body, opened)
     try:
         chat = ChatRequest.model_validate(body)
     except ValidationError as error:
@@ -158,6 +166,10 @@ def _json_object(raw: bytes) -> Body:
         body: object = _STRICT.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
     except RecursionError:
         raise BadRequestError("The body is nested too deeply to be parsed.") from None
+    except OverflowError:
+        field = _field_out_of_range(raw)
+        message = "a number is out of range, because its size is over 1.8e308"
+        raise BadRequestError(f"{field or 'The body'}: {message}", field) from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits
         raise BadRequestError(f"The body is not valid JSON: {error}") from None
     if not isinstance(body, dict):
@@ -169,8 +181,34 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError
+    return number
+
+
+def _field_out_of_range(raw: bytes) -> str | None:
+    """The field of a body whose number is not finite as a float."""
+    try:
+        body: object = json.loads(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+    except (ValueError, RecursionError):  # something behind the number is wrong, too
+        return None
+    items = cast("Body", body).items() if isinstance(body, dict) else ()
+    return next((field for field, value in items if not _is_finite(value)), None)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        _FINITE.encode(value)
+    except ValueError:
+        return False
+    return True
+
+
 # Built once: with non-default arguments, `json.loads` and `json.dumps` build a new coder for every call.
-_STRICT = json.JSONDecoder(parse_constant=_no_constant)
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_FINITE = json.JSONEncoder(allow_nan=False)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 

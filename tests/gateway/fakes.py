@@ -25,7 +25,7 @@ from gateway.config import Settings
 from gateway.engines.pool import Engines
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry
-from gateway.process.protocol import BatchingProtocol
+from gateway.process import guarded
 from gateway.services import Services
 from models import family as families
 from models import features
@@ -378,7 +378,9 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         services = Services.create(chosen, family, profile)
         app = create_app(services)
         server = uvicorn.Server(
-            uvicorn.Config(app, http=BatchingProtocol, log_level="critical", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app, http=guarded.protocol(chosen), ws="none", log_level="critical", timeout_graceful_shutdown=2
+            )
         )
         # Not `serve`, which would take over the test's signals.
         serving = asyncio.create_task(server._serve([listener]))

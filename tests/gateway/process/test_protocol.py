@@ -31,6 +31,9 @@ class RecordingTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return "close" in self.calls
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 def batching() -> tuple[BatchingTransport, RecordingTransport]:
     recorder = RecordingTransport()
