@@ -79,6 +79,8 @@ class GuardedProtocol(BatchingProtocol):
         self._framing = 0
         """Bytes since the last message or piece of a body that belong to neither."""
         self._in_head = self._in_message = False
+        self._upgraded = False
+        """The head that has just been read asks for another protocol."""
         self._refusal: ApiError | None = None
         """Set once the connection's bytes cannot be parsed any further."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -131,6 +133,9 @@ class GuardedProtocol(BatchingProtocol):
         """A request's head is complete, and its endpoint starts or waits for its turn."""
         self._in_head = False
         self._framing = 0
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._upgraded = True
+            return
         if len(self.headers) > MAX_HEADERS:
             raise errors.head_too_large(f"{MAX_HEADERS} lines")
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -149,6 +154,8 @@ class GuardedProtocol(BatchingProtocol):
 
     def on_message_complete(self) -> None:
         """A request has arrived as a whole."""
+        if self._upgraded:
+            return
         self._in_message = False
         self._framing = 0
         if not self.cycle.response_complete:
@@ -168,7 +175,7 @@ class GuardedProtocol(BatchingProtocol):
                 self._end_with(self._refusal)
         elif newest.response_complete and self._in_message and not self._in_head:
             self._set_deadline(UNREAD_SECONDS, self.transport.abort)
-        elif self._framing:
+        elif self._in_head:
             self._watch_head()
 
     def pause_writing(self) -> None:
@@ -187,9 +194,10 @@ class GuardedProtocol(BatchingProtocol):
     def _parse(self, piece: bytes | memoryview) -> int:
         """Parse a piece, and return how much of it. All of it, unless a request in it asks for another protocol."""
         try:
-            cast("httptools.HttpRequestParser", self.parser).feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:  # HTTP/1.1 goes on: only the parser stops there
-            return max(1, int(upgrade.args[0]))
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade()
+            return int(upgrade.args[0])
         except httptools.HttpParserError as error:
             fault = error.__context__
             self._refuse(fault if isinstance(fault, ApiError) else errors.malformed(str(error)))
@@ -197,6 +205,20 @@ class GuardedProtocol(BatchingProtocol):
             if self._framing > MAX_HEAD_BYTES:
                 self._refuse(errors.head_too_large(f"{MAX_HEAD_BYTES} bytes"))
         return len(piece)
+
+    def _decline_upgrade(self) -> None:
+        """Read the head again without its wish for another protocol: with it, the parser does not read the body."""
+        self._upgraded = False
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = (token.strip() for token in value.lower().split(b","))
+                lines.append(b"connection: " + b", ".join(set(tokens) & {b"close", b"keep-alive"}))
+            elif name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        self.parser = cast("Any", httptools.HttpRequestParser)(self)
+        self._parse(b"\r\n".join([*lines, b"", b""]))
 
     def _watch_head(self) -> None:
         """Set a deadline if the connection waits for the rest of a head."""
@@ -208,7 +230,7 @@ class GuardedProtocol(BatchingProtocol):
 
     def _head_is_late(self) -> None:
         self._deadline = None
-        if self._framing:
+        if self._framing or self._in_head:
             self._refuse(errors.head_too_slow())
         else:
             self.transport.close()

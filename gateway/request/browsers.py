@@ -66,7 +66,8 @@ def check(method: str, headers: Headers, origins: Collection[str]) -> None:
         )
     if not pages and headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
         raise errors.foreign("Without keys, this gateway answers no request that a foreign page makes.")
-    if method == "POST" and not _is_json(headers.getlist("content-type")):
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if method == "POST" and has_body and not _is_json(headers.getlist("content-type")):
         raise errors.not_json()
 
 

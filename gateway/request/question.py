@@ -89,11 +89,11 @@ def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
             wrong type; names the field.
     """
     body = _json_object(raw)
-    fields.check(body, opened)
     try:
         chat = ChatRequest.model_validate(body)
     except ValidationError as error:
         raise errors.invalid(error.errors(include_url=False)) from None
+    fields.check(body, opened)
     if chat.stream_options is not None and not chat.stream:
         raise BadRequestError(
             "stream_options is only allowed for streams: set stream to true, or leave it out", "stream_options"

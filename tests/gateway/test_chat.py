@@ -124,7 +124,7 @@ async def test_parameters_pass_unchanged_and_budgets_become_one_cap(gateway: Gat
         "seed": 7,
         "response_format": {"type": "json_object"},
         "temperature": 0.1,
-        "invented": {"deep": [None, 1.5]},
+        "metadata": {"deep": [None, 1.5]},
         "chat_template_kwargs": {"style": "terse"},
     }
     await gateway.ask(**untouched, reasoning={"effort": "low"}, thinking=None, reasoning_effort="high")
@@ -232,6 +232,7 @@ async def test_the_official_client_reads_streams_and_errors(gateway: Gateway, en
                 pass
 
 
+JSON = {"content-type": "application/json"}
 REFUSAL = {"error": {"message": "temperature must be non-negative", "type": "BadRequestError", "param": "temperature"}}
 
 
@@ -279,7 +280,7 @@ async def test_an_error_in_a_streams_first_event_is_still_a_400(gateway: Gateway
     ],
 )
 async def test_an_unusable_body_is_a_400(gateway: Gateway, content: bytes, param: str | None) -> None:
-    response = await gateway.client.post("/v1/chat/completions", content=content)
+    response = await gateway.client.post("/v1/chat/completions", content=content, headers=JSON)
     assert response.status_code == 400
     assert error(response)["param"] == param
 
@@ -302,7 +303,7 @@ async def test_a_body_over_the_limit_is_a_413(family_dir: Path, redis_server: Re
             for _ in range(200):
                 yield b"x" * 10
 
-        response = await gateway.client.post("/v1/chat/completions", content=chunked_body())
+        response = await gateway.client.post("/v1/chat/completions", content=chunked_body(), headers=JSON)
         assert response.status_code == 413
         assert (await gateway.ask(EASY)).status_code == 200
 

@@ -32,6 +32,7 @@ from tests.gateway.fakes import (
     until,
 )
 from tests.gateway.hostile.harness import CHAT, QUICK, assert_nothing_is_left, impatient_gateway
+from tests.gateway.hostile.raw import POST
 
 
 @pytest.fixture
@@ -63,10 +64,8 @@ async def test_a_caller_that_is_too_slow_is_disconnected(
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         caller.connect((host, int(port)))
         body = json.dumps({**CHAT, "stream": True}).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {gateway.client.headers['authorization']}"
-        )
-        caller.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        auth = gateway.client.headers["authorization"].encode()
+        caller.sendall(POST + b"authorization: %s\r\ncontent-length: %d\r\n\r\n%s" % (auth, len(body), body))
         (entry,) = await gateway.entries()
     assert (entry.status, entry.error) == (499, "caller too slow")
     assert entry.reasoning_tokens > 0
@@ -156,7 +155,7 @@ async def test_a_caller_whose_body_does_not_arrive_frees_its_slot(
     settings = {**QUICK, "max_concurrency": 1, "state_dir": tmp_path}
     async with running(family_dir, redis_server.url, [engine.url], **settings) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        writer.write(POST + b"content-length: 100\r\n\r\n{")
         assert b" 408 " in await reader.readline()
         assert (await gateway.ask(EASY)).status_code == 200
         writer.close()
@@ -230,11 +229,8 @@ async def test_running_usage_of_several_choices_is_summed(
 def raw(gateway: Gateway) -> bytes:
     """A streamed chat request as it goes over the wire."""
     body = json.dumps({**CHAT, "stream": True}).encode()
-    auth = gateway.client.headers["authorization"]
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {auth}\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    auth = gateway.client.headers["authorization"].encode()
+    return POST + b"authorization: %s\r\ncontent-length: %d\r\n\r\n%s" % (auth, len(body), body)
 
 
 async def test_a_caller_that_leaves_after_pipelining_a_request_is_noticed(
@@ -244,7 +240,7 @@ async def test_a_caller_that_leaves_after_pipelining_a_request_is_noticed(
     _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
     writer.write(raw(gateway))
     await engine.busy.wait()
-    writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+    writer.write(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
     await asyncio.sleep(0.1)
     writer.close()
     async with asyncio.timeout(0.15):  # sooner than the engine's silence would end it
@@ -256,8 +252,8 @@ async def test_a_caller_that_leaves_after_pipelining_a_request_is_noticed(
 
 async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
-    health = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
-    writer.write((raw(gateway) + health) * 3 + health.replace(b"x", b"x\r\nconnection: close"))
+    health = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    writer.write((raw(gateway) + health) * 3 + health.replace(b"localhost", b"localhost\r\nconnection: close"))
     received = await reader.read()
     kinds = [b"event-stream" in answer.split(b"\r\n\r\n")[0] for answer in received.split(b"HTTP/1.1 200 OK")[1:]]
     assert kinds == [True, False, True, False, True, False, False]

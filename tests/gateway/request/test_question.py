@@ -33,8 +33,8 @@ def test_a_minimal_body_gives_the_defaults() -> None:
     assert parsed.body == body()
 
 
-def test_unknown_parameters_are_kept_unchanged() -> None:
-    more = {"tools": [{"type": "function"}], "seed": 2**70, "stop": None, "invented": {"a": [1.5, None]}}
+def test_parameters_that_the_gateway_does_not_act_on_are_kept_unchanged() -> None:
+    more = {"tools": [{"type": "function"}], "seed": 2**70, "stop": None, "metadata": {"a": [1.5, None]}}
     assert parse(**more).body == body(**more)
 
 
