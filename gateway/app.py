@@ -188,7 +188,11 @@ class OperatorEndpoint:
             shows_url = True
         except ApiError:
             shows_url = False
-        return [{"url": one.url, **_state(one)} if shows_url else _state(one) for one in self._services.engines.states]
+        over_cap = self._services.metrics.over_cap
+        return [
+            {**({"url": one.url} if shows_url else {}), **_state(one), "over_cap": over_cap.get(one.url, 0)}
+            for one in self._services.engines.states
+        ]
 
     async def openapi(self, _: Request) -> Response:
         return JSONResponse(self._document)

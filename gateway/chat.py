@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from functools import partial
-from typing import cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway import dispatch, errors
 from gateway.access import limits
-from gateway.answer import usage
 from gateway.answer.cascade import Answer
 from gateway.answer.completion import completion
+from gateway.answer.cost import Terms
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
-from gateway.answer.usage import TokenUsage, Transcript
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
-from gateway.events import Json
 from gateway.request import budget as budgets
 from gateway.request import question as questions
 from gateway.request.admission import Tenant
 from gateway.request.caller import Caller, CallerLeftError
-from gateway.request.question import Question
 from gateway.routing.explain import explain
 from gateway.routing.headers import routing_headers
 from gateway.routing.rule import NoCheckpointError
@@ -140,9 +135,8 @@ class ChatEndpoint:
     def _respond(self, context: RequestContext, answer: Answer, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""
         question = context.question
-        complete_usage = partial(self._complete_usage, question)
-        done = completion(answer.first_bytes, complete_usage, hides_reasoning=question.hides_reasoning)
-        settle(self._services, context, 200, done.usage, done.finish_reason)
+        done = completion(answer.first_bytes, self._terms(context), hides_reasoning=question.hides_reasoning)
+        settle(self._services, context, 200, done.cost, done.finish_reason)
         return Response(done.body, 200, headers, "application/json")
 
     def _stream(
@@ -150,24 +144,18 @@ class ChatEndpoint:
     ) -> Response:
         """Return the streaming response. It is recorded just before its last event is sent, or when it breaks off."""
         services, question = self._services, context.question
-        complete_usage = partial(self._complete_usage, question)
-        relay = Relay(
-            question.wants_usage,
-            complete_usage,
-            choices=question.choices,
-            hides_reasoning=question.hides_reasoning,
-        )
+        relay = Relay(self._terms(context), wants_usage=question.wants_usage, hides_reasoning=question.hides_reasoning)
 
         def settle_stream(reason: EndReason) -> None:
-            tokens = TokenUsage.of(complete_usage(relay.usage, relay.transcript))
+            cost = relay.cost
             if relay.failure is not None:
                 error = "engine failed mid-stream"
-                settle(services, context, relay.failure.status, tokens, relay.finish_reason, error=error)
+                settle(services, context, relay.failure.status, cost, relay.finish_reason, error=error)
             elif relay.done or reason is EndReason.COMPLETE:
-                settle(services, context, 200, tokens, relay.finish_reason)
+                settle(services, context, 200, cost, relay.finish_reason)
             else:
                 status = errors.stopping().status if reason is EndReason.GATEWAY_STOPPED else CALLER_LEFT
-                settle(services, context, status, tokens, relay.finish_reason, error=reason.value)
+                settle(services, context, status, cost, relay.finish_reason, error=reason.value)
 
         def ended(reason: EndReason) -> None:
             cleanup.close()
@@ -177,14 +165,16 @@ class ChatEndpoint:
         events = relayed(relay, answer, settle_stream)
         return RelayedStream(events, headers, caller, services.settings.send_timeout_seconds, ended)
 
-    def _complete_usage(self, question: Question, reported: object, transcript: Transcript) -> Json:
-        """The engine's usage with every figure that the caller and the ledger need."""
-        engine_usage = cast("Json", reported) if isinstance(reported, dict) else None
-        services = self._services
-        return usage.complete(
-            engine_usage,
-            transcript,
-            services.counter,
-            services.family.reasoning,
-            lambda: questions.text_of(question.body),
+    def _terms(self, context: RequestContext) -> Terms:
+        """What the cost of a response is decided by, besides the response."""
+        services, question = self._services, context.question
+        return Terms(
+            counter=services.counter,
+            marks=services.family.reasoning,
+            prompt=lambda: questions.text_of(question.body),
+            context_tokens=services.family.context_tokens,
+            max_tokens=question.max_tokens,
+            choices=question.choices,
+            thinks=context.budget.tokens != 0,
+            discarded=lambda: context.discarded_tokens,
         )

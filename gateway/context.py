@@ -42,6 +42,10 @@ class RequestContext:
     decision: Decision | None = None
     escalated_to: str | None = None
     """The checkpoint that took over because the first one was not confident enough."""
+    discarded_tokens: int = 0
+    """What the first one had generated beyond its thinking by then. Nobody gets to read it, and it is counted."""
+    engine: str | None = None
+    """The URL of the engine whose answer the caller gets."""
 
     arrived_at: float = field(default_factory=time.time)
     """Unix seconds."""

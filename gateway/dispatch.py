@@ -101,6 +101,7 @@ async def with_escalation(
             log.warning("not escalated to %s: %s", escalation.second, type(error).__name__)
             return None
         context.escalated_to = escalation.second
+        context.discarded_tokens = meter.tokens - meter.reasoning_tokens
         return second
 
     end = services.family.reasoning.end
@@ -131,4 +132,6 @@ def _unanswered(missing: NoCheckpointError, failures: list[NoEngineError]) -> Ap
 async def _open_upstream(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
     with context.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
         headers["x-request-id"] = context.id
-        return await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)
+        upstream = await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)
+    context.engine = upstream.engine
+    return upstream

@@ -243,7 +243,7 @@ def from_engine(status: int, payload: object) -> ApiError:
     said: object = error.get("message")
     message = said[:MAX_MESSAGE] if isinstance(said, str) and said else f"The engine answered {status}."
     param = error.get("param")
-    param = param.removeprefix("body.") if isinstance(param, str) else None
+    param = param[:MAX_MESSAGE].removeprefix("body.") if isinstance(param, str) else None
     if status >= 500:
         return interrupted(message)
     code = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from itertools import pairwise
 from typing import Any, cast
@@ -11,6 +12,37 @@ MAX_EVENT_BYTES = 8 * 2**20
 EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
 
 Json = dict[str, Any]
+
+
+class UnreadableError(ValueError):
+    """JSON from an engine that can be parsed but not written again."""
+
+
+class LineEnds:
+    """Turns the line ends of one stream into `\\n`. An event may end its lines with `\\r`, `\\n` or `\\r\\n`, mixed."""
+
+    def __init__(self) -> None:
+        self._start: bytes | None = b""
+        """What may be a byte order mark's beginning; None once the stream has begun."""
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next bytes of the stream with `\\n` for every line end, and without a byte order mark."""
+        if self._start is not None:
+            chunk = self._start + chunk
+            if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
+                self._start = chunk
+                return b""
+            self._start, chunk = None, chunk.removeprefix(_BOM)
+        if self._after_cr and chunk:
+            self._after_cr, chunk = False, chunk.removeprefix(b"\n")
+        if b"\r" not in chunk:
+            return chunk
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+_BOM = b"\xef\xbb\xbf"
 
 
 def split_events(data: bytes) -> tuple[list[bytes], bytes]:
@@ -29,17 +61,82 @@ def data_of(event: bytes) -> bytes:
 
 
 def encode_event(data: Json) -> bytes:
-    """A JSON object as an event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """A JSON object as an event.
+
+    Raises:
+        UnreadableError: it is nested too deeply.
+    """
+    return b"data: " + encode_json(data) + b"\n\n"
+
+
+def encode_json(data: Json) -> bytes:
+    """A JSON object as valid JSON: a number that is none becomes null, and half a surrogate pair stays escaped.
+
+    Raises:
+        UnreadableError: it is nested too deeply.
+    """
+    try:
+        try:
+            text = _COMPACT.encode(data)
+        except ValueError:  # NaN, or a number such as 1e999, which Python reads as infinity
+            data = cast("Json", _finite(data))
+            text = _COMPACT.encode(data)
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            return _ASCII.encode(data).encode()
+    except RecursionError:
+        raise UnreadableError("nested too deeply") from None
 
 
 def parse_object(data: bytes) -> Json | None:
-    """A JSON object, or None for anything else."""
+    """A JSON object, or None for anything else. `NaN`, `Infinity` and integers of thousands of digits become null."""
     try:
-        value: object = json.loads(data)
-    except ValueError:
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        try:
+            value: object = _DECODER.decode(text)
+        except json.JSONDecodeError:
+            return None
+        except ValueError:  # an integer that is too long for Python
+            value = _LENIENT.decode(text)
+    except (ValueError, RecursionError):
         return None
     return cast("Json", value) if isinstance(value, dict) else None
+
+
+def has_no_json_number(data: bytes) -> bool:
+    """Whether the data may hold `NaN` or `Infinity`, which Python's parser takes and JSON does not have."""
+    return b"NaN" in data or b"Infinity" in data
+
+
+def line_of(value: object, limit: int) -> str:
+    """A string from an engine as text that can be logged and stored: valid Unicode, no longer than `limit`."""
+    text = value[:limit] if isinstance(value, str) else ""
+    return text.encode(errors="replace").decode()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in cast("Json", value).items()}
+    return [_finite(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
+
+
+def _null(_: str) -> None:
+    return None
+
+
+def _short_integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MOST_DIGITS else None
+
+
+_MOST_DIGITS = 400
+# Built once: with other arguments than the default ones, `json.loads` and `json.dumps` build a coder for every call.
+_DECODER = json.JSONDecoder(parse_constant=_null)
+_LENIENT = json.JSONDecoder(parse_constant=_null, parse_int=_short_integer)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ASCII = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def objects(value: object) -> list[Json]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 
+from gateway.answer.cost import Cost
 from gateway.answer.usage import TokenUsage
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
 from gateway.services import Services
 from models.family import Family
 
+OVERSHOOT_TOKENS, OVERSHOOT_SHARE = 8, 0.05
+"""How far an engine may think beyond its cap before that is noted."""
+
 
 def settle(
     services: Services,
     context: RequestContext,
     status: int,
-    usage: TokenUsage | None = None,
+    cost: Cost | None = None,
     finish_reason: str = "",
     *,
     error: str = "",
@@ -26,15 +30,19 @@ def settle(
         return
     context.settled = True
     if context.reservation is not None:
-        services.limiter.settle(context.reservation, usage.reasoning if usage else 0)
+        # Never more than was reserved: what an engine thinks beyond its cap is not charged to the key.
+        spent = min(cost.tokens.reasoning if cost else 0, context.reservation.tokens)
+        services.limiter.settle(context.reservation, spent)
     if not context.accepted:
         services.metrics.record_refusal(status)
         context.trace.end(status, context.id, None)
         return
-    usage = usage or TokenUsage()
-    entry = _entry(services.family, context, status, usage, finish_reason=finish_reason, error=error, assumed=assumed)
+    cost = cost or Cost({}, TokenUsage(), "counted", answered=False)
+    entry = _entry(services.family, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
     services.ledger.put(entry)
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
+    if entry.over_cap and context.engine is not None:
+        services.metrics.record_over_cap(context.engine, entry)
     context.trace.end(status, context.id, entry)
 
 
@@ -45,21 +53,30 @@ def abandon(services: Services, context: RequestContext, status: int, error: str
     predicted for its checkpoint are recorded instead, marked as assumed.
     """
     assumed = context.decision is not None and context.sent_seconds is not None and not context.question.stream
-    usage = _predicted(services.family, context) if assumed else None
-    settle(services, context, status, usage, error=error, assumed=assumed)
+    predicted = Cost({}, _predicted(services.family, context), "counted", answered=False) if assumed else None
+    settle(services, context, status, predicted, error=error, assumed=assumed)
+
+
+def exceeds_cap(reasoning_tokens: int, cap: int | None, choices: int) -> bool:
+    """Whether so much thinking was not an engine's usual overshoot of its cap on each choice.
+
+    vLLM ends thinking at the cap, and by a few tokens later if the words that end it are several tokens. Counting text
+    is off by a few tokens as well.
+    """
+    return cap is not None and reasoning_tokens > choices * (cap + OVERSHOOT_TOKENS) * (1 + OVERSHOOT_SHARE)
 
 
 def _entry(
     family: Family,
     context: RequestContext,
     status: int,
-    usage: TokenUsage,
+    cost: Cost,
     *,
     finish_reason: str,
     error: str,
     assumed: bool,
 ) -> Entry:
-    decision, choices = context.decision, context.question.choices
+    decision, choices, usage = context.decision, context.question.choices, cost.tokens
 
     def for_all_choices(tokens: float | None) -> float | None:
         return None if tokens is None else tokens * choices
@@ -90,6 +107,9 @@ def _entry(
         first_token_seconds=context.first_token_seconds,
         total_seconds=context.elapsed(),
         assumed=assumed,
+        answered=cost.answered,
+        counting=cost.counting,
+        over_cap=not assumed and exceeds_cap(usage.reasoning, context.budget.tokens, choices),
     )
 
 

@@ -12,13 +12,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import cast
 
 from gateway.answer.plain_event import PlainEvent, read_plain
-from gateway.answer.usage import REASONING_FIELDS, add_tokens
+from gateway.answer.transcript import REASONING_FIELDS
+from gateway.answer.usage import add_tokens
 from gateway.engines.replica import Upstream
-from gateway.events import MAX_EVENT_BYTES, Json, data_of, encode_event, object_at, objects, parse_object, split_events
+from gateway.events import (
+    MAX_EVENT_BYTES,
+    Json,
+    LineEnds,
+    UnreadableError,
+    data_of,
+    encode_event,
+    encode_json,
+    object_at,
+    objects,
+    parse_object,
+    split_events,
+)
 
 
 class SurprisalMeter:
@@ -56,12 +69,19 @@ class SurprisalMeter:
             return False
         self.tokens += len(event.tokens)
         self.reasoning_tokens += len(event.tokens)
-        self.surprisal -= math.fsum(logprob for _, logprob in event.tokens)
+        self.surprisal += _surprisal(logprob for _, logprob in event.tokens)
         return True
 
     def _measure(self, tokens: Sequence[Json]) -> None:
-        logprobs = (token.get("logprob") for token in tokens)
-        self.surprisal -= math.fsum(value for value in logprobs if isinstance(value, int | float))
+        self.surprisal += _surprisal(token.get("logprob") for token in tokens)
+
+
+def _surprisal(logprobs: Iterable[object]) -> float:
+    """The sum of -log P. What is no log probability adds nothing, and none adds more than vLLM's least one."""
+    return math.fsum(min(-p, _MOST_NATS) for p in logprobs if isinstance(p, int | float) and p <= 0)
+
+
+_MOST_NATS = 9999.0
 
 
 Escalate = Callable[[SurprisalMeter], Awaitable[Upstream | None]]
@@ -76,6 +96,11 @@ class EscalatingStream:
         self._upstream, self._threshold, self._escalate = upstream, surprisal, escalate
         self._meter = SurprisalMeter(end)
         self._decided = self._escalated = False
+        self._line_ends = LineEnds()
+        self._message: Json = {}
+        """What names the message: the first checkpoint's id, creation time and model. One message has one of each."""
+        self._second_head = self._head = b""
+        """How the second checkpoint's events begin, and how they shall begin instead."""
         self._incomplete = b""
         """The start of an event whose end has not come yet."""
         self._held = b""
@@ -118,31 +143,35 @@ class EscalatingStream:
     async def _decide(self) -> bytes:
         if self._meter.surprisal > self._threshold and (second := await self._escalate(self._meter)) is not None:
             self._upstream.close()
-            self._upstream, self._escalated, self._incomplete = second, True, b""
+            self._upstream, self._escalated, self._incomplete, self._line_ends = second, True, b"", LineEnds()
             return self._last_thinking + self._process(second.first_bytes)
         return self._held
 
     def _process(self, chunk: bytes) -> bytes:
-        events, self._incomplete = split_events(self._incomplete + chunk)
+        events, self._incomplete = split_events(self._incomplete + self._line_ends.feed(chunk))
         if len(self._incomplete) > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
             events, self._incomplete = [*events, self._incomplete], b""
         return b"".join(map(self._from_second if self._escalated else self._from_first, events))
 
     def _from_first(self, event: bytes) -> bytes:
         """The event without log probabilities; held back between the end of reasoning and the decision."""
-        if (plain := read_plain(event)) is not None and (
-            self._decided or (not self._meter.ended and self._meter.add_plain(plain))
+        if (
+            self._message
+            and (plain := read_plain(event)) is not None
+            and (self._decided or (not self._meter.ended and self._meter.add_plain(plain)))
         ):
             return plain.event
         parsed = parse_object(data_of(event))
         was_thinking = not self._meter.ended
+        if parsed is not None:
+            self._message = self._message or {name: parsed[name] for name in _MESSAGE_FIELDS if name in parsed}
         if parsed is not None and (choices := objects(parsed.get("choices"))):
             choice = choices[0]
             delta = object_at(choice, "delta")
             has_answer = bool(delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"))
             self._meter.add(_tokens(choice), has_answer=has_answer)
             choice["logprobs"] = None
-            event = encode_event(parsed)
+            event = _encode(parsed, event)
             if was_thinking and self._meter.ended:
                 self._last_thinking = _thinking_only(parsed, delta)
         if self._meter.ended and not self._decided:
@@ -153,14 +182,39 @@ class EscalatingStream:
     def _from_second(self, event: bytes) -> bytes:
         """The event as part of the first checkpoint's message, its usage increased by what the first spent."""
         if b'"usage"' not in event and b'"role"' not in event:
-            return event
+            if self._second_head and event.startswith(self._second_head):
+                return self._head + event[len(self._second_head) :]
+            if b"{" not in event:  # a comment, or the end
+                return event
         parsed = parse_object(data_of(event))
         if parsed is None:
             return event
-        for choice in objects(parsed.get("choices")):
+        renamed = {**parsed, **{name: value for name, value in self._message.items() if name in parsed}}
+        self._remember_head(event, parsed, renamed)
+        for choice in objects(renamed.get("choices")):
             object_at(choice, "delta").pop("role", None)  # clients concatenate deltas: a second role would be appended
-        _add_usage(parsed, self._meter)
+        _add_usage(renamed, self._meter)
+        return _encode(renamed, event)
+
+    def _remember_head(self, event: bytes, parsed: Json, renamed: Json) -> None:
+        """Note how an event begins up to its choices, so that the next ones that begin alike need not be parsed."""
+        names = list(parsed)
+        if not event.startswith(b"data: {") or names[-1:] != ["choices"]:
+            return
+        before = {name: renamed[name] for name in names[:-1]}
+        self._second_head = event[: event.index(b'"choices"')]
+        self._head = encode_event({**before, "choices": None}).partition(b'"choices"')[0]
+
+
+_MESSAGE_FIELDS = ("id", "created", "model")
+
+
+def _encode(parsed: Json, event: bytes) -> bytes:
+    """The event with new content; as it came if it cannot be written again, for the relay to judge."""
+    try:
         return encode_event(parsed)
+    except UnreadableError:
+        return event
 
 
 Answer = Upstream | EscalatingStream
@@ -177,7 +231,7 @@ async def escalated_response(upstream: Upstream, *, end: str, surprisal: float, 
     for choice in choices:
         meter.add(_tokens(choice), has_answer=True)
         choice["logprobs"] = None
-    upstream.first_bytes = json.dumps(response).encode()
+    upstream.first_bytes = _response(response, upstream.first_bytes)
     if meter.surprisal <= surprisal or (second := await escalate(meter)) is None:
         return upstream
     upstream.close()
@@ -185,8 +239,15 @@ async def escalated_response(upstream: Upstream, *, end: str, surprisal: float, 
         _add_usage(better, meter)
         for choice in objects(better.get("choices")):
             _prepend_thinking(object_at(choices[0], "message"), object_at(choice, "message"))
-        second.first_bytes = json.dumps(better).encode()
+        second.first_bytes = _response(better, second.first_bytes)
     return second
+
+
+def _response(parsed: Json, body: bytes) -> bytes:
+    try:
+        return encode_json(parsed)
+    except UnreadableError:
+        return body
 
 
 def _tokens(choice: Json) -> list[Json]:
@@ -199,7 +260,7 @@ def _thinking_only(event: Json, delta: Json) -> bytes:
     if not thinking:
         return b""
     choice = {**objects(event["choices"])[0], "delta": thinking, "finish_reason": None}
-    return encode_event({**event, "choices": [choice]})
+    return _encode({**event, "choices": [choice]}, b"")
 
 
 def _prepend_thinking(first_message: Json, second_message: Json) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway import errors
-from gateway.answer.usage import TokenUsage, Transcript, hide_reasoning
-from gateway.events import Json, objects, parse_object
+from gateway.answer.cost import Cost, Terms, cost_of
+from gateway.answer.hiding import visible_response
+from gateway.answer.transcript import MAX_FINISH_REASON, Transcript
+from gateway.events import UnreadableError, encode_json, has_no_json_number, line_of, objects, parse_object
 
 
 @dataclass(frozen=True)
@@ -16,31 +16,38 @@ class Completion:
     """A non-streaming response for the caller, and what it cost."""
 
     body: bytes
-    usage: TokenUsage
+    cost: Cost
     finish_reason: str
 
 
-def completion(
-    body: bytes, complete_usage: Callable[[object, Transcript], Json], *, hides_reasoning: bool
-) -> Completion:
-    """An engine's response for the caller; unchanged if nothing has to be filled in or removed.
+def completion(body: bytes, terms: Terms, *, hides_reasoning: bool) -> Completion:
+    """An engine's response for the caller; unchanged if nothing has to be filled in, corrected or removed.
 
     Args:
-        complete_usage: fills in what the engine's usage leaves out.
+        terms: what is known of the request, for its cost.
         hides_reasoning: the caller does not want to see the thinking.
 
     Raises:
-        ApiError: 502, the response is not a JSON object.
+        ApiError: 502, the response is not a JSON object, or an error.
     """
     response = parse_object(body)
     if response is None:
         raise errors.interrupted("The engine's response is not JSON.")
+    if response.get("error") and not response.get("choices"):
+        raise errors.from_event(response)
     transcript = Transcript()
     transcript.add_response(response)
-    reported = response.get("usage")
-    usage = complete_usage(reported, transcript)
-    hidden = hides_reasoning and hide_reasoning(response, "message")
-    if usage is not reported or hidden:
-        body = json.dumps({**response, "usage": usage}).encode()
-    reasons = [str(choice.get("finish_reason") or "") for choice in objects(response.get("choices"))]
-    return Completion(body, TokenUsage.of(usage), reasons[-1] if reasons else "")
+    cost = cost_of(response.get("usage"), transcript, terms)
+    changed = cost.counting != "reported" or hides_reasoning or has_no_json_number(body)
+    reason = ""
+    for choice in objects(response.get("choices")):
+        reason = line_of(choice.get("finish_reason"), MAX_FINISH_REASON)
+        if isinstance(choice.get("finish_reason"), str) and reason != choice["finish_reason"]:
+            choice["finish_reason"], changed = reason, True
+    if changed:
+        shown = visible_response(response, terms.marks, thinks=terms.thinks) if hides_reasoning else response
+        try:
+            body = encode_json({**shown, "usage": cost.usage})
+        except UnreadableError:
+            raise errors.interrupted("The engine's response is nested too deeply.") from None
+    return Completion(body, cost, reason)

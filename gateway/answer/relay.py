@@ -21,9 +21,24 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import errors
 from gateway.answer.cascade import Answer
-from gateway.answer.usage import Transcript, hide_reasoning, index_of, sum_choices
+from gateway.answer.cost import Cost, Terms, cost_of, is_plausible
+from gateway.answer.hiding import HiddenThinking
+from gateway.answer.transcript import MAX_CHOICES, MAX_FINISH_REASON, Transcript, index_of
+from gateway.answer.usage import sum_choices
 from gateway.errors import ApiError
-from gateway.events import EVENT_END, MAX_EVENT_BYTES, Json, data_of, encode_event, objects, parse_object, split_events
+from gateway.events import (
+    MAX_EVENT_BYTES,
+    Json,
+    LineEnds,
+    UnreadableError,
+    data_of,
+    encode_event,
+    has_no_json_number,
+    line_of,
+    objects,
+    parse_object,
+    split_events,
+)
 from gateway.request.caller import Caller, CallerLeftError
 
 PING_SECONDS = 15.0
@@ -35,8 +50,19 @@ _HEADERS = (
 )
 
 # Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
-_SIGNIFICANT = re.compile(rb'"usage"\s*:\s*\{|"finish_reason" ?: ?"|"error"\s*:\s*[{"]|^data:\s*\[DONE\]', re.MULTILINE)
-_HINTS = (b'"usage"', b'"finish_reason":"', b'"finish_reason": "', b'"finish_reason" :', b'"error"', b"[DONE]")
+_SIGNIFICANT = re.compile(
+    rb'"usage"\s*:\s*[^n\s]|"finish_reason" ?: ?"|"error"\s*:\s*[^n\s]|^data:\s*\[DONE\]|NaN|Infinity', re.MULTILINE
+)
+_HINTS = (
+    b'"usage"',
+    b'"finish_reason":"',
+    b'"finish_reason": "',
+    b'"finish_reason" :',
+    b'"error"',
+    b"[DONE]",
+    b"NaN",
+    b"Infinity",
+)
 """An event without one of these is not significant. Searching for them is many times faster than the expression."""
 
 
@@ -52,30 +78,24 @@ class EndReason(StrEnum):
 class Relay:
     """Passes one stream's bytes through, and keeps what they say about usage, finish reason and failure."""
 
-    def __init__(
-        self,
-        wants_usage: bool,
-        complete: Callable[[Json | None, Transcript], Json],
-        *,
-        choices: int = 1,
-        hides_reasoning: bool = False,
-    ) -> None:
+    def __init__(self, terms: Terms, *, wants_usage: bool, hides_reasoning: bool = False) -> None:
         """
         Args:
+            terms: what is known of the request, for its cost; the stream has ended when each of its choices has.
             wants_usage: the caller asked for the usage event.
-            complete: fills in what the engine's usage leaves out; gets None if the engine reported none.
-            choices: how many choices the stream has side by side (`n`); it has ended when each of them has.
             hides_reasoning: the caller does not want the reasoning. The engine still sends it, because otherwise the
                 cost of a stream that breaks off would be unknown.
         """
-        self._wants_usage, self._hides_reasoning = wants_usage, hides_reasoning
-        self._complete, self._choices = complete, choices
+        self._terms, self._wants_usage = terms, wants_usage
+        self._hidden = HiddenThinking(terms.marks, thinks=terms.thinks) if hides_reasoning else None
+        self._line_ends = LineEnds()
         self._incomplete = b""
         """The start of an event whose end has not come yet."""
         self._last_event: Json = {}
-        self._usage_sent = False
         self.transcript = Transcript()
-        self._final_usage: Json | None = None
+        self._cost: Cost | None = None
+        self._reported: Json | None = None
+        """The usage in an event of its own."""
         self._usage_so_far: dict[int, Json] = {}
         """By choice, if the engine reports usage as it generates."""
         self.finish_reason = ""
@@ -88,13 +108,50 @@ class Relay:
 
     @property
     def usage(self) -> Json | None:
-        """What the engine has reported, completed if the stream has ended; None if it has reported nothing."""
-        return self._final_usage or (sum_choices(list(self._usage_so_far.values())) if self._usage_so_far else None)
+        """What the engine has reported; None if it has reported nothing."""
+        return self._reported or (sum_choices(list(self._usage_so_far.values())) if self._usage_so_far else None)
+
+    @property
+    def cost(self) -> Cost:
+        """What the stream has cost, decided once: when it has ended, or when this is asked for."""
+        if self._cost is None:
+            self._cost = cost_of(self.usage, self.transcript, self._terms)
+        return self._cost
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes from the engine. Returns complete events for the caller, perhaps none."""
         if self.done:
             return b""
+        try:
+            return self._feed(self._line_ends.feed(chunk))
+        except UnreadableError:
+            return self.fail(errors.interrupted("The engine sent an event that cannot be read."))
+
+    def end(self) -> bytes:
+        """The engine has closed the connection, or it was cut. Returns the caller's last events."""
+        rest, self._incomplete = self._incomplete, b""
+        data = data_of(rest)
+        tail = self.feed(rest + b"\n\n") if data == b"[DONE]" or parse_object(data) is not None else b""
+        if self.done:
+            return tail
+        if not self._finished():
+            return tail + self.fail(errors.interrupted())
+        return tail + self._inspect(b"data: [DONE]\n\n")
+
+    def fail(self, failure: ApiError) -> bytes:
+        """Break the stream off. Returns its last event, the error."""
+        self.failure, self.done = failure, True
+        return failure.event()
+
+    def _finished(self) -> bool:
+        """Whether every choice has its finish reason. If it seems not, each event is read again, to be sure."""
+        if len(self._ended_choices) >= self._terms.choices:
+            return True
+        reasons = self.transcript.finish_reasons
+        self.finish_reason = self.finish_reason or (reasons[-1] if reasons else "")
+        return len(reasons) >= self._terms.choices
+
+    def _feed(self, chunk: bytes) -> bytes:
         data = self._incomplete + chunk if self._incomplete else chunk
         end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
         events, self._incomplete = data[:end], data[end:]
@@ -106,35 +163,32 @@ class Relay:
         at = 0
         while not self.done and (hint := _first_hint(events, at)) >= 0:
             start = max(at, _end_of_last(events, at, hint))
-            ends = EVENT_END.search(events, hint)
-            assert ends is not None  # these events are complete
-            event = events[start : ends.end()]
-            out += (self._through(events[at:start]), self._inspect(event))
-            at = ends.end()
+            end = events.index(b"\n\n", hint) + 2  # these events are complete
+            out += (self._through(events[at:start]), self._inspect(events[start:end]))
+            at = end
         if not self.done:
             out.append(self._through(events[at:] if at else events))
         return b"".join(out)
 
-    def end(self) -> bytes:
-        """The engine has closed the connection. Returns the caller's last events."""
-        tail = self.feed(b"\n\n") if self._incomplete and self.finish_reason else b""
-        if self.done:
-            return tail
-        if len(self._ended_choices) < self._choices:
-            return tail + self.fail(errors.interrupted())
-        return tail + self._inspect(b"data: [DONE]\n\n")
-
-    def fail(self, failure: ApiError) -> bytes:
-        """Break the stream off. Returns its last event, the error."""
-        self.failure, self.done = failure, True
-        return failure.event()
-
     def _through(self, events: bytes) -> bytes:
         if events:
             self.transcript.add_events(events)
-        if not self._hides_reasoning:
+        if self._hidden is None:
             return events
-        return b"".join(map(_without_reasoning, split_events(events)[0]))
+        return b"".join(map(self._visible, split_events(events)[0]))
+
+    def _visible(self, event: bytes) -> bytes:
+        """An event without its thinking; nothing if nothing is left of it. A comment stays."""
+        if not (data := data_of(event)):
+            return event
+        if (parsed := parse_object(data)) is None:
+            raise UnreadableError
+        return self._encode(parsed)
+
+    def _encode(self, parsed: Json) -> bytes:
+        if self._hidden is not None:
+            parsed = self._hidden.visible(parsed) or {}
+        return encode_event(parsed) if parsed else b""
 
     def _inspect(self, event: bytes) -> bytes:
         """Read one event that may be significant. Returns what the caller gets in its place."""
@@ -143,36 +197,44 @@ class Relay:
         data = data_of(event)
         if data == b"[DONE]":
             self.done = True
-            return self._usage_event(self.usage) + event
-        parsed = parse_object(data)
-        if parsed is None:
-            return event
+            return self._usage_event() + event
+        if (parsed := parse_object(data)) is None:
+            raise UnreadableError
         if parsed.get("error"):
             return self.fail(errors.from_event(parsed))
-        self._last_event = parsed
         self.transcript.add_events(event)
         choices, usage = objects(parsed.get("choices")), parsed.get("usage")
+        self._last_event = parsed
+        changed = self._hidden is not None or has_no_json_number(data)
         for choice in choices:
-            if reason := choice.get("finish_reason"):
-                self.finish_reason = str(reason)
-                self._ended_choices.add(index_of(choice))
-        if isinstance(usage, dict):
-            if not choices:
-                return self._usage_event(cast("Json", usage))
-            # A running total; the last one is final if no usage event follows.
-            self._usage_so_far |= {index_of(choice): cast("Json", usage) for choice in choices}
-        return _without_reasoning(event) if self._hides_reasoning else event
-
-    def _usage_event(self, reported: Json | None) -> bytes:
-        """The usage event, once and only for a caller that asked for it; before the end if the engine sent none."""
-        if self._usage_sent:
+            if reason := line_of(choice.get("finish_reason"), MAX_FINISH_REASON):
+                changed = changed or reason != choice["finish_reason"]
+                choice["finish_reason"] = self.finish_reason = reason
+                if len(self._ended_choices) < MAX_CHOICES:
+                    self._ended_choices.add(index_of(choice))
+        if usage is not None and not choices:
+            self._reported = cast("Json", usage) if usage and isinstance(usage, dict) else self._reported
             return b""
-        self._final_usage = self._complete(reported, self.transcript)
+        if usage is not None:
+            changed = not self._note_running(usage, choices, parsed) or changed
+        return self._encode(parsed) if changed else event
+
+    def _note_running(self, usage: object, choices: list[Json], parsed: Json) -> bool:
+        """Note a running total; the last one is final if no usage event follows. Returns whether it may be shown."""
+        if isinstance(usage, dict) and len(self._usage_so_far) < MAX_CHOICES:
+            self._usage_so_far |= {index_of(choice): cast("Json", usage) for choice in choices}
+        if isinstance(usage, dict) and is_plausible(cast("Json", usage), self._terms):
+            return True
+        parsed["usage"] = None
+        return False
+
+    def _usage_event(self) -> bytes:
+        """The usage event, only for a caller that asked for it, whether the engine sent one or not."""
+        cost = self.cost
         if not self._wants_usage:
             return b""
-        self._usage_sent = True
         envelope = {name: value for name, value in self._last_event.items() if name not in ("choices", "usage")}
-        return encode_event({**envelope, "choices": [], "usage": self._final_usage})
+        return self._encode({**envelope, "choices": [], "usage": cost.usage})
 
 
 async def relayed(relay: Relay, answer: Answer, settle: Callable[[EndReason], None]) -> AsyncGenerator[bytes]:
@@ -197,10 +259,9 @@ async def relayed(relay: Relay, answer: Answer, settle: Callable[[EndReason], No
                 return
             chunk = await answer.read()
     except (TimeoutError, OSError):
-        yield settled(relay.fail(errors.interrupted()))
-    else:
-        if events := settled(relay.end()):
-            yield events
+        pass  # an answer that is finished is complete, even if its connection was cut before the last chunk
+    if events := settled(relay.end()):
+        yield events
 
 
 def _first_hint(events: bytes, start: int) -> int:
@@ -213,22 +274,10 @@ def _first_hint(events: bytes, start: int) -> int:
     return first
 
 
-def _without_reasoning(event: bytes) -> bytes:
-    """The event with its reasoning removed; nothing if it has only reasoning."""
-    parsed = parse_object(data_of(event)) if b'"reasoning' in event else None
-    if parsed is None:
-        return event
-    choices = objects(parsed.get("choices"))
-    had_reasoning = hide_reasoning(parsed, "delta")
-    deltas = [delta for choice in choices for delta in objects([choice.get("delta")])]
-    has_more = any(any(delta.values()) for delta in deltas) or any(choice.get("finish_reason") for choice in choices)
-    return b"" if had_reasoning and not has_more else encode_event(parsed)
-
-
 def _end_of_last(events: bytes, start: int, end: int) -> int:
     """The end of the last event that ends between these positions; 0 if none does."""
-    newline, crlf = events.rfind(b"\n\n", start, end), events.rfind(b"\r\n\r\n", start, end)
-    return max(newline + 2 if newline >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
+    blank = events.rfind(b"\n\n", start, end)
+    return blank + 2 if blank >= 0 else 0
 
 
 class RelayedStream(Response):

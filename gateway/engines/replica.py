@@ -155,6 +155,11 @@ class Upstream:
         self.relayed = False
         """Set once the caller has received everything: only the end of the last chunk is still to come."""
 
+    @property
+    def engine(self) -> str:
+        """The URL of the engine that responds."""
+        return self._replica.url
+
     async def read(self) -> bytes:
         """Return the next bytes, waiting for at least one; b"" at the end.
 

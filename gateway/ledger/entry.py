@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -56,6 +56,17 @@ class Entry:
     total_seconds: _Seconds
     assumed: bool = False
     """Whether the reasoning tokens are predicted: the caller left before a non-streaming response was complete."""
+    answered: bool = True
+    """Whether the response had an answer: not only thinking, nor nothing. A failure may have begun one."""
+    counting: Literal["reported", "repaired", "counted"] = "reported"
+    """Whose the token counts are: the engine's, the engine's with corrections, or all counted by the gateway."""
+    over_cap: bool = False
+    """Whether the engine thought beyond the budget that it was given."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the caller got an answer. Nothing else saves anything."""
+        return self.status == 200 and self.answered
 
 
 _ENTRY = TypeAdapter(Entry)

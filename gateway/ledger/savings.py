@@ -64,6 +64,8 @@ class Totals(NamedTuple):
     requests: int = 0
     failed: int = 0
     """Entries whose status is not 200."""
+    unanswered: int = 0
+    """Entries whose status is 200 and whose response had no answer: cut off while thinking, or empty."""
     assumed: int = 0
     """Entries with predicted reasoning tokens: the caller left before a non-streaming response was complete."""
     holdout: int = 0
@@ -159,11 +161,12 @@ def totals_of(entry: Entry) -> Totals:
     """What one entry adds to the totals of its cell."""
     failed = entry.status != 200
     routed = entry.holdout_fraction is not None and not entry.holdout
-    eligible, estimated = routed and _had_draw(entry.holdout_fraction), routed and not failed
+    eligible, estimated = routed and _had_draw(entry.holdout_fraction), routed and entry.succeeded
     expected, spent = entry.reference_tokens or 0.0, entry.reasoning_tokens
     return Totals(
         requests=1,
         failed=int(failed),
+        unanswered=int(not failed and not entry.answered),
         assumed=int(entry.assumed),
         holdout=int(entry.holdout),
         spent_tokens=spent,
@@ -240,7 +243,7 @@ def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | 
         intervals.append(interval)
         requests, estimate = requests + sums.eligible, estimate + sums.saved_tokens
         treatment = TreatmentTotals(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
-        if (check := _interval([entry for entry in holdouts if entry.status == 200], treatment, sums)) is not None:
+        if (check := _interval([entry for entry in holdouts if entry.succeeded], treatment, sums)) is not None:
             answered.append(check)
     if not intervals:
         return None

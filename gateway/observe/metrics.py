@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Mapping
+import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -26,6 +28,7 @@ log = logging.getLogger("laconic.requests")
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable, set if there are several workers: the directory of their metrics files."""
 REFRESH_SECONDS = 1.0
+WARNING_SECONDS = 60.0
 _LABELS = ("checkpoint", "decision")
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -74,6 +77,15 @@ class Metrics:
         )
         self._counted: dict[tuple[int, str], int] = {}
         """What has been added to these two counters: by counter and label."""
+        self._over_cap = Counter(
+            "laconic_cap_breaches", "Requests whose engine thought beyond its cap", ("engine",), registry=registry
+        )
+        self.over_cap: dict[str, int] = {}
+        """How many requests thought beyond their cap since the start, by engine URL, for those that ever did."""
+        self._warned: dict[str, float] = {}
+        self._counting = Counter(
+            "laconic_token_counts", "Requests by whose their token counts are", ("counting",), registry=registry
+        )
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens reserved for running requests", **gauges)
@@ -94,6 +106,7 @@ class Metrics:
         labels = (entry.checkpoint, entry.decision)
         self._requests.labels(*labels, str(entry.status)).inc()
         self._reasoning.labels(*labels).inc(entry.reasoning_tokens)
+        self._counting.labels(entry.counting).inc()
         if (totals := totals_of(entry)).estimated:
             self._saved.labels(*labels).inc(totals.saved_tokens)
         if entry.first_token_seconds is not None:
@@ -113,10 +126,27 @@ class Metrics:
                     "prompt_tokens": entry.prompt_tokens,
                     "reasoning_tokens": entry.reasoning_tokens,
                     "answer_tokens": entry.answer_tokens,
+                    **({} if entry.counting == "reported" else {"counting": entry.counting}),
+                    **({} if entry.answered or entry.status != 200 else {"answered": False}),
+                    **({"over_cap": True} if entry.over_cap else {}),
                     "seconds": round(entry.total_seconds, 4),
                     **({"error": entry.error} if entry.error else {}),
                 }
             },
+        )
+
+    def record_over_cap(self, engine: str, entry: Entry) -> None:
+        """Record that an engine thought beyond its cap, and warn about it at most once a minute for each engine."""
+        self._over_cap.labels(engine).inc()
+        self.over_cap[engine] = self.over_cap.get(engine, 0) + 1
+        now = time.monotonic()
+        if now - self._warned.get(engine, -math.inf) < WARNING_SECONDS:
+            return
+        self._warned[engine] = now
+        log.warning(
+            "engine %s thought %d tokens under a cap of %s for each of %d choices (%d such requests since the start):"
+            " check its --reasoning-parser",
+            *(engine, entry.reasoning_tokens, entry.budget, entry.choices, self.over_cap[engine]),
         )
 
     async def start(self) -> None:

@@ -1,0 +1,181 @@
+"""What did a request cost, and who says so? The one decision, from what was relayed and what was reported. Pure.
+
+An engine's figures are untrusted. They stand if each is a whole number that the request could have, and if they do not
+contradict each other or what was relayed:
+
+- fewer tokens than events, or far more or fewer than the text can be;
+- `reasoning_tokens: 0` beside relayed thinking, or more reasoning than completion tokens.
+
+Then the text is counted, and a figure that is far from the count is replaced by it. Reasoning that is reported but was
+not relayed is believed: some engines keep their thinking to themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from gateway.answer.counting import TokenCounter
+from gateway.answer.transcript import TextCount, Transcript
+from gateway.answer.usage import TokenUsage, figure, reasoning_of
+from gateway.events import Json, object_at
+from models.family import Reasoning
+
+FEW_TOKENS = 16
+"""So few can be looked at closely."""
+
+Counting = Literal["reported", "repaired", "counted"]
+"""Whose the figures are: all the engine's; some of them, corrected or completed; all counted with our tokenizer."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is known of a request before its response."""
+
+    counter: TokenCounter
+    marks: Reasoning
+    prompt: Callable[[], str]
+    """Returns the text of the messages, to be counted without a figure. The chat template's own tokens are missing."""
+    context_tokens: int
+    """The most tokens that prompt and completion can have together."""
+    max_tokens: int | None = None
+    """The most tokens of one choice; None if the context is the only limit."""
+    choices: int = 1
+    thinks: bool = True
+    """The checkpoint was free to think."""
+    discarded: Callable[[], int] = lambda: 0
+    """Returns how many tokens an escalation's first checkpoint generated that nobody gets to read."""
+
+    @property
+    def most_generated(self) -> int:
+        """The most tokens that all choices can have."""
+        longest = self.context_tokens if self.max_tokens is None else min(self.max_tokens, self.context_tokens)
+        return self.choices * longest + self.discarded()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one response cost."""
+
+    usage: Json
+    """For the caller, with the same figures."""
+    tokens: TokenUsage
+    counting: Counting
+    answered: bool
+    """Every choice has an answer. Only an answer saves anything."""
+
+
+@dataclass(frozen=True)
+class _Figures:
+    prompt: int | None
+    generated: int | None
+    reasoning: int | None
+
+
+def cost_of(reported: object, transcript: Transcript, terms: Terms) -> Cost:
+    """The cost of a response that has ended, however it ended.
+
+    Args:
+        reported: the engine's usage, of any type; None if there is none.
+    """
+    usage = cast("Json", reported) if isinstance(reported, dict) else {}
+    figures = _figures(usage, terms)
+    if figures.generated is not None and figures.reasoning is not None and not _in_doubt(figures, transcript, terms):
+        generated, reasoning = figures.generated, figures.reasoning
+        answered = transcript.has_answer(terms.choices, terms.marks)
+    else:
+        count = transcript.count(terms.counter, terms.marks, thinks=terms.thinks)
+        generated, reasoning = _settled(figures, count, terms.discarded())
+        answered = count.answers >= terms.choices
+    prompt = terms.counter.count(terms.prompt()) if figures.prompt is None else figures.prompt
+    completed = _completed(usage, prompt, generated, reasoning)
+    tokens = TokenUsage(prompt, reasoning, generated - reasoning)
+    if completed == usage and not _has_floats(usage):
+        return Cost(usage, tokens, "reported", answered)
+    own = (figures.prompt == prompt, figures.generated == generated, figures.reasoning == reasoning)
+    return Cost(completed, tokens, "repaired" if any(own) else "counted", answered)
+
+
+def is_plausible(usage: Json, terms: Terms) -> bool:
+    """Whether each figure of a usage can be passed on; one that is missing can."""
+    figures = _figures(usage, terms)
+    names = [name for name in ("prompt_tokens", "completion_tokens") if name in usage]
+    present = [usage[name] for name in names] + [value for value in (reasoning_of(usage),) if value is not None]
+    valid = [value for value in (figures.prompt, figures.generated, figures.reasoning) if value is not None]
+    return len(valid) >= len(present) and not _has_floats(usage)
+
+
+def _figures(usage: Json, terms: Terms) -> _Figures:
+    """What of the usage can be true by itself. A prompt has at least one token."""
+    prompt = figure(usage.get("prompt_tokens"), terms.context_tokens)
+    generated = figure(usage.get("completion_tokens"), terms.most_generated)
+    reasoning = figure(reasoning_of(usage), terms.most_generated)
+    if generated is not None and reasoning is not None and reasoning > generated:
+        reasoning = None
+    return _Figures(prompt or None, generated, reasoning)
+
+
+def _in_doubt(figures: _Figures, transcript: Transcript, terms: Terms) -> bool:
+    """Whether the figures may contradict what was relayed. Cheap: the text is not read."""
+    assert figures.generated is not None
+    assert figures.reasoning is not None
+    thinking, generated = transcript.extents(exact=figures.generated <= FEW_TOKENS)
+    if thinking is not None:
+        hidden = 0
+        if not thinking.holds(figures.reasoning):
+            return True
+    else:
+        hidden = figures.reasoning
+    return not generated.holds(figures.generated - hidden - terms.discarded())
+
+
+def _settled(figures: _Figures, count: TextCount, discarded: int) -> tuple[int, int]:
+    """Generated and reasoning tokens: the reported ones as far as they are near the counted ones."""
+    reasoning, generated = figures.reasoning, figures.generated
+    if reasoning is not None and count.has_thought and not (reasoning and _near(reasoning, count.reasoning)):
+        reasoning = None
+    hidden = discarded if count.has_thought else discarded + (reasoning or 0)
+    visible = count.answer + count.reasoning if count.has_thought else count.answer
+    if generated is not None and not _near(generated - hidden, visible):
+        generated = None
+    if generated is None:
+        reasoning = count.reasoning if reasoning is None or count.has_thought else reasoning
+        return visible + hidden if count.has_thought else count.answer + discarded + reasoning, reasoning
+    if reasoning is None:
+        reasoning = min(count.reasoning, generated)
+    return generated, min(reasoning, generated)
+
+
+def _near(reported: int, counted: int) -> bool:
+    """Whether both can be of one text. The end of a turn, tool calls' markup and other spellings make a difference."""
+    return 0.6 * counted - 3 <= reported <= 2 * counted + 64
+
+
+def _completed(usage: Json, prompt: int, generated: int, reasoning: int) -> Json:
+    """The usage with these figures. Details that are no figures are left out."""
+    details = {
+        name: _valid_details(object_at(usage, name), most)
+        for name, most in (("prompt_tokens_details", prompt), ("completion_tokens_details", generated))
+        if isinstance(usage.get(name), dict)
+    }
+    details["completion_tokens_details"] = {
+        **details.get("completion_tokens_details", {}),
+        "reasoning_tokens": reasoning,
+    }
+    return {
+        **usage,
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        **details,
+    }
+
+
+def _valid_details(details: Json, most: int) -> Json:
+    return {name: value for name, value in details.items() if value is None or figure(value, most) is not None}
+
+
+def _has_floats(usage: Json) -> bool:
+    values = [usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    return any(isinstance(value, float | bool) for value in (*values, reasoning_of(usage)))

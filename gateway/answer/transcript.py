@@ -1,0 +1,236 @@
+"""What did the caller get to read? The text of one response, by choice, and what its size says about its tokens.
+
+Raw events are parsed only if their text is needed, which is rare. Until then, searches for a few words tell how many
+tokens the events can hold at least and at most.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from gateway.answer.counting import TokenCounter
+from gateway.events import Json, data_of, integer_at, line_of, object_at, objects, parse_object, split_events, string_at
+from models.family import Reasoning
+
+KEEP_BYTES = 262_144
+"""Raw events that are kept before they are reduced to their text. Most streams are shorter and never are."""
+REASONING_FIELDS = ("reasoning", "reasoning_content")
+"""The message fields in which engines put reasoning; vLLM renamed the second to the first."""
+MAX_CHOICES = 1024
+"""How many choices are told apart; an engine may number them as it likes."""
+MAX_FINISH_REASON = 64
+GIVEN_UP = frozenset({"error", "abort"})
+"""Finish reasons with which an engine says that it gave up."""
+
+# Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
+_ANSWER = re.compile(
+    rb'"content"\s*:\s*"(?:\\[nrt]|[ ])*+(?:[^"\\ ]|\\[^nrt])|"(?:tool_calls|function_call)"\s*:\s*\[?\s*\{'
+)
+_ENVELOPE = 512
+"""More bytes than an event has around its text, if it has no log probabilities."""
+
+
+class Extent(NamedTuple):
+    """How many tokens a text can have been, generously."""
+
+    least: int
+    most: int
+
+    def holds(self, tokens: int) -> bool:
+        return self.least <= tokens <= self.most
+
+
+class TextCount(NamedTuple):
+    """A response's text, counted."""
+
+    reasoning: int
+    answer: int
+    has_thought: bool
+    """Some reasoning is more than white space."""
+    answers: int
+    """How many choices have an answer."""
+
+
+@dataclass
+class _Choice:
+    reasoning: list[str] = field(default_factory=list[str])
+    content: list[str] = field(default_factory=list[str])
+    calls: list[str] = field(default_factory=list[str])
+    finish_reason: str = ""
+
+    def split(self, marks: Reasoning, *, thinks: bool, complete: bool) -> tuple[str, str]:
+        """Reasoning and answer.
+
+        An engine without a reasoning parser leaves the thinking at the front of the content. The template may have
+        opened it, so only its end is sure to be there, and not even that if the completion was cut off. Where
+        reasoning came apart, or none was asked for, a mark is a word like any other.
+        """
+        reasoning, content = "".join(self.reasoning), "".join(self.content)
+        opened = content.lstrip().startswith(marks.start)
+        if reasoning.strip() or not (thinks or opened):
+            return reasoning, content
+        thinking, end, rest = content.partition(marks.end)
+        cut_off = self.finish_reason == "length" or not (self.finish_reason or complete)
+        if end or opened or (cut_off and not self.calls):
+            return reasoning + thinking.replace(marks.start, "", 1), rest
+        return reasoning, content
+
+
+class Transcript:
+    """The text generated so far, by choice."""
+
+    def __init__(self) -> None:
+        self._events: list[bytes] = []
+        self._size = 0
+        self._choices: dict[int, _Choice] = {}
+        self._complete = False
+        """It is a non-streaming response, which cannot have broken off."""
+
+    def add_events(self, events: bytes) -> None:
+        """Add complete events of a stream, as they came."""
+        self._events.append(events)
+        self._size += len(events)
+        if self._size > KEEP_BYTES:
+            self._parse_events()
+
+    def add_response(self, response: Json) -> None:
+        """Add a non-streaming response's choices."""
+        self._complete = True
+        self._add(response, "message")
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """The finish reasons of the choices that have ended."""
+        self._parse_events()
+        return [choice.finish_reason for choice in self._choices.values() if choice.finish_reason]
+
+    def extents(self, *, exact: bool) -> tuple[Extent | None, Extent]:
+        """How many tokens the reasoning can have been, None if none was relayed; and reasoning and answer together.
+
+        Args:
+            exact: read the text, which is worth it if there is little of it.
+        """
+        if exact or self._choices or not self._events:
+            return self._text_extents()
+        raw = self._raw()
+        pieces, thinking = raw.count(b"\n\n"), raw.count(b'"reasoning')
+        generated = _extent(pieces, pieces - 8, len(raw))
+        if thinking == 0 or (thinking := thinking - _nulls(raw)) <= 0:
+            return None, generated
+        end = raw.find(b"\n\n", raw.rfind(b'"reasoning'))
+        return _extent(thinking, max(1, thinking - 2), end), generated
+
+    def has_answer(self, choices: int, marks: Reasoning) -> bool:
+        """Whether each of so many choices has an answer, if the engine's figures say which of its text is reasoning."""
+        if choices == 1 and not self._choices and self._events:
+            raw = self._raw()
+            if _ANSWER.search(raw) and (b'"reasoning' in raw or marks.start.encode() not in raw):
+                return True
+        self._parse_events()
+        return self._answers(marks, thinks=False) >= choices
+
+    def count(self, counter: TokenCounter, marks: Reasoning, *, thinks: bool = True) -> TextCount:
+        """Count the text with a tokenizer.
+
+        Args:
+            thinks: the checkpoint was free to think; otherwise content is only thinking if it says so at its start.
+        """
+        self._parse_events()
+        reasoning_tokens = answer_tokens = 0
+        has_thought = False
+        for choice in self._choices.values():
+            reasoning, answer = choice.split(marks, thinks=thinks, complete=self._complete)
+            has_thought = has_thought or bool(reasoning.strip())
+            reasoning_tokens += counter.count(reasoning)
+            answer_tokens += counter.count(answer) + counter.count("".join(choice.calls))
+        return TextCount(reasoning_tokens, answer_tokens, has_thought, self._answers(marks, thinks=thinks))
+
+    def _answers(self, marks: Reasoning, *, thinks: bool) -> int:
+        return sum(
+            choice.finish_reason not in GIVEN_UP
+            and bool(choice.calls or choice.split(marks, thinks=thinks, complete=self._complete)[1].strip())
+            for choice in self._choices.values()
+        )
+
+    def _raw(self) -> bytes:
+        self._events = [b"".join(self._events)]
+        return self._events[0]
+
+    def _text_extents(self) -> tuple[Extent | None, Extent]:
+        self._parse_events()
+        thinking = sum(_size(choice.reasoning) for choice in self._choices.values())
+        rest = sum(_size(choice.content) + _size(choice.calls) for choice in self._choices.values())
+        thought = any(text.strip() for choice in self._choices.values() for text in choice.reasoning)
+        return _text_extent(thinking) if thought else None, _text_extent(thinking + rest)
+
+    def _parse_events(self) -> None:
+        if not self._events:
+            return
+        for event in split_events(self._raw())[0]:
+            if (parsed := parse_object(data_of(event))) is not None:
+                self._add(parsed, "delta")
+        self._events.clear()
+        self._size = 0
+
+    def _add(self, response: Json, part: str) -> None:
+        for choice in objects(response.get("choices")):
+            index = index_of(choice)
+            if index not in self._choices and len(self._choices) >= MAX_CHOICES:
+                continue
+            message, text = object_at(choice, part), self._choices.setdefault(index, _Choice())
+            text.finish_reason = line_of(choice.get("finish_reason"), MAX_FINISH_REASON) or text.finish_reason
+            content, thinking = _content(message.get("content"))
+            text.reasoning.append(
+                next((value for name in REASONING_FIELDS if (value := string_at(message, name))), thinking)
+            )
+            text.content += (content, string_at(message, "refusal"))
+            functions = [object_at(call, "function") for call in objects(message.get("tool_calls"))]
+            for function in (*functions, object_at(message, "function_call")):
+                text.calls += [value for name in ("name", "arguments") if (value := string_at(function, name))]
+
+
+def index_of(choice: Json) -> int:
+    """A choice's index among several."""
+    return integer_at(choice, "index")
+
+
+def _content(content: object) -> tuple[str, str]:
+    """The text of a message's content, and the thinking in it, if it comes in parts."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else "", ""
+    parts = objects(cast("list[object]", content))
+    texts = [part for part in parts if not str(part.get("type", "")).startswith(("think", "reason"))]
+    thinking = [part for part in parts if part not in texts]
+    return "".join(_part_text(part) for part in texts), "".join(_part_text(part) for part in thinking)
+
+
+def _part_text(part: Json) -> str:
+    for name in ("text", "thinking", "reasoning"):
+        if isinstance(value := part.get(name), list):
+            return "".join(string_at(item, "text") for item in objects(cast("list[object]", value)))
+        if isinstance(value, str):
+            return value
+    return ""
+
+
+def _nulls(raw: bytes) -> int:
+    """How many reasoning fields hold nothing."""
+    names = [b'"' + name.encode() for name in REASONING_FIELDS]
+    return sum(raw.count(name + value) for name in names for value in (b'":null', b'": null', b'":""', b'": ""'))
+
+
+def _extent(pieces: int, least: int, size: int) -> Extent:
+    """Of a stream: an engine sends one token or a few with each event, and few tokens do not make much text."""
+    return Extent(max(least, (size - _ENVELOPE * (pieces + 1)) // 32), 8 * pieces + 64)
+
+
+def _text_extent(size: int) -> Extent:
+    """Of a text: a token has four characters on average, and one if it is a digit."""
+    return Extent(max(int(size > 0), size // 6 - 4), size * 2 // 3 + 16)
+
+
+def _size(texts: Iterable[str]) -> int:
+    return sum(map(len, texts))
