@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from itertools import pairwise
 from typing import Any, cast
 
 MAX_EVENT_BYTES = 8 * 2**20
-EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
+EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+"""An empty line, whatever the line ends. A stream that has been through `LineEnds` needs no such search."""
 
 Json = dict[str, Any]
 
@@ -22,37 +22,36 @@ class LineEnds:
     """Turns the line ends of one stream into `\\n`. An event may end its lines with `\\r`, `\\n` or `\\r\\n`, mixed."""
 
     def __init__(self) -> None:
-        self._start: bytes | None = b""
-        """What may be a byte order mark's beginning; None once the stream has begun."""
-        self._after_cr = False
+        self.waits = True
+        """The next bytes have to be fed even without a `\\r` in them: the stream begins, or a `\\n` may follow."""
+        self._begun = self._after_cr = False
+        self._start = b""
+        """What may be the beginning of a byte order mark."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of the stream with `\\n` for every line end, and without a byte order mark."""
-        if self._start is not None:
+        if not self._begun:
             chunk = self._start + chunk
             if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
                 self._start = chunk
                 return b""
-            self._start, chunk = None, chunk.removeprefix(_BOM)
+            self._begun, chunk = True, chunk.removeprefix(_BOM)
         if self._after_cr and chunk:
             self._after_cr, chunk = False, chunk.removeprefix(b"\n")
-        if b"\r" not in chunk:
-            return chunk
-        self._after_cr = chunk.endswith(b"\r")
-        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        self.waits = self._after_cr
+        return chunk
 
 
 _BOM = b"\xef\xbb\xbf"
 
 
 def split_events(data: bytes) -> tuple[list[bytes], bytes]:
-    """The complete events, each with the blank line that ends it, and the incomplete rest."""
-    if (
-        data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
-    ):  # one event, as in most chunks
-        return [data], b""
-    ends = [0, *(end.end() for end in EVENT_END.finditer(data))]
-    return [data[begin:end] for begin, end in pairwise(ends)], data[ends[-1] :]
+    """The complete events, each with the blank line that ends it, and the incomplete rest. Lines end with `\\n`."""
+    *events, rest = data.split(b"\n\n")
+    return [event + b"\n\n" for event in events], rest
 
 
 def data_of(event: bytes) -> bytes:

@@ -51,13 +51,12 @@ _HEADERS = (
 
 # Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
 _SIGNIFICANT = re.compile(
-    rb'"usage"\s*:\s*[^n\s]|"finish_reason" ?: ?"|"error"\s*:\s*[^n\s]|^data:\s*\[DONE\]|NaN|Infinity', re.MULTILINE
+    rb'"usage"\s*:\s*[^n\s]|"finish_reason": ?"|"error"\s*:\s*[^n\s]|^data:\s*\[DONE\]', re.MULTILINE
 )
 _HINTS = (
     b'"usage"',
     b'"finish_reason":"',
     b'"finish_reason": "',
-    b'"finish_reason" :',
     b'"error"',
     b"[DONE]",
     b"NaN",
@@ -122,10 +121,28 @@ class Relay:
         """Take bytes from the engine. Returns complete events for the caller, perhaps none."""
         if self.done:
             return b""
+        if self._line_ends.waits or b"\r" in chunk:
+            chunk = self._line_ends.feed(chunk)
+        data = self._incomplete + chunk if self._incomplete else chunk
+        end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
+        events, self._incomplete = data[:end], data[end:]
+        if len(self._incomplete) > MAX_EVENT_BYTES:
+            return self.fail(errors.interrupted("The engine sent an event that is too large."))
+        if not events:
+            return b""
+        out: list[bytes] = []
+        at = 0
         try:
-            return self._feed(self._line_ends.feed(chunk))
+            while not self.done and (hint := _first_hint(events, at)) >= 0:
+                start = max(at, _end_of_last(events, at, hint))
+                end = events.index(b"\n\n", hint) + 2  # these events are complete
+                out += (self._through(events[at:start]), self._inspect(events[start:end]))
+                at = end
+            if not self.done:
+                out.append(self._through(events[at:] if at else events))
         except UnreadableError:
-            return self.fail(errors.interrupted("The engine sent an event that cannot be read."))
+            out.append(self.fail(errors.interrupted("The engine sent an event that cannot be read.")))
+        return b"".join(out)
 
     def end(self) -> bytes:
         """The engine has closed the connection, or it was cut. Returns the caller's last events."""
@@ -151,25 +168,6 @@ class Relay:
         self.finish_reason = self.finish_reason or (reasons[-1] if reasons else "")
         return len(reasons) >= self._terms.choices
 
-    def _feed(self, chunk: bytes) -> bytes:
-        data = self._incomplete + chunk if self._incomplete else chunk
-        end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
-        events, self._incomplete = data[:end], data[end:]
-        if len(self._incomplete) > MAX_EVENT_BYTES:
-            return self.fail(errors.interrupted("The engine sent an event that is too large."))
-        if not events:
-            return b""
-        out: list[bytes] = []
-        at = 0
-        while not self.done and (hint := _first_hint(events, at)) >= 0:
-            start = max(at, _end_of_last(events, at, hint))
-            end = events.index(b"\n\n", hint) + 2  # these events are complete
-            out += (self._through(events[at:start]), self._inspect(events[start:end]))
-            at = end
-        if not self.done:
-            out.append(self._through(events[at:] if at else events))
-        return b"".join(out)
-
     def _through(self, events: bytes) -> bytes:
         if events:
             self.transcript.add_events(events)
@@ -192,32 +190,36 @@ class Relay:
 
     def _inspect(self, event: bytes) -> bytes:
         """Read one event that may be significant. Returns what the caller gets in its place."""
-        if not _SIGNIFICANT.search(event):
+        if not _SIGNIFICANT.search(event) and not has_no_json_number(event):
             return self._through(event)
         data = data_of(event)
         if data == b"[DONE]":
             self.done = True
+            self._finished()
             return self._usage_event() + event
         if (parsed := parse_object(data)) is None:
             raise UnreadableError
         if parsed.get("error"):
             return self.fail(errors.from_event(parsed))
-        self.transcript.add_events(event)
-        choices, usage = objects(parsed.get("choices")), parsed.get("usage")
         self._last_event = parsed
-        changed = self._hidden is not None or has_no_json_number(data)
+        if not objects(parsed.get("choices")) and (usage := parsed.get("usage")) is not None:
+            self._reported = cast("Json", usage) if usage and isinstance(usage, dict) else self._reported
+            return b""
+        self.transcript.add_events(event)
+        changed = self._note_choices(parsed) or self._hidden is not None or has_no_json_number(data)
+        return self._encode(parsed) if changed else event
+
+    def _note_choices(self, parsed: Json) -> bool:
+        """Note finish reasons and running usage. Returns whether something had to be corrected."""
+        changed, choices = False, objects(parsed.get("choices"))
         for choice in choices:
             if reason := line_of(choice.get("finish_reason"), MAX_FINISH_REASON):
                 changed = changed or reason != choice["finish_reason"]
                 choice["finish_reason"] = self.finish_reason = reason
                 if len(self._ended_choices) < MAX_CHOICES:
                     self._ended_choices.add(index_of(choice))
-        if usage is not None and not choices:
-            self._reported = cast("Json", usage) if usage and isinstance(usage, dict) else self._reported
-            return b""
-        if usage is not None:
-            changed = not self._note_running(usage, choices, parsed) or changed
-        return self._encode(parsed) if changed else event
+        usage = parsed.get("usage")
+        return (usage is not None and not self._note_running(usage, choices, parsed)) or changed
 
     def _note_running(self, usage: object, choices: list[Json], parsed: Json) -> bool:
         """Note a running total; the last one is final if no usage event follows. Returns whether it may be shown."""

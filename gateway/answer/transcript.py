@@ -29,6 +29,9 @@ GIVEN_UP = frozenset({"error", "abort"})
 _ANSWER = re.compile(
     rb'"content"\s*:\s*"(?:\\[nrt]|[ ])*+(?:[^"\\ ]|\\[^nrt])|"(?:tool_calls|function_call)"\s*:\s*\[?\s*\{'
 )
+_REASONING = tuple(f'"{name}"'.encode() for name in REASONING_FIELDS)
+_NOTHING = re.compile(rb'"\w+"\s*:\s*(?:null|"")')
+_GAVE_UP = re.compile(rb'"finish_reason"\s*:\s*"(?:error|abort)"')
 _ENVELOPE = 512
 """More bytes than an event has around its text, if it has no log probabilities."""
 
@@ -84,7 +87,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._events: list[bytes] = []
-        self._size = 0
+        self._size = self._pieces = 0
         self._choices: dict[int, _Choice] = {}
         self._complete = False
         """It is a non-streaming response, which cannot have broken off."""
@@ -93,6 +96,7 @@ class Transcript:
         """Add complete events of a stream, as they came."""
         self._events.append(events)
         self._size += len(events)
+        self._pieces += 1
         if self._size > KEEP_BYTES:
             self._parse_events()
 
@@ -116,19 +120,26 @@ class Transcript:
         if exact or self._choices or not self._events:
             return self._text_extents()
         raw = self._raw()
-        pieces, thinking = raw.count(b"\n\n"), raw.count(b'"reasoning')
+        # Mostly one event came at a time; else count them.
+        pieces = self._pieces if len(raw) <= _ENVELOPE * self._pieces else raw.count(b"\n\n")
+        last = _last_reasoning(raw)
         generated = _extent(pieces, pieces - 8, len(raw))
-        if thinking == 0 or (thinking := thinking - _nulls(raw)) <= 0:
+        thinking = 0 if last < 0 else sum(map(raw.count, _REASONING))
+        if last >= 0 and _NOTHING.match(raw, last):
+            thinking -= _nulls(raw)
+        if thinking <= 0:
             return None, generated
-        end = raw.find(b"\n\n", raw.rfind(b'"reasoning'))
+        end = raw.find(b"\n\n", last)
         return _extent(thinking, max(1, thinking - 2), end), generated
 
     def has_answer(self, choices: int, marks: Reasoning) -> bool:
         """Whether each of so many choices has an answer, if the engine's figures say which of its text is reasoning."""
         if choices == 1 and not self._choices and self._events:
             raw = self._raw()
-            if _ANSWER.search(raw) and (b'"reasoning' in raw or marks.start.encode() not in raw):
-                return True
+            thought = _last_reasoning(raw)  # the answer comes behind it
+            may_be_inline = thought < 0 and marks.start.encode() in raw
+            if not may_be_inline and (_ANSWER.search(raw, max(0, thought)) or _ANSWER.search(raw)):
+                return _GAVE_UP.match(raw, max(0, raw.rfind(b'"finish_reason"'))) is None
         self._parse_events()
         return self._answers(marks, thinks=False) >= choices
 
@@ -216,10 +227,14 @@ def _part_text(part: Json) -> str:
     return ""
 
 
+def _last_reasoning(raw: bytes) -> int:
+    """Where the last reasoning field begins; -1 if there is none."""
+    return max(map(raw.rfind, _REASONING))
+
+
 def _nulls(raw: bytes) -> int:
     """How many reasoning fields hold nothing."""
-    names = [b'"' + name.encode() for name in REASONING_FIELDS]
-    return sum(raw.count(name + value) for name in names for value in (b'":null', b'": null', b'":""', b'": ""'))
+    return sum(raw.count(name + value) for name in _REASONING for value in (b":null", b": null", b':""', b': ""'))
 
 
 def _extent(pieces: int, least: int, size: int) -> Extent:

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Mapping
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess

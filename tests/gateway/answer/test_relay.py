@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.answer import counting, usage
+from gateway.answer import counting, transcript
+from gateway.answer.cost import Terms
 from gateway.answer.counting import TokenCounter
 from gateway.answer.relay import EndReason, Relay, RelayedStream
-from gateway.answer.usage import Transcript
-from gateway.events import MAX_EVENT_BYTES, Json
+from gateway.answer.transcript import Transcript
+from gateway.events import MAX_EVENT_BYTES
 from gateway.request.caller import Caller
 from models.family import Reasoning
 from tests.gateway.fakes import EVENTS, USAGE, WITHOUT_USAGE, event
@@ -27,10 +28,8 @@ def counter(family_dir: Path) -> TokenCounter:
 
 
 def relay(counter: TokenCounter, wants_usage: bool, *, choices: int = 1, hides_reasoning: bool = False) -> Relay:
-    def complete(reported: Json | None, transcript: Transcript) -> Json:
-        return usage.complete(reported, transcript, counter, Reasoning(), lambda: "the prompt")
-
-    return Relay(wants_usage, complete, choices=choices, hides_reasoning=hides_reasoning)
+    terms = Terms(counter, Reasoning(), lambda: "the prompt", context_tokens=1024, choices=choices)
+    return Relay(terms, wants_usage=wants_usage, hides_reasoning=hides_reasoning)
 
 
 def relay_all(stream: Relay, pieces: list[bytes]) -> bytes:
@@ -137,8 +136,7 @@ def test_choices_are_counted_separately_and_summed(counter: TokenCounter) -> Non
     ]
     stream = relay(counter, True)
     relay_all(stream, [*events, event({}, "stop"), b"data: [DONE]\n\n"])
-    assert stream.usage is not None
-    counted = stream.usage["completion_tokens_details"]["reasoning_tokens"]
+    counted = stream.cost.usage["completion_tokens_details"]["reasoning_tokens"]
     assert counted == counter.count("the answer") + counter.count("check")
 
 
@@ -183,12 +181,12 @@ def test_comments_pass_unchanged(counter: TokenCounter) -> None:
 def test_a_long_transcript_is_counted_without_keeping_its_events(
     counter: TokenCounter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage, "KEEP_BYTES", 500)
-    transcript = Transcript()
+    monkeypatch.setattr(transcript, "KEEP_BYTES", 500)
+    text = Transcript()
     for _ in range(50):
-        transcript.add_events(event({"reasoning": "1 + 2 "}))
-    assert len(transcript._events) < 10
-    assert transcript.count(counter, Reasoning()).reasoning == counter.count("1 + 2 " * 50)
+        text.add_events(event({"reasoning": "1 + 2 "}))
+    assert len(text._events) < 10
+    assert text.count(counter, Reasoning()).reasoning == counter.count("1 + 2 " * 50)
 
 
 def test_hidden_reasoning_is_counted_but_not_relayed(counter: TokenCounter) -> None:
@@ -204,7 +202,7 @@ def test_hidden_reasoning_is_counted_but_not_relayed(counter: TokenCounter) -> N
         {"content": "The answer is "},
     ]
     assert relayed_events[-1] == b"[DONE]"
-    assert hidden.usage == shown.usage
+    assert hidden.cost == shown.cost
     assert hidden.transcript.count(counter, Reasoning()).reasoning > 0
 
 
