@@ -24,8 +24,9 @@ class LineEnds:
     def __init__(self) -> None:
         self.waits = True
         """The next bytes have to be fed even without a `\\r` in them: the stream begins, or a `\\n` may follow."""
-        self._begun = self._after_cr = False
-        self._start = b""
+        self._begun = False
+        self._after_cr = False
+        self._start: bytes = b""
         """What may be the beginning of a byte order mark."""
 
     def feed(self, chunk: bytes) -> bytes:
