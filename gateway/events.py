@@ -91,22 +91,23 @@ def encode_json(data: Json) -> bytes:
 
 def parse_object(data: bytes) -> Json | None:
     """A JSON object, or None for anything else. `NaN`, `Infinity` and integers of thousands of digits become null."""
+    return read_object(data)[0]
+
+
+def read_object(data: bytes) -> tuple[Json | None, bool]:
+    """The same, and whether the data can be passed on as it is: whether nothing in it had to become null."""
+    exact = b"NaN" not in data and b"Infinity" not in data  # Python's parser takes them, and JSON does not have them
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         try:
             value: object = _DECODER.decode(text)
         except json.JSONDecodeError:
-            return None
+            return None, False
         except ValueError:  # an integer that is too long for Python
-            value = _LENIENT.decode(text)
+            exact, value = False, _LENIENT.decode(text)
     except (ValueError, RecursionError):
-        return None
-    return cast("Json", value) if isinstance(value, dict) else None
-
-
-def has_no_json_number(data: bytes) -> bool:
-    """Whether the data may hold `NaN` or `Infinity`, which Python's parser takes and JSON does not have."""
-    return b"NaN" in data or b"Infinity" in data
+        return None, False
+    return cast("Json", value) if isinstance(value, dict) else None, exact
 
 
 def line_of(value: object, limit: int) -> str:

@@ -8,7 +8,7 @@ from gateway import errors
 from gateway.answer.cost import Cost, Terms, cost_of
 from gateway.answer.hiding import visible_response
 from gateway.answer.transcript import MAX_FINISH_REASON, Transcript
-from gateway.events import UnreadableError, encode_json, has_no_json_number, line_of, objects, parse_object
+from gateway.events import UnreadableError, encode_json, line_of, objects, read_object
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def completion(body: bytes, terms: Terms, *, hides_reasoning: bool) -> Completio
     Raises:
         ApiError: 502, the response is not a JSON object, or an error.
     """
-    response = parse_object(body)
+    response, exact = read_object(body)
     if response is None:
         raise errors.interrupted("The engine's response is not JSON.")
     if response.get("error") and not response.get("choices"):
@@ -38,7 +38,7 @@ def completion(body: bytes, terms: Terms, *, hides_reasoning: bool) -> Completio
     transcript = Transcript()
     transcript.add_response(response)
     cost = cost_of(response.get("usage"), transcript, terms)
-    changed = cost.counting != "reported" or hides_reasoning or has_no_json_number(body)
+    changed = cost.counting != "reported" or hides_reasoning or not exact
     reason = ""
     for choice in objects(response.get("choices")):
         reason = line_of(choice.get("finish_reason"), MAX_FINISH_REASON)

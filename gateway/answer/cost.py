@@ -143,8 +143,8 @@ def _settled(figures: _Figures, count: TextCount, discarded: int) -> tuple[int, 
         reasoning = count.reasoning if reasoning is None or count.has_thought else reasoning
         return visible + hidden if count.has_thought else count.answer + discarded + reasoning, reasoning
     if reasoning is None:
-        reasoning = min(count.reasoning, generated)
-    return generated, min(reasoning, generated)
+        return max(generated, visible + hidden), count.reasoning
+    return generated, reasoning
 
 
 def _near(reported: int, counted: int) -> bool:

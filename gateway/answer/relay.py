@@ -33,15 +33,16 @@ from gateway.events import (
     UnreadableError,
     data_of,
     encode_event,
-    has_no_json_number,
     line_of,
     objects,
     parse_object,
+    read_object,
     split_events,
 )
 from gateway.request.caller import Caller, CallerLeftError
 
 PING_SECONDS = 15.0
+DONE = b"data: [DONE]\n\n"
 _COMMENT = ServerSentEvent(comment="keep-alive", sep="\n").encode()
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -153,7 +154,7 @@ class Relay:
             return tail
         if not self._finished():
             return tail + self.fail(errors.interrupted())
-        return tail + self._inspect(b"data: [DONE]\n\n")
+        return tail + self._inspect(DONE)
 
     def fail(self, failure: ApiError) -> bytes:
         """Break the stream off. Returns its last event, the error."""
@@ -190,14 +191,15 @@ class Relay:
 
     def _inspect(self, event: bytes) -> bytes:
         """Read one event that may be significant. Returns what the caller gets in its place."""
-        if not _SIGNIFICANT.search(event) and not has_no_json_number(event):
+        if not _SIGNIFICANT.search(event) and b"NaN" not in event and b"Infinity" not in event:
             return self._through(event)
         data = data_of(event)
         if data == b"[DONE]":
             self.done = True
             self._finished()
-            return self._usage_event() + event
-        if (parsed := parse_object(data)) is None:
+            return self._usage_event() + DONE
+        parsed, exact = read_object(data)
+        if parsed is None:
             raise UnreadableError
         if parsed.get("error"):
             return self.fail(errors.from_event(parsed))
@@ -206,7 +208,7 @@ class Relay:
             self._reported = cast("Json", usage) if usage and isinstance(usage, dict) else self._reported
             return b""
         self.transcript.add_events(event)
-        changed = self._note_choices(parsed) or self._hidden is not None or has_no_json_number(data)
+        changed = self._note_choices(parsed) or self._hidden is not None or not exact
         return self._encode(parsed) if changed else event
 
     def _note_choices(self, parsed: Json) -> bool:
