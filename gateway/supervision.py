@@ -32,10 +32,12 @@ class BackgroundTask:
         """Start it. `name` is the metric's label; `about` tells tasks of that name apart."""
         self._name, self._run = name, run
         self._finishing = asyncio.Event()
+        self._stopped = False
         self._task = asyncio.create_task(self._keep_running(), name=f"{name} {about}".rstrip())
 
     async def stop(self) -> None:
         """Cancel it, and return when it has ended. A fault of the task is not raised."""
+        self._stopped = True
         self._task.cancel()
         _, running = await asyncio.wait([self._task], timeout=STOP_SECONDS)
         if running:
@@ -55,7 +57,8 @@ class BackgroundTask:
         while True:
             began = loop.time()
             last = self._finishing.is_set()
-            if not await guard(self._name, self._run()) or last:
+            failed = await guard(self._name, self._run())
+            if not failed or last or self._stopped:
                 return
             if loop.time() - began > LONGEST_PAUSE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS

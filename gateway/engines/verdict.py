@@ -12,12 +12,15 @@ from email.utils import parsedate_to_datetime
 
 from gateway import errors
 from gateway.errors import ApiError
-from gateway.events import EVENT_END, MAX_EVENT_BYTES, Json, data_of, objects, parse_object
+from gateway.events import MAX_EVENT_BYTES, Json, data_of, objects, parse_object
 
 CAP_FIELD = b'"thinking_token_budget":'
 LONGEST_WAIT_SECONDS = 3600
 _ANSWER = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 _RETRY_AFTER = re.compile(rb"^retry-after[ \t]*:[ \t]*([^\r\n]{1,64})", re.IGNORECASE | re.MULTILINE)
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
+"""Two line ends; a `\r\n` is one and is never taken for two."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
@@ -43,8 +46,8 @@ class FirstEvent:
         if not self._received and _is_answer(piece):
             return piece
         self._received += piece
-        while (end := EVENT_END.search(self._received, self._searched)) is not None:
-            event = bytes(self._received[self._begin : end.end()])
+        while (end := _EVENT_END.search(self._received, self._searched)) is not None:
+            event = bytes(self._received[self._begin : end.end()]).removeprefix(_BYTE_ORDER_MARK)
             self._begin = self._searched = end.end()
             if data := data_of(event):
                 if (failure := failure_in(data, streamed=True)) is not None:

@@ -145,7 +145,6 @@ class Ledger:
         if self._lines:
             log.info("an earlier process left %d ledger entries in %s", self._lines, self._path)
         await self._deliver([])
-        self._wake_up.set()
         self._writer = BackgroundTask("ledger", self._write)
 
     def put(self, entry: Entry) -> None:
@@ -187,6 +186,7 @@ class Ledger:
         await self._redis.aclose()
 
     async def _write(self) -> None:
+        self._wake_up.set()  # an earlier process, or a fault of this task, may have left entries
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake_up.wait(), None if self.healthy else RETRY_SECONDS)
