@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import aiohappyeyeballs
@@ -43,7 +43,7 @@ async def connect(host: str, port: int, tls: ssl.SSLContext | None) -> Connectio
         return (await loop.create_connection(Connection, host, port, ssl=tls))[1]
     # By hand, because uvloop would try a name's addresses one after the other.
     try:
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = await _addresses(host, port)
         connected = await aiohappyeyeballs.start_connection(  # pyright: ignore[reportUnknownMemberType]
             addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop
         )
@@ -257,6 +257,10 @@ class Connection(asyncio.Protocol):
         self.idle_since = asyncio.get_running_loop().time()
         if self.when_complete is not None:
             self.when_complete()
+
+
+async def _addresses(host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _is_address(host: str) -> bool:

@@ -66,7 +66,7 @@ class FirstEvent:
             NoAnswerError: there is no answer.
         """
         rest = bytes(self._received[self._begin :]).strip()
-        if not (data := data_of(rest) or rest):
+        if not (data := data_of(rest) or (rest if rest.startswith(b"{") else b"")):
             raise NoAnswerError("an empty response")
         if (failure := failure_in(data, streamed=True)) is not None:
             raise failure
