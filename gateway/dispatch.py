@@ -58,7 +58,10 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         try:
             context.decision = decision = rule.decide(services.family, routing)
         except NoCheckpointError as error:
-            raise _unanswered(error, failures) from None
+            try:
+                raise _unanswered(error, failures) from None
+            finally:  # each of them has this frame in its traceback: a cycle would keep the request
+                failures.clear()
         body = engine_body(
             context.question,
             services.engines.served_name(decision.checkpoint),

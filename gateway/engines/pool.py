@@ -183,7 +183,13 @@ class Engines:
                 upstream = await self._send(replica, body, headers, stream)
             except ApiError as refusal:
                 replica.record_response(checkpoint)
-                failures.append(self._consider(replica, refusal, body))
+                if verdict.refuses_cap(refusal, body):
+                    replica.record_refused_cap()
+                    failures.append(_RefusedCapError())
+                elif refusal.status in REQUEST_ERRORS or isinstance(refusal, _TooLargeError):
+                    raise
+                else:
+                    failures.append(refusal)
             except OSError as error:  # a timeout included
                 replica.record_failure(checkpoint, repr(error))
                 if isinstance(error, ConnectionRefusedError):
@@ -197,7 +203,10 @@ class Engines:
                 replica.record_response(checkpoint)
                 return upstream
             log.warning("engine %s did not serve a request: %s", replica.url, _describe(failures[-1]))
-        raise _unserved(failures)
+        try:
+            raise _unserved(failures)
+        finally:  # each of them has this frame in its traceback: a cycle would keep the body
+            failures.clear()
 
     def _in_order(self, checkpoint: str, body: bytes) -> list[Replica]:
         """The replicas to try, the best first."""
@@ -209,21 +218,6 @@ class Engines:
         if any(replica.may_refuse_caps for replica in available) and verdict.CAP_FIELD in body:
             available.sort(key=lambda replica: replica.may_refuse_caps)
         return available
-
-    def _consider(self, replica: Replica, refusal: ApiError, body: bytes) -> ApiError:
-        """The failure to note if another replica may be tried.
-
-        Raises:
-            ApiError: every replica would refuse this request.
-        """
-        if isinstance(refusal, _TooLargeError):
-            raise refusal
-        if refusal.status in REQUEST_ERRORS:
-            if not verdict.refuses_cap(refusal, body):
-                raise refusal
-            replica.record_refused_cap()
-            return _RefusedCapError()
-        return refusal
 
     async def _send(self, replica: Replica, body: bytes, headers: Mapping[str, str], stream: bool) -> Upstream:
         try:

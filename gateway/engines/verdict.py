@@ -105,7 +105,7 @@ def refuses_cap(refusal: ApiError, body: bytes) -> bool:
     once, and if the message is not about another field.
     """
     field = CAP_FIELD.decode()[1:-2]
-    if CAP_FIELD not in body:
+    if refusal.status not in (400, 422) or CAP_FIELD not in body:
         return False
     if refusal.param == field:
         return True

@@ -150,17 +150,16 @@ class Response:
             TooLargeError: it has more than `max_bytes`.
             BrokenError, TimeoutError: as `read_some` raises them.
         """
-        pieces: list[bytes] = []
-        size = 0
+        body = bytearray()  # not a list of pieces: the memory of one large block is given back to the system
         while piece := await self.read_some():
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
+            body += piece
+            if len(body) > max_bytes:
+                body.clear()  # the exception's traceback keeps this frame
                 raise TooLargeError(f"a response of more than {max_bytes} bytes")
             connection = self._connection
             if not (connection.complete or connection.limited or piece.isspace()):
                 connection.set_deadline(seconds)
-        return b"".join(pieces)
+        return bytes(body)
 
     def close(self, *, ending: bool = False) -> None:
         """Release or abort the connection. An engine that is still generating sees the connection close.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from gateway import supervision
 from gateway.supervision import BackgroundTask, guard
 from tests.conftest import RedisServer
-from tests.gateway.fakes import FakeEngine, running, until
+from tests.gateway.fakes import FakeEngine, Gateway, running, until
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +92,8 @@ async def test_a_task_that_ignores_being_cancelled_does_not_hold_up_the_stop(mon
 
     async def ignore() -> None:
         while not ends.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await ends.wait()
-            except asyncio.CancelledError:
-                pass
 
     task = BackgroundTask("work", ignore)
     await asyncio.sleep(0)
@@ -121,6 +120,13 @@ async def test_a_guarded_call_that_is_cancelled_stays_cancelled() -> None:
     assert supervision.faults == {}
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.engines.probes.PROBE_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.access.keyring.REFRESH_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.observe.metrics.REFRESH_SECONDS", 0.02)
+
+
 TASKS = {
     "probe": "gateway.engines.probes.Probes._probe",
     "load adapters": "gateway.engines.adapters.Loader.load",
@@ -132,35 +138,26 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 async def test_every_task_of_the_gateway_survives_a_fault(
-    family_dir: Path,
-    redis_server: RedisServer,
-    engine: FakeEngine,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    task: str,
+    gateway: Gateway, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
-    monkeypatch.setattr("gateway.engines.probes.PROBE_SECONDS", 0.02)
-    monkeypatch.setattr("gateway.access.keyring.REFRESH_SECONDS", 0.02)
-    monkeypatch.setattr("gateway.observe.metrics.REFRESH_SECONDS", 0.02)
-    async with running(family_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
-        with monkeypatch.context() as broken:
+    with monkeypatch.context() as broken:
 
-            def fail(*_: object) -> None:
-                raise LookupError("a bug")
+        def fail(*_: object) -> None:
+            raise LookupError("a bug")
 
-            async def fail_later(*_: object) -> None:
-                fail()
+        async def fail_later(*_: object) -> None:
+            fail()
 
-            broken.setattr(TASKS[task], fail if task == "gauges" else fail_later)
-            await gateway.ask()
-            await until(lambda: supervision.faults.get(task, 0) >= 2)
-        await gateway.entries(1)
+        broken.setattr(TASKS[task], fail if task == "gauges" else fail_later)
         await gateway.ask()
-        await gateway.entries(2)
-        engine.serves.remove("abacus/alpha-0.1")
-        await until(lambda: gateway.engines.missing == ["alpha-0.1"])
-        text = (await gateway.client.get("/metrics")).text
-        assert f'laconic_background_faults_total{{task="{task}"}}' in text
+        await until(lambda: supervision.faults.get(task, 0) >= 2)
+    await gateway.entries(1)
+    await gateway.ask()
+    await gateway.entries(2)
+    engine.serves.remove("abacus/alpha-0.1")
+    await until(lambda: gateway.engines.missing == ["alpha-0.1"])
+    text = (await gateway.client.get("/metrics")).text
+    assert f'laconic_background_faults_total{{task="{task}"}}' in text
 
 
 async def test_a_service_that_fails_to_stop_does_not_keep_the_ledger_from_being_flushed(

@@ -188,7 +188,9 @@ async def test_a_response_over_the_limit_is_not_read_to_its_end(chunked: bool) -
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         await read_request(reader)
-        writer.write(HEAD + (b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: 9999999999\r\n\r\n"))
+        writer.write(
+            HEAD + (b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: 9999999999\r\n\r\n")
+        )
         try:
             while True:
                 writer.write((b"10000\r\n" if chunked else b"") + b"x" * 65_536 + (b"\r\n" if chunked else b""))
@@ -276,16 +278,22 @@ async def test_a_name_that_has_no_address_is_an_error_of_the_network(host: str) 
         await Client(f"http://{host}:1", 5.0).post("/", b"", {})
 
 
+def certificate_of(host: str, directory: Path) -> tuple[Path, Path]:
+    """A certificate that a host has signed itself, and its key."""
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={host}", "-addext",
+         f"subjectAltName=DNS:{host}", "-days", "1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
 async def test_the_name_of_an_engine_is_verified_by_its_certificate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     resolve_to(monkeypatch, "127.0.0.1")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=engine", "-addext",
-         "subjectAltName=DNS:engine", "-days", "1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = certificate_of("engine", tmp_path)
     server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_tls.load_cert_chain(certificate, key)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

@@ -9,15 +9,20 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import httpx
 import psutil
 
 from gateway.process.embedded import free_port
-from tests.gateway.fakes import FakeEngine
 
 CHAT = {"model": "abacus", "messages": [{"role": "user", "content": "What is easy 1 + 2?"}]}
+
+
+class Engine(Protocol):
+    """Anything that listens at a URL."""
+
+    url: str
 
 
 class Serve:
@@ -50,7 +55,7 @@ async def launch(
 
 @asynccontextmanager
 async def serving(
-    engine: FakeEngine, family_dir: Path, state_dir: Path, *more: str, port: int | None = None
+    engine: Engine, family_dir: Path, state_dir: Path, *more: str, port: int | None = None
 ) -> AsyncGenerator[Serve]:
     port = port or free_port()
     arguments = ["--engine", engine.url, "--family", str(family_dir), "--state-dir", str(state_dir), *more]
