@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,8 +164,8 @@ async def test_every_task_of_the_gateway_survives_a_fault(
 async def test_a_service_that_fails_to_stop_does_not_keep_the_ledger_from_being_flushed(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(stop: Callable[[object], Awaitable[None]]) -> Callable[[object], Awaitable[None]]:
-        async def stop_and_fail(service: object) -> None:
+    def failing(stop: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        async def stop_and_fail(service: Any) -> None:
             await stop(service)
             raise LookupError("a bug")
 

@@ -203,8 +203,8 @@ async def test_readiness_names_each_engines_problem_and_its_url_only_to_an_admin
         secret, _ = await keys.create(gateway.keyring.redis, Grant(name="boss", admin=True))
         await gateway.keyring.refresh()
         expected = [
-            {"up": True, "serves": ["alpha-0.1", "alpha-0.4", "base"], "problem": None},
-            {"up": False, "serves": [], "problem": "HTTP 401"},
+            {"up": True, "serves": ["alpha-0.1", "alpha-0.4", "base"], "problem": None, "over_cap": 0},
+            {"up": False, "serves": [], "problem": "HTTP 401", "over_cap": 0},
         ]
         ready = await gateway.client.get("/health/ready")
         assert (ready.status_code, ready.json()["engines"]) == (200, expected)

@@ -33,7 +33,7 @@ from tests.gateway.fakes import (
 )
 from tests.gateway.process.serving import serving
 
-PINNED = {"model": "abacus/alpha-0.4"}
+PINNED: dict[str, Any] = {"model": "abacus/alpha-0.4"}
 DONE = EVENTS[-1]
 
 
