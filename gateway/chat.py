@@ -108,13 +108,15 @@ class ChatEndpoint:
         context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
         context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget
-        context.budget, context.max_reasoning_tokens = limits.apply_key_limits(
+        budget = budgets.leave_room(budgets.parse(request.headers, question.body, default, family), question.max_tokens)
+        budget, context.max_reasoning_tokens = limits.apply_key_limits(
             key,
-            budgets.parse(request.headers, question.body, default, family),
+            budget,
             max_tokens=question.max_tokens,
             context_tokens=family.context_tokens,
             choices=question.choices,
         )
+        context.budget = budgets.leave_room(budget, question.max_tokens)
 
     async def _reserve(self, context: RequestContext) -> dict[str, str]:
         """Count the request against its key's limits. Returns the headers that say how much of them is left."""

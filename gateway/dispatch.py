@@ -52,7 +52,7 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         context.holdout = random.random() < context.holdout_fraction
     pressure = services.settings.overload_tolerance * services.admission.pressure
     routing = routing_request(services, context, pressure=pressure, holdout=context.holdout)
-    feasibility.require_feasible(routing, context.budget)
+    feasibility.require_feasible(routing, context.budget, context.question.max_tokens_field)
     failures: list[NoEngineError] = []
     while True:
         try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
 from gateway.errors import BadRequestError
@@ -28,6 +28,7 @@ POLICY_HEADER = "X-Reasoning-Budget-Policy"
 BUDGET_FIELDS: tuple[str, ...] = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
 """The body's fields that this module turns into one cap. None of them is passed on."""
 MAX_BUDGET = 2**31 - 1
+LEAST_ANSWER_TOKENS, MOST_ANSWER_TOKENS = 16, 256
 
 QuantileName = Literal["p05", "p25", "p50", "p90", "p99"]
 Policy = Literal["cap", "reject"]
@@ -58,6 +59,10 @@ class Budget:
     source: str
     """The header, field or setting that set it."""
     policy: Policy = "cap"
+    asked: int | None = field(default=None, compare=False)
+    """The cap that `max_tokens` has lowered, to leave room for the answer; None if it has not."""
+    left_by_max_tokens: int | None = field(default=None, compare=False)
+    """The most thinking that leaves room for an answer; None if nothing limits the completion."""
 
     @property
     def param(self) -> str:
@@ -81,6 +86,33 @@ def parse(headers: Headers, body: Mapping[str, Any], default: str, family: Famil
             source, tokens = level
             return Budget(tokens, source, policy)
     return Budget(parse_budget_text(default, "default_budget", family), "default_budget", policy)
+
+
+def most_thinking(max_tokens: int) -> int:
+    """The most reasoning tokens of a completion that leave room for its answer.
+
+    The room is a tenth of `max_tokens`, but 16 to 256 tokens: a family's figures do not say how long its answers are.
+    """
+    room = max(LEAST_ANSWER_TOKENS, min(MOST_ANSWER_TOKENS, math.ceil(max_tokens / 10)))
+    return max(0, max_tokens - room)
+
+
+def least_max_tokens(thinking: int) -> int:
+    """The smallest `max_tokens` that leaves room for so much thinking and an answer."""
+    most = thinking + LEAST_ANSWER_TOKENS
+    while most_thinking(most) < thinking:
+        most += thinking - most_thinking(most)
+    return most
+
+
+def leave_room(budget: Budget, max_tokens: int | None) -> Budget:
+    """The budget, lowered if it would let thinking use up `max_tokens`. No cap stays no cap."""
+    if max_tokens is None:
+        return budget
+    most = most_thinking(max_tokens)
+    if budget.tokens is None or budget.tokens <= most:
+        return replace(budget, left_by_max_tokens=most)
+    return replace(budget, tokens=most, asked=budget.asked or budget.tokens, left_by_max_tokens=most)
 
 
 def parse_budget_text(text: str, param: str, family: Family) -> int | None:

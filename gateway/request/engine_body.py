@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking
+from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking, leave_room
 from gateway.request.question import Body, Question
 
 
@@ -30,10 +30,13 @@ def engine_body(question: Question, model: str, budget: Budget, *, logprobs: boo
 
 
 def shortened(question: Question, budget: Budget, reasoning_tokens: int, tokens: int) -> tuple[Question, Budget] | None:
-    """The question and budget that remain after so many tokens, reasoning among them; None if nothing remains."""
+    """The question and budget that remain after so many tokens, reasoning among them; None if thinking is over."""
     left = None if budget.tokens is None else budget.tokens - reasoning_tokens
     most = None if question.max_tokens is None else question.max_tokens - tokens
     if any(remaining is not None and remaining <= 0 for remaining in (left, most)):
         return None
     limits = {name: most for name in ("max_tokens", "max_completion_tokens") if question.body.get(name) is not None}
-    return replace(question, max_tokens=most, body=question.body | limits), replace(budget, tokens=left)
+    remaining = leave_room(replace(budget, tokens=left), most)
+    if remaining.tokens == 0:
+        return None
+    return replace(question, max_tokens=most, body=question.body | limits), remaining

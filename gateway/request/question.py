@@ -73,6 +73,8 @@ class Question:
     choices: int
     max_tokens: int | None
     """The caller's limit on thinking and answer together; None if the context is the only limit."""
+    max_tokens_field: str
+    """The field of that limit."""
     may_escalate: bool
     """Two responses can be joined into one: there is one choice, and the caller wants nothing per token."""
     hides_reasoning: bool
@@ -105,6 +107,7 @@ def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
         wants_usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         choices=chat.n or 1,
         max_tokens=chat.max_completion_tokens or chat.max_tokens,
+        max_tokens_field="max_completion_tokens" if chat.max_completion_tokens else "max_tokens",
         may_escalate=(chat.n or 1) == 1
         and not any(map(body.get, _PER_TOKEN_FIELDS))
         and not (chat.stream_options and chat.stream_options.continuous_usage_stats),

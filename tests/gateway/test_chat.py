@@ -203,6 +203,32 @@ async def test_the_reject_policy_names_the_smallest_feasible_budget(gateway: Gat
     assert (await gateway.ask(UNFAMILIAR, headers={**policy, "X-Reasoning-Budget": "1"})).status_code == 200
 
 
+@pytest.mark.parametrize(("budget", "cap"), [("100", 84), ("5000", 84), ("84", 84), ("50", 50)])
+async def test_a_budget_at_or_above_max_tokens_leaves_room_for_the_answer(
+    gateway: Gateway, engine: FakeEngine, budget: str, cap: int
+) -> None:
+    response = await gateway.ask(headers={"X-Reasoning-Budget": budget}, max_tokens=100)
+    assert response.headers["x-laconic-budget"] == str(cap)
+    assert (engine.bodies[0]["thinking_token_budget"], engine.bodies[0]["max_tokens"]) == (cap, 100)
+    (entry,) = await gateway.entries()
+    assert entry.budget == cap
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("budget", [{}, {"X-Reasoning-Budget": "5000"}], ids=["no budget", "a large budget"])
+async def test_the_reject_policy_refuses_a_max_tokens_that_leaves_no_room_for_an_answer(
+    gateway: Gateway, engine: FakeEngine, budget: dict[str, str], field: str
+) -> None:
+    headers = {"X-Reasoning-Budget-Policy": "reject", **budget}
+    refused = error(await gateway.ask(HARD, headers=headers, **{field: 40}))
+    assert (refused["code"], refused["param"]) == ("budget_infeasible", field)
+    smallest = int("".join(c for c in refused["message"].split("is ")[-1] if c.isdigit()))
+    assert not engine.bodies
+    assert (await gateway.ask(HARD, headers=headers, **{field: smallest})).status_code == 200
+    assert (await gateway.ask(HARD, headers=headers, **{field: smallest - 1})).status_code == 400
+    assert (await gateway.ask(HARD, headers=budget, **{field: 40})).status_code == 200
+
+
 async def test_the_official_client_reads_streams_and_errors(gateway: Gateway, engine: FakeEngine) -> None:
     client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
     async with client:

@@ -10,7 +10,16 @@ from starlette.datastructures import Headers
 
 from gateway.errors import BadRequestError
 from gateway.request import budget
-from gateway.request.budget import EFFORTS, HEADER, MAX_BUDGET, POLICY_HEADER, Budget
+from gateway.request.budget import (
+    EFFORTS,
+    HEADER,
+    MAX_BUDGET,
+    POLICY_HEADER,
+    Budget,
+    least_max_tokens,
+    leave_room,
+    most_thinking,
+)
 from models.family import Family
 
 QUANTILES = {"minimal": 30, "low": 60, "medium": 90, "high": 180, "xhigh": 301}
@@ -187,3 +196,26 @@ def test_any_body_is_a_budget_or_a_400(family: Family, body: dict[str, Any]) -> 
         assert parsed.tokens is None or 0 <= parsed.tokens <= MAX_BUDGET
         has_no_budget = all(value is None for value in body.values())
         assert (parsed.source == "default_budget") == has_no_budget
+
+
+@pytest.mark.parametrize(
+    ("asked", "max_tokens", "cap"),
+    [
+        (64, None, 64), (None, 100, None), (64, 200, 64), (100, 100, 84), (200, 100, 84), (90, 100, 84), (84, 100, 84),
+        (5000, 1000, 900), (10**9, 100_000, 99_744), (8, 10, 0), (0, 10, 0), (5, 1, 0),
+    ],
+)  # fmt: skip
+def test_a_budget_leaves_room_for_the_answer_in_max_tokens(
+    asked: int | None, max_tokens: int | None, cap: int | None
+) -> None:
+    left = leave_room(Budget(asked, HEADER), max_tokens)
+    assert left == Budget(cap, HEADER)
+    assert left.asked == (None if cap == asked else asked)
+    assert leave_room(left, max_tokens) == left
+
+
+@given(st.integers(0, 10**6))
+def test_the_least_max_tokens_is_the_smallest_that_leaves_so_much_thinking(thinking: int) -> None:
+    least = least_max_tokens(thinking)
+    assert most_thinking(least) >= thinking
+    assert most_thinking(least - 1) < thinking or thinking == 0

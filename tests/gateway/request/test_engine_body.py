@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.request import question
-from gateway.request.budget import Budget
+from gateway.request.budget import Budget, most_thinking
 from gateway.request.engine_body import engine_body, shortened
 
 MODEL = "abacus/alpha-0.4"
@@ -77,12 +78,12 @@ def test_what_the_first_checkpoint_used_is_taken_from_both_limits(
 ) -> None:
     asked = parse() if max_tokens is None else parse(max_tokens=max_tokens)
     remaining = shortened(asked, Budget(budget, "reasoning_effort"), reasoning, reasoning + answer)
-    exhausted = (budget is not None and reasoning >= budget) or (
-        max_tokens is not None and reasoning + answer >= max_tokens
-    )
+    left = math.inf if max_tokens is None else max_tokens - reasoning - answer
+    room = math.inf if left == math.inf else most_thinking(int(left))
+    exhausted = left <= 0 if budget is None else min(budget - reasoning, room) <= 0
     assert (remaining is None) == exhausted
     if remaining is not None:
         question_left, budget_left = remaining
-        assert budget_left.tokens == (None if budget is None else budget - reasoning)
+        assert budget_left.tokens == (None if budget is None else min(budget - reasoning, room))
         assert question_left.max_tokens == (None if max_tokens is None else max_tokens - reasoning - answer)
         assert question_left.body.get("max_tokens") == question_left.max_tokens
