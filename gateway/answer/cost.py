@@ -121,13 +121,15 @@ def _in_doubt(figures: _Figures, transcript: Transcript, terms: Terms) -> bool:
     assert figures.generated is not None
     assert figures.reasoning is not None
     thinking, generated = transcript.extents(exact=figures.generated <= FEW_TOKENS)
-    if thinking is not None:
-        hidden = 0
-        if not thinking.holds(figures.reasoning):
-            return True
+    if thinking is None:
+        if not figures.reasoning and terms.thinks and transcript.mentions(terms.marks):
+            return True  # a reasoning parser for other marks leaves the thinking in the content, and counts none
+        visible = figures.generated - figures.reasoning
+    elif thinking.holds(figures.reasoning):
+        visible = figures.generated
     else:
-        hidden = figures.reasoning
-    return not generated.holds(figures.generated - hidden - terms.discarded())
+        return True
+    return not generated.holds(visible - terms.discarded())
 
 
 def _settled(figures: _Figures, count: TextCount, discarded: int) -> tuple[int, int]:

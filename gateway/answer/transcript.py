@@ -132,6 +132,15 @@ class Transcript:
         end = raw.find(b"\n\n", last)
         return _extent(thinking, max(1, thinking - 2), end), generated
 
+    def mentions(self, marks: Reasoning) -> bool:
+        """Whether the marks of thinking are in the content."""
+        if self._events and not self._choices:
+            raw = self._raw()
+            return marks.end.encode() in raw or marks.start.encode() in raw
+        self._parse_events()
+        texts = ["".join(choice.content) for choice in self._choices.values()]
+        return any(marks.end in text or marks.start in text for text in texts)
+
     def has_answer(self, choices: int, marks: Reasoning) -> bool:
         """Whether each of so many choices has an answer, if the engine's figures say which of its text is reasoning."""
         if choices == 1 and not self._choices and self._events:
