@@ -31,7 +31,7 @@ def parse(name: str, tokenizer: Any) -> dict[str, Any]:
         if delta is not None:
             fields = {"reasoning": delta.reasoning, "content": delta.content}
             deltas.append({field: value for field, value in fields.items() if value})
-    request = ChatCompletionRequest(model="x", messages=[{"role": "user", "content": "x"}])
+    request = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}]})
     whole = kind(tokenizer)
     reasoning, content = whole.extract_reasoning(text, request)
     return {
