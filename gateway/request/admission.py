@@ -51,15 +51,16 @@ class Shares:
     def take(self, tenant: Tenant, amount: int = 1) -> bool:
         """Whether the tenant gets this much more.
 
-        Among several, a tenant gets more only while it holds less than `SHARE` times what is free, and the very last
-        goes to a tenant that holds nothing. So what is free shrinks with the number of busy tenants, but one that was
-        idle always finds some.
+        Among several, a tenant gets more only while it holds less than `SHARE` times what is free. So one busy tenant
+        always leaves some for the others, and when all is taken, what becomes free goes to those that hold least.
         """
         free, held = self._capacity - self.used, self.held(tenant)
         if amount > free:
             return False
-        if tenant.shares and held and (held >= SHARE * free or amount == free):
-            return False
+        if tenant.shares and held:
+            keeps_the_last = self._capacity <= SHARE and amount == free  # an eighth of so few is less than one
+            if held >= SHARE * free or keeps_the_last:
+                return False
         self.used += amount
         self._held[tenant.name] = held + amount
         return True

@@ -22,6 +22,8 @@ from models.family import Family
 
 Body = dict[str, Any]
 
+MAX_DIGITS = 308
+"""Of a whole number: with more it is out of a float's range, and most JSON readers fail on it."""
 MAX_CHOICES = 128
 """OpenAI's own limit."""
 
@@ -191,10 +193,16 @@ def _finite(text: str) -> float:
     return number
 
 
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise OverflowError
+    return int(text)
+
+
 def _field_out_of_range(raw: bytes) -> str | None:
     """The field of a body whose number is not finite as a float."""
     try:
-        body: object = json.loads(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+        body: object = json.loads(raw.decode(json.detect_encoding(raw), "surrogatepass"), parse_int=float)
     except (ValueError, RecursionError):  # something behind the number is wrong, too
         return None
     items = cast("Body", body).items() if isinstance(body, dict) else ()
@@ -210,7 +218,7 @@ def _is_finite(value: object) -> bool:
 
 
 # Built once: with non-default arguments, `json.loads` and `json.dumps` build a new coder for every call.
-_STRICT = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
 _FINITE = json.JSONEncoder(allow_nan=False)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
