@@ -101,10 +101,21 @@ def _list(parsed: argparse.Namespace) -> None:
         print("There are no keys. Everyone who can reach the gateway may use it, so it listens on loopback only.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "ends in", "created", "requests/min", "tokens/min", "tokens/day", "default", "checkpoints"):
-        table.add_column(column, justify="right" if "/" in column else "left")
+    for column in (
+        "name",
+        "ends in",
+        "created",
+        "requests/min",
+        "tokens/min",
+        "tokens/day",
+        "at once",
+        "default",
+        "checkpoints",
+    ):
+        table.add_column(column, justify="right" if "/" in column or column == "at once" else "left")
     for key in all_keys:
-        counts = (key.requests_per_minute, key.reasoning_tokens_per_minute, key.reasoning_tokens_per_day)
+        tokens = (key.reasoning_tokens_per_minute, key.reasoning_tokens_per_day)
+        counts = (key.requests_per_minute, *tokens, key.max_concurrency)
         table.add_row(
             f"{key.name} (admin)" if key.admin else key.name,
             key.hint,

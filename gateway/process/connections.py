@@ -137,7 +137,7 @@ def connections_allowed(max_connections: int, max_concurrency: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return max_connections
-    return max(1, min(max_connections, max(soft - _engine_descriptors(max_concurrency), soft // 2)))
+    return max(1, min(max_connections, max(soft - _engine_descriptors(max_concurrency), soft // 4)))
 
 
 def _engine_descriptors(max_concurrency: int) -> int:

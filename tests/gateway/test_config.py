@@ -62,6 +62,11 @@ def test_engines_are_repeated_flags_or_a_list_in_the_environment(monkeypatch: py
         (["--engine", "http://me:secret@gpu1:8000"], "engine"),
         (["--engine", "http://a:1", "--engine", "http://a:1/v1"], "engine"),
         (["--redis", "cache"], "redis"),
+        (["--cors-origin", "*"], "cors_origin"),
+        (["--cors-origin", "https://app.example.com/page"], "cors_origin"),
+        (["--allow-field", "a/b"], "allow_field"),
+        (["--max-connections", "0"], "max_connections"),
+        (["--head-timeout-seconds", "0"], "head_timeout_seconds"),
         (["--default-budget", "little"], "default_budget"),
         (["--default-budget", "-5"], "default_budget"),
         (["--default-budget", "99999999999"], "default_budget"),
@@ -78,6 +83,25 @@ def test_an_invalid_setting_is_rejected_in_one_line_that_names_it(flags: list[st
         load(flags)
     assert field in str(rejected.value).replace("-", "_") or field in str(rejected.value)
     assert "\n" not in str(rejected.value)
+
+
+def test_origins_and_fields_are_repeated_flags_or_lists_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [
+        "--cors-origin",
+        "https://A.example",
+        "--cors-origin",
+        "http://localhost:3000",
+        "--allow-field",
+        "priority",
+    ]
+    settings = load(flags)
+    assert settings.cors_origin == ["https://a.example", "http://localhost:3000"]
+    assert settings.allow_field == ["priority"]
+    monkeypatch.setenv("LACONIC_CORS_ORIGIN", "https://a.example, https://b.example")
+    monkeypatch.setenv("LACONIC_ALLOW_FIELD", "priority,chat_template_kwargs.documents")
+    settings = load([])
+    assert settings.cors_origin == ["https://a.example", "https://b.example"]
+    assert settings.allow_field == ["priority", "chat_template_kwargs.documents"]
 
 
 @pytest.mark.parametrize("line", ["prot = 1", "port = 1\nport = 2", "port", 'config = "again.toml"', 'port = "x"'])

@@ -32,6 +32,15 @@ async def test_a_secret_is_returned_once_and_not_stored(redis: Redis) -> None:
     assert (await keys.load(redis)).keys == (key,)
 
 
+async def test_a_gateway_that_knows_fewer_limits_can_read_a_key_without_them(redis: Redis) -> None:
+    """During an upgrade, old gateways read the keys that new ones write."""
+    await keys.create(redis, Grant(name="team-a", requests_per_minute=5))
+    (record,) = (await redis.hgetall(keys.KEYS)).values()
+    assert "max_concurrency" not in str(record)
+    await keys.create(redis, Grant(name="team-b", max_concurrency=3))
+    assert [key.max_concurrency for key in (await keys.load(redis)).keys] == [None, 3]
+
+
 async def test_a_name_is_unique_until_its_key_is_revoked(redis: Redis) -> None:
     first, _ = await keys.create(redis, Grant(name="team-a"))
     with pytest.raises(KeyExistsError, match="team-a"):

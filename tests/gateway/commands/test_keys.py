@@ -23,7 +23,18 @@ def test_a_key_is_created_shown_once_listed_and_revoked(
     run_keys(redis_server, "list")
     assert "no keys" in capsys.readouterr().out
     limits = ("--requests-per-minute", "600", "--reasoning-tokens-per-day", "2000000", "--default-budget", "low")
-    run_keys(redis_server, "create", "team-a", *limits, "--checkpoint", "alpha-0.4", "--checkpoint", "base")
+    run_keys(
+        redis_server,
+        "create",
+        "team-a",
+        *limits,
+        "--max-concurrency",
+        "77",
+        "--checkpoint",
+        "alpha-0.4",
+        "--checkpoint",
+        "base",
+    )
     printed = capsys.readouterr().out
     secret = printed.split()[0]
     assert secret.startswith("sk-laconic-")
@@ -32,11 +43,11 @@ def test_a_key_is_created_shown_once_listed_and_revoked(
     run_keys(redis_server, "list")
     row = capsys.readouterr().out.splitlines()[1]
     assert secret not in row
-    for value in ("team-a", secret[-4:], "600", "2,000,000", "low", "alpha-0.4 base"):
+    for value in ("team-a", secret[-4:], "600", "2,000,000", " 77 ", "low", "alpha-0.4 base"):
         assert value in row
     run_keys(redis_server, "list", "--json")
     (listed,) = json.loads(capsys.readouterr().out)
-    assert listed["requests_per_minute"] == 600
+    assert (listed["requests_per_minute"], listed["max_concurrency"]) == (600, 77)
     assert "sha256" not in listed
 
     run_keys(redis_server, "revoke", "team-a")
@@ -61,6 +72,7 @@ def test_an_existing_name_is_rejected(redis_server: RedisServer, capsys: pytest.
     [
         (("create", "a b"), "name"),
         (("create", "a", "--requests-per-minute", "0"), "requests_per_minute"),
+        (("create", "a", "--max-concurrency", "0"), "max_concurrency"),
         (("create", "a", "--default-budget", "-1"), "default_budget"),
         (("create", "a", "--default-budget", "lots"), "default_budget"),
         (("create", "a", "--checkpoint", "alpha-9"), "checkpoints"),
