@@ -119,6 +119,11 @@ async def test_a_connection_that_says_nothing_is_closed_silently(gateway: Gatewa
     assert await exchange(gateway.url, seconds=SOON) == []
 
 
+async def test_an_idle_connection_is_closed(gateway: Gateway) -> None:
+    (answered,) = await exchange(gateway.url, HEALTH, seconds=15)
+    assert answered.status == 200
+
+
 async def test_bytes_that_dribble_do_not_move_the_deadline(gateway: Gateway) -> None:
     reader, writer = await connect(gateway.url)
     began = time.monotonic()
