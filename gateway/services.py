@@ -56,7 +56,7 @@ class Services:
             idle=settings.idle_timeout_seconds,
         )
         engines = Engines(settings.engine, family, settings.engine_family or settings.family, timeouts)
-        limiter = Limiter(settings.redis)
+        limiter = Limiter(settings.redis, settings.state_dir, worker)
         ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
         return cls(
             settings=settings,

@@ -5,13 +5,17 @@ the actual usage. Windows are minutes and days (UTC) on Redis' own clock. In eac
 
     spent + reserved <= limit
 
-holds as long as no lease of a running request expires: it is checked for each reservation, and a settlement adds no
-more than it frees. In a new window spent is zero; open reservations carry over. A reservation is a lease that its
-gateway renews, so the reservations of a killed gateway expire after `LEASE_SECONDS`. If Redis is out of reach for that
-long, leases of running requests expire, too; they are then reserved or charged again without a check.
+holds for all requests that were reserved: it is checked for each reservation, and a settlement adds no more than it
+frees. In a new window spent is zero; open reservations carry over. A request counts in the window in which it is
+settled. A reservation is a lease that its gateway renews; a lease that expires, after `LEASE_SECONDS`, is charged in
+full in that window (`gateway/access/windows.py`). So a gateway that is killed, frozen or cut off from Redis never makes
+a key spend more. It may make it spend less: what its requests did not use stays charged until the window ends, unless
+a settlement comes within it.
 
-Operations that are waiting at the same time go to Redis in one call. While Redis is down, `reserve` returns at once
-without a state, and settlements wait until Redis is back.
+Operations that are waiting at the same time go to Redis in one call. Nobody waits for Redis longer than `WAIT_SECONDS`.
+While it is down, or slow several times in a row, `reserve` returns at once without a state. Such a request is not
+checked. When Redis answers again, what it may spend is reserved without a check, and what it spent is counted.
+Settlements wait until Redis is back, and survive a kill in a file (`gateway/access/journal.py`).
 """
 
 from __future__ import annotations
@@ -21,11 +25,14 @@ import logging
 import math
 from collections import deque
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
+from gateway.access import windows
+from gateway.access.journal import Journal
 from gateway.access.keys import Grant, Key
 from gateway.errors import ApiError, BadRequestError
 from gateway.request.budget import HEADER, Budget
@@ -34,66 +41,17 @@ from gateway.supervision import BackgroundTask
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 120
-RENEW_SECONDS = 30.0
-REMEMBER_SETTLED_SECONDS = 900
-"""How long a settlement is remembered, so that it counts once even if it is sent again after an outage of Redis."""
-STATE_SECONDS = 2 * 86_400
+WAIT_SECONDS = 0.25
+"""How long a request waits for Redis before it goes on without."""
+SLOW_CALLS = 3
+"""After so many calls in a row that took more than half of that, because a request may wait for two, Redis is down."""
 RETRY_SECONDS = 1.0
 MAX_BATCH = 200
 GATHER_SECONDS = 0.02
 MAX_WAITING = 100_000
 
-_STATE, _OPEN, _SETTLED = "{{laconic:limits}}:{}", "{{laconic:limits}}:{}:open", "{{laconic:limits}}:{}:settled"
-
-_LIMITS_SCRIPT = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
-local minute, day = math.floor(now / 60), math.floor(now / 86400)
-local lease, remember, state_seconds = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local results = {tostring(now)}
-for i, op in ipairs(cjson.decode(ARGV[1])) do
-  local state, open, settled = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local read = redis.call('HMGET', state, 'minute', 'requests', 'minute_tokens', 'day', 'day_tokens', 'reserved')
-  local requests, minute_tokens, day_tokens = 0, 0, 0
-  if tonumber(read[1]) == minute then requests, minute_tokens = tonumber(read[2]), tonumber(read[3]) end
-  if tonumber(read[4]) == day then day_tokens = tonumber(read[5]) end
-  local reserved = tonumber(read[6]) or 0
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now)) do
-    redis.call('ZREM', open, member)
-    reserved = reserved - tonumber(string.match(member, '%d+$'))
-  end
-
-  local refused = ''
-  if op.kind == 'reserve' then
-    if op.max_requests and requests + 1 > op.max_requests then
-      refused = 'requests'
-    elseif op.max_minute_tokens and minute_tokens + reserved + op.tokens > op.max_minute_tokens then
-      refused = 'minute_tokens'
-    elseif op.max_day_tokens and day_tokens + reserved + op.tokens > op.max_day_tokens then
-      refused = 'day_tokens'
-    else
-      requests = requests + 1
-      reserved = reserved + op.tokens
-      if op.tokens > 0 then redis.call('ZADD', open, now + lease, op.lease) end
-    end
-  elseif op.kind == 'settle' then
-    redis.call('ZREMRANGEBYSCORE', settled, '-inf', now)
-    if redis.call('ZADD', settled, 'NX', now + remember, op.lease) == 1 then
-      if redis.call('ZREM', open, op.lease) == 1 then reserved = reserved - op.tokens end
-      minute_tokens, day_tokens = minute_tokens + op.spent, day_tokens + op.spent
-    end
-  else  -- renew; a lease that expired while Redis was unreachable is reserved again, because its request still runs
-    if redis.call('ZADD', open, now + lease, op.lease) == 1 then reserved = reserved + op.tokens end
-  end
-
-  redis.call('HSET', state, 'minute', minute, 'requests', requests, 'minute_tokens', minute_tokens,
-    'day', day, 'day_tokens', day_tokens, 'reserved', reserved)
-  for _, key in ipairs({state, open, settled}) do redis.call('EXPIRE', key, state_seconds) end
-  results[#results + 1] = {refused, requests, minute_tokens, day_tokens, reserved}
-end
-return results
-"""
+_Waiting = tuple[dict[str, Any], "asyncio.Future[LimitState | None] | None"]
+"""An operation for Redis, and who waits for its result."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +67,18 @@ class LimitState:
     day_tokens: int
     reserved: int
     """Reasoning tokens reserved by running requests, including this one."""
+    minute: int
+    """The current minute, counted from 1970. It is ahead of the clock if that went back."""
+
+    @property
+    def minute_ends(self) -> float:
+        """Seconds until the minute is over."""
+        return (self.minute + 1) * 60 - self.now
+
+    @property
+    def day_ends(self) -> float:
+        """Seconds until the day is over."""
+        return (self.minute // 1440 + 1) * 86_400 - self.now
 
 
 @dataclass(frozen=True)
@@ -150,12 +120,11 @@ def apply_key_limits(
 def rate_limit_headers(key: Grant, state: LimitState) -> dict[str, str]:
     """OpenAI's `x-ratelimit-*` headers. Those for tokens describe the window with the fewest tokens left."""
     result: dict[str, str] = {}
-    minute_ends, day_ends = 60 - state.now % 60, 86_400 - state.now % 86_400
     if (limit := key.requests_per_minute) is not None:
-        result |= _headers("requests", limit, limit - state.requests, minute_ends)
+        result |= _headers("requests", limit, limit - state.requests, state.minute_ends)
     windows = (
-        (key.reasoning_tokens_per_minute, state.minute_tokens, minute_ends),
-        (key.reasoning_tokens_per_day, state.day_tokens, day_ends),
+        (key.reasoning_tokens_per_minute, state.minute_tokens, state.minute_ends),
+        (key.reasoning_tokens_per_day, state.day_tokens, state.day_ends),
     )
     remaining_by_window = [
         (limit - spent - state.reserved, limit, ends) for limit, spent, ends in windows if limit is not None
@@ -170,18 +139,18 @@ def rate_limit_error(key: Grant, state: LimitState, tokens: int) -> ApiError:
     """The 429 for a refused reservation, with the seconds after which to retry."""
     if state.refused == "requests":
         message = f"The key {key.name} may send {key.requests_per_minute} requests per minute."
-        wait = 60 - state.now % 60
+        wait = state.minute_ends
     else:
         day = state.refused == "day_tokens"
         limit = key.reasoning_tokens_per_day if day else key.reasoning_tokens_per_minute
         spent = state.day_tokens if day else state.minute_tokens
-        window, length = ("day", 86_400) if day else ("minute", 60)
+        window, ends = ("day", state.day_ends) if day else ("minute", state.minute_ends)
         message = (
             f"The key {key.name} may spend {limit} reasoning tokens per {window}: {spent} are spent,"
             f" {state.reserved} are reserved, and this request could spend {tokens}."
         )
         # If only the reservations of running requests are in the way, retry soon: one of them may end at any moment.
-        wait = 1 if limit is not None and spent + tokens <= limit else length - state.now % length
+        wait = 1 if limit is not None and spent + tokens <= limit else ends
     return ApiError(
         429,
         message,
@@ -195,16 +164,21 @@ def rate_limit_error(key: Grant, state: LimitState, tokens: int) -> ApiError:
 class Limiter:
     """Makes and settles one gateway's reservations in Redis."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, state_dir: Path, worker: int = 0) -> None:
+        """`worker` numbers the processes that share a state directory."""
         self._redis = connect(redis_url)
-        self._run = self._redis.register_script(_LIMITS_SCRIPT)
-        self._waiting: deque[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]] = deque()
+        self._run = self._redis.register_script(windows.SCRIPT)
+        self._journal = Journal(state_dir, worker)
+        self._waiting: deque[_Waiting] = deque()
         self._open: dict[str, Reservation] = {}
+        self._unsent: set[str] = set()
+        """The leases of running requests that Redis has not heard of, because it was down when they came."""
         self._wakeup = asyncio.Event()
         self._tasks: list[BackgroundTask] = []
         self._closing = False
+        self._slow_calls = 0
         self.healthy = True
-        """Whether the last call to Redis succeeded."""
+        """Whether Redis answers, and quickly."""
 
     @property
     def reserved(self) -> int:
@@ -212,30 +186,35 @@ class Limiter:
         return sum(reservation.tokens for reservation in self._open.values())
 
     async def start(self) -> None:
-        """Start the background tasks. Redis need not be up."""
+        """Start the background tasks, beginning with what an earlier process could not settle. Redis need not be up."""
+        for settlement in self._journal.read():
+            self._send(settlement)
         self._tasks = [
             BackgroundTask("limits", self._keep_sending),
             BackgroundTask("renew leases", self._keep_renewing),
         ]
 
     async def aclose(self) -> None:
-        """Send what is waiting unless Redis is down, and stop."""
+        """Send what is waiting, or leave it to the next process if Redis is down, and stop."""
         self._closing = True
         self._wakeup.set()
         if self._tasks:
             sending, renewing = self._tasks
             await renewing.stop()
             await sending.finish()
+        self._journal.close(delivered=not self._settlements())
         await self._redis.aclose()
 
     async def reserve(self, key: Key, request_id: str, tokens: int) -> tuple[Reservation, LimitState | None]:
-        """Count a request and reserve tokens for it. The state is None, and nothing is counted, while Redis is down.
+        """Count a request and reserve tokens for it. The state is None if Redis is down or slow: nothing was checked.
 
         Raises:
             ApiError: 429 if a limit would be exceeded; nothing is reserved.
         """
         reservation = Reservation(key, f"{request_id}:{tokens}", tokens)
         if not self.healthy:
+            self._open[reservation.lease] = reservation
+            self._unsent.add(reservation.lease)
             return reservation, None
         limits = {
             "max_requests": key.requests_per_minute,
@@ -246,27 +225,31 @@ class Limiter:
         answer: asyncio.Future[LimitState | None] = asyncio.get_running_loop().create_future()
         self._send({"kind": "reserve", **op, **_fields(reservation)}, answer)
         try:
-            state = await answer
+            state = answer.result() if await _done_within(WAIT_SECONDS, answer) else None
         except BaseException:  # the caller left, but the reservation may still be made
             self.settle(reservation, 0)
             raise
         if state is not None and state.refused:
             raise rate_limit_error(key, state, tokens)
-        if state is not None:
-            self._open[reservation.lease] = reservation
+        self._open[reservation.lease] = reservation
         return reservation, state
 
     def settle(self, reservation: Reservation, spent: int) -> None:
         """Replace the reservation by the reasoning tokens that all choices spent. Returns at once."""
         self._open.pop(reservation.lease, None)
-        if reservation.key.max_tokens_per_request is None:
+        unsent = reservation.lease in self._unsent
+        self._unsent.discard(reservation.lease)
+        if reservation.key.max_tokens_per_request is None or (unsent and not spent):
             return
-        if len(self._waiting) < MAX_WAITING:
-            self._send({"kind": "settle", "spent": spent, **_fields(reservation)})
-        else:
+        if len(self._waiting) >= MAX_WAITING:
             log.error(
                 "%d tokens of key %s are not counted: too many operations wait for Redis", spent, reservation.key.name
             )
+            return
+        settlement = {"kind": "settle", "spent": spent, **_fields(reservation)}
+        if not self.healthy:
+            self._journal.write([settlement])
+        self._send(settlement)
 
     def _send(self, op: dict[str, Any], answer: asyncio.Future[LimitState | None] | None = None) -> None:
         self._waiting.append((op, answer))
@@ -285,46 +268,81 @@ class Limiter:
             await self._send_all()
 
     async def _send_all(self) -> None:
-        while True:
+        while self._waiting or not self.healthy:
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             try:
-                if batch or not self.healthy:
-                    states = await self._call([op for op, _ in batch])
-                    for (_, answer), state in zip(batch, states, strict=True):
-                        if answer is not None and not answer.done():
-                            answer.set_result(state)
+                states, quick = await self._timed_call([op for op, _ in batch])
             except (RedisError, OSError) as error:
-                if self.healthy:
-                    log.warning("Redis is down, so limits cannot be counted: %s", error)
-                self.healthy = False
-                self._keep_settlements(batch)
+                self._give_up(batch, str(error) or type(error).__name__)
                 return
-            self.healthy = True
-            if not self._waiting:
+            for (_, answer), state in zip(batch, states, strict=True):
+                if answer is not None and not answer.done():
+                    answer.set_result(state)
+            self._slow_calls = 0 if quick else self._slow_calls + 1
+            if self._slow_calls >= SLOW_CALLS:
+                self._give_up([], f"{SLOW_CALLS} calls took more than {WAIT_SECONDS / 2:.3f} s")
+            elif quick:
+                self._resume()
+            if self._journal.in_use and not any(op["kind"] == "settle" for op, _ in self._waiting):
+                self._journal.clear()
+            if not self.healthy and not self._waiting:
                 return
+
+    async def _timed_call(self, ops: list[dict[str, Any]]) -> tuple[list[LimitState], bool]:
+        """The results of these operations, and whether Redis was quick."""
+        calling = asyncio.create_task(self._call(ops))
+        quick = await _done_within(WAIT_SECONDS / 2, calling)
+        return await calling, quick
 
     async def _call(self, ops: list[dict[str, Any]]) -> list[LimitState]:
-        names = [key.format(op["key"]) for op in ops for key in (_STATE, _OPEN, _SETTLED)]
-        arguments = [to_json(ops), LEASE_SECONDS, REMEMBER_SETTLED_SECONDS, STATE_SECONDS]
-        now, *states = cast("list[Any]", await self._run(keys=names, args=arguments))
+        names = [key.format(op["key"]) for op in ops for key in windows.KEYS]
+        durations = (windows.LEASE_SECONDS, windows.REMEMBER_SETTLED_SECONDS, windows.STATE_SECONDS, windows.WILD_DAYS)
+        now, *states = cast("list[Any]", await self._run(keys=names, args=[to_json(ops), *durations]))
         return [LimitState(float(now), *state) for state in states]
 
-    def _keep_settlements(self, batch: list[tuple[dict[str, Any], asyncio.Future[LimitState | None] | None]]) -> None:
-        """After a failed call: answer all reservations without a state, and keep the settlements for later."""
-        batch += self._waiting
-        self._waiting.clear()
-        for op, answer in batch:
+    def _give_up(self, batch: list[_Waiting], why: str) -> None:
+        """Redis is down: nobody waits for it any more, and the settlements are kept for later."""
+        if self.healthy:
+            log.warning("Redis is down or slow, so limits are not checked: %s", why)
+        self.healthy = False
+        waiting = [*batch, *self._waiting]
+        self._waiting = deque((op, None) for op, _ in waiting if op["kind"] == "settle")
+        self._journal.write(self._settlements())
+        for _, answer in waiting:
             if answer is not None and not answer.done():
                 answer.set_result(None)
-            if op["kind"] == "settle":
-                self._waiting.append((op, None))
+
+    def _settlements(self) -> list[dict[str, Any]]:
+        return [op for op, _ in self._waiting if op["kind"] == "settle"]
+
+    def _resume(self) -> None:
+        """Redis answers: what running requests may spend is reserved now, though it cannot be refused any more."""
+        if self.healthy:
+            return
+        log.info("Redis answers again, so limits are checked")
+        self.healthy = True
+        self._renew()
 
     async def _keep_renewing(self) -> None:
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            for reservation in self._open.values():
-                if reservation.tokens:
-                    self._send({"kind": "renew", **_fields(reservation)})
+            await asyncio.sleep(windows.RENEW_SECONDS)
+            if self.healthy:
+                self._renew()
+
+    def _renew(self) -> None:
+        for reservation in self._open.values():
+            if reservation.tokens:
+                self._send({"kind": "renew", **_fields(reservation)})
+        self._unsent.clear()
+
+
+async def _done_within(seconds: float, future: asyncio.Future[Any]) -> bool:
+    """Whether a future is done within that time. A moment in which this process did not run counts once, not whole."""
+    for _ in range(5):
+        done, _ = await asyncio.wait([future], timeout=seconds / 5)
+        if done:
+            return True
+    return False
 
 
 def _fields(reservation: Reservation) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway import store
+from gateway.access.journal import merge_journals
 from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
 from gateway.ledger import ledger
@@ -70,6 +71,7 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
 
     settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
     ledger.merge_spools(settings.state_dir)
+    merge_journals(settings.state_dir)
     keyring = Keyring(redis_url, settings.state_dir)
     several = settings.workers > 1
     server = Workers(settings, listener, lock.fileno()) if several else Server(settings, family, listener)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access import limits
+from gateway.access import limits, windows
 from gateway.access.keys import Key
 from gateway.access.limits import Limiter, LimitState
 from gateway.errors import ApiError, BadRequestError
@@ -26,17 +28,18 @@ def key(**grant: Any) -> Key:
 
 
 @asynccontextmanager
-async def running_limiter(server: RedisServer) -> AsyncIterator[Limiter]:
-    limiter = Limiter(server.url)
-    await limiter.start()
-    try:
-        yield limiter
-    finally:
-        await limiter.aclose()
+async def running_limiter(server: RedisServer, state_dir: Path | None = None) -> AsyncIterator[Limiter]:
+    with tempfile.TemporaryDirectory() as temporary:
+        limiter = Limiter(server.url, state_dir or Path(temporary))
+        await limiter.start()
+        try:
+            yield limiter
+        finally:
+            await limiter.aclose()
 
 
 def redis_state(server: RedisServer, name: str = "team-a") -> dict[str, int]:
-    return {str(field): int(value) for field, value in server.client.hgetall(limits._STATE.format(name)).items()}
+    return {str(field): int(value) for field, value in server.client.hgetall(windows.KEYS[0].format(name)).items()}
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +99,7 @@ async def test_a_new_window_starts_with_the_open_reservations(redis_server: Redi
         spent, _ = await limiter.reserve(mine, "r1", 60)
         limiter.settle(spent, 60)
         await limiter.reserve(mine, "r2", 40)
-        redis_server.client.hincrby(limits._STATE.format("team-a"), "minute", -1)  # a minute passes
+        redis_server.client.hincrby(windows.KEYS[0].format("team-a"), "minute", -1)  # a minute passes
         with pytest.raises(ApiError):
             await limiter.reserve(mine, "r3", 61)
         _, state = await limiter.reserve(mine, "r4", 50)
@@ -153,22 +156,25 @@ async def test_a_caller_who_leaves_during_the_reservation_keeps_no_tokens_reserv
     assert redis_state(redis_server)["reserved"] == redis_state(redis_server)["minute_tokens"] == 0
 
 
-async def test_reservations_of_a_killed_gateway_expire_with_their_lease(
+async def test_reservations_of_a_killed_gateway_are_charged_when_their_lease_expires(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = key(reasoning_tokens_per_minute=100)
-    monkeypatch.setattr(limits, "LEASE_SECONDS", 0.2)
-    monkeypatch.setattr(limits, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(windows, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(windows, "RENEW_SECONDS", 0.05)
     async with running_limiter(redis_server) as killed, running_limiter(redis_server) as other:
-        await killed.reserve(mine, "r1", 100)
+        await killed.reserve(mine, "r1", 90)
         await asyncio.sleep(0.5)  # more than a lease, but renewed
-        with pytest.raises(ApiError):
-            await other.reserve(mine, "r2", 1)
+        with pytest.raises(ApiError, match="0 are spent, 90 are reserved"):
+            await other.reserve(mine, "r2", 11)
         await killed._tasks[1].stop()  # the lease is not renewed any more
         await asyncio.sleep(0.4)
-        _, state = await other.reserve(mine, "r3", 100)
+        with pytest.raises(ApiError, match="90 are spent, 0 are reserved"):
+            await other.reserve(mine, "r3", 11)
+        _, state = await other.reserve(mine, "r4", 10)
         assert state is not None
-        assert state.reserved == 100
+        assert (state.minute_tokens, state.reserved) == (90, 10)
+        await asyncio.sleep(0.1)
 
 
 async def test_without_redis_nobody_waits_and_usage_is_counted_later(mortal_redis: RedisServer) -> None:
@@ -220,7 +226,7 @@ def test_the_reservation_is_the_most_reasoning_tokens_the_request_can_spend(
 
 def test_the_token_headers_describe_the_window_with_the_fewest_tokens_left() -> None:
     mine = key(requests_per_minute=10, reasoning_tokens_per_minute=100, reasoning_tokens_per_day=120)
-    state = LimitState(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20)
+    state = LimitState(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20, minute=1440 * 20_000 + 1)
     assert limits.rate_limit_headers(mine, state) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "6",
@@ -232,19 +238,69 @@ def test_the_token_headers_describe_the_window_with_the_fewest_tokens_left() -> 
     assert limits.rate_limit_headers(key(), state) == {}
 
 
-async def test_a_lease_that_expired_during_an_outage_is_reserved_again(
+async def test_a_settlement_after_the_charge_gives_back_what_was_not_spent(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request still runs, so the tokens it may spend must not be promised to another request."""
-    monkeypatch.setattr(limits, "LEASE_SECONDS", 1)
-    monkeypatch.setattr(limits, "RENEW_SECONDS", 3)
+    """As after an outage of Redis, or after the gateway was frozen: the lease expired, and the request went on."""
+    monkeypatch.setattr(windows, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(windows, "RENEW_SECONDS", 0.7)
     mine = key(reasoning_tokens_per_day=1000)
     async with running_limiter(redis_server) as limiter:
         reservation, _ = await limiter.reserve(mine, "r1", 900)
-        await asyncio.sleep(1.5)
-        other, _ = await limiter.reserve(mine, "r2", 1)
-        assert redis_state(redis_server)["reserved"] == 1  # as after an outage: the lease was not renewed
-        await until(lambda: redis_state(redis_server)["reserved"] == 901)
-        for one, spent in ((reservation, 800), (other, 1)):
-            limiter.settle(one, spent)
-    assert (redis_state(redis_server)["reserved"], redis_state(redis_server)["day_tokens"]) == (0, 801)
+        await asyncio.sleep(1.0)  # it is renewed, too late
+        with pytest.raises(ApiError, match="900 are spent, 0 are reserved"):
+            await limiter.reserve(mine, "r2", 101)
+        for _ in range(2):  # sent twice, it counts once
+            limiter.settle(reservation, 800)
+        other, state = await limiter.reserve(mine, "r3", 200)
+        assert state is not None
+        assert (state.day_tokens, state.reserved) == (800, 200)
+        limiter.settle(other, 0)
+    assert (redis_state(redis_server)["reserved"], redis_state(redis_server)["day_tokens"]) == (0, 800)
+
+
+async def test_what_was_admitted_during_an_outage_is_reserved_and_counted_after_it(mortal_redis: RedisServer) -> None:
+    mine = key(reasoning_tokens_per_day=100)
+    async with running_limiter(mortal_redis) as limiter:
+        unchecked, state = await limiter.reserve(mine, "r1", 70)
+        assert state is None
+        await until(lambda: not limiter.healthy)
+        given_up, _ = await limiter.reserve(mine, "r2", 20)
+        limiter.settle(given_up, 0)
+        mortal_redis.start()
+        await until(lambda: limiter.healthy and redis_state(mortal_redis).get("reserved") == 70)
+        with pytest.raises(ApiError, match="0 are spent, 70 are reserved"):
+            await limiter.reserve(mine, "r3", 31)
+        limiter.settle(unchecked, 60)
+        await until(lambda: redis_state(mortal_redis)["day_tokens"] == 60)
+        assert redis_state(mortal_redis)["reserved"] == 0
+
+
+async def test_settlements_that_wait_for_redis_survive_a_kill(mortal_redis: RedisServer, tmp_path: Path) -> None:
+    mine = key(reasoning_tokens_per_day=1000)
+    mortal_redis.start()
+    killed = Limiter(mortal_redis.url, tmp_path)
+    await killed.start()
+    reserved = [(await killed.reserve(mine, f"r{number}", 100))[0] for number in range(4)]
+    await until(lambda: redis_state(mortal_redis)["reserved"] == 400)
+    mortal_redis.kill()
+    killed.settle(reserved[0], 10)  # it is on its way when Redis turns out to be away
+    await until(lambda: not killed.healthy)
+    for reservation in reserved[1:3]:
+        killed.settle(reservation, 10)
+    for task in killed._tasks:
+        await task.stop()  # killed: nothing is closed
+    journal = tmp_path / "limits.0.jsonl"
+    assert (len(journal.read_text().splitlines()), journal.stat().st_mode & 0o777) == (3, 0o600)
+
+    for turn in range(2):  # a start while Redis is away writes nothing twice
+        if turn:
+            mortal_redis.start()
+        async with running_limiter(mortal_redis, tmp_path) as limiter:
+            if turn:
+                await until(lambda: redis_state(mortal_redis)["day_tokens"] == 30)
+                assert redis_state(mortal_redis)["reserved"] == 100, "the request that ran when the gateway was killed"
+            else:
+                await until(lambda: not limiter.healthy)
+        assert journal.exists() == (not turn)
+        assert turn or len(journal.read_text().splitlines()) == 3
