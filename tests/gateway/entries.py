@@ -57,4 +57,8 @@ def entries() -> st.SearchStrategy[Entry]:
         error=st.text(st.characters(exclude_categories=["Cs"])),
         first_token_seconds=st.none() | seconds,
         total_seconds=seconds,
+        assumed=st.booleans(),
+        answered=st.booleans(),
+        counting=st.sampled_from(["reported", "repaired", "counted"]),
+        over_cap=st.booleans(),
     )
