@@ -248,7 +248,7 @@ def _nulls(raw: bytes) -> int:
 
 def _extent(pieces: int, least: int, size: int) -> Extent:
     """Of a stream: an engine sends one token or a few with each event, and few tokens do not make much text."""
-    return Extent(max(least, (size - _ENVELOPE * (pieces + 1)) // 32), 8 * pieces + 64)
+    return Extent(max(least, (size - _ENVELOPE * (pieces + 1)) // 32), 3 * pieces + 32)
 
 
 def _text_extent(size: int) -> Extent:

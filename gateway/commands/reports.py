@@ -132,8 +132,12 @@ def _bar(group: Group, longest: float) -> str:
 
 def _measured(total: Group) -> str:
     assumed = ""
-    if total.totals.assumed:
+    if total.totals.unanswered:
         assumed = (
+            f"\n{total.totals.unanswered:,} requests had no answer (cut off while thinking, or empty) and save nothing."
+        )
+    if total.totals.assumed:
+        assumed += (
             f"\nFor {total.totals.assumed:,} requests the tokens are predicted, because their callers left before a"
             f" non-streaming response was complete. With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
         )

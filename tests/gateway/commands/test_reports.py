@@ -42,6 +42,19 @@ async def test_savings_are_measured_with_enough_holdouts_and_drift_is_reported(
     )
 
 
+async def test_requests_without_an_answer_are_counted_below_the_table(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(redis_server.url, tmp_path)
+    await ledger.start()
+    ledger.put(entry(time=time.time(), answered=False))
+    await ledger.aclose()
+    run("savings", "--redis", redis_server.url)
+    assert "1 requests had no answer (cut off while thinking, or empty) and save nothing" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 @pytest.mark.parametrize("columns", ["80", "60"])
 async def test_a_narrow_terminal_shows_all_figures(
     redis_server: RedisServer,
