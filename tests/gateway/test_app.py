@@ -110,8 +110,9 @@ async def test_a_decision_is_explained_without_running_it(gateway: Gateway, engi
     assert error(pinned)["message"].startswith("base is not predicted to answer within 3 reasoning tokens")
     chat = await gateway.ask(EASY, headers=tight)
     assert str(refused["smallest_feasible"]) in error(chat)["message"]
-    capped = await explained(EASY, max_tokens=3, reasoning_effort="high")
-    assert (capped["budget"]["source"], capped["budget"]["feasible"]) == ("reasoning_effort", True)
+    capped = await explained(EASY, max_tokens=19, reasoning_effort="high")  # which leaves 3 beside the answer
+    assert (capped["budget"]["source"], capped["budget"]["tokens"]) == ("reasoning_effort", 3)
+    assert capped["budget"]["feasible"] is False
     assert capped["checkpoints"]["base"]["tokens"] == 3
     assert (await explained(HARD, model="abacus/alpha-0.1"))["decision"] == "pinned"
     strange = await explained(UNFAMILIAR)
