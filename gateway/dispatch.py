@@ -9,10 +9,10 @@ from dataclasses import replace
 from gateway import errors
 from gateway.answer.cascade import Answer, EscalatingStream, SurprisalMeter, escalated_response
 from gateway.context import RequestContext
-from gateway.engines.pool import NoEngineError
+from gateway.engines.pool import NoEngineError, RefusedCapError
 from gateway.engines.replica import Upstream
 from gateway.errors import ApiError
-from gateway.request.engine_body import engine_body, shortened
+from gateway.request.engine_body import capped_by_length, engine_body, shortened
 from gateway.request.question import Body, encode
 from gateway.routing import feasibility, rule
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
@@ -135,6 +135,10 @@ def _unanswered(missing: NoCheckpointError, failures: list[NoEngineError]) -> Ap
 async def _open_upstream(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
     with context.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
         headers["x-request-id"] = context.id
-        upstream = await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)
+        try:
+            upstream = await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)
+        except RefusedCapError:
+            limited = encode(capped_by_length(body))
+            upstream = await services.engines.open(checkpoint, limited, headers, stream=context.question.stream)
     context.engine = upstream.engine
     return upstream

@@ -11,7 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import aiohappyeyeballs
 import httptools
@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
             self.when_complete()
 
 
-async def _addresses(host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
+async def _addresses(host: str, port: int) -> Sequence[Any]:
     return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 

@@ -65,6 +65,14 @@ class NoEngineError(Exception):
         self.error, self.retry_after = error, retry_after
 
 
+class RefusedCapError(NoEngineError):
+    """No replica served this checkpoint, and at least one refused the field that caps the thinking."""
+
+
+class _CapError(Exception):
+    """An engine refused the field that caps the thinking."""
+
+
 class _UnavailableError(OSError):
     """A proxy or a starting engine responded, and the engine is not available."""
 
@@ -80,16 +88,6 @@ class _NoAnswerError(ApiError):
         super().__init__(failure.status, failure.message, kind=failure.kind, param=failure.param, code=failure.code)
 
 
-class _RefusedCapError(ApiError):
-    """An engine refused the field by which the gateway caps the thinking."""
-
-    def __init__(self) -> None:
-        message = (
-            "The engine cannot limit this request's reasoning. The gateway's log says what its operator has to do."
-        )
-        super().__init__(502, message, kind="api_error", code="engine_failed")
-
-
 class _TooLargeError(ApiError):
     """An answer is larger than the gateway takes. Another replica's would be as large."""
 
@@ -99,6 +97,10 @@ class _TooLargeError(ApiError):
             " log probabilities."
         )
         super().__init__(502, message, kind="api_error", code="engine_failed")
+
+
+_Failure = ApiError | OSError | _CapError
+"""Why one replica did not serve a request."""
 
 
 class Engines:
@@ -172,9 +174,10 @@ class Engines:
         Raises:
             ApiError: an engine rejected the request or its answer is too large, or every replica that was tried is
                 busy (429).
-            NoEngineError: no replica served it, and at least one failed for another reason than being busy.
+            NoEngineError: no replica served it, and at least one failed for another reason than being busy. It is a
+                `RefusedCapError` if that reason was the cap on the thinking.
         """
-        failures: list[ApiError | OSError] = []
+        failures: list[_Failure] = []
         for replica in self._in_order(checkpoint, body):
             if not replica.allows(checkpoint):  # half-open: another request is the trial
                 continue
@@ -185,7 +188,7 @@ class Engines:
                 replica.record_response(checkpoint)
                 if verdict.refuses_cap(refusal, body):
                     replica.record_refused_cap()
-                    failures.append(_RefusedCapError())
+                    failures.append(_CapError("it cannot cap the thinking"))
                 elif refusal.status in REQUEST_ERRORS or isinstance(refusal, _TooLargeError):
                     raise
                 else:
@@ -288,27 +291,26 @@ async def _begun(response: wire.Response) -> bytes:
         raise _NoAnswerError(failure) from None
 
 
-def _unserved(failures: Sequence[ApiError | OSError]) -> ApiError | NoEngineError:
+def _unserved(failures: Sequence[_Failure]) -> ApiError | NoEngineError:
     """The error when no replica served a request: 429 if each one tried answered 429, otherwise `NoEngineError`."""
     if not failures:
         return NoEngineError("no engine serves it")
     busy = [failure for failure in failures if isinstance(failure, ApiError) and failure.status == 429]
     if len(busy) == len(failures):
         return errors.busy(busy[-1], min(failure.retry_after or BUSY_SECONDS for failure in busy))
-    said = [failure for failure in failures if isinstance(failure, _NoAnswerError | _RefusedCapError)]
-    engine_failed = [failure for failure in said if failure.status >= 500]
+    if any(isinstance(failure, _CapError) for failure in failures):
+        return RefusedCapError("it cannot cap the thinking")
+    engine_failed = [failure for failure in failures if isinstance(failure, _NoAnswerError) and failure.status >= 500]
     retry_after = min(_retry_after(failure) or UNAVAILABLE_SECONDS for failure in failures)
     return NoEngineError(_describe(failures[-1]), engine_failed[-1] if engine_failed else None, retry_after)
 
 
-def _retry_after(failure: ApiError | OSError) -> int | None:
+def _retry_after(failure: _Failure) -> int | None:
     return failure.retry_after if isinstance(failure, ApiError | _UnavailableError) else None
 
 
-def _describe(failure: ApiError | OSError) -> str:
+def _describe(failure: _Failure) -> str:
     """A failure for the log: an engine's message is left out, because it may quote the prompt."""
     if isinstance(failure, _NoAnswerError):
         return f"HTTP 200 with an error of status {failure.status} instead of an answer"
-    if isinstance(failure, _RefusedCapError):
-        return "it cannot cap the thinking"
     return f"HTTP {failure.status}" if isinstance(failure, ApiError) else repr(failure)

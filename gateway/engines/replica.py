@@ -106,8 +106,8 @@ class Replica:
         """Note that it refused a request because it cannot cap the thinking."""
         if not self.may_refuse_caps:
             log.error(
-                "engine %s refuses thinking_token_budget, so requests with a budget fail there: start vLLM with"
-                " --reasoning-parser, and with a --reasoning-config that has the family's reasoning tokens",
+                "engine %s refuses thinking_token_budget. With a budget, thinking and answer together are cut off there"
+                " at the budget: start vLLM with --reasoning-parser or --reasoning-config",
                 self.url,
             )
         self.refused_caps += 1

@@ -99,16 +99,20 @@ class ChildProcess:
         backoff = 1.0
         while not self._stopping.is_set():
             started = asyncio.get_running_loop().time()
-            code = await self._run()
+            try:
+                code = await self._run()
+                ended = f"exited with code {code}"
+            except OSError as error:  # such as too many open files
+                code, ended = None, f"could not be started ({error.strerror})"
             if self._stopping.is_set():
                 return
             if not self._was_ready.is_set():
-                raise StartError(self._start_error_message(code))
+                message = f"{self.program.name} {ended}" if code is None else self._start_error_message(code)
+                raise StartError(message)
             if asyncio.get_running_loop().time() - started > STABLE_SECONDS:
                 backoff = 1.0
             log.error(
-                "%s exited with code %d; restarting it in %.0f s; see %s",
-                self.program.name, code, backoff, self.program.log_path,
+                "%s %s; restarting it in %.0f s; see %s", self.program.name, ended, backoff, self.program.log_path
             )  # fmt: skip
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)

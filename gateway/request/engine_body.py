@@ -29,6 +29,20 @@ def engine_body(question: Question, model: str, budget: Budget, *, logprobs: boo
     return body
 
 
+def capped_by_length(body: Body) -> Body:
+    """The body for an engine that refuses to cap the thinking. The whole completion is as long as the cap at most.
+
+    The thinking cannot exceed the cap then. A completion that is cut off ends with `finish_reason: length`.
+    """
+    limited = {name: value for name, value in body.items() if name != "thinking_token_budget"}
+    tokens: int = body["thinking_token_budget"]
+    if tokens == 0:  # the template's empty thinking is the cap
+        return limited
+    field = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
+    limited[field] = min(tokens, body.get(field) or tokens)
+    return limited
+
+
 def shortened(question: Question, budget: Budget, reasoning_tokens: int, tokens: int) -> tuple[Question, Budget] | None:
     """The question and budget that remain after so many tokens, reasoning among them; None if thinking is over."""
     left = None if budget.tokens is None else budget.tokens - reasoning_tokens

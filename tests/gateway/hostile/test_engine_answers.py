@@ -248,6 +248,18 @@ class TestCaps:
         assert f'laconic_engine_refused_caps_total{{engine="{engine.url}"}} 1.0' in metrics
 
     @pytest.mark.parametrize("streamed", [True, False])
+    async def test_if_no_replica_takes_caps_the_whole_completion_is_as_long_as_the_cap(
+        self, pair: Gateway, engine: FakeEngine, other: FakeEngine, streamed: bool
+    ) -> None:
+        engine.script = other.script = self.without_caps(streamed)
+        response = await pair.ask(stream=streamed, headers={"x-reasoning-budget": "50"})
+        assert (response.status_code, response.headers["x-laconic-budget"]) == (200, "50")
+        asked = engine.bodies + other.bodies
+        assert len(asked) == 3
+        (served,) = [body for body in asked if "thinking_token_budget" not in body]
+        assert served["max_tokens"] == 50
+
+    @pytest.mark.parametrize("streamed", [True, False])
     async def test_requests_without_a_cap_go_there_as_before(
         self, pair: Gateway, engine: FakeEngine, other: FakeEngine, streamed: bool
     ) -> None:

@@ -52,6 +52,25 @@ async def test_a_program_that_dies_is_restarted(tmp_path: Path) -> None:
     assert not psutil.pid_exists(second)
 
 
+async def test_a_program_that_cannot_be_restarted_for_a_while_is_restarted_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here its log cannot be opened. And the gateway could stop meanwhile."""
+    child = ChildProcess(program(tmp_path, RUN))
+    await child.start()
+    first = int((tmp_path / "pid").read_text())
+    child.program.log_path.unlink()
+    child.program.log_path.mkdir()
+    psutil.Process(first).kill()
+    while "could not be started (Is a directory)" not in caplog.text:
+        await asyncio.sleep(0.02)
+    child.program.log_path.rmdir()
+    while (second := int((tmp_path / "pid").read_text() or first)) == first:
+        await asyncio.sleep(0.02)
+    await child.stop()
+    assert not psutil.pid_exists(second)
+
+
 async def test_a_program_that_exits_at_start_raises_with_its_last_log_lines_and_a_hint(tmp_path: Path) -> None:
     child = ChildProcess(program(tmp_path, "import sys; print('some line'); sys.exit('no memory left')"))
     with pytest.raises(StartError) as failed:

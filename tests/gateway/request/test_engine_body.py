@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.request import question
 from gateway.request.budget import Budget, most_thinking
-from gateway.request.engine_body import engine_body, shortened
+from gateway.request.engine_body import capped_by_length, engine_body, shortened
 
 MODEL = "abacus/alpha-0.4"
 
@@ -87,3 +87,21 @@ def test_what_the_first_checkpoint_used_is_taken_from_both_limits(
         assert budget_left.tokens == (None if budget is None else min(budget - reasoning, room))
         assert question_left.max_tokens == (None if max_tokens is None else max_tokens - reasoning - answer)
         assert question_left.body.get("max_tokens") == question_left.max_tokens
+
+
+@pytest.mark.parametrize(
+    ("budget", "given", "limits"),
+    [
+        (50, {}, {"max_tokens": 50}),
+        (50, {"max_tokens": 20}, {"max_tokens": 20}),
+        (50, {"max_tokens": 90}, {"max_tokens": 50}),
+        (50, {"max_completion_tokens": 90}, {"max_completion_tokens": 50}),
+        (50, {"max_tokens": 10, "max_completion_tokens": 90}, {"max_tokens": 10, "max_completion_tokens": 50}),
+        (0, {"max_tokens": 90}, {"max_tokens": 90}),  # the template's empty thinking is the cap
+        (0, {}, {}),
+    ],
+)
+def test_without_a_cap_on_thinking_the_completion_is_no_longer_than_the_cap(
+    budget: int, given: dict[str, int], limits: dict[str, int]
+) -> None:
+    assert capped_by_length({"model": MODEL, "thinking_token_budget": budget, **given}) == {"model": MODEL, **limits}
