@@ -3,11 +3,11 @@
 An engine's figures are untrusted. They stand if each is a whole number that the request could have, and if they do not
 contradict each other or what was relayed:
 
-- fewer tokens than events, or far more or fewer than the text can be;
+- fewer tokens than events, or than the text can be;
 - `reasoning_tokens: 0` beside relayed thinking, or more reasoning than completion tokens.
 
-Then the text is counted, and a figure that is far from the count is replaced by it. Reasoning that is reported but was
-not relayed is believed: some engines keep their thinking to themselves.
+Then the text is counted, and a figure that is far below the count is replaced by it. One above it is believed: special
+tokens leave no text, and some engines keep their thinking to themselves.
 """
 
 from __future__ import annotations
@@ -120,16 +120,13 @@ def _in_doubt(figures: _Figures, transcript: Transcript, terms: Terms) -> bool:
     """Whether the figures may contradict what was relayed. Cheap: the text is not read."""
     assert figures.generated is not None
     assert figures.reasoning is not None
-    thinking, generated = transcript.extents(exact=figures.generated <= FEW_TOKENS)
-    if thinking is None:
+    thinking, generated = transcript.least_tokens(exact=figures.generated <= FEW_TOKENS)
+    visible = figures.generated - terms.discarded()
+    if not thinking:
         if not figures.reasoning and terms.thinks and transcript.mentions(terms.marks):
             return True  # a reasoning parser for other marks leaves the thinking in the content, and counts none
-        visible = figures.generated - figures.reasoning
-    elif thinking.holds(figures.reasoning):
-        visible = figures.generated
-    else:
-        return True
-    return not generated.holds(visible - terms.discarded())
+        visible -= figures.reasoning
+    return figures.reasoning < thinking or visible < generated
 
 
 def _settled(figures: _Figures, count: TextCount, discarded: int) -> tuple[int, int]:
@@ -150,8 +147,8 @@ def _settled(figures: _Figures, count: TextCount, discarded: int) -> tuple[int, 
 
 
 def _near(reported: int, counted: int) -> bool:
-    """Whether both can be of one text. The end of a turn, tool calls' markup and other spellings make a difference."""
-    return 0.6 * counted - 3 <= reported <= 2 * counted + 64
+    """Whether so few tokens can be this text, which a model may spell otherwise. More can be: some leave no text."""
+    return reported >= 0.6 * counted - 3
 
 
 def _completed(usage: Json, prompt: int, generated: int, reasoning: int) -> Json:

@@ -36,16 +36,6 @@ _ENVELOPE = 512
 """More bytes than an event has around its text, if it has no log probabilities."""
 
 
-class Extent(NamedTuple):
-    """How many tokens a text can have been, generously."""
-
-    least: int
-    most: int
-
-    def holds(self, tokens: int) -> bool:
-        return self.least <= tokens <= self.most
-
-
 class TextCount(NamedTuple):
     """A response's text, counted."""
 
@@ -111,26 +101,26 @@ class Transcript:
         self._parse_events()
         return [choice.finish_reason for choice in self._choices.values() if choice.finish_reason]
 
-    def extents(self, *, exact: bool) -> tuple[Extent | None, Extent]:
-        """How many tokens the reasoning can have been, None if none was relayed; and reasoning and answer together.
+    def least_tokens(self, *, exact: bool) -> tuple[int, int]:
+        """The fewest tokens that the reasoning can have been, 0 if none was relayed; and reasoning and answer together.
 
         Args:
             exact: read the text, which is worth it if there is little of it.
         """
         if exact or self._choices or not self._events:
-            return self._text_extents()
+            return self._least_of_text()
         raw = self._raw()
         # Mostly one event came at a time; else count them.
         pieces = self._pieces if len(raw) <= _ENVELOPE * self._pieces else raw.count(b"\n\n")
         last = _last_reasoning(raw)
-        generated = _extent(pieces, pieces - 8, len(raw))
+        generated = _least(pieces, pieces - 8, len(raw))
         thinking = 0 if last < 0 else sum(map(raw.count, _REASONING))
         if last >= 0 and _NOTHING.match(raw, last):
             thinking -= _nulls(raw)
         if thinking <= 0:
-            return None, generated
+            return 0, generated
         end = raw.find(b"\n\n", last)
-        return _extent(thinking, max(1, thinking - 2), end), generated
+        return _least(thinking, max(1, thinking - 2), end), generated
 
     def mentions(self, marks: Reasoning) -> bool:
         """Whether the marks of thinking are in the content."""
@@ -179,12 +169,12 @@ class Transcript:
         self._events = [b"".join(self._events)]
         return self._events[0]
 
-    def _text_extents(self) -> tuple[Extent | None, Extent]:
+    def _least_of_text(self) -> tuple[int, int]:
         self._parse_events()
         thinking = sum(_size(choice.reasoning) for choice in self._choices.values())
         rest = sum(_size(choice.content) + _size(choice.calls) for choice in self._choices.values())
         thought = any(text.strip() for choice in self._choices.values() for text in choice.reasoning)
-        return _text_extent(thinking) if thought else None, _text_extent(thinking + rest)
+        return _least_of_size(thinking) if thought else 0, _least_of_size(thinking + rest)
 
     def _parse_events(self) -> None:
         if not self._events:
@@ -246,14 +236,14 @@ def _nulls(raw: bytes) -> int:
     return sum(raw.count(name + value) for name in _REASONING for value in (b":null", b": null", b':""', b': ""'))
 
 
-def _extent(pieces: int, least: int, size: int) -> Extent:
-    """Of a stream: an engine sends one token or a few with each event, and few tokens do not make much text."""
-    return Extent(max(least, (size - _ENVELOPE * (pieces + 1)) // 32), 3 * pieces + 32)
+def _least(pieces: int, least: int, size: int) -> int:
+    """Of a stream: an engine sends at least one token with each event, and few tokens do not make much text."""
+    return max(least, (size - _ENVELOPE * (pieces + 1)) // 32)
 
 
-def _text_extent(size: int) -> Extent:
-    """Of a text: a token has four characters on average, and one if it is a digit."""
-    return Extent(max(int(size > 0), size // 6 - 4), size * 2 // 3 + 16)
+def _least_of_size(size: int) -> int:
+    """Of a text: a token has four characters on average."""
+    return max(int(size > 0), size // 6 - 4)
 
 
 def _size(texts: Iterable[str]) -> int:
