@@ -275,6 +275,9 @@ class Limiter:
             except (RedisError, OSError) as error:
                 self._give_up(batch, str(error) or type(error).__name__)
                 return
+            except Exception as error:
+                self._give_up(batch, type(error).__name__)  # a bug must not lose settlements
+                raise
             for (_, answer), state in zip(batch, states, strict=True):
                 if answer is not None and not answer.done():
                     answer.set_result(state)

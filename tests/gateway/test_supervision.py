@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from gateway import supervision
+from gateway.access.limits import Limiter
 from gateway.supervision import BackgroundTask, guard
 from tests.conftest import RedisServer
+from tests.gateway.access.test_limits import redis_state
 from tests.gateway.fakes import FakeEngine, Gateway, running, until
+from tests.gateway.hostile.harness import impatient_gateway
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +162,29 @@ async def test_every_task_of_the_gateway_survives_a_fault(
     await until(lambda: gateway.engines.missing == ["alpha-0.1"])
     text = (await gateway.client.get("/metrics")).text
     assert f'laconic_background_faults_total{{task="{task}"}}' in text
+
+
+async def test_a_fault_of_the_limits_loses_no_settlement_and_holds_up_nobody(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.access.limits.RETRY_SECONDS", 0.02)
+    call = Limiter._call
+
+    async def fail_once(self: Limiter, ops: list[dict[str, Any]]) -> Any:
+        if any(op["kind"] == "settle" for op in ops):
+            monkeypatch.setattr(Limiter, "_call", call)
+            raise LookupError("a bug")
+        return await call(self, ops)
+
+    async with impatient_gateway(family_dir, redis_server.url, engine.url, tmp_path) as gateway:
+        monkeypatch.setattr(Limiter, "_call", fail_once)
+        for _ in range(2):
+            assert (await gateway.ask()).status_code == 200
+        entries = await gateway.entries(2)
+        spent = sum(entry.reasoning_tokens for entry in entries)
+        await until(lambda: redis_state(redis_server)["day_tokens"] == spent)
+    assert spent > 0
+    assert supervision.faults == {"limits": 1}
 
 
 async def test_a_service_that_fails_to_stop_does_not_keep_the_ledger_from_being_flushed(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from gateway.engines import adapters
 from gateway.process.embedded import free_port
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, FakeEngine, Gateway, running, until
@@ -144,3 +146,16 @@ async def test_a_slow_adapter_load_does_not_delay_the_probes_of_other_engines(
         await loading.wait()
         other.serves = ["abacus/base"]
         await until(lambda: gateway.engines.missing == ["alpha-0.1", "alpha-0.4"])
+
+
+async def test_what_an_engine_says_is_logged_on_one_short_line() -> None:
+    async def said() -> AsyncIterator[bytes]:
+        yield "no\r\nforged line \x1b[31m\u2028 é\xff ".encode("latin-1", "replace")
+        while True:
+            yield b"more " * 100
+
+    text = await adapters._shown(said())
+    assert text.startswith("no forged line ")
+    assert text.isascii()
+    assert text.isprintable()
+    assert len(text) <= adapters.SHOWN_BYTES
