@@ -178,6 +178,12 @@ class OperatorEndpoint:
             "missing_checkpoints": missing,
             "engines": self._engines(request),
             "ledger": ledger.healthy,
+            "books": {
+                "safe": ledger.safe,
+                "pending": ledger.pending,
+                "in_memory": ledger.in_memory,
+                "lost": ledger.lost,
+            },
         }
         return JSONResponse(body, 503 if missing else 200)
 

@@ -120,6 +120,8 @@ class ChatEndpoint:
 
     async def _reserve(self, context: RequestContext) -> dict[str, str]:
         """Count the request against its key's limits. Returns the headers that say how much of them is left."""
+        if self._services.settings.when_books_cannot_be_kept == "refuse" and not self._services.ledger.safe:
+            raise errors.books_unavailable()
         key = context.key
         if not key.has_limits:
             return {}

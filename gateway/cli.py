@@ -17,7 +17,7 @@ from gateway import config
 from gateway.commands import export, keys, reports, terminal
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
-from gateway.ledger import ledger
+from gateway.ledger import ledger, spool
 from gateway.ledger.ledger import LedgerSnapshot
 from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
@@ -187,9 +187,9 @@ def _savings(arguments: Sequence[str]) -> None:
     else:
         console = terminal.console()
         console.print(reports.savings_report(savings, parsed.price, bars=console.width >= reports.WIDE))
-        if pending := ledger.count_pending(settings.state_dir):
-            spool = settings.state_dir / ledger.SPOOL
-            print(f"Up to {pending} more requests are not in Redis yet. They wait in {spool}.")
+        if pending := spool.count_pending(settings.state_dir):
+            file = settings.state_dir / spool.SPOOL
+            print(f"Up to {pending} more requests are not in Redis yet. They wait in {file}.")
 
 
 def _replay(arguments: Sequence[str]) -> None:

@@ -137,6 +137,11 @@ class Settings(BaseSettings):
         default="open",
         description="while Redis is down, accept (open) or refuse (closed) requests with keys that have limits",
     )
+    when_books_cannot_be_kept: Literal["serve", "refuse"] = Field(
+        default="serve",
+        description="while the disk is full and Redis is down, so that a kill would lose ledger entries: serve or"
+        " refuse chat requests",
+    )
     workers: int = Field(default=1, ge=1, le=256, description="processes that share the port")
     max_body_bytes: int = Field(default=1_048_576, gt=0, description="largest accepted request body")
     max_concurrency: int = Field(

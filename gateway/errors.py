@@ -174,6 +174,14 @@ def unavailable(message: str, code: str = "engine_unavailable", retry_after: int
     return ApiError(503, message, kind="api_error", code=code, retry_after=retry_after)
 
 
+def books_unavailable() -> ApiError:
+    """503: what the request costs could not be recorded safely, and the operator does not want that."""
+    return unavailable(
+        "The gateway cannot record requests now: its disk is full or gone, and Redis is down. Retry in a moment.",
+        code="books_unavailable",
+    )
+
+
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
     """502: the response has begun and cannot be finished."""
     return ApiError(502, message, kind="api_error", code="engine_failed")

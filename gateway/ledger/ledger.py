@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
-import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +26,9 @@ from redis.exceptions import RedisError
 from gateway.ledger import entry as entries
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import Cell, Totals, cell_of, totals_of
+from gateway.ledger.spool import Spool
 from gateway.store import connect
 from gateway.supervision import BackgroundTask
-from models.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +38,8 @@ HOLDOUTS = "{laconic:ledger}:holdouts"
 HOURS = "{laconic:ledger}:hours"
 _IDS = "{{laconic:ledger}}:ids:{day}"
 _SUMS = "{{laconic:ledger}}:sums:{hour}"
-SPOOL = "ledger.spool.jsonl"
-OTHER_SPOOL = "ledger.spool.{}.jsonl"
-BATCH = 64
 GATHER_SECONDS = 0.02
 """How long to gather entries before a call. Nobody waits for an entry, and a call costs more than its entries."""
-READ_BYTES = 1_048_576
-MAX_LINE_BYTES = READ_BYTES
-"""A longer line in the spool is no entry."""
 MAX_UNSPOOLED = 10_000
 MAX_RECENT = 1_000
 MAX_HOLDOUTS = 100_000
@@ -100,7 +91,8 @@ class LedgerSnapshot:
 class Ledger:
     """Writes entries to Redis. It never fails a request: without Redis it spools, on a full disk it buffers in memory.
 
-    An entry is in the spool file from `put` until Redis has it, so killing this process does not lose it.
+    An entry is in the spool file from `put` until Redis has it, so killing this process does not lose it. Only if the
+    disk is full and Redis is down together, entries are in memory alone; `safe` is false while new ones would be.
     """
 
     def __init__(self, redis_url: str, state_dir: Path, max_entries: int = 1_000_000, worker: int = 0) -> None:
@@ -108,15 +100,12 @@ class Ledger:
         self._redis = connect(redis_url)
         self._add = self._redis.register_script(_ADD)
         self._max_entries = max_entries
-        self._path = state_dir / (SPOOL if not worker else OTHER_SPOOL.format(worker))
-        self._spool: int | None = None
-        self._size = self._sent = 0
-        """Bytes in the spool, and how many of them Redis has."""
-        self._lines = 0
-        """Lines in the spool that Redis does not have."""
-        self._torn = False
-        """Whether the spool's last line is incomplete because of a kill; the next entry then starts a new line."""
+        self._spool = Spool(state_dir, worker)
         self._unspooled: list[Line] = []
+        """Entries that are only in memory."""
+        self.lost = 0
+        """Entries that were lost, because neither Redis nor the disk nor the memory had room for them."""
+        self._was_safe, self._had_fault = True, False
         self._recent: dict[bytes, Entry] = {}
         """The most recent lines of the spool, so that they need not be parsed again."""
         self._wake_up = asyncio.Event()
@@ -128,35 +117,41 @@ class Ledger:
     @property
     def pending(self) -> int:
         """Entries that Redis does not have yet."""
-        return self._lines + len(self._unspooled)
+        return self._spool.lines + len(self._unspooled)
+
+    @property
+    def in_memory(self) -> int:
+        """Those of them that a kill of this process would lose."""
+        return len(self._unspooled)
+
+    @property
+    def safe(self) -> bool:
+        """Whether a new entry would survive a kill: the spool can be written, or Redis takes entries at once."""
+        return not self._spool.fault or self.healthy
 
     async def start(self) -> None:
         """Start writing, beginning with what an earlier process left in the spool. Redis need not be up."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._spool = open_regular(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
-            last = b"\n"
-            for last in _blocks(self._path):
-                self._lines += last.count(b"\n")
-                self._size += len(last)
-            self._torn = not last.endswith(b"\n")
-        except OSError as error:
-            log.error("cannot use the ledger's spool: %s", error)
-        if self._lines:
-            log.info("an earlier process left %d ledger entries in %s", self._lines, self._path)
+        self._spool.open()
+        if self._spool.fault:
+            log.error("cannot use the ledger's spool: %s", self._spool.fault)
+        if self._spool.lines:
+            log.info("an earlier process left %d ledger entries in %s", self._spool.lines, self._spool.path)
         await self._deliver([])
+        self._tell()
         self._writer = BackgroundTask("ledger", self._write)
 
     def put(self, entry: Entry) -> None:
         """Record an entry. Returns at once, whether Redis is up or not."""
         line = entries.dump(entry).encode() + b"\n"
-        if not self._append_line(line):
+        if self._spool.append(line):
+            if len(self._recent) < MAX_RECENT:
+                self._recent[line] = entry
+        else:
             if len(self._unspooled) < MAX_UNSPOOLED:
                 self._unspooled.append((line, entry))
             else:
-                log.error("a ledger entry is lost: %s", entry.id)
-        elif len(self._recent) < MAX_RECENT:
-            self._recent[line] = entry
+                self._lose(entry)
+            self._tell()
         self._wake_up.set()
 
     async def snapshot(self, since: float) -> LedgerSnapshot:
@@ -174,15 +169,10 @@ class Ledger:
             self._wake_up.set()
             await self._writer.finish()
             self._writer = None
-        for line, entry in self._unspooled:
-            if not self._append_line(line):
-                log.error("a ledger entry is lost: %s", entry.id)
-        if self._spool is not None:
-            empty = os.fstat(self._spool).st_size == 0
-            os.close(self._spool)
-            self._spool = None
-            if empty:
-                self._path.unlink(missing_ok=True)
+        self._spool_unspooled()
+        for _, entry in self._unspooled:
+            self._lose(entry)
+        self._spool.close()
         await self._redis.aclose()
 
     async def _write(self) -> None:
@@ -198,6 +188,9 @@ class Ledger:
             except OSError as error:
                 log.error("cannot read the ledger's spool: %s", error)
                 drained = self.healthy = False
+            if not drained:
+                self._spool_unspooled()
+            self._tell()
             if self._closing:
                 return
             if not drained:
@@ -205,68 +198,46 @@ class Ledger:
 
     async def _drain(self) -> bool:
         """Send pending entries, and return whether all were sent. A kill at any point only makes some be sent again."""
-        while lines := await self._next_lines():
+        while lines := await self._spool.next_lines():
             parsed = [(line, self._recent.get(line) or _parse(line)) for line in lines]
             if not await self._deliver([(line, entry) for line, entry in parsed if entry is not None]):
                 return False
             for line in lines:
                 self._recent.pop(line, None)
-            self._sent += sum(map(len, lines))
-            self._lines -= len(lines)
-        unspooled, self._unspooled = self._unspooled, []
+            self._spool.sent(lines)
+        unspooled = list(self._unspooled)  # they stay there until Redis has them
         if not await self._deliver(unspooled):
-            self._unspooled = unspooled + self._unspooled
             return False
-        # No entry can be added between the check of the size and the truncation: there is no await.
-        if self._spool is not None and 0 < self._size == self._sent:
-            os.ftruncate(self._spool, 0)
-            self._size = self._sent = 0
+        del self._unspooled[: len(unspooled)]
+        self._spool.empty_if_sent()
         return True
 
-    async def _next_lines(self) -> list[bytes]:
-        size = READ_BYTES
-        while self._spool is not None:
-            block = os.pread(self._spool, size, self._sent)
-            complete, newline, _ = block.rpartition(b"\n")
-            if newline or len(block) < size:
-                return [line + b"\n" for line in complete.split(b"\n")][:BATCH] if newline else []
-            if size < MAX_LINE_BYTES:
-                size *= 2
-            else:
-                await self._skip_line(self._spool)
-        return []
+    def _spool_unspooled(self) -> None:
+        """Write the entries that are only in memory to the spool, as far as there is room again."""
+        if self._spool.fault:
+            self._spool.probe()
+        while not self._spool.fault and self._unspooled and self._spool.append(self._unspooled[0][0]):
+            del self._unspooled[0]
 
-    async def _skip_line(self, spool: int) -> None:
-        """Pass over a line that is too long for an entry, without holding it in memory."""
-        began = self._sent
-        while block := os.pread(spool, READ_BYTES, self._sent):
-            skipped, newline, _ = block.partition(b"\n")
-            self._sent += len(skipped) + len(newline)
-            if newline:
-                self._lines -= 1
-                break
-            await asyncio.sleep(0)  # a gigabyte takes a second
-        log.warning("skipping %d bytes in %s that are no ledger entry", self._sent - began, self._path)
+    def _lose(self, entry: Entry) -> None:
+        self.lost += 1
+        log.error("a ledger entry is lost: %s", entry.id)
 
-    def _append_line(self, line: bytes) -> bool:
-        if not self._append(b"\n" + line if self._torn else line):
-            return False
-        self._lines += 1 + self._torn
-        self._torn = False
-        return True
-
-    def _append(self, line: bytes) -> bool:
-        if self._spool is None:
-            return False
-        try:
-            if os.write(self._spool, line) < len(line):
-                os.ftruncate(self._spool, self._size)
-                raise OSError("the disk is full")
-            self._size += len(line)
-        except OSError as error:
-            log.error("cannot write the ledger's spool: %s", error)
-            return False
-        return True
+    def _tell(self) -> None:
+        """Log one line when entries begin to be in memory only, or the spool to fail, and one when that is over."""
+        if bool(self._spool.fault) != self._had_fault:
+            self._had_fault = not self._had_fault
+            log.warning("the ledger's spool %s", f"fails: {self._spool.fault}" if self._had_fault else "works again")
+        if self.safe == self._was_safe:
+            return
+        self._was_safe = self.safe
+        if self.safe:
+            log.warning("the ledger's entries are safe again; %d were lost", self.lost)
+        else:
+            log.error(
+                "ledger entries are only in memory, and a kill would lose them: Redis is down, and %s cannot be"
+                " written (%s)", self._spool.path, self._spool.fault,
+            )  # fmt: skip
 
     async def _deliver(self, batch: Sequence[Line]) -> bool:
         """Send entries to Redis, which skips those it has. Returns whether Redis accepted them."""
@@ -284,51 +255,11 @@ class Ledger:
                 await self._redis.ping()  # pyright: ignore[reportUnknownMemberType]
         except (RedisError, OSError) as error:
             if self.healthy:
-                log.warning("Redis is down (%s); ledger entries are spooled to %s", error, self._path)
+                log.warning("Redis is down (%s); ledger entries are spooled to %s", error, self._spool.path)
             self.healthy = False
         else:
             self.healthy = True
         return self.healthy
-
-
-def merge_spools(state_dir: Path) -> None:
-    """Move what other workers left in their spools to the first worker's: there may be fewer workers now.
-
-    No worker may be running. What cannot be moved, because the disk is full, is left for the next start.
-    """
-    for other in state_dir.glob(OTHER_SPOOL.format("*")):
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            with os.fdopen(open_regular(state_dir / SPOOL, flags), "ab", buffering=0) as spool:
-                size = spool.seek(0, os.SEEK_END)
-                try:
-                    for block in chain((b"\n",), _blocks(other)):  # the last line of the first spool may be torn
-                        if spool.write(block) < len(block):
-                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(spool.fileno())
-                except OSError:
-                    spool.truncate(size)
-                    raise
-            other.unlink()
-        except OSError as error:
-            log.error("the ledger entries in %s must wait: %s", other, error)
-
-
-def count_pending(state_dir: Path) -> int:
-    """How many entries all spools hold, including those that are just being sent."""
-    return sum(
-        block.count(b"\n")
-        for file in state_dir.glob("ledger.spool*.jsonl")
-        if file.is_file()
-        for block in _blocks(file)
-    )
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    """A file's bytes, a block at a time: nobody knows how large it has grown."""
-    with os.fdopen(open_regular(file), "rb", buffering=0) as stream:
-        while block := stream.read(READ_BYTES):
-            yield block
 
 
 async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> AsyncIterator[Entry]:

@@ -88,6 +88,11 @@ class Metrics:
         )
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
+        self._unsafe = Gauge(
+            "laconic_ledger_unsafe_entries", "Ledger entries in memory only, which a kill would lose", **gauges
+        )
+        self._lost = Counter("laconic_ledger_lost", "Ledger entries that were lost", registry=registry)
+        self._lost_before = 0
         self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens reserved for running requests", **gauges)
         self._running = Gauge("laconic_engine_requests", "Requests in flight", ("engine",), **gauges)
         gauges["multiprocess_mode"] = "min"
@@ -165,6 +170,9 @@ class Metrics:
 
     def _refresh(self) -> None:
         self._spool.set(self._ledger.pending)
+        self._unsafe.set(self._ledger.in_memory)
+        self._lost.inc(self._ledger.lost - self._lost_before)
+        self._lost_before = self._ledger.lost
         self._reserved.set(self._limiter.reserved)
         self._catch_up(self._faults, supervision.faults)
         self._catch_up(self._refused_caps, self._engines.refused_caps)

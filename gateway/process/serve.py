@@ -28,7 +28,7 @@ from gateway import store
 from gateway.access.journal import merge_journals
 from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
-from gateway.ledger import ledger
+from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
 from gateway.process import embedded, state_dir
 from gateway.process.server import Server
@@ -70,7 +70,7 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
         redis_url = store.embedded_url(settings.state_dir)
 
     settings = settings.model_copy(update={"engine": engine_urls, "redis": redis_url})
-    ledger.merge_spools(settings.state_dir)
+    merge_spools(settings.state_dir)
     merge_journals(settings.state_dir)
     keyring = Keyring(redis_url, settings.state_dir)
     several = settings.workers > 1

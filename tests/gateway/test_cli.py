@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import cli
-from gateway.ledger.ledger import SPOOL
+from gateway.ledger.spool import SPOOL
 from tests.conftest import RedisServer
 from tests.gateway.commands.running import bare_environment, cells_of, exit_code, record_three_requests, run
 from tests.gateway.fakes import EASY, HARD

@@ -9,14 +9,18 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from gateway import store
+from gateway.ledger import ledger
 from gateway.process.embedded import free_port
 from models import family as families
 from models.files import sha256
 from tests.conftest import RedisServer
-from tests.gateway.fakes import FakeEngine
+from tests.gateway.fakes import FakeEngine, error
 from tests.gateway.process.serving import fail_to_start, serving
 
 HUGE = 1 << 40
@@ -122,3 +126,55 @@ async def test_a_link_in_the_state_directory_is_refused(
     message = await fail_to_start(*arguments, "--state-dir", str(tmp_path / "state"), port=free_port())
     assert f"{name} in {tmp_path / 'state'} is a symbolic link" in message
     assert victim.read_text() == "precious"
+
+
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))"
+"""As on a full disk: no file of the process may grow beyond that. About sixteen ledger entries fit."""
+
+
+@pytest.mark.parametrize("policy", ["serve", "refuse"])
+async def test_the_gateway_says_so_while_a_kill_would_lose_entries(
+    engine: FakeEngine, family_dir: Path, mortal_redis: RedisServer, tmp_path: Path, policy: str
+) -> None:
+    state = tmp_path / "state"
+    options: Any = ("--redis", mortal_redis.url, "--when-books-cannot-be-kept", policy, "--log-level", "warning")
+    mortal_redis.start()
+    async with (
+        serving(engine, family_dir, state, *options, prelude=SMALL_FILES) as serve,
+        httpx.AsyncClient(base_url=serve.url, timeout=30) as client,
+    ):
+
+        async def books() -> dict[str, Any]:
+            body = (await client.get("/health/ready")).json()
+            metrics = (await client.get("/metrics")).text
+            assert f"laconic_ledger_unsafe_entries {body['books']['in_memory']:.1f}" in metrics
+            assert f"laconic_ledger_lost_total {body['books']['lost']:.1f}" in metrics
+            return body["books"]
+
+        assert await books() == {"safe": True, "pending": 0, "in_memory": 0, "lost": 0}
+        mortal_redis.kill()
+        statuses = [(await serve.ask()).status_code for _ in range(30)]
+        said = await books()
+        assert said["safe"] is False
+        assert said["pending"] == statuses.count(200)
+        if policy == "serve":
+            assert statuses == [200] * 30
+            assert said["in_memory"] > 5
+        else:
+            assert statuses == sorted(statuses)
+            assert statuses.count(503) > 5
+            refused = await serve.ask()
+            assert (error(refused)["code"], refused.headers["retry-after"]) == ("books_unavailable", "2")
+            assert said["in_memory"] < 3, "the one whose entry found the disk full"
+        assert serve.printed().count("entries are only in memory") == 1
+
+        mortal_redis.start()
+        async with asyncio.timeout(30):
+            while not (await books())["safe"] or (await books())["pending"]:
+                await asyncio.sleep(0.1)
+        assert (await serve.ask()).status_code == 200
+        assert serve.printed().count("entries are safe again; 0 were lost") == 1
+        served = statuses.count(200) + 1
+    redis = store.connect(mortal_redis.url)
+    assert len([entry async for entry in ledger.read_entries(redis, 0)]) == served
+    await redis.aclose()

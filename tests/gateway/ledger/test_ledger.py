@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway import store
 from gateway.ledger import ledger
+from gateway.ledger import spool as spools
 from gateway.ledger.entry import Entry, dump, parse
 from gateway.ledger.ledger import Ledger, LedgerSnapshot
 from gateway.ledger.savings import cell_of, compute_savings, sum_totals, totals_of
@@ -110,7 +111,7 @@ async def test_without_redis_entries_stay_in_the_spool_for_the_next_process(
     await until(lambda: second.pending == 0)
     await second.aclose()
     assert await stored(mortal_redis) == sample
-    assert not (tmp_path / ledger.SPOOL).exists()
+    assert not (tmp_path / spools.SPOOL).exists()
 
 
 async def test_killing_redis_loses_no_entry_and_counts_none_twice(mortal_redis: RedisServer, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ async def test_an_entry_whose_acknowledgement_was_lost_is_not_counted_twice(
     await writer.start()
     writer.put(first_entry)
     await writer.aclose()
-    (tmp_path / ledger.SPOOL).write_text(dump(first_entry) + "\n" + dump(entry()) + "\n")
+    (tmp_path / spools.SPOOL).write_text(dump(first_entry) + "\n" + dump(entry()) + "\n")
     again = Ledger(mortal_redis.url, tmp_path)
     await again.start()
     await again.aclose()
@@ -152,7 +153,7 @@ async def test_an_entry_whose_acknowledgement_was_lost_is_not_counted_twice(
 
 async def test_a_torn_line_loses_no_other_entry(redis_server: RedisServer, tmp_path: Path) -> None:
     complete, later = entry(), entry()
-    (tmp_path / ledger.SPOOL).write_text(dump(complete) + "\n" + '{"id": "torn", "ti')
+    (tmp_path / spools.SPOOL).write_text(dump(complete) + "\n" + '{"id": "torn", "ti')
     no_redis = Ledger("redis://127.0.0.1:1/0", tmp_path)
     await no_redis.start()
     no_redis.put(later)
@@ -181,7 +182,7 @@ async def test_entries_survive_a_kill_before_anything_was_sent(redis_server: Red
 async def test_entries_reach_redis_even_if_the_spool_cannot_be_used(
     redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / ledger.SPOOL).mkdir()
+    (tmp_path / spools.SPOOL).mkdir()
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()
     assert "cannot use the ledger's spool" in caplog.text
@@ -196,7 +197,7 @@ async def test_without_spool_and_redis_lost_entries_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "MAX_UNSPOOLED", 1)
-    (tmp_path / ledger.SPOOL).mkdir()
+    (tmp_path / spools.SPOOL).mkdir()
     writer = Ledger("redis://127.0.0.1:1/0", tmp_path)
     await writer.start()
     writer.put(entry())
@@ -213,7 +214,7 @@ async def test_a_full_disk_leaves_no_torn_line(
     no_redis.put(first := entry())
     write = os.write
     with monkeypatch.context() as full:
-        full.setattr("gateway.ledger.ledger.os.write", lambda file, line: write(file, line[:20]))
+        full.setattr("gateway.ledger.spool.os.write", lambda file, line: write(file, line[:20]))
         no_redis.put(second := entry())
     no_redis.put(third := entry())
     assert no_redis.pending == 3
@@ -242,7 +243,7 @@ async def test_a_spool_with_a_torn_line_is_kept_until_redis_has_its_entries(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """Redis is up at first, and down when the next entry arrives."""
-    (tmp_path / ledger.SPOOL).write_text('{"id": "torn", "ti')
+    (tmp_path / spools.SPOOL).write_text('{"id": "torn", "ti')
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()
     await until(lambda: writer.pending == 0)
@@ -268,7 +269,7 @@ async def test_the_writer_survives_a_disk_that_cannot_be_read_for_a_while(
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as gone:
-        gone.setattr("gateway.ledger.ledger.os.pread", broken)
+        gone.setattr("gateway.ledger.spool.os.pread", broken)
         writer.put(one := entry())
         await until(lambda: not writer.healthy)
     assert "the disk is gone" in caplog.text
@@ -280,8 +281,8 @@ async def test_the_writer_survives_a_disk_that_cannot_be_read_for_a_while(
 async def test_a_line_longer_than_a_block_does_not_block_later_entries(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "READ_BYTES", 64)
-    (tmp_path / ledger.SPOOL).write_bytes(b"\0" * 1000 + b"\n" + dump(behind := entry()).encode() + b"\n")
+    monkeypatch.setattr(spools, "READ_BYTES", 64)
+    (tmp_path / spools.SPOOL).write_bytes(b"\0" * 1000 + b"\n" + dump(behind := entry()).encode() + b"\n")
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()
     await writer.aclose()
@@ -291,7 +292,7 @@ async def test_a_line_longer_than_a_block_does_not_block_later_entries(
 async def test_the_spool_is_private_and_truncated_once_redis_has_all_entries(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    spool = tmp_path / ledger.SPOOL
+    spool = tmp_path / spools.SPOOL
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()
     assert spool.stat().st_mode & 0o777 == 0o600
@@ -367,12 +368,12 @@ async def test_the_first_worker_sends_what_other_workers_left_in_their_spools(
 ) -> None:
     """There may be fewer workers after a restart than before."""
     left = [entry(), entry(), entry()]
-    (tmp_path / ledger.SPOOL).write_text(dump(left[0]) + "\n" + '{"id": "torn')
+    (tmp_path / spools.SPOOL).write_text(dump(left[0]) + "\n" + '{"id": "torn')
     for worker in (1, 7):
-        (tmp_path / ledger.OTHER_SPOOL.format(worker)).write_text(dump(left[1 + worker // 7]) + "\n")
-    assert ledger.count_pending(tmp_path) == 3
-    ledger.merge_spools(tmp_path)
-    assert sorted(file.name for file in tmp_path.glob("*.jsonl")) == [ledger.SPOOL]
+        (tmp_path / spools.OTHER_SPOOL.format(worker)).write_text(dump(left[1 + worker // 7]) + "\n")
+    assert spools.count_pending(tmp_path) == 3
+    spools.merge_spools(tmp_path)
+    assert sorted(file.name for file in tmp_path.glob("*.jsonl")) == [spools.SPOOL]
     writer = Ledger(redis_server.url, tmp_path)
     await writer.start()
     await writer.aclose()
@@ -384,6 +385,6 @@ async def test_each_worker_has_its_own_spool(mortal_redis: RedisServer, tmp_path
     for writer in writers:
         await writer.start()
         writer.put(entry())
-    assert len(list(tmp_path.glob("ledger.spool*.jsonl"))) == ledger.count_pending(tmp_path) == 3
+    assert len(list(tmp_path.glob("ledger.spool*.jsonl"))) == spools.count_pending(tmp_path) == 3
     for writer in writers:
         await writer.aclose()
