@@ -42,6 +42,8 @@ from gateway.events import (
 from gateway.request.caller import Caller, CallerLeftError
 
 PING_SECONDS = 15.0
+BYTES_OF_A_TOKEN = 4096
+"""More than an event has that is one token, with 20 log probabilities beside it."""
 DONE = b"data: [DONE]\n\n"
 _COMMENT = ServerSentEvent(comment="keep-alive", sep="\n").encode()
 _HEADERS = (
@@ -89,6 +91,8 @@ class Relay:
         self._terms, self._wants_usage = terms, wants_usage
         self._hidden = HiddenThinking(terms.marks, thinks=terms.thinks) if hides_reasoning else None
         self._line_ends = LineEnds()
+        self._left_bytes = MAX_EVENT_BYTES + 2 * BYTES_OF_A_TOKEN * terms.most_generated
+        """How much the engine may still send. Twice, because two checkpoints may have a share in the stream."""
         self._incomplete = b""
         """The start of an event whose end has not come yet."""
         self._last_event: Json = {}
@@ -124,6 +128,9 @@ class Relay:
             return b""
         if self._line_ends.waits or b"\r" in chunk:
             chunk = self._line_ends.feed(chunk)
+        self._left_bytes -= len(chunk)
+        if self._left_bytes < 0:
+            return self.fail(errors.interrupted("The engine sent more than this request can have."))
         data = self._incomplete + chunk if self._incomplete else chunk
         end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
         events, self._incomplete = data[:end], data[end:]

@@ -174,6 +174,16 @@ def test_an_endless_event_fails_instead_of_being_buffered(counter: TokenCounter)
     assert stream.feed(b"more") == b""
 
 
+def test_a_stream_that_is_longer_than_the_request_allows_fails(counter: TokenCounter) -> None:
+    terms = Terms(counter, Reasoning(), lambda: "the prompt", context_tokens=1024, max_tokens=2)
+    stream, sent = Relay(terms, wants_usage=False), 0
+    piece = event({"content": "x" * 100_000})
+    while not stream.done and sent < 10**8:
+        out, sent = stream.feed(piece), sent + len(piece)
+    assert json.loads(out[6:])["error"]["message"] == "The engine sent more than this request can have."
+    assert MAX_EVENT_BYTES < sent < 2 * MAX_EVENT_BYTES
+
+
 def test_comments_pass_unchanged(counter: TokenCounter) -> None:
     assert relay(counter, False).feed(b": keep-alive\n\n") == b": keep-alive\n\n"
 
