@@ -48,8 +48,8 @@ class ChatEndpoint:
                 context.key = services.keyring.authenticate(request.headers)
                 tenant = self._tenant(context)
                 await self._read(request, context, tenant)
-                services.admission.enter(tenant)
-                cleanup.callback(services.admission.leave, tenant)
+                services.admission.enter(tenant, context.question.memory)
+                cleanup.callback(services.admission.leave, tenant, context.question.memory)
                 headers = await self._reserve(context)
                 context.accepted = True
                 caller = Caller(request.receive)

@@ -1,8 +1,8 @@
 """Which connections may stay open? So many in all and from one address; at the limit, one that waits makes room.
 
 A connection waits while it has no complete request in progress: it has said nothing, or half a request, or it is idle
-between two requests. Those that never completed a request go first, then those that have waited longest. A connection
-whose request is being answered is never closed for another one.
+between two requests. Those that never completed a request go first, then those that have waited longest, then those
+whose caller does not read its answer. A connection that is being answered is never closed for another one.
 """
 
 from __future__ import annotations
@@ -33,9 +33,18 @@ class _Group:
     silent: OrderedDict[Connection, None] = field(default_factory=OrderedDict[Connection, None])
     """Those that have not completed a request yet."""
     idle: OrderedDict[Connection, None] = field(default_factory=OrderedDict[Connection, None])
+    stalled: OrderedDict[Connection, None] = field(default_factory=OrderedDict[Connection, None])
+    """Those whose caller does not read what it was sent."""
 
     def to_close(self) -> Connection | None:
-        return next(iter(self.silent), None) or next(iter(self.idle), None)
+        return next((one for waiting in self._waiting() for one in waiting), None)
+
+    def forget(self, connection: Connection) -> None:
+        for waiting in self._waiting():
+            waiting.pop(connection, None)
+
+    def _waiting(self) -> tuple[OrderedDict[Connection, None], ...]:
+        return (self.silent, self.idle, self.stalled)
 
 
 class Connections:
@@ -79,6 +88,16 @@ class Connections:
             group.silent.pop(connection, None)
             group.idle.pop(connection, None)
 
+    def stalls(self, connection: Connection) -> None:
+        """The caller does not read what this connection sends."""
+        for group in self._groups(connection):
+            group.stalled[connection] = None
+
+    def flows(self, connection: Connection) -> None:
+        """The caller reads again."""
+        for group in self._groups(connection):
+            group.stalled.pop(connection, None)
+
     def waits(self, connection: Connection) -> None:
         """This connection has no complete request in progress any more."""
         for group in self._groups(connection):
@@ -90,8 +109,7 @@ class Connections:
         self._lingering.discard(connection)
         for group in self._groups(connection):
             group.number -= 1
-            group.silent.pop(connection, None)
-            group.idle.pop(connection, None)
+            group.forget(connection)
         address = self._open.pop(connection, None)
         if address is not None and not self._by_address[address].number:
             del self._by_address[address]

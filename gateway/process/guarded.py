@@ -181,12 +181,14 @@ class GuardedProtocol(BatchingProtocol):
     def pause_writing(self) -> None:
         """The caller does not read fast enough."""
         super().pause_writing()
+        self._bounds.connections.stalls(self)
         if self._stalled is None:
             self._stalled = self.loop.call_later(self._bounds.stalled_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """The caller has read what it was sent."""
         super().resume_writing()
+        self._bounds.connections.flows(self)
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None

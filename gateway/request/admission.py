@@ -24,6 +24,9 @@ SHARE = 7
 BODIES_BYTES = 64 * 2**20
 """Memory for bodies that are being read, unless `max_body_bytes` is so large that eight bodies need more."""
 
+PARSED_BYTES = 512 * 2**20
+"""Memory for the parsed bodies of requests in flight: 256 bodies of a mebibyte of prose, or 14 of empty objects."""
+
 
 @dataclass(frozen=True)
 class Tenant:
@@ -81,6 +84,7 @@ class Admission:
         self._max, self._max_body_bytes = max_concurrency, max_body_bytes
         self._slots = Shares(max_concurrency)
         self._bodies = Shares(max(BODIES_BYTES, 8 * max_body_bytes))
+        self._parsed = Shares(max(PARSED_BYTES, 512 * max_body_bytes))
 
     @property
     def in_flight(self) -> int:
@@ -92,8 +96,8 @@ class Admission:
         """How near the limit is, in [0, 1]: 0 up to half of it, 1 at the limit."""
         return max(0.0, 2 * self.in_flight / self._max - 1)
 
-    def enter(self, tenant: Tenant) -> None:
-        """Count one request in. Every `enter` needs one `leave`.
+    def enter(self, tenant: Tenant, memory: int = 0) -> None:
+        """Count one request in, whose body takes this much memory. Every `enter` needs one `leave`.
 
         Raises:
             ApiError: 429, the gateway's limit is reached, or the tenant's own, or its share.
@@ -103,10 +107,14 @@ class Admission:
             raise errors.concurrency_exceeded(tenant.name, most)
         if not self._slots.take(tenant):
             raise errors.overloaded()
+        if not self._parsed.take(tenant, memory):
+            self._slots.give_back(tenant)
+            raise errors.overloaded()
 
-    def leave(self, tenant: Tenant) -> None:
+    def leave(self, tenant: Tenant, memory: int = 0) -> None:
         """Count one request out, after its stream has ended."""
         self._slots.give_back(tenant)
+        self._parsed.give_back(tenant, memory)
 
     async def read_body(self, request: Request, tenant: Tenant, seconds: float) -> bytes:
         """The request's body.

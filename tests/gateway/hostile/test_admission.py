@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.gateway.hostile.raw import POST, hold
 from tests.gateway.process.serving import serving
 
 SLOTS = 16
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -146,6 +148,29 @@ async def test_large_bodies_that_do_not_end_use_little_memory(
                 writer.transport.abort()
             await asyncio.sleep(0)
         assert grown < 160 * 2**20, grown
+
+
+async def test_small_bodies_that_become_large_ones_use_bounded_memory(
+    engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A mebibyte of empty objects takes 25 in memory, for as long as its stream lasts."""
+    engine.script = stream(*EVENTS[:2], then=forever)
+    body = json.dumps({**CHAT, "stream": True, "messages": [{"role": "user", "content": [{}] * 340_000}]}).replace(
+        " ", ""
+    )
+    async with serving(engine, family_dir, tmp_path, "--redis", redis_server.url) as serve:
+        process = psutil.Process(serve.process.pid)
+        before = process.memory_info().rss
+        async with httpx.AsyncClient(base_url=serve.url, timeout=60) as client:
+            request = client.build_request("POST", "/v1/chat/completions", content=body, headers=JSON)
+            statuses = []
+            for _ in range(40):
+                response = await client.send(request, stream=True)
+                statuses.append(response.status_code)
+            grown = process.memory_info().rss - before
+        assert statuses[0] == 200
+        assert 429 in statuses
+        assert grown < 800 * 2**20, grown
 
 
 async def first_keys(redis_server: RedisServer) -> tuple[dict[str, str], dict[str, str]]:

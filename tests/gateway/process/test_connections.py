@@ -49,6 +49,26 @@ def test_one_that_never_sent_a_request_goes_before_one_that_did() -> None:
     assert used.evicted
 
 
+def test_one_whose_caller_does_not_read_goes_last() -> None:
+    table = Connections(10, 3)
+    slow, idle, working = opened(table, 3)
+    for one in (slow, idle, working):
+        table.works(one)
+    table.waits(idle)
+    table.stalls(slow)
+    opened(table, 1)
+    assert (slow.evicted, idle.evicted) == (False, True)
+    table.works(opened(table, 1)[0])  # the one that was silent has gone, and this one has a request
+    opened_again = Fake()
+    assert table.open(opened_again, "a")
+    assert slow.evicted
+    assert not working.evicted
+    table.works(opened_again)
+    table.stalls(working)
+    table.flows(working)
+    assert not table.open(Fake(), "a")
+
+
 def test_nobody_goes_while_all_work() -> None:
     table = Connections(10, 2)
     for one in opened(table, 2):

@@ -87,6 +87,16 @@ def test_a_keys_own_limit() -> None:
     admission.enter(limited)
 
 
+def test_memory_for_parsed_bodies_is_bounded() -> None:
+    admission, tenant = Admission(10), Tenant("a")
+    admission.enter(tenant, 300 * 2**20)
+    with pytest.raises(ApiError):
+        admission.enter(tenant, 300 * 2**20)
+    assert admission.in_flight == 1
+    admission.leave(tenant, 300 * 2**20)
+    admission.enter(tenant, 300 * 2**20)
+
+
 def test_pressure_grows_from_half_of_the_slots() -> None:
     admission, tenant = Admission(4), Tenant("")
     pressures = [admission.pressure]
