@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -20,12 +21,18 @@ from gateway.services import Services
 from models import profile as profiles
 from models.family import Family
 
+M_MMAP_THRESHOLD = -3
+"""glibc's name for the size from which a block is mapped by itself."""
+
+TRIM_SECONDS = 30
+
 
 class Server:
     """One serving process. Call `start`, then `wait`; call `stop` from a signal handler."""
 
     def __init__(self, settings: Settings, family: Family, listener: socket.socket, worker: int = 0) -> None:
         """`settings` must name the engines and the Redis."""
+        _give_memory_back()
         raise_descriptor_limit(settings.max_connections, settings.max_concurrency)
         profile = profiles.load(settings.family / family.profile)
         app = create_app(Services.create(settings, family, profile, worker))
@@ -56,10 +63,25 @@ class Server:
             starting.cancel()
 
 
+def _give_memory_back() -> None:
+    """Have glibc return each large block to the system when it is freed. By default it soon stops doing so.
+
+    After a burst of large bodies, a gateway would keep their memory for good.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 131_072)
+
+
+async def _trim() -> None:
+    """Return what is free between small blocks, too. It takes about a millisecond."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers, which would end this process before its child processes have stopped."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
@@ -72,6 +94,8 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
+        callback_notify=_trim,
+        timeout_notify=TRIM_SECONDS,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
