@@ -10,6 +10,7 @@ import socket
 from collections.abc import Generator
 from typing import Any
 
+import psutil
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -25,6 +26,7 @@ M_MMAP_THRESHOLD = -3
 """glibc's name for the size from which a block is mapped by itself."""
 
 TRIM_SECONDS = 30
+GROWTH = 1.1
 
 
 class Server:
@@ -32,7 +34,6 @@ class Server:
 
     def __init__(self, settings: Settings, family: Family, listener: socket.socket, worker: int = 0) -> None:
         """`settings` must name the engines and the Redis."""
-        _give_memory_back()
         raise_descriptor_limit(settings.max_connections, settings.max_concurrency)
         profile = profiles.load(settings.family / family.profile)
         app = create_app(Services.create(settings, family, profile, worker))
@@ -63,19 +64,22 @@ class Server:
             starting.cancel()
 
 
-def _give_memory_back() -> None:
-    """Have glibc return each large block to the system when it is freed. By default it soon stops doing so.
+class _Memory:
+    """Gives the memory of a burst of large bodies back to the system. By default, glibc would keep it for good."""
 
-    After a burst of large bodies, a gateway would keep their memory for good.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 131_072)
+    def __init__(self) -> None:
+        """From now on, each large block goes back when it is freed."""
+        self._process = psutil.Process()
+        self._resident = 0
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 131_072)
 
-
-async def _trim() -> None:
-    """Return what is free between small blocks, too. It takes about a millisecond."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    async def trim(self) -> None:
+        """Give back what is free between small blocks. It takes some milliseconds, so only after memory has grown."""
+        if self._process.memory_info().rss > GROWTH * self._resident:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
+            self._resident = self._process.memory_info().rss
 
 
 class _Uvicorn(uvicorn.Server):
@@ -94,7 +98,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
-        callback_notify=_trim,
+        callback_notify=_Memory().trim,
         timeout_notify=TRIM_SECONDS,
         server_header=False,
         proxy_headers=False,
