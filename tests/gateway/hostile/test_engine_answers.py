@@ -328,7 +328,7 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
 RAW: dict[str, tuple[Write, int]] = {
-    "interim responses": (sends(INTERIM, http(json.dumps(COMPLETION).encode())), 200),
+    "interim responses": (sends(INTERIM, http(json.dumps(COMPLETION).encode()), pause=0.05), 200),
     "headers that dribble": (drip, 503),
     "a switch of protocols": (sends(SWITCH), 503),
     "a status of 999": (sends(http(b"", status="999 What")), 503),
