@@ -313,4 +313,6 @@ def _describe(failure: _Failure) -> str:
     """A failure for the log: an engine's message is left out, because it may quote the prompt."""
     if isinstance(failure, _NoAnswerError):
         return f"HTTP 200 with an error of status {failure.status} instead of an answer"
+    if isinstance(failure, _CapError):
+        return str(failure)
     return f"HTTP {failure.status}" if isinstance(failure, ApiError) else repr(failure)

@@ -21,6 +21,7 @@ import psutil
 from redis.exceptions import RedisError
 
 from gateway.config import ConfigError
+from gateway.engines.listing import served_models
 from gateway.process.supervisor import Program
 from gateway.store import connect, embedded_url
 from models.family import MAX_JSON_BYTES, Checkpoint, Family
@@ -51,10 +52,10 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
     async def is_ready() -> bool:
         try:
             async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/v1/models") as response:
-                listed = await response.json()
-        except (aiohttp.ClientError, OSError, ValueError):
+                listed = served_models(await response.read())
+        except (aiohttp.ClientError, OSError):
             return False
-        return names <= {model["id"] for model in listed["data"]}
+        return listed is not None and names <= listed
 
     return Program(
         name="vLLM",

@@ -15,6 +15,7 @@ from gateway.process import embedded
 from gateway.process.supervisor import ChildProcess
 from gateway.store import connect
 from models.family import Family
+from tests.gateway.engines.raw import RawEngine, http, sends
 
 
 def with_ranks(family: Family, directory: Path, *ranks: int) -> Family:
@@ -124,3 +125,15 @@ async def test_a_redis_that_cannot_start_shows_its_own_error(tmp_path: Path) -> 
     with pytest.raises(Exception, match=r"(?s)Redis did not start.*maxmemory.*--redis URL"):
         await child.start()
     await child.stop()
+
+
+@pytest.mark.parametrize("listed", [b"[]", b'{"data": null}', b'{"data": ["abacus/base"]}', b"<html>", b"[" * 100_000])
+async def test_an_odd_list_of_models_does_not_make_the_engine_ready(
+    family: Family, tmp_path: Path, listed: bytes
+) -> None:
+    family = with_ranks(family, tmp_path, 8, 8)
+    async with RawEngine(family).listening() as other:
+        program = embedded.engine(family, tmp_path, int(other.url.rpartition(":")[2]), tmp_path)
+        assert await program.is_ready()
+        other.models = sends(http(listed))
+        assert not await program.is_ready()
