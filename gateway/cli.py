@@ -107,7 +107,7 @@ def _serve(arguments: Sequence[str]) -> None:
     settings = config.load(arguments)
     from gateway.process.serve import serve  # noqa: PLC0415  so that --help and errors in flags appear at once
 
-    serve(settings)
+    serve(settings, lambda: config.load(arguments).log_level)
 
 
 def _route(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.access.keyring import Keyring
 from gateway.access.limits import Limiter
@@ -19,13 +20,20 @@ from models.family import Family, FamilyError
 from models.profile import Profile
 
 
+@dataclass
+class Profiles:
+    """The profile of now, which a reload replaces."""
+
+    current: Profile
+
+
 @dataclass(frozen=True)
 class Services:
     """What a request needs of the gateway that serves it."""
 
     settings: Settings
     family: Family
-    profile: Profile
+    profiles: Profiles
     engines: Engines
     keyring: Keyring
     limiter: Limiter
@@ -47,9 +55,7 @@ class Services:
             ConfigError: traces are to be exported and the SDK for that is not installed.
         """
         assert settings.redis is not None
-        if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
-            path = settings.family / family.profile
-            raise FamilyError(f"{path}: {unlike[0]} is either in the profile or in the family, but not in both")
+        check_profile(profile, family, settings.family / family.profile)
         timeouts = Timeouts(
             connect=settings.connect_timeout_seconds,
             first_token=settings.first_token_timeout_seconds,
@@ -61,7 +67,7 @@ class Services:
         return cls(
             settings=settings,
             family=family,
-            profile=profile,
+            profiles=Profiles(profile),
             engines=engines,
             keyring=Keyring(settings.redis, settings.state_dir),
             limiter=limiter,
@@ -71,6 +77,11 @@ class Services:
             counter=counting.load(settings.family / family.tokenizer, family.tokenizer_pattern),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),
         )
+
+    @property
+    def profile(self) -> Profile:
+        """The difficulty profile of now."""
+        return self.profiles.current
 
     async def start(self) -> None:
         """Start every service that has connections or tasks. Redis and engines need not be up yet."""
@@ -84,3 +95,9 @@ class Services:
         """
         for service in (self.metrics, self.engines, self.keyring, self.limiter, self.ledger, self.tracing):
             await guard(f"stop {type(service).__name__.lower()}", service.aclose())
+
+
+def check_profile(profile: Profile, family: Family, path: Path) -> None:
+    """Raise FamilyError unless the profile at the path is about the family's checkpoints."""
+    if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
+        raise FamilyError(f"{path}: {unlike[0]} is either in the profile or in the family, but not in both")

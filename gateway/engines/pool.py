@@ -129,6 +129,11 @@ class Engines:
         for replica in self._replicas:
             replica.client.close()
 
+    def reload_tls(self) -> None:
+        """Read the certificate authorities again, for new connections."""
+        for replica in self._replicas:
+            replica.client.reload_tls()
+
     @property
     def available(self) -> frozenset[str]:
         """The checkpoints that at least one engine can serve now."""

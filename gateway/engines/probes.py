@@ -90,7 +90,7 @@ class Probes:
         """
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                found = await self._list(replica.url)
+                found = await self._list(replica)
         except Exception as error:  # noqa: BLE001  whatever an engine sends must not end its probes
             replica.missed_probes += 1
             problem = _problem(error)
@@ -110,9 +110,10 @@ class Probes:
             load = self.loader.load(self._http, replica.url, found)
             self._loading[replica.url] = asyncio.create_task(guard("load adapters", load))
 
-    async def _list(self, url: str) -> frozenset[str] | Problem:
+    async def _list(self, replica: Replica) -> frozenset[str] | Problem:
         """The checkpoints of the family that an engine lists, or why it lists none."""
-        async with self._http.get(f"{url}/v1/models", allow_redirects=False) as response:
+        tls = replica.client.tls or True
+        async with self._http.get(f"{replica.url}/v1/models", allow_redirects=False, ssl=tls) as response:
             if response.status != 200:
                 return Problem(f"HTTP {response.status}", f"{TRIED}")
             body = bytearray()

@@ -43,6 +43,18 @@ class Client:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """How connections are encrypted; None if they are not."""
+        return self._tls
+
+    def reload_tls(self) -> None:
+        """Read the certificate authorities again, for new connections. Idle ones are closed, running requests go on."""
+        if self._tls is not None:
+            self._tls = ssl.create_default_context()
+            while self._idle:
+                self._idle.popleft().abort()
+
     async def post(
         self,
         path: str,

@@ -21,6 +21,11 @@ def set_up(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
 
 
+def set_level(level: str) -> None:
+    """From now on log from this level on, such as `info`."""
+    logging.getLogger().setLevel(level.upper())
+
+
 class _Text(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

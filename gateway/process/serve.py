@@ -31,6 +31,7 @@ from gateway.config import ConfigError, Settings
 from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
 from gateway.process import embedded, state_dir
+from gateway.process.reload import ReadLevel
 from gateway.process.server import Server
 from gateway.process.supervisor import ChildProcess, Program
 from gateway.process.workers import Workers
@@ -40,14 +41,15 @@ from models.family import Family
 PROGRESS_SECONDS = 15.0
 
 
-def serve(settings: Settings) -> None:
-    """Serve until the process is told to stop.
+def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
+    """Serve until the process is told to stop. `read_level` reads the log level again, on SIGHUP.
 
     Raises:
         ConfigError: a setting cannot be used on this machine.
         FamilyError, ProfileError: the family cannot be used.
         StartError: a child process did not start.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     logs.set_up(settings)
     family = families.load(settings.family)
     with (
@@ -55,10 +57,12 @@ def serve(settings: Settings) -> None:
         _listening(settings) as listener,
         contextlib.suppress(asyncio.CancelledError),
     ):
-        uvloop.run(_serve(settings, family, listener, lock))
+        uvloop.run(_serve(settings, family, listener, lock, read_level))
 
 
-async def _serve(settings: Settings, family: Family, listener: socket.socket, lock: IO[str]) -> None:
+async def _serve(
+    settings: Settings, family: Family, listener: socket.socket, lock: IO[str], read_level: ReadLevel | None
+) -> None:
     programs: list[Program] = []
     engine_urls, redis_url = settings.engine, settings.redis
     if not engine_urls:
@@ -73,8 +77,12 @@ async def _serve(settings: Settings, family: Family, listener: socket.socket, lo
     merge_spools(settings.state_dir)
     merge_journals(settings.state_dir)
     keyring = Keyring(redis_url, settings.state_dir)
-    several = settings.workers > 1
-    server = Workers(settings, listener, lock.fileno()) if several else Server(settings, family, listener)
+    server = (
+        Workers(settings, listener, lock.fileno(), read_level)
+        if settings.workers > 1
+        else Server(settings, family, listener, read_level=read_level)
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
     for stop in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
     async with _running(programs, lock):

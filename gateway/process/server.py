@@ -18,6 +18,7 @@ from gateway.app import create_app
 from gateway.config import Settings
 from gateway.process import guarded
 from gateway.process.connections import raise_descriptor_limit
+from gateway.process.reload import ReadLevel, Reloader
 from gateway.services import Services
 from models import profile as profiles
 from models.family import Family
@@ -32,11 +33,20 @@ GROWTH = 1.1
 class Server:
     """One serving process. Call `start`, then `wait`; call `stop` from a signal handler."""
 
-    def __init__(self, settings: Settings, family: Family, listener: socket.socket, worker: int = 0) -> None:
-        """`settings` must name the engines and the Redis."""
+    def __init__(
+        self,
+        settings: Settings,
+        family: Family,
+        listener: socket.socket,
+        worker: int = 0,
+        read_level: ReadLevel | None = None,
+    ) -> None:
+        """`settings` must name the engines and the Redis. `read_level` reads the log level again when reloading."""
         raise_descriptor_limit(settings.max_connections, settings.max_concurrency)
         profile = profiles.load(settings.family / family.profile)
-        app = create_app(Services.create(settings, family, profile, worker))
+        services = Services.create(settings, family, profile, worker)
+        app = create_app(services)
+        self._reloader = Reloader(services, read_level or (lambda: settings.log_level))
         self._server = _Uvicorn(_config(app, settings))
         self._listener = listener
         self._serving: asyncio.Task[None] | None = None
@@ -54,7 +64,15 @@ class Server:
     async def wait(self) -> None:
         """Return when the last stream has ended and the ledger is flushed."""
         assert self._serving is not None
-        await self._serving
+        self._reloader.start()
+        try:
+            await self._serving
+        finally:
+            await self._reloader.aclose()
+
+    def reload(self) -> None:
+        """Reload what can be reloaded, without disturbing a request."""
+        self._reloader.ask()
 
     def stop(self, starting: asyncio.Task[Any] | None = None) -> None:
         """Drain and stop. If called again, stop without draining; before the server has started, cancel `starting`."""

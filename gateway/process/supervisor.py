@@ -135,6 +135,11 @@ class ChildProcess:
             self._close_pipe()
         return await self._process.wait()
 
+    def hang_up(self) -> None:
+        """Send the program SIGHUP, once it has been ready. Its watchdog passes it on."""
+        if self.was_ready and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(b"h")
+
     def _close_pipe(self) -> None:
         """Close the pipe that the watchdog reads, which makes it stop the program."""
         if self._process is not None and self._process.stdin is not None:

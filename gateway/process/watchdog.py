@@ -6,7 +6,8 @@ The watchdog runs COMMAND in a session of its own. Its standard input is a pipe 
 which the kernel does even if the parent was killed, the watchdog sends SIGTERM to the command's whole process group,
 and SIGKILL after GRACE_SECONDS. The group matters because vLLM has child processes of its own, and none may be left.
 When the command ends by itself, the rest of its group is stopped, too. The watchdog exits with the command's exit code.
-DESCRIPTORS is a comma-separated list, possibly empty, of open files that the command inherits.
+A byte in the pipe is passed on to the command as SIGHUP. DESCRIPTORS is a comma-separated list, possibly empty, of open
+files that the command inherits.
 
 The watchdog uses only the standard library, so that it starts fast.
 """
@@ -49,13 +50,14 @@ def _before_exec() -> None:
     """Between fork and exec: make the command end with the watchdog, and restore the default signal handlers."""
     with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere a killed watchdog leaves it running
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # SIGHUP stays ignored until the command handles it
         signal.signal(ignored, signal.SIG_DFL)
 
 
 def _stop_with_parent(group: int, grace_seconds: float) -> None:
     while os.read(sys.stdin.fileno(), 1024):
-        pass
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(group, signal.SIGHUP)
     _stop_group(group, grace_seconds)
 
 

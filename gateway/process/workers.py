@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -22,12 +23,16 @@ from typing import Any
 import prometheus_client.values
 import uvloop
 
-from gateway.config import Settings
+from gateway.config import ConfigError, Settings
 from gateway.observe import logs
 from gateway.observe.metrics import METRICS_DIRECTORY
+from gateway.process.reload import ReadLevel
 from gateway.process.server import Server
 from gateway.process.supervisor import ChildProcess, Program
 from models import family as families
+from models.files import write_private
+
+log = logging.getLogger(__name__)
 
 _SETTINGS, _SOCKET = "LACONIC_WORKER_SETTINGS", "LACONIC_WORKER_SOCKET"
 FLUSH_SECONDS = 10.0
@@ -37,8 +42,12 @@ CLOSED_SECONDS = 1.0
 class Workers:
     """All workers, as seen by the parent. It has the same methods as `gateway.process.server.Server`."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, lock: int) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, lock: int, read_level: ReadLevel | None = None
+    ) -> None:
         """`lock` is the open lock file of the state directory, held for as long as any worker runs."""
+        self._level_file = _level_file(settings)
+        self._read_level = read_level or (lambda: settings.log_level)
         listener.listen(2048)
         self._listener = listener
         directory = settings.state_dir / "workers"
@@ -79,6 +88,17 @@ class Workers:
             starting.cancel()
         self._stopped.set()
 
+    def reload(self) -> None:
+        """Let every worker reload what can be reloaded. They find the log level in a file."""
+        try:
+            level = self._read_level()
+            write_private(self._level_file, level.encode())
+            logs.set_level(level)
+        except (ConfigError, OSError) as error:
+            log.warning("the log level stays as it is: %s", error)
+        for process in self._processes:
+            process.hang_up()
+
     async def _stop_all(self) -> None:
         await asyncio.shield(asyncio.gather(*(process.stop() for process in self._processes)))
 
@@ -106,6 +126,11 @@ def _program(settings: Settings, number: int, listener: socket.socket) -> Progra
     )
 
 
+def _level_file(settings: Settings) -> Path:
+    """Where workers find a log level that was changed while they ran."""
+    return settings.state_dir / "workers" / "log_level"
+
+
 def _ready_file(settings: Settings, number: int) -> Path:
     return settings.state_dir / "workers" / f"{number}.ready"
 
@@ -117,9 +142,16 @@ async def _run_worker(number: int) -> None:
     prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(  # pyright: ignore[reportUnknownMemberType]
         lambda: number
     )
+    level_file = _level_file(settings)
+
+    def read_level() -> str:
+        return level_file.read_text() if level_file.exists() else settings.log_level
+
+    logs.set_level(read_level())
     family = families.load(settings.family, verify=False)  # the parent has verified it
     with socket.socket(fileno=int(os.environ[_SOCKET])) as listener:
-        server = Server(settings, family, listener, worker=number)
+        server = Server(settings, family, listener, worker=number, read_level=read_level)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
         for stop in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
         await server.start()
