@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -41,6 +42,12 @@ PREFLIGHT_SECONDS = 600
 
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{0,5})?", re.IGNORECASE)
 _JSON = re.compile(r"application/([a-z0-9.!#$&^_-]+\+)?json", re.IGNORECASE)
+_CHECKED = frozenset(
+    {
+        b"content-length", b"content-type", b"host", b"origin", b"sec-fetch-mode", b"sec-fetch-site",
+        b"transfer-encoding",
+    }
+)  # fmt: skip
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -50,27 +57,32 @@ def check(method: str, headers: Headers, origins: Collection[str]) -> None:
     Raises:
         ApiError: 403, the `Host` or the `Origin` is foreign; 415, the body is not declared as JSON.
     """
-    hosts = headers.getlist("host")
+    sent: dict[bytes, list[str]] = {}
+    for name, value in headers.raw:  # once: every look-up of Starlette's would read them all
+        if name in _CHECKED:
+            sent.setdefault(name, []).append(value.decode("latin-1"))
+    hosts = sent.get(b"host", [])
     if len(hosts) != 1 or not is_loopback(hosts[0]):
         raise errors.foreign(
             "Without keys, this gateway answers only requests to localhost or 127.0.0.1. Use such an address, or create"
             " a key with `laconic keys create NAME`.",
             "Host",
         )
-    pages = headers.getlist("origin")
+    pages = sent.get(b"origin", [])
     if not all(page in origins or _is_loopback_origin(page) for page in pages):
         raise errors.foreign(
             "Without keys, this gateway answers no web page of another machine. Create a key with `laconic keys create"
             " NAME`, and allow the page with --cors-origin.",
             "Origin",
         )
-    if not pages and headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+    if not pages and sent.get(b"sec-fetch-site") == ["cross-site"] and sent.get(b"sec-fetch-mode") != ["navigate"]:
         raise errors.foreign("Without keys, this gateway answers no request that a foreign page makes.")
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    if method == "POST" and has_body and not _is_json(headers.getlist("content-type")):
+    has_body = sent.get(b"content-length", ["0"]) != ["0"] or b"transfer-encoding" in sent
+    if method == "POST" and has_body and not _is_json(sent.get(b"content-type", [])):
         raise errors.not_json()
 
 
+@lru_cache(maxsize=64)
 def is_loopback(authority: str) -> bool:
     """Whether a `Host` header, or the host of an origin, names this machine: `localhost:8080`, `[::1]`."""
     if (match := _AUTHORITY.fullmatch(authority)) is None:
