@@ -12,6 +12,7 @@ tokens leave no text, and some engines keep their thinking to themselves.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -21,6 +22,8 @@ from gateway.answer.transcript import TextCount, Transcript
 from gateway.answer.usage import TokenUsage, figure, reasoning_of
 from gateway.events import Json, object_at
 from models.family import Reasoning
+
+log = logging.getLogger("laconic")
 
 FEW_TOKENS = 16
 """So few can be looked at closely."""
@@ -95,6 +98,15 @@ def cost_of(reported: object, transcript: Transcript, terms: Terms) -> Cost:
         return Cost(usage, tokens, "reported", answered)
     own = (figures.prompt == prompt, figures.generated == generated, figures.reasoning == reasoning)
     return Cost(completed, tokens, "repaired" if any(own) else "counted", answered)
+
+
+def cost_without_a_fault(reported: object, transcript: Transcript, terms: Terms) -> Cost:
+    """The same, whatever happens: a request whose cost cannot be told must still be recorded."""
+    try:
+        return cost_of(reported, transcript, terms)
+    except Exception:
+        log.exception("the cost of a request cannot be told; it is recorded as nothing")
+        return Cost({}, TokenUsage(), "counted", answered=False)
 
 
 def is_plausible(usage: Json, terms: Terms) -> bool:

@@ -9,6 +9,7 @@ character is split.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import errors
 from gateway.answer.cascade import Answer
-from gateway.answer.cost import Cost, Terms, cost_of, is_plausible
+from gateway.answer.cost import Cost, Terms, cost_without_a_fault, is_plausible
 from gateway.answer.hiding import HiddenThinking
 from gateway.answer.transcript import MAX_CHOICES, MAX_FINISH_REASON, Transcript, index_of
 from gateway.answer.usage import sum_choices
@@ -51,6 +52,8 @@ _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would buffer the events
 )
+
+log = logging.getLogger("laconic")
 
 # Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
 _SIGNIFICANT = re.compile(
@@ -119,7 +122,7 @@ class Relay:
     def cost(self) -> Cost:
         """What the stream has cost, decided once: when it has ended, or when this is asked for."""
         if self._cost is None:
-            self._cost = cost_of(self.usage, self.transcript, self._terms)
+            self._cost = cost_without_a_fault(self.usage, self.transcript, self._terms)
         return self._cost
 
     def feed(self, chunk: bytes) -> bytes:
@@ -271,6 +274,10 @@ async def relayed(relay: Relay, answer: Answer, settle: Callable[[EndReason], No
             chunk = await answer.read()
     except (TimeoutError, OSError):
         pass  # an answer that is finished is complete, even if its connection was cut before the last chunk
+    except Exception:  # a bug: the stream still ends properly, and the ledger gets its entry
+        log.exception("a stream cannot be relayed")
+        yield settled(relay.fail(errors.internal()))
+        return
     if events := settled(relay.end()):
         yield events
 

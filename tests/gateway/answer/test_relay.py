@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.answer import counting, transcript
 from gateway.answer.cost import Terms
 from gateway.answer.counting import TokenCounter
-from gateway.answer.relay import EndReason, Relay, RelayedStream
+from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.answer.transcript import Transcript
 from gateway.events import MAX_EVENT_BYTES
 from gateway.request.caller import Caller
@@ -247,3 +247,21 @@ async def test_a_slow_caller_is_noticed_after_a_comment_and_an_event_were_queued
     async with asyncio.timeout(10):
         await answering
     assert ended == [EndReason.CALLER_TOO_SLOW]
+
+
+async def test_a_bug_in_the_relay_still_ends_the_stream_and_settles_it(
+    counter: TokenCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Once:
+        first_bytes, relayed = EVENTS[0], False
+
+    def broken(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Relay, "_through", broken)
+    monkeypatch.setattr("gateway.answer.cost.cost_of", broken)
+    stream, reasons = relay(counter, True), list[EndReason]()
+    events = [events async for events in relayed(stream, Once(), reasons.append)]  # pyright: ignore[reportArgumentType]
+    assert data(b"".join(events))[-1]["error"]["code"] == "internal_error"
+    assert reasons == [EndReason.COMPLETE]
+    assert (stream.cost.counting, stream.cost.answered) == ("counted", False)
