@@ -80,6 +80,8 @@ class Caller(asyncio.Protocol):
             self._started, self._last = True, now
         if self._over():
             assert self._done is not None
+            if self._done.cancelled():  # nobody waits any more
+                return
             if not self._buffer.startswith(b"HTTP/1.1 200") or (self._stream and b"[DONE]" not in self._buffer):
                 self._times.failed += 1
             self._times.total.append(now - self._began)

@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import errors, openapi
+from gateway.access.guesses import Guesses
 from gateway.access.keyring import Keyring
 from gateway.admin import create_admin
 from gateway.chat import ChatEndpoint
@@ -54,11 +55,17 @@ def create_app(services: Services) -> ASGIApp:
 
 
 class Door:
-    """What is asked of every request before its endpoint sees it: may the web page that sent it do so?"""
+    """What surrounds every request: may the web page that sent it do so, and how fast are wrong keys refused?"""
 
     def __init__(self, keyring: Keyring, origins: frozenset[str]) -> None:
         """`origins` are the pages that may read answers."""
         self._keyring, self._origins = keyring, origins
+        self._guesses = Guesses()
+
+    async def refuse(self, status: int) -> None:
+        """Wait before a response with this status leaves, if many keys were wrong lately."""
+        if status == errors.UNAUTHORIZED:
+            await self._guesses.refused()
 
     def answer(self, request: Request) -> Response | None:
         """The response to a browser's question about what its page may send; None for any other request.
@@ -95,6 +102,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001  the caller gets a response, whatever went wrong
             response = errors.response(error)
             bug = error if response.status_code == errors.INTERNAL else None
+            await self._door.refuse(response.status_code)
         response.raw_headers += [(b"x-request-id", new.encode()), *self._door.headers(request)]
         await response(scope, receive, send)
         if bug is not None:
@@ -129,6 +137,7 @@ class AdminEndpoint:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                await self._door.refuse(message["status"])
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 

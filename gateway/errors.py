@@ -16,6 +16,7 @@ from typing import Any, cast
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+UNAUTHORIZED = 401
 INTERNAL = 500
 CALLER_LEFT = 499
 """nginx's status for a caller that left. Only the ledger and the metrics see it."""
@@ -150,7 +151,7 @@ def busy(refusal: ApiError, retry_after: int) -> ApiError:
 
 def unauthorized(message: str) -> ApiError:
     """401: the request has no valid key."""
-    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+    return ApiError(UNAUTHORIZED, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
 def forbidden(message: str, param: str | None = None) -> ApiError:

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, cast
 
-MAX_EVENT_BYTES = 8 * 2**20
+MAX_EVENT_BYTES = 2 * 2**20
 EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 """An empty line, whatever the line ends. A stream that has been through `LineEnds` needs no such search."""
 
@@ -47,6 +47,46 @@ class LineEnds:
 
 
 _BOM = b"\xef\xbb\xbf"
+
+
+class EventBuffer:
+    """Keeps the start of an event until its end has come. Each byte is looked at once, however small the pieces are.
+
+    Lines end with `\\n` (`LineEnds`).
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.size = 0
+        """Bytes that are kept."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes. Returns all complete events, perhaps none."""
+        if not self._pieces:
+            if chunk.endswith(b"\n\n"):
+                return chunk
+            return self._keep_from(chunk, chunk.rfind(b"\n\n") + 2)
+        end = chunk.rfind(b"\n\n") + 2
+        if end == 1 and not (self._pieces[-1].endswith(b"\n") and chunk.startswith(b"\n")):
+            if chunk:
+                self._pieces.append(chunk)
+                self.size += len(chunk)
+            return b""
+        kept = self.take()
+        return self._keep_from(kept + chunk, len(kept) + end)
+
+    def take(self) -> bytes:
+        """Return what is kept, and keep nothing."""
+        kept, self._pieces, self.size = b"".join(self._pieces), [], 0
+        return kept
+
+    def _keep_from(self, data: bytes, end: int) -> bytes:
+        """The data up to `end`, which is 1 if no event ends in it. The rest is kept."""
+        if end == 1:
+            end = 0
+        if rest := data[end:]:
+            self._pieces, self.size = [rest], len(rest)
+        return data[:end]
 
 
 def split_events(data: bytes) -> tuple[list[bytes], bytes]:

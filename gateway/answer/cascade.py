@@ -21,6 +21,7 @@ from gateway.answer.usage import add_tokens
 from gateway.engines.replica import Upstream
 from gateway.events import (
     MAX_EVENT_BYTES,
+    EventBuffer,
     Json,
     LineEnds,
     UnreadableError,
@@ -101,8 +102,7 @@ class EscalatingStream:
         """What names the message: the first checkpoint's id, creation time and model. One message has one of each."""
         self._second_head = self._head = b""
         """How the second checkpoint's events begin, and how they shall begin instead."""
-        self._incomplete = b""
-        """The start of an event whose end has not come yet."""
+        self._buffer = EventBuffer()
         self._held = b""
         """Events of the first checkpoint's answer that came before the decision."""
         self._last_thinking = b""
@@ -131,8 +131,7 @@ class EscalatingStream:
                 if events := await self._decide():
                     return events
             if not (chunk := await self._upstream.read()):
-                rest, self._incomplete = self._incomplete, b""
-                return rest
+                return self._buffer.take()
             if events := self._process(chunk):
                 return events
 
@@ -143,14 +142,14 @@ class EscalatingStream:
     async def _decide(self) -> bytes:
         if self._meter.surprisal > self._threshold and (second := await self._escalate(self._meter)) is not None:
             self._upstream.close()
-            self._upstream, self._escalated, self._incomplete, self._line_ends = second, True, b"", LineEnds()
+            self._upstream, self._escalated, self._buffer, self._line_ends = second, True, EventBuffer(), LineEnds()
             return self._last_thinking + self._process(second.first_bytes)
         return self._held
 
     def _process(self, chunk: bytes) -> bytes:
-        events, self._incomplete = split_events(self._incomplete + self._line_ends.feed(chunk))
-        if len(self._incomplete) > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
-            events, self._incomplete = [*events, self._incomplete], b""
+        events, _ = split_events(self._buffer.feed(self._line_ends.feed(chunk)))
+        if self._buffer.size > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
+            events.append(self._buffer.take())
         return b"".join(map(self._from_second if self._escalated else self._from_first, events))
 
     def _from_first(self, event: bytes) -> bytes:

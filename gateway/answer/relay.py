@@ -29,6 +29,7 @@ from gateway.answer.usage import sum_choices
 from gateway.errors import ApiError
 from gateway.events import (
     MAX_EVENT_BYTES,
+    EventBuffer,
     Json,
     LineEnds,
     UnreadableError,
@@ -96,8 +97,7 @@ class Relay:
         self._line_ends = LineEnds()
         self._left_bytes = MAX_EVENT_BYTES + 2 * BYTES_OF_A_TOKEN * terms.most_generated
         """How much the engine may still send. Twice, because two checkpoints may have a share in the stream."""
-        self._incomplete = b""
-        """The start of an event whose end has not come yet."""
+        self._buffer = EventBuffer()
         self._last_event: Json = {}
         self.transcript = Transcript()
         self._cost: Cost | None = None
@@ -134,10 +134,8 @@ class Relay:
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
             return self.fail(errors.interrupted("The engine sent more than this request can have."))
-        data = self._incomplete + chunk if self._incomplete else chunk
-        end = len(data) if data.endswith(b"\n\n") else _end_of_last(data, 0, len(data))
-        events, self._incomplete = data[:end], data[end:]
-        if len(self._incomplete) > MAX_EVENT_BYTES:
+        events = self._buffer.feed(chunk)
+        if self._buffer.size > MAX_EVENT_BYTES:
             return self.fail(errors.interrupted("The engine sent an event that is too large."))
         if not events:
             return b""
@@ -157,7 +155,7 @@ class Relay:
 
     def end(self) -> bytes:
         """The engine has closed the connection, or it was cut. Returns the caller's last events."""
-        rest, self._incomplete = self._incomplete, b""
+        rest = self._buffer.take()
         data = data_of(rest)
         tail = self.feed(rest + b"\n\n") if data == b"[DONE]" or parse_object(data) is not None else b""
         if self.done:

@@ -38,6 +38,8 @@ CHUNK_FRAMING = 64
 """Bytes around one piece of a chunked body that are not counted: its size and a short extension."""
 MAX_PIPELINED = 16
 UNREAD_SECONDS = 5.0
+LINGER_BYTES = 262_144
+"""How much of what still arrives then is read."""
 LINGER_SECONDS = 2.0
 """How long a connection is read on after its last response, so that the caller gets it before the connection ends."""
 
@@ -81,6 +83,8 @@ class GuardedProtocol(BatchingProtocol):
         self._in_head = self._in_message = False
         self._upgraded = False
         """The head that has just been read asks for another protocol."""
+        self._dropped = 0
+        """Bytes that came after the refusal."""
         self._refusal: ApiError | None = None
         """Set once the connection's bytes cannot be parsed any further."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -112,6 +116,9 @@ class GuardedProtocol(BatchingProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, at most `MAX_HEAD_BYTES` at a time so that an endless head is noticed."""
         if self._refusal is not None:
+            self._dropped += len(data)
+            if self._dropped > LINGER_BYTES:  # reading it only costs time; the deadline ends the connection
+                self.flow.pause_reading()
             return
         self._unset_keepalive_if_required()
         rest = data if len(data) <= MAX_HEAD_BYTES else memoryview(data)

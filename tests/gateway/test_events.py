@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.events import (
     EVENT_END,
+    EventBuffer,
     LineEnds,
     UnreadableError,
     encode_event,
@@ -106,3 +107,22 @@ def test_what_is_written_is_valid_json() -> None:
 def test_a_line_is_short_and_can_be_stored(value: Any, line: str) -> None:
     assert line_of(value, 64) == line
     json.dumps(line).encode()
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from([b"data: 1", b"\n", b"\n\n", b"x", b"", b"data: [DONE]\n\n", b"\n\n\n"]), max_size=30
+    )
+)
+def test_an_event_is_kept_until_its_end_has_come(pieces: list[bytes]) -> None:
+    buffer, data, events = EventBuffer(), b"", b""
+    for piece in pieces:
+        data += piece
+        complete = buffer.feed(piece)
+        assert not complete or complete.endswith(b"\n\n")
+        events += complete
+        assert data.startswith(events)
+        assert b"\n\n" not in data[len(events) :]
+        assert buffer.size == len(data) - len(events)
+    assert events + buffer.take() == data
+    assert buffer.size == 0
