@@ -121,5 +121,5 @@ def until(condition: Callable[[], object], failure: str, seconds: float = 300) -
 
 def metric_total(url: str, metric: str) -> float:
     """A metric of vLLM or the gateway, summed over its labels."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{metric}(\{{|\s)", line))
