@@ -33,7 +33,7 @@ ALLOWED = {
         "`quality_tolerance` (0.005)": SETTING,
         "HTTP/1.1": "a version",
         "more than 32 KiB": LIMIT,
-        "more than 32 MiB": LIMIT,
+        "more than 8 MiB": LIMIT,
     },
     "docs/how-to/budgets.md": {"5 % quantile | 25 % | 50 % | 90 % | 99 %": "levels of quantiles"},
     "docs/how-to/deploy.md": {"vLLM 0.32": "a version"},

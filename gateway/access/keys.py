@@ -49,7 +49,7 @@ class Grant(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Whose key it is. The ledger and the savings are grouped by it."""
-    admin: bool = False
+    admin: bool = Field(default=False, strict=True)
     """Whether it may also read savings, explanations and metrics, and create and revoke keys."""
     requests_per_minute: _Count | None = None
     reasoning_tokens_per_minute: _Count | None = None

@@ -90,8 +90,12 @@ def cost_of(reported: object, transcript: Transcript, terms: Terms) -> Cost:
     else:
         count = transcript.count(terms.counter, terms.marks, thinks=terms.thinks)
         generated, reasoning = _settled(figures, count, terms.discarded())
+        generated = min(generated, terms.most_generated)
+        reasoning = min(reasoning, generated)
         answered = count.answers >= terms.choices
-    prompt = terms.counter.count(terms.prompt()) if figures.prompt is None else figures.prompt
+    prompt = figures.prompt
+    if prompt is None:
+        prompt = min(terms.counter.count(terms.prompt()), terms.context_tokens)
     completed = _completed(usage, prompt, generated, reasoning)
     tokens = TokenUsage(prompt, reasoning, generated - reasoning)
     if completed == usage and not _has_floats(usage):

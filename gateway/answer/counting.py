@@ -18,6 +18,10 @@ from models.family import MAX_TOKENIZER_BYTES, FamilyError
 from models.field import one_line
 from models.files import read_bounded
 
+EXACT_CHARACTERS = 32_768
+"""About 8,000 tokens, which take 10 to 40 ms to count."""
+PIECES = 16
+
 
 class TokenCounter:
     """Counts tokens with the family's tokenizer."""
@@ -26,10 +30,21 @@ class TokenCounter:
         self._encode = encode
 
     def count(self, text: str) -> int:
-        """Return the number of tokens in `text`. The text of a special token counts as ordinary characters."""
-        if not text:
-            return 0
-        return len(self._encode(text.encode(errors="replace").decode()))  # half a surrogate pair cannot be encoded
+        """Return the number of tokens in `text`. The text of a special token counts as ordinary characters.
+
+        Of a longer text than `EXACT_CHARACTERS`, pieces are counted and the number is extrapolated: every other request
+        waits for a count.
+        """
+        if len(text) <= EXACT_CHARACTERS:
+            return self._count(text)
+        size = EXACT_CHARACTERS // PIECES
+        starts = [number * (len(text) - size) // (PIECES - 1) for number in range(PIECES)]
+        pieces = [text[start : start + size] for start in starts]
+        return round(sum(map(self._count, pieces)) * len(text) / (PIECES * size))
+
+    def _count(self, text: str) -> int:
+        # Half a surrogate pair cannot be encoded.
+        return len(self._encode(text.encode(errors="replace").decode())) if text else 0
 
 
 def load(path: Path, pattern: str | None = None) -> TokenCounter:

@@ -41,7 +41,7 @@ class HiddenThinking:
         """The event without its thinking; None if nothing is left that a caller needs."""
         kept = _kept(event, _RESPONSE)
         if not isinstance(event.get("choices"), list):
-            return kept
+            return kept if "choices" not in event else None
         kept["choices"] = [self._choice(choice) for choice in objects(event["choices"])]
         worth = not kept["choices"] or isinstance(event.get("usage"), dict)
         for choice in kept["choices"]:

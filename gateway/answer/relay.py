@@ -141,8 +141,9 @@ class Relay:
             return b""
         out: list[bytes] = []
         at = 0
+        hints = _Hints(events)
         try:
-            while not self.done and (hint := _first_hint(events, at)) >= 0:
+            while not self.done and (hint := hints.next(at)) >= 0:
                 start = max(at, _end_of_last(events, at, hint))
                 end = events.index(b"\n\n", hint) + 2  # these events are complete
                 out += (self._through(events[at:start]), self._inspect(events[start:end]))
@@ -280,14 +281,21 @@ async def relayed(relay: Relay, answer: Answer, settle: Callable[[EndReason], No
         yield events
 
 
-def _first_hint(events: bytes, start: int) -> int:
-    """The position of the next hint from `start` on; -1 if there is none."""
-    first = -1
-    for hint in _HINTS:
-        at = events.find(hint, start, None if first < 0 else first + len(hint) - 1)
-        if at >= 0:
-            first = at
-    return first
+class _Hints:
+    """Where the hints are in some events. Each byte is searched once for each hint, however many there are."""
+
+    def __init__(self, events: bytes) -> None:
+        self._events = events
+        self._positions = [(at, hint) for hint in _HINTS if (at := events.find(hint)) >= 0]
+
+    def next(self, start: int) -> int:
+        """The position of the next hint from `start` on; -1 if there is none."""
+        if not self._positions:
+            return -1
+        if any(at < start for at, _ in self._positions):
+            found = [(at if at >= start else self._events.find(hint, start), hint) for at, hint in self._positions]
+            self._positions = [(at, hint) for at, hint in found if at >= 0]
+        return min(self._positions)[0] if self._positions else -1
 
 
 def _end_of_last(events: bytes, start: int, end: int) -> int:

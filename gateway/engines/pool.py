@@ -36,8 +36,8 @@ ASKS_TO_WAIT = frozenset({429, 503})
 """Statuses whose `Retry-After` the caller gets."""
 BUSY_SECONDS, UNAVAILABLE_SECONDS = 1, 2
 """When to try again if an engine does not say."""
-MAX_ANSWER_BYTES = 32 * 2**20
-"""Of a non-streaming response. 32,768 tokens with log probabilities have about 5 MiB."""
+MAX_ANSWER_BYTES = 8 * 2**20
+"""Of a non-streaming response, which is parsed as a whole. 32,768 tokens with log probabilities have about 5 MiB."""
 MAX_ERROR_BYTES = 65_536
 
 

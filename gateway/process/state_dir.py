@@ -105,6 +105,8 @@ def _check(path: Path, directory: Path) -> bool:
         raise ConfigError(f"state_dir: {name} in {directory} belongs to another user (uid {status.st_uid})")
     if stat.S_ISLNK(status.st_mode):
         raise ConfigError(f"state_dir: {name} in {directory} is a symbolic link, which the gateway does not follow")
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise ConfigError(f"state_dir: {name} in {directory} has a second name, a hard link; remove one of the two")
     if name in _DIRECTORIES and not stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"state_dir: {name} in {directory} is not a directory")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISSOCK(status.st_mode)):

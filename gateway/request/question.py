@@ -59,6 +59,7 @@ class ChatRequest(_Loose):
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
+    include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -115,7 +116,7 @@ def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
         may_escalate=(chat.n or 1) == 1
         and not any(map(body.get, _PER_TOKEN_FIELDS))
         and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
-        hides_reasoning=body.get("include_reasoning") is False,
+        hides_reasoning=chat.include_reasoning is False,
         body=body,
         memory=_memory(raw),
     )

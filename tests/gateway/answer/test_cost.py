@@ -246,3 +246,13 @@ def test_whatever_is_said_the_cost_can_be_recorded(
     recorded = entry(prompt_tokens=tokens.prompt, reasoning_tokens=tokens.reasoning, answer_tokens=tokens.answer,
                      counting=cost.counting, answered=cost.answered)  # fmt: skip
     assert entries.parse(entries.dump(recorded)) == recorded
+
+
+def test_counted_figures_are_in_range_too(terms: Terms) -> None:
+    """An engine that sends more than the request can have, without a usage; and a prompt beyond the context."""
+    long = message(content="39 " * 9000, reasoning="1 + 2 " * 9000)
+    cost = cost_of(None, response(long), replace(terms, max_tokens=100, prompt=lambda: "1 + 2 " * 9000))
+    assert cost.counting == "counted"
+    assert cost.tokens.prompt == CONTEXT
+    assert cost.tokens.reasoning + cost.tokens.answer <= 100
+    assert cost.usage["completion_tokens"] <= 100

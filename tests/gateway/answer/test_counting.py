@@ -89,3 +89,19 @@ def test_a_pattern_that_is_no_regular_expression_and_a_missing_file_are_refused(
         counting.load(ranks, "(")
     with pytest.raises(FamilyError, match="cannot be read"):
         counting.load(tmp_path / "missing")
+
+
+def test_a_long_text_is_counted_by_pieces_and_nearly_right(family_dir: Path) -> None:
+    """Every other request waits for a count, so what it takes is bounded."""
+    tokenizer = Tokenizer.from_file(str(in_json(family_dir)))
+    read: list[int] = []
+
+    def encode(text: str) -> list[int]:
+        read.append(len(text))
+        return tokenizer.encode(text).ids
+
+    text = "".join(f"{TRACE} {number}" for number in range(3000))
+    assert len(text) > 8 * counting.EXACT_CHARACTERS
+    count = TokenCounter(encode).count(text)
+    assert sum(read) <= counting.EXACT_CHARACTERS
+    assert count == pytest.approx(len(tokenizer.encode(text).ids), rel=0.05)

@@ -125,3 +125,13 @@ async def test_what_clients_send_is_allowed(gateway: Gateway, engine: FakeEngine
     }  # fmt: skip
     assert (await gateway.ask(EASY, **sent)).status_code == 200
     assert {name: engine.bodies[0][name] for name in sent} == sent
+
+
+@pytest.mark.parametrize("value", [0, 1, "false", "no", "f", [], {}])
+async def test_a_caller_cannot_hide_its_thinking_from_the_gateway(
+    gateway: Gateway, engine: FakeEngine, value: object
+) -> None:
+    """Engines read many spellings as false. The gateway must notice each, because it counts the thinking."""
+    response = await gateway.ask(EASY, include_reasoning=value)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "include_reasoning")
+    assert engine.bodies == []

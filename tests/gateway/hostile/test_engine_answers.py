@@ -298,7 +298,7 @@ async def test_a_non_streaming_answer_is_bounded_and_its_memory_is_given_back(
         for _ in range(4):
             for response in await asyncio.gather(*(serve.ask() for _ in range(8))):
                 assert (response.status_code, response.json()["error"]["code"]) == (502, "engine_failed")
-                assert "32 MiB" in response.json()["error"]["message"]
+                assert "8 MiB" in response.json()["error"]["message"]
         assert raw.requests == asked + 32
         raw.chat = good
         assert (await serve.ask()).status_code == 200

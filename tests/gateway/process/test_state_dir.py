@@ -74,3 +74,13 @@ def test_a_lock_with_garbage_in_it_is_taken(tmp_path: Path) -> None:
             assert (tmp_path / "lock").read_text() == str(os.getpid())
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("name", ["lock", "ledger.spool.jsonl"])
+def test_a_file_with_a_second_name_is_refused_and_untouched(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "elsewhere"
+    victim.write_text("precious")
+    (tmp_path / name).hardlink_to(victim)
+    with pytest.raises(ConfigError, match=f"{name} in .* has a second name"):
+        state_dir.make_private(tmp_path)
+    assert victim.read_text() == "precious"
