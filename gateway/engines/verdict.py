@@ -12,10 +12,12 @@ from email.utils import parsedate_to_datetime
 
 from gateway import errors
 from gateway.errors import ApiError
-from gateway.events import MAX_EVENT_BYTES, Json, data_of, objects, parse_object
+from gateway.events import Json, data_of, objects, parse_object
 
 CAP_FIELD = b'"thinking_token_budget":'
 LONGEST_WAIT_SECONDS = 3600
+MAX_FIRST_BYTES = 262_144
+"""The most bytes before the end of the first event. Another engine is asked after that, and may do the same."""
 _ANSWER = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 _RETRY_AFTER = re.compile(rb"^retry-after[ \t]*:[ \t]*([^\r\n]{1,64})", re.IGNORECASE | re.MULTILINE)
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
@@ -46,6 +48,8 @@ class FirstEvent:
         if not self._received and _is_answer(piece):
             return piece
         self._received += piece
+        if b"\n" not in piece and b"\r" not in piece:  # most of a long event, which needs no slow search
+            return self._wait()
         while (end := _EVENT_END.search(self._received, self._searched)) is not None:
             event = bytes(self._received[self._begin : end.end()]).removeprefix(_BYTE_ORDER_MARK)
             self._begin = self._searched = end.end()
@@ -53,10 +57,12 @@ class FirstEvent:
                 if (failure := failure_in(data, streamed=True)) is not None:
                     raise failure
                 return bytes(self._received)
+        return self._wait()
+
+    def _wait(self) -> None:
         self._searched = max(self._begin, len(self._received) - 3)  # an end may be torn
-        if len(self._received) > MAX_EVENT_BYTES:
+        if len(self._received) > MAX_FIRST_BYTES:
             raise NoAnswerError("a stream without events")
-        return None
 
     def end(self) -> bytes:
         """The stream has ended. Returns its bytes if they are an answer whose last event has no end.

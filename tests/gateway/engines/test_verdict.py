@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engines.verdict import FirstEvent, NoAnswerError, failure_in, failure_in_body, refuses_cap, retry_after
+from gateway.engines.verdict import (
+    MAX_FIRST_BYTES,
+    FirstEvent,
+    NoAnswerError,
+    failure_in,
+    failure_in_body,
+    refuses_cap,
+    retry_after,
+)
 from gateway.errors import ApiError
 from tests.gateway.fakes import COMPLETION, EVENTS, event
 
@@ -211,3 +219,14 @@ def test_a_refused_cap_is_told_from_the_callers_own_mistake(
     message: str, param: str | None, body: bytes, is_ours: bool
 ) -> None:
     assert refuses_cap(ApiError(400, message, param=param), body) is is_ours
+
+
+def test_a_first_event_without_an_end_is_given_up_early() -> None:
+    """Every other engine and checkpoint is asked after it, and may do the same."""
+    first, fed = FirstEvent(), 0
+    assert first.feed(b'data: {"choices": [{"delta": {"content": "') is None
+    with pytest.raises(NoAnswerError, match="without events"):
+        while fed <= 2 * MAX_FIRST_BYTES:
+            fed += 65_536
+            first.feed(b"x" * 65_536)
+    assert fed <= MAX_FIRST_BYTES + 65_536
