@@ -23,6 +23,8 @@ FILES = {
     "tolerance": "docs/profile/tolerance.json",
     "gsm8k": "docs/profile/gsm8k.json",
     "gateway": "benchmarks/results/gateway.json",
+    "attacks": "benchmarks/results/attacks.json",
+    "soak": "benchmarks/results/soak.json",
     "dense": "benchmarks/results/dense_reward.json",
     "decision": "benchmarks/results/decision.json",
     "savings": "benchmarks/results/savings_interval.json",

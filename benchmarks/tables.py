@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.attackers import ATTACKS
 from benchmarks.figures import render
 from benchmarks.sources import Sources
 
@@ -156,9 +157,47 @@ def memory(sources: Sources) -> str:
     return _table([names.get(name, name) for name in idle], [[f"{render(value, '.0')} KiB" for value in idle.values()]])
 
 
+def attacks(sources: Sources) -> str:
+    """What a bystander notices of each attack, and the gateway's memory."""
+    rows: list[Sequence[str]] = []
+    for name, figures in sources.value("attacks", "attacks").items():
+        failed = figures["failed"]
+        rows.append(
+            (
+                str(ATTACKS[name].__doc__).rstrip("."),
+                render(figures["first p99 ratio"], ".1"),
+                render(figures["first p99 ms"], ".0"),
+                f"{failed['most']:.0f}",
+                render(figures["memory ratio"], ".2"),
+            )
+        )
+    head = ["attack", "p99 to the first event, ratio", "milliseconds", "failed", "memory afterwards, ratio"]
+    return _table(head, rows)
+
+
+def soak(sources: Sources) -> str:
+    """What a long time of load does to the gateway."""
+    names = ("requests", "failed", "lost", "doubled", "MiB, growth", "open files, growth")
+    values = [sources.value("soak", name) for name in names]
+    return _table(names, [[f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values]])
+
+
+def attacked_machine(sources: Sources) -> str:
+    """What the attacks were measured on."""
+    return _machine(sources.value("attacks", "machine"))
+
+
+def soaked_machine(sources: Sources) -> str:
+    """What the soak was measured on."""
+    return _machine(sources.value("soak", "machine"))
+
+
 def machine(sources: Sources) -> str:
     """What the gateways were measured on."""
-    table = sources.value("gateway", "machine")
+    return _machine(sources.value("gateway", "machine"))
+
+
+def _machine(table: Mapping[str, Any]) -> str:
     shown = {**table, "instruction sets": ", ".join(table["instruction sets"] or ())}
     return _table(list(shown), [[str(value) if value else "not recorded" for value in shown.values()]])
 
@@ -226,6 +265,10 @@ TABLES = {
     "latency": latency,
     "memory": memory,
     "machine": machine,
+    "attacks": attacks,
+    "attacked machine": attacked_machine,
+    "soak": soak,
+    "soaked machine": soaked_machine,
     "rewards": rewards,
 }
 """By the name in a page's marker."""
