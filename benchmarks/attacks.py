@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 from rich.progress import Progress
@@ -44,18 +45,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--turns", type=int, default=3, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one attack")
-    parser.add_argument("--attack", action="append", choices=ATTACKS, help="only this one; repeat for several")
+    only = "only this one, beside what was measured of the others; repeat for several"
+    parser.add_argument("--attack", action="append", choices=ATTACKS, help=only)
     arguments = parser.parse_args()
     names = arguments.attack or [*ATTACKS]
     minutes = arguments.turns * len(names) * (2 * arguments.seconds + 10) / 60
     print(f"{len(names)} attacks in {arguments.turns} turns: about {minutes:.0f} minutes", flush=True)
     results = asyncio.run(_measure(names, arguments.turns, arguments.seconds))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "attacks.json").write_text(json.dumps(results, indent=1) + "\n")
+    file = arguments.out / "attacks.json"
+    if arguments.attack and file.exists():  # the other attacks keep what was measured of them
+        results["attacks"] = {**json.loads(file.read_text())["attacks"], **results["attacks"]}
+    file.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results["attacks"], indent=1))
 
 
-async def _measure(names: list[str], turns: int, seconds: float) -> dict[str, object]:
+async def _measure(names: list[str], turns: int, seconds: float) -> dict[str, Any]:
     measured_on = machine.describe()
     measured: dict[str, list[Figures]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as temporary, Progress() as progress:
@@ -77,7 +82,7 @@ async def _measure(names: list[str], turns: int, seconds: float) -> dict[str, ob
         "turns": turns,
         "seconds": seconds,
         "requests/s": RATE,
-        "attacks": {name: _summary(figures) for name, figures in measured.items()},
+        "attacks": {name: {"commit": measured_on["commit"], **_summary(figures)} for name, figures in measured.items()},
     }
 
 

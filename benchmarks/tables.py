@@ -169,9 +169,10 @@ def attacks(sources: Sources) -> str:
                 render(figures["first p99 ms"], ".0"),
                 f"{failed['most']:.0f}",
                 render(figures["memory ratio"], ".2"),
+                str(figures["commit"]),
             )
         )
-    head = ["attack", "p99 to the first event, ratio", "milliseconds", "failed", "memory afterwards, ratio"]
+    head = ["attack", "p99 to the first event, ratio", "milliseconds", "failed", "memory afterwards, ratio", "commit"]
     return _table(head, rows)
 
 

@@ -199,10 +199,7 @@ class Engines:
                 else:
                     failures.append(refusal)
             except OSError as error:  # a timeout included
-                replica.record_failure(checkpoint, repr(error))
-                if isinstance(error, ConnectionRefusedError):
-                    problem = Problem("connection refused", f"POST {PATH}")
-                    replica.mark_unreachable(problem, self._timeouts.first_token)
+                self._note(replica, checkpoint, error)
                 failures.append(error)
             except BaseException:  # the caller left
                 replica.cancel(checkpoint)
@@ -215,6 +212,15 @@ class Engines:
             raise _unserved(failures)
         finally:  # each of them has this frame in its traceback: a cycle would keep the body
             failures.clear()
+
+    def _note(self, replica: Replica, checkpoint: str, error: OSError) -> None:
+        """Note that no answer began. If the engine did respond, the request may be at fault, as with a 500."""
+        if isinstance(error, verdict.NoAnswerError):
+            replica.record_response(checkpoint)
+            return
+        replica.record_failure(checkpoint, repr(error))
+        if isinstance(error, ConnectionRefusedError):
+            replica.mark_unreachable(Problem("connection refused", f"POST {PATH}"), self._timeouts.first_token)
 
     def _in_order(self, checkpoint: str, body: bytes) -> list[Replica]:
         """The replicas to try, the best first."""

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from gateway.engines import pool
+from gateway.engines.verdict import MAX_FIRST_BYTES
 from models.family import Family
 from tests.conftest import RedisServer
 from tests.gateway.engines.raw import RawEngine, Write, http, sends
@@ -346,3 +347,16 @@ async def test_odd_responses_are_answers_or_failures(
     settings = {"first_token_timeout_seconds": 0.4}
     async with running(family_dir, redis_server.url, [raw.url], **settings) as gateway, asyncio.timeout(10):
         assert (await gateway.ask(**PINNED)).status_code == status
+
+
+async def test_an_answer_that_never_begins_does_not_close_the_engine_for_others(
+    raw: RawEngine, family_dir: Path, redis_server: RedisServer
+) -> None:
+    """The engine did respond. As with a 500, the request may be at fault, and must not shut out the others."""
+    good = sends(http(b"".join(EVENTS), "content-type: text/event-stream"))
+    async with running(family_dir, redis_server.url, [raw.url]) as gateway:
+        raw.chat = sends(http(b"data: " + b"x" * 2 * MAX_FIRST_BYTES, "content-type: text/event-stream"))
+        for _ in range(5):
+            assert (await gateway.ask(stream=True)).status_code in (502, 503)
+        raw.chat = good
+        assert (await gateway.ask(stream=True)).status_code == 200
