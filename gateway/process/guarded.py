@@ -117,7 +117,7 @@ class GuardedProtocol(BatchingProtocol):
         """Parse what arrived, at most `MAX_HEAD_BYTES` at a time so that an endless head is noticed."""
         if self._refusal is not None:
             self._dropped += len(data)
-            if self._dropped > LINGER_BYTES:  # reading it only costs time; the deadline ends the connection
+            if self._dropped > LINGER_BYTES and not self.transport.is_closing():  # reading it only costs time
                 self.flow.pause_reading()
             return
         self._unset_keepalive_if_required()
