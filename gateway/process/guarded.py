@@ -105,6 +105,7 @@ class GuardedProtocol(BatchingProtocol):
         """Forget the connection."""
         self._bounds.connections.closed(self)
         self._cancel_deadline()
+        self._unset_keepalive_if_required()  # uvicorn keeps its timer, and so this object, if the connection was reset
         if self._stalled is not None:
             self._stalled.cancel()
         super().connection_lost(exc)
@@ -117,8 +118,8 @@ class GuardedProtocol(BatchingProtocol):
         """Parse what arrived, at most `MAX_HEAD_BYTES` at a time so that an endless head is noticed."""
         if self._refusal is not None:
             self._dropped += len(data)
-            if self._dropped > LINGER_BYTES and not self.transport.is_closing():  # reading it only costs time
-                self.flow.pause_reading()
+            if self._dropped > LINGER_BYTES and not self.transport.is_closing():
+                self.flow.pause_reading()  # reading on only costs time
             return
         self._unset_keepalive_if_required()
         rest = data if len(data) <= MAX_HEAD_BYTES else memoryview(data)
