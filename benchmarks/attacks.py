@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
@@ -29,6 +28,7 @@ from rich.progress import Progress
 
 from benchmarks import machine, peers
 from benchmarks.attackers import ATTACKS
+from benchmarks.figures import spread
 from benchmarks.peers import Laconic
 
 RATE, CLIENTS = 40.0, 16
@@ -143,14 +143,7 @@ def _resident(pid: int) -> int:
 
 
 def _summary(turns: list[Figures]) -> dict[str, dict[str, float]]:
-    return {
-        name: {
-            "median": round(median(turn[name] for turn in turns), 3),
-            "least": round(min(turn[name] for turn in turns), 3),
-            "most": round(max(turn[name] for turn in turns), 3),
-        }
-        for name in turns[0]
-    }
+    return {name: spread([turn[name] for turn in turns]) for name in turns[0]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from its source. GitHub and MkDocs show neither kind of marker, unless a figure'
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from statistics import median
 from typing import Any
 
 from benchmarks.sources import Sources, UnknownFigureError
@@ -127,6 +128,11 @@ _MEASUREMENT = re.compile(
     r"|[+-]?\d[\d,]* (?:ms|microseconds|KiB|MiB|hours?|points?|times)\b"
     r")"
 )
+
+
+def spread(values: Collection[float]) -> dict[str, float]:
+    """The median of several turns with the lowest and the highest, as `render` takes them."""
+    return {"median": round(median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
 
 
 def unmarked(page: str, allowed: Mapping[str, str]) -> list[str]:

@@ -31,6 +31,7 @@ import uvloop
 from rich.progress import Progress
 
 from benchmarks import load, machine, plots
+from benchmarks.figures import spread
 from benchmarks.peers import Target, started
 from benchmarks.upstream import IDLE
 from training.tasks.prompts import prompts
@@ -174,10 +175,7 @@ def _ratios(turns: list[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, f
         ratios.setdefault("ms between events, steady, laconic - direct, p99", []).append(
             ours["gap p99 ms"] - direct["gap p99 ms"]
         )
-    return {
-        name: {"median": round(median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
-        for name, values in ratios.items()
-    }
+    return {name: spread(values) for name, values in ratios.items()}
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import re
 from typing import Any, cast
 
 MAX_EVENT_BYTES = 2 * 2**20
-EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-"""An empty line, whatever the line ends. A stream that has been through `LineEnds` needs no such search."""
+EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
+"""Two line ends; a `\r\n` is one and is never taken for two. What an `EventBuffer` returns needs no such search."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Json = dict[str, Any]
 
@@ -33,10 +34,10 @@ class LineEnds:
         """The next bytes of the stream with `\\n` for every line end, and without a byte order mark."""
         if not self._begun:
             chunk = self._start + chunk
-            if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
+            if len(chunk) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(chunk):
                 self._start = chunk
                 return b""
-            self._begun, chunk = True, chunk.removeprefix(_BOM)
+            self._begun, chunk = True, chunk.removeprefix(BYTE_ORDER_MARK)
         if self._after_cr and chunk:
             self._after_cr, chunk = False, chunk.removeprefix(b"\n")
         if b"\r" in chunk:
@@ -46,22 +47,19 @@ class LineEnds:
         return chunk
 
 
-_BOM = b"\xef\xbb\xbf"
-
-
 class EventBuffer:
-    """Keeps the start of an event until its end has come. Each byte is looked at once, however small the pieces are.
-
-    Lines end with `\\n` (`LineEnds`).
-    """
+    """Keeps the start of an event until its end has come. Each byte is looked at once, however small the pieces are."""
 
     def __init__(self) -> None:
+        self._line_ends = LineEnds()
         self._pieces: list[bytes] = []
         self.size = 0
         """Bytes that are kept."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take the next bytes. Returns all complete events, perhaps none."""
+        """Take the next bytes. Returns all complete events, perhaps none; their lines end with `\\n`."""
+        if self._line_ends.waits or b"\r" in chunk:
+            chunk = self._line_ends.feed(chunk)
         if not self._pieces:
             if chunk.endswith(b"\n\n"):
                 return chunk

@@ -23,7 +23,6 @@ from gateway.events import (
     MAX_EVENT_BYTES,
     EventBuffer,
     Json,
-    LineEnds,
     UnreadableError,
     data_of,
     encode_event,
@@ -97,7 +96,6 @@ class EscalatingStream:
         self._upstream, self._threshold, self._escalate = upstream, surprisal, escalate
         self._meter = SurprisalMeter(end)
         self._decided = self._escalated = False
-        self._line_ends = LineEnds()
         self._message: Json = {}
         """What names the message: the first checkpoint's id, creation time and model. One message has one of each."""
         self._second_head = self._head = b""
@@ -142,12 +140,12 @@ class EscalatingStream:
     async def _decide(self) -> bytes:
         if self._meter.surprisal > self._threshold and (second := await self._escalate(self._meter)) is not None:
             self._upstream.close()
-            self._upstream, self._escalated, self._buffer, self._line_ends = second, True, EventBuffer(), LineEnds()
+            self._upstream, self._escalated, self._buffer = second, True, EventBuffer()
             return self._last_thinking + self._process(second.first_bytes)
         return self._held
 
     def _process(self, chunk: bytes) -> bytes:
-        events, _ = split_events(self._buffer.feed(self._line_ends.feed(chunk)))
+        events, _ = split_events(self._buffer.feed(chunk))
         if self._buffer.size > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
             events.append(self._buffer.take())
         return b"".join(map(self._from_second if self._escalated else self._from_first, events))

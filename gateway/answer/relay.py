@@ -31,7 +31,6 @@ from gateway.events import (
     MAX_EVENT_BYTES,
     EventBuffer,
     Json,
-    LineEnds,
     UnreadableError,
     data_of,
     encode_event,
@@ -94,7 +93,6 @@ class Relay:
         """
         self._terms, self._wants_usage = terms, wants_usage
         self._hidden = HiddenThinking(terms.marks, thinks=terms.thinks) if hides_reasoning else None
-        self._line_ends = LineEnds()
         self._left_bytes = MAX_EVENT_BYTES + 2 * BYTES_OF_A_TOKEN * terms.most_generated
         """How much the engine may still send. Twice, because two checkpoints may have a share in the stream."""
         self._buffer = EventBuffer()
@@ -129,8 +127,6 @@ class Relay:
         """Take bytes from the engine. Returns complete events for the caller, perhaps none."""
         if self.done:
             return b""
-        if self._line_ends.waits or b"\r" in chunk:
-            chunk = self._line_ends.feed(chunk)
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
             return self.fail(errors.interrupted("The engine sent more than this request can have."))

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from gateway import errors
 from gateway.errors import ApiError
-from gateway.events import Json, data_of, objects, parse_object
+from gateway.events import BYTE_ORDER_MARK, EVENT_END, Json, data_of, objects, parse_object
 
 CAP_FIELD = b'"thinking_token_budget":'
 LONGEST_WAIT_SECONDS = 3600
@@ -20,9 +20,6 @@ MAX_FIRST_BYTES = 262_144
 """The most bytes before the end of the first event. Another engine is asked after that, and may do the same."""
 _ANSWER = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 _RETRY_AFTER = re.compile(rb"^retry-after[ \t]*:[ \t]*([^\r\n]{1,64})", re.IGNORECASE | re.MULTILINE)
-_EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
-"""Two line ends; a `\r\n` is one and is never taken for two."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
@@ -50,8 +47,8 @@ class FirstEvent:
         self._received += piece
         if b"\n" not in piece and b"\r" not in piece:  # most of a long event, which needs no slow search
             return self._wait()
-        while (end := _EVENT_END.search(self._received, self._searched)) is not None:
-            event = bytes(self._received[self._begin : end.end()]).removeprefix(_BYTE_ORDER_MARK)
+        while (end := EVENT_END.search(self._received, self._searched)) is not None:
+            event = bytes(self._received[self._begin : end.end()]).removeprefix(BYTE_ORDER_MARK)
             self._begin = self._searched = end.end()
             if data := data_of(event):
                 if (failure := failure_in(data, streamed=True)) is not None:

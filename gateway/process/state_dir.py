@@ -1,8 +1,8 @@
 """Whose is the state directory, and who may read it? One `laconic serve` at a time, and its user alone.
 
 It has the hashes of keys and an entry for each request, so it and everything in it is 0700 or 0600. What an
-earlier version left open to others is closed with a line in the log. What belongs to another user, or is a symbolic
-link that somebody planted, is refused: the gateway would write where others want it to.
+earlier version left open to others is closed with a line in the log. What belongs to another user, or is a symbolic or
+hard link that somebody planted, is refused: the gateway would write where others want it to.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make_private(directory: Path) -> None:
     """Take away what others may do with the directory and what the gateway keeps there.
 
     Raises:
-        ConfigError: something belongs to another user, or is a symbolic link or a device.
+        ConfigError: something belongs to another user, or is a link or a device.
         OSError: the directory cannot be read.
     """
     status = directory.stat()

@@ -32,6 +32,13 @@ async def engine(family: Family) -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture
+async def other(family: Family) -> AsyncIterator[FakeEngine]:
+    """Another one."""
+    async with FakeEngine(family).listening() as listening:
+        yield listening
+
+
+@pytest.fixture
 async def gateway(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
 ) -> AsyncIterator[Gateway]:

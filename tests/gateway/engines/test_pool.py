@@ -41,12 +41,6 @@ def first_engine_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def other(family: Family) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(family).listening() as engine:
-        yield engine
-
-
-@pytest.fixture
 async def pair(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> AsyncIterator[Gateway]:

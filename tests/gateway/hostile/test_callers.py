@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,13 @@ from tests.gateway.fakes import (
     stream,
     until,
 )
-from tests.gateway.hostile.harness import CHAT, QUICK, assert_nothing_is_left, impatient_gateway
+from tests.gateway.hostile.harness import CHAT, QUICK, assert_nothing_is_left
 from tests.gateway.hostile.raw import POST
 
 
 @pytest.fixture
-async def gateway(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[Gateway]:
-    async with impatient_gateway(family_dir, redis_server.url, engine.url, tmp_path) as gateway:
-        yield gateway
+def gateway(impatient: Gateway) -> Gateway:
+    return impatient
 
 
 async def test_a_caller_that_is_too_slow_is_disconnected(

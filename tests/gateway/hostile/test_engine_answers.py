@@ -39,12 +39,6 @@ DONE = EVENTS[-1]
 
 
 @pytest.fixture
-async def other(family: Family) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(family).listening() as engine:
-        yield engine
-
-
-@pytest.fixture
 async def pair(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine, tmp_path: Path
 ) -> AsyncIterator[Gateway]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,15 +30,12 @@ from tests.gateway.fakes import (
     silent,
     stream,
 )
-from tests.gateway.hostile.harness import CHAT, assert_nothing_is_left, impatient_gateway
+from tests.gateway.hostile.harness import CHAT, assert_nothing_is_left
 
 
 @pytest.fixture
-async def gateway(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[Gateway]:
-    async with impatient_gateway(family_dir, redis_server.url, engine.url, tmp_path) as gateway:
-        yield gateway
+def gateway(impatient: Gateway) -> Gateway:
+    return impatient
 
 
 async def reset(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:

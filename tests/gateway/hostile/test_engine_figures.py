@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +19,7 @@ from tests.conftest import RedisServer
 from tests.gateway.access.test_limits import redis_state
 from tests.gateway.entries import entry as plain_entry
 from tests.gateway.fakes import EASY, FakeEngine, Gateway, Script, event, stream, tokenizer
-from tests.gateway.hostile.harness import CHAT, assert_nothing_is_left, impatient_gateway
+from tests.gateway.hostile.harness import CHAT, assert_nothing_is_left
 
 THINKING = [f"{number} + 2 = {number + 2}\n" for number in range(1, 9)]
 ANSWER = "The answer is 10."
@@ -35,12 +33,8 @@ THOUGHT, SAID, ASKED = count("".join(THINKING)), count(ANSWER), count(EASY)
 
 
 @pytest.fixture
-async def gateway(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[Gateway]:
-    """Its caller has a key with limits."""
-    async with impatient_gateway(family_dir, redis_server.url, engine.url, tmp_path) as gateway:
-        yield gateway
+def gateway(impatient: Gateway) -> Gateway:
+    return impatient
 
 
 @dataclass(frozen=True)

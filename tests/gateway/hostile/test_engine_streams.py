@@ -40,18 +40,15 @@ from tests.gateway.fakes import (
     running,
     stream,
 )
-from tests.gateway.hostile.harness import CHAT, assert_nothing_is_left, impatient_gateway
+from tests.gateway.hostile.harness import CHAT, assert_nothing_is_left
 
 DONE = b"data: [DONE]\n\n"
 SECRET = "it is 41 or 42"
 
 
 @pytest.fixture
-async def gateway(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> AsyncIterator[Gateway]:
-    async with impatient_gateway(family_dir, redis_server.url, engine.url, tmp_path) as gateway:
-        yield gateway
+def gateway(impatient: Gateway) -> Gateway:
+    return impatient
 
 
 async def ask(gateway: Gateway, **body: Any) -> httpx.Response:
