@@ -1,8 +1,9 @@
 """What is a family? The manifest `family.json`: its schema, and how it is loaded, verified and saved.
 
-A family is one reasoning model at several efficiency levels alpha (arXiv 2502.04463): a base, the checkpoints trained
-from it, and the figures measured on each. The manifest is untrusted input to the gateway, so pydantic parses it. A
-`Family` in memory has been validated.
+A family is one reasoning model at several efficiency levels. Either training made them: a base and the checkpoints
+trained from it, each at its alpha (arXiv 2502.04463). Or they are served already: models of any engine, each with what
+is put into its requests (`models.overrides`). The manifest has the figures measured on each. It is untrusted input to
+the gateway, so pydantic parses it. A `Family` in memory has been validated.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from models.field import first_error, one_line
 from models.files import MIB, read_json, sha256, write_json
+from models.overrides import Cap, Overrides
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 had no checkpoints of kind `served`."""
 MANIFEST = "family.json"
 MAX_JSON_BYTES = 64 * MIB
 """Largest manifest, profile or adapter configuration."""
@@ -37,7 +41,8 @@ def _inside(path: str) -> str:
 
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Files = dict[RelativePath, Sha256]
 
@@ -87,27 +92,54 @@ class Measurements(_Frozen):
     overall: Slice
     by_difficulty: dict[str, Slice]
     samples_per_prompt: int = Field(gt=0)
-    temperature: float = Field(ge=0)
+    temperature: float | None = Field(ge=0)
+    """None if it was left to the engine."""
     seed: int
     command: str
 
 
 class Checkpoint(_Frozen):
-    """One member of the family. `alpha` is the efficiency level it was trained at; None for the base."""
+    """One member of the family."""
 
     name: Name
     alpha: float | None = Field(default=None, ge=0, lt=1)
-    kind: Literal["base", "lora", "full"]
-    path: RelativePath
-    files: Files = Field(min_length=1)
+    """The efficiency level it was trained at; None for the base and for what training did not make."""
+    kind: Literal["base", "lora", "full", "served"]
+    """How its weights came about; `served`: elsewhere, and they are not part of the family."""
+    path: RelativePath | None = None
+    """Where its files are; None for `served`."""
+    files: Files = Field(default_factory=dict)
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    """The engines' name for it; None for the family's name, a slash and its own."""
+    overrides: Overrides = Overrides()
+    """What is put into its requests."""
+    budget: int | None = Field(default=None, ge=1, lt=2**31)
+    """The most reasoning tokens it ever gets; None for no cap."""
+    cap: Cap = "thinking_token_budget"
+    """How its engines take a cap."""
+    answer_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    """Tokens that 95 of 100 of its answers need behind the thinking; None if that was not measured."""
     frontier: Measurements
 
     @model_validator(mode="after")
-    def _files_under_path(self) -> Self:
+    def _complete(self) -> Self:
+        if self.kind == "served":
+            if self.model is None:
+                raise ValueError("model: a served checkpoint needs the name that its engine has for it")
+            if self.path is not None or self.files:
+                raise ValueError("files: a served checkpoint has none")
+            return self
+        if self.path is None or not self.files:
+            raise ValueError("files: a trained checkpoint needs a path and its files")
         for file in self.files:
             if not PurePosixPath(file).is_relative_to(self.path):
                 raise ValueError(f"files: {file} is not under the path {self.path}")
         return self
+
+    def place(self, directory: Path) -> Path:
+        """Where a trained checkpoint's files are, given the family's directory."""
+        assert self.path is not None, f"{self.name} has no files"
+        return directory / self.path
 
 
 class Reasoning(_Frozen):
@@ -121,15 +153,17 @@ class Reasoning(_Frozen):
 class Family(_Frozen):
     """A validated manifest. Savings are measured against the checkpoint `reference`; it also serves when in doubt."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     name: Name
     description: str
-    base: Name
+    base: Name | None = None
+    """What the others were trained from; None if all are served."""
     reference: Name
-    reasoning: Reasoning = Reasoning()
+    reasoning: Reasoning | None = Reasoning()
+    """None if nothing marks the thinking: every generated token then counts as reasoning."""
     context_tokens: int = Field(gt=0, lt=2**31)
-    tokenizer: RelativePath
-    """Path to a `tokenizer.json`, or to a tiktoken rank file."""
+    tokenizer: RelativePath | None = None
+    """Path to a `tokenizer.json`, or to a tiktoken rank file; None if it is not known."""
     tokenizer_pattern: str | None = None
     """The regular expression that splits text before a rank file's merges; the file itself does not contain it."""
     profile: RelativePath
@@ -144,13 +178,18 @@ class Family(_Frozen):
         if duplicates := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"checkpoints: duplicate name {duplicates[0]!r}")
         for field in ("base", "reference"):
-            if getattr(self, field) not in names:
-                raise ValueError(f"{field}: no checkpoint is called {getattr(self, field)!r}")
-        if self.checkpoint(self.base).kind != "base":
+            if (name := getattr(self, field)) is not None and name not in names:
+                raise ValueError(f"{field}: no checkpoint is called {name!r}")
+        trained = [c.name for c in self.checkpoints if c.kind != "served"]
+        if (self.base is None) != (not trained):
+            raise ValueError("base: trained checkpoints need one" if trained else "base: nothing was trained from it")
+        if self.base is not None and self.checkpoint(self.base).kind != "base":
             raise ValueError(f"base: checkpoint {self.base!r} must be of kind 'base'")
+        if self.reasoning is None and (capped := [c.name for c in self.checkpoints if c.cap != "none"]):
+            raise ValueError(f"reasoning: {capped[0]} has a cap, and nothing marks the end of its thinking")
         for field in ("tokenizer", "profile"):
-            if getattr(self, field) not in self.all_files():
-                raise ValueError(f"{field}: {getattr(self, field)} has no SHA-256 in the manifest")
+            if (path := getattr(self, field)) is not None and path not in self.all_files():
+                raise ValueError(f"{field}: {path} has no SHA-256 in the manifest")
         return self
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -160,9 +199,37 @@ class Family(_Frozen):
                 return checkpoint
         raise KeyError(name)
 
+    @property
+    def base_checkpoint(self) -> Checkpoint:
+        """What the others were trained from.
+
+        Raises:
+            FamilyError: nothing was trained.
+        """
+        if self.base is None:
+            raise FamilyError(f"{self.name} has no base: its models are served elsewhere")
+        return self.checkpoint(self.base)
+
     def served_name(self, checkpoint: str) -> str:
-        """The model name that engines and callers use for a checkpoint, e.g. `abacus/alpha-0.2`."""
+        """The model name that callers use for a checkpoint, e.g. `abacus/alpha-0.2`."""
         return f"{self.name}/{checkpoint}"
+
+    def engine_name(self, checkpoint: str) -> str:
+        """The model name that engines have for a checkpoint: its own, or the one that callers use."""
+        return self.checkpoint(checkpoint).model or self.served_name(checkpoint)
+
+    def by_engine_name(self) -> dict[str, frozenset[str]]:
+        """The checkpoints by the model name that engines have for them; several may share one model."""
+        names: dict[str, set[str]] = {}
+        for checkpoint in self.checkpoints:
+            names.setdefault(self.engine_name(checkpoint.name), set()).add(checkpoint.name)
+        return {model: frozenset(checkpoints) for model, checkpoints in names.items()}
+
+    def ladder(self) -> list[str]:
+        """The checkpoints from the one that thinks longest to the one that thinks least: by alpha, or as measured."""
+        if self.base is not None:
+            return [c.name for c in sorted(self.checkpoints, key=lambda c: -1.0 if c.alpha is None else c.alpha)]
+        return [c.name for c in sorted(self.checkpoints, key=lambda c: -c.frontier.overall.reasoning_tokens.mean)]
 
     def all_files(self) -> Files:
         """Every file of the family, with its SHA-256."""
@@ -173,13 +240,16 @@ class Family(_Frozen):
 
 
 def load(directory: Path, *, verify: bool = True) -> Family:
-    """Read and validate `directory/family.json`; with `verify`, also hash every file it lists.
+    """Read and validate `directory/family.json`, and check the files it needs at hand: the profile and the tokenizer.
+
+    Args:
+        verify: whether to check the weights, too. Whoever loads them, or has them loaded, must do so.
 
     Raises:
         FamilyError: the manifest is missing, its schema version is unknown, a field is invalid, a path leaves the
-            directory, a file is missing, no regular file, too large, or differs from its hash, or a checkpoint's
-            directory has a file that the manifest does not list. The last matters because engines load any weights
-            they find there.
+            directory, a file is missing, no regular file, too large, or differs from its hash; or, of the weights, a
+            checkpoint's directory has a file that the manifest does not list. The last matters because engines load any
+            weights they find there.
     """
     manifest = directory / MANIFEST
     try:
@@ -189,31 +259,34 @@ def load(directory: Path, *, verify: bool = True) -> Family:
     except ValueError as error:
         raise FamilyError(f"{manifest}: not JSON ({one_line(str(error))})") from None
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
         raise FamilyError(
-            f"{manifest}: schema_version is {one_line(repr(version))}, this version of Laconic reads {SCHEMA_VERSION}"
+            f"{manifest}: schema_version is {one_line(repr(version))}, this version of Laconic reads {readable}"
         )
     try:
         family = Family.model_validate(raw)
     except ValidationError as error:
         field, reason = first_error(error)
         raise FamilyError(f"{manifest}: {field or 'manifest'}: {reason}") from None
-    _check_files(family, directory, verify)
+    _check_files(family, directory, weights=verify)
     return family
 
 
-def _check_files(family: Family, directory: Path, verify: bool) -> None:
+def _check_files(family: Family, directory: Path, *, weights: bool) -> None:
     manifest = directory / MANIFEST
     path = ""
     try:
         root = directory.resolve()
         for path, digest in family.all_files().items():
-            _check_file(family, directory, root, path)
-            if verify and sha256(directory / path) != digest:
-                raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
-        for checkpoint in family.checkpoints:
-            path = checkpoint.path
-            _check_listed(checkpoint, directory)
+            if weights or path in (family.tokenizer, family.profile):
+                _check_file(family, directory, root, path)
+                if sha256(directory / path) != digest:
+                    raise FamilyError(f"{manifest}: {path} differs from its SHA-256 in the manifest")
+        for checkpoint in family.checkpoints if weights else ():
+            if checkpoint.path is not None:
+                path = checkpoint.path
+                _check_listed(directory / checkpoint.path, checkpoint.files, directory)
     except OSError as error:
         raise FamilyError(f"{manifest}: {path} cannot be read ({error.strerror})") from None
     except RuntimeError:
@@ -234,16 +307,13 @@ def _check_file(family: Family, directory: Path, root: Path, path: str) -> None:
         raise FamilyError(f"{manifest}: {path} is larger than {largest // MIB} MiB")
 
 
-def _check_listed(checkpoint: Checkpoint, directory: Path) -> None:
+def _check_listed(place: Path, files: Files, directory: Path) -> None:
     """Raise FamilyError if a checkpoint's directory has anything but directories and the files it lists."""
-    manifest = directory / MANIFEST
     others = (
-        file.relative_to(directory).as_posix()
-        for file in (directory / checkpoint.path).rglob("*")
-        if file.is_symlink() or not file.is_dir()
+        file.relative_to(directory).as_posix() for file in place.rglob("*") if file.is_symlink() or not file.is_dir()
     )
-    if unlisted := sorted(set(others) - set(checkpoint.files)):
-        raise FamilyError(f"{manifest}: {one_line(unlisted[0])} is not listed in the manifest")
+    if unlisted := sorted(set(others) - set(files)):
+        raise FamilyError(f"{directory / MANIFEST}: {one_line(unlisted[0])} is not listed in the manifest")
 
 
 def save(family: Family, directory: Path) -> None:

@@ -81,7 +81,8 @@ def test_a_changed_byte_in_any_file_is_detected(tmp_path: Path) -> None:
         content = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(bytes([content[0] ^ 1]) + content[1:])
         assert f"{file} differs from its SHA-256" in rejection(tmp_path)
-        families.load(tmp_path, verify=False)
+        if "weights" in file:
+            families.load(tmp_path, verify=False)
         (tmp_path / file).write_bytes(content)
 
 
@@ -105,7 +106,7 @@ def test_tokenizer_and_profile_need_a_hash(field: str, path: str, tmp_path: Path
     assert f"{field}: {path} has no SHA-256" in rejection(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", None, [1]])
 def test_unknown_schema_versions_are_rejected(version: object, tmp_path: Path) -> None:
     write(tmp_path, write_family(tmp_path) | {"schema_version": version})
     assert "schema_version" in rejection(tmp_path)
@@ -261,3 +262,85 @@ def test_a_huge_file_is_rejected_before_it_is_read(name: str, largest: int, tmp_
     write_family(tmp_path)
     os.truncate(tmp_path / name, 1 << 40)
     assert f"{name} is larger than {largest} MiB" in rejection(tmp_path)
+
+
+def served_manifest(directory: Path) -> dict[str, Any]:
+    """A family of two levels of one model that an engine serves: no files but the profile."""
+    manifest = write_family(directory)
+    frontier = manifest["checkpoints"][0]["frontier"]
+    thinking_off = {"body": {"chat_template_kwargs": {"enable_thinking": False}}}
+    checkpoints = [
+        {"name": "max", "kind": "served", "model": "Qwen/Qwen3-8B", "frontier": frontier, "answer_tokens": 120},
+        {"name": "off", "kind": "served", "model": "Qwen/Qwen3-8B", "frontier": frontier, "overrides": thinking_off},
+    ]
+    changed = {"schema_version": 2, "base": None, "reference": "max", "tokenizer": None, "checkpoints": checkpoints}
+    manifest |= changed
+    write(directory, manifest)
+    return manifest
+
+
+def test_a_family_of_served_models_needs_no_files_but_the_profile(tmp_path: Path) -> None:
+    served_manifest(tmp_path)
+    for name in ("base", "alpha-0.2"):
+        for file in list((tmp_path / name).iterdir()):
+            file.unlink()
+        (tmp_path / name).rmdir()
+    family = families.load(tmp_path)
+    assert (family.served_name("off"), family.engine_name("off")) == ("abacus/off", "Qwen/Qwen3-8B")
+    assert family.by_engine_name() == {"Qwen/Qwen3-8B": {"max", "off"}}
+    with pytest.raises(FamilyError, match="served elsewhere"):
+        _ = family.base_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": None}, "needs the name that its engine has"),
+        ({"path": "off"}, "a served checkpoint has none"),
+        ({"kind": "lora"}, "a trained checkpoint needs a path"),
+        ({"overrides": {"body": {"messages": []}}}, "messages cannot be overridden"),
+        ({"cap": "magic"}, "cap"),
+        ({"budget": 0}, "budget"),
+    ],
+)
+def test_a_served_checkpoint_that_is_incomplete_is_rejected(
+    change: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    manifest = served_manifest(tmp_path)
+    manifest["checkpoints"][1] |= change
+    write(tmp_path, manifest)
+    assert named in rejection(tmp_path)
+
+
+def test_a_family_without_marks_has_no_caps(tmp_path: Path) -> None:
+    manifest: dict[str, Any] = served_manifest(tmp_path) | {"reasoning": None}
+    write(tmp_path, manifest)
+    assert "nothing marks the end of its thinking" in rejection(tmp_path)
+    for checkpoint in manifest["checkpoints"]:
+        checkpoint["cap"] = "none"
+    write(tmp_path, manifest)
+    assert families.load(tmp_path).reasoning is None
+
+
+def test_the_gateway_needs_no_weights(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    (tmp_path / "alpha-0.2" / "weights").unlink()
+    assert families.load(tmp_path, verify=False).name == "abacus"
+    (tmp_path / "profile.json").unlink()
+    with pytest.raises(FamilyError, match=r"profile\.json is missing"):
+        families.load(tmp_path, verify=False)
+
+
+def test_the_ladder_is_by_alpha_or_as_measured(tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "served").mkdir()
+    write_family(tmp_path / "trained")
+    assert families.load(tmp_path / "trained").ladder() == ["base", "alpha-0.2"]
+    manifest = served_manifest(tmp_path / "served")
+    manifest["checkpoints"] = manifest["checkpoints"][::-1]
+    for checkpoint, mean in zip(manifest["checkpoints"], (5.0, 90.0), strict=True):
+        estimate = {"mean": mean, "low": mean, "high": mean}
+        overall = {**checkpoint["frontier"]["overall"], "reasoning_tokens": estimate}
+        checkpoint["frontier"] = {**checkpoint["frontier"], "overall": overall}
+    write(tmp_path / "served", manifest)
+    assert families.load(tmp_path / "served").ladder() == ["max", "off"]
