@@ -126,7 +126,7 @@ def compare(outcomes: Path, family_dir: Path) -> dict[str, Any]:
     rules: dict[str, list[Point]] = {}
     calibrated: dict[str, list[Point]] = {}
     points = singles(measured.accuracy, tokens)
-    for name, (prepare, learn) in tqdm(candidates(family_dir / family.checkpoint(family.base).path).items()):
+    for name, (prepare, learn) in tqdm(candidates(family.base_checkpoint.place(family_dir)).items()):
         represent = prepare(fitted.prompts)
         predict = learn(represent(fitted.prompts), fitted)
         predicted = predict(represent(measured.prompts))

@@ -61,7 +61,7 @@ def main() -> None:
         budget_forced_prompts=recipe.profile.budget_forced_prompts,
         out=arguments.out,
     )
-    base = arguments.family / family.checkpoint(family.base).path
+    base = family.base_checkpoint.place(arguments.family)
     tokenizer = checkpoints.load_tokenizer(base)
     for checkpoint in family.checkpoints:
         model = checkpoints.load_published(arguments.family, checkpoint, base, checkpoints.dtype(recipe))

@@ -36,11 +36,11 @@ from benchmarks import plots
 from benchmarks.frontiers import Point, gap_closed, hull, oracle, share_closed, singles, swept
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
-from gateway.routing.rule import forecasts_of
 from models import family as families
 from models import profile as profiles
 from models.family import Family
 from models.files import sha256, write_text
+from models.rule import forecasts_of
 from training.job.record import is_up_to_date
 from training.measure import outcomes, served
 from training.rollouts.params import SamplingParams
@@ -224,7 +224,8 @@ class Client:
             made_from["family"] = sha256(shipped_family() / families.MANIFEST)
             made_from["tolerance"] = Settings.model_fields["quality_tolerance"].default
         else:
-            made_from["files"] = [dict(self.family.checkpoint(which).files) for which in (self.family.base, name)]
+            both = (self.family.base_checkpoint, self.family.checkpoint(name))
+            made_from["files"] = [dict(checkpoint.files) for checkpoint in both]
         return made_from
 
 

@@ -23,8 +23,8 @@ from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks.frontiers import Point, at, hull
-from gateway.routing.rule import cheapest_good_enough, forecasts_of
 from models.profile import Profile
+from models.rule import cheapest_good_enough, forecasts_of
 from training.profile import fit
 from training.profile.cascade import simulated, tokens_and_accuracy, worthwhile
 from training.tasks import outcome

@@ -30,6 +30,7 @@ from gateway.routing.headers import routing_headers
 from gateway.routing.rule import NoCheckpointError
 from gateway.services import Services
 from gateway.settlement import abandon, settle
+from models.family import Reasoning
 
 
 class ChatEndpoint:
@@ -174,7 +175,8 @@ class ChatEndpoint:
         services, question = self._services, context.question
         return Terms(
             counter=services.counter,
-            marks=services.family.reasoning,
+            marks=services.family.reasoning or Reasoning(),
+            unmarked=services.family.reasoning is None,
             prompt=lambda: questions.text_of(question.body),
             context_tokens=services.family.context_tokens,
             max_tokens=question.max_tokens,

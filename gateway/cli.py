@@ -6,9 +6,11 @@ import argparse
 import csv
 import json
 import re
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -34,6 +36,8 @@ DESCRIPTION = """Make reasoning models think only as much as a question deserves
 
 commands:
   laconic serve      serve a family of models at an OpenAI-compatible endpoint; starts vLLM and Redis if needed
+  laconic adopt      make a family of a model that an engine serves already
+  laconic verify     check every file of a family, weights included, against its manifest
   laconic route      explain which checkpoint a question would go to; needs nothing running
   laconic savings    show the reasoning tokens spent and saved, by checkpoint, key, day or difficulty
   laconic replay     show what another quality tolerance would have chosen and saved
@@ -85,8 +89,8 @@ EXPORT_EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name. Exit with 2 if the configuration is wrong, with 1 on later errors."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "serve": _serve, "route": _route, "savings": _savings, "replay": _replay, "export": _export,
-        "keys": keys.main,
+        "serve": _serve, "adopt": _adopt, "verify": _verify, "route": _route, "savings": _savings,
+        "replay": _replay, "export": _export, "keys": keys.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,6 +105,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         terminal.fail(f"laconic {parsed.command}: {error}", 2)
     except StartError as error:
         terminal.fail(f"laconic {parsed.command}: {error}", 1)
+
+
+def _adopt(arguments: Sequence[str]) -> None:
+    if missing := [name for name in ("httpx", "math_verify", "matplotlib", "sklearn") if find_spec(name) is None]:
+        raise ConfigError(f"{missing[0]} is not installed; install it with: pip install 'laconic[adopt]'")
+    # A program of its own: the gateway and the training job never import each other.
+    sys.argv[1:] = arguments
+    runpy.run_module("training.adopt", run_name="__main__")
+
+
+def _verify(arguments: Sequence[str]) -> None:
+    parser = terminal.command_parser(
+        "verify",
+        "Check every file of a family, weights included, against the hashes in its manifest.",
+        "examples:\n  laconic verify ./my-family\n\nThe gateway itself checks only what it reads: manifest, profile and"
+        " tokenizer.\nThe embedded engine checks the weights before it loads them.",
+    )
+    parser.add_argument("directory", type=Path, help="the family's directory")
+    directory: Path = parser.parse_args(arguments).directory
+    family = families.load(directory)
+    sys.stdout.write(f"{directory}: {family.name} is complete; {len(family.all_files())} files have their hashes\n")
 
 
 def _serve(arguments: Sequence[str]) -> None:

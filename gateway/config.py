@@ -47,6 +47,8 @@ _METAVARS = {"list[str]": "URL", "Path": "PATH", "int": "N", "float": "X", "str"
 MAX_CONFIG_BYTES = MIB
 _URL_FLAGS = ("--redis", "--otlp-endpoint")
 _NAME_FLAGS = ("--allow-field",)
+_TEXT_FLAGS = ("--engine-header",)
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[ \t]*[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
 class ConfigError(ValueError):
@@ -100,6 +102,17 @@ class Settings(BaseSettings):
     )
     engine: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="URL of a running vLLM; repeat for several; default: start one"
+    )
+    engine_key_file: Path | None = Field(
+        default=None,
+        description="file with the engines' key, or with lines of an engine's URL and its key; default: the environment"
+        " variable LACONIC_ENGINE_KEY",
+    )
+    engine_header: list[str] = Field(
+        default_factory=list, description="header for every engine, as NAME: VALUE; repeat for several"
+    )
+    engine_ca: Path | None = Field(
+        default=None, description="file with certificates of the engines' authority; default: the system's"
     )
     engine_family: Path | None = Field(
         default=None,
@@ -221,6 +234,16 @@ class Settings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is not a field's name such as priority or chat_template_kwargs.documents")
         return names
 
+    @field_validator("engine_header")
+    @classmethod
+    def _headers(cls, headers: list[str]) -> list[str]:
+        for header in headers:
+            if not _HEADER.fullmatch(header):
+                raise ValueError("a header must be NAME: VALUE, in ASCII")
+            if header.partition(":")[0].lower() in ("host", "content-length", "content-type", "transfer-encoding"):
+                raise ValueError(f"{header.partition(':')[0]} is set by the gateway")
+        return headers
+
     @field_validator("cors_origin")
     @classmethod
     def _origins(cls, origins: list[str]) -> list[str]:
@@ -300,6 +323,8 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
         options["metavar"] = "URL" if names[-1] in _URL_FLAGS else _METAVARS.get(options["metavar"], options["metavar"])
         if names[-1] in _NAME_FLAGS:
             options["metavar"] = "NAME"
+        if names[-1] in _TEXT_FLAGS:
+            options["metavar"] = "TEXT"
     options["help"] = re.sub(r" \(default(: None| factory:.*)\)$", "", options.get("help", ""))
     return parser.add_argument(*names, **options)
 

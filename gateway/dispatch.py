@@ -64,7 +64,8 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
                 failures.clear()
         body = engine_body(
             context.question,
-            services.engines.served_name(decision.checkpoint),
+            services.family.checkpoint(decision.checkpoint),
+            services.engines.model_of(decision.checkpoint),
             context.budget,
             logprobs=decision.escalation is not None,
         )
@@ -97,7 +98,8 @@ async def with_escalation(
         if remaining is None:
             return None
         question, budget = remaining
-        body = engine_body(question, services.engines.served_name(escalation.second), budget)
+        checkpoint, model = services.family.checkpoint(escalation.second), services.engines.model_of(escalation.second)
+        body = engine_body(question, checkpoint, model, budget)
         try:
             second = await _open_upstream(services, context, escalation.second, body)
         except (NoEngineError, ApiError) as error:
@@ -107,6 +109,7 @@ async def with_escalation(
         context.discarded_tokens = meter.tokens - meter.reasoning_tokens
         return second
 
+    assert services.family.reasoning is not None, "without marks there are no escalations"
     end = services.family.reasoning.end
     if context.question.stream:
         return EscalatingStream(upstream, end=end, surprisal=escalation.surprisal, escalate=escalate)
@@ -133,7 +136,7 @@ def _unanswered(missing: NoCheckpointError, failures: list[NoEngineError]) -> Ap
 
 
 async def _open_upstream(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
-    with context.trace.engine_span(services.engines.served_name(checkpoint)) as headers:
+    with context.trace.engine_span(services.engines.model_of(checkpoint)) as headers:
         headers["x-request-id"] = context.id
         try:
             upstream = await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)

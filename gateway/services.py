@@ -9,7 +9,9 @@ from gateway.access.keyring import Keyring
 from gateway.access.limits import Limiter
 from gateway.answer import counting
 from gateway.answer.counting import TokenCounter
-from gateway.config import Settings
+from gateway.config import ConfigError, Settings
+from gateway.engines import credentials
+from gateway.engines.credentials import CredentialsError
 from gateway.engines.pool import Engines, Timeouts
 from gateway.ledger.ledger import Ledger
 from gateway.observe.metrics import Metrics
@@ -61,7 +63,11 @@ class Services:
             first_token=settings.first_token_timeout_seconds,
             idle=settings.idle_timeout_seconds,
         )
-        engines = Engines(settings.engine, family, settings.engine_family or settings.family, timeouts)
+        try:
+            access = credentials.load(settings.engine_key_file, settings.engine_header, settings.engine_ca)
+        except CredentialsError as error:
+            raise ConfigError(str(error)) from None
+        engines = Engines(settings.engine, family, settings.engine_family or settings.family, timeouts, access)
         limiter = Limiter(settings.redis, settings.state_dir, worker)
         ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
         return cls(
@@ -74,7 +80,7 @@ class Services:
             ledger=ledger,
             metrics=Metrics(ledger=ledger, limiter=limiter, engines=engines),
             tracing=Tracing(settings.otlp_endpoint),
-            counter=counting.load(settings.family / family.tokenizer, family.tokenizer_pattern),
+            counter=_counter(settings, family),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),
         )
 
@@ -101,3 +107,10 @@ def check_profile(profile: Profile, family: Family, path: Path) -> None:
     """Raise FamilyError unless the profile at the path is about the family's checkpoints."""
     if unlike := sorted(set(profile.checkpoints) ^ {checkpoint.name for checkpoint in family.checkpoints}):
         raise FamilyError(f"{path}: {unlike[0]} is either in the profile or in the family, but not in both")
+
+
+def _counter(settings: Settings, family: Family) -> TokenCounter:
+    """Counts with the family's tokenizer, or roughly if the family has none."""
+    if family.tokenizer is None:
+        return counting.rough()
+    return counting.load(settings.family / family.tokenizer, family.tokenizer_pattern)

@@ -47,6 +47,8 @@ class Terms:
     choices: int = 1
     thinks: bool = True
     """The checkpoint was free to think."""
+    unmarked: bool = False
+    """Nothing marks the model's thinking, so the ledger counts every generated token as reasoning."""
     discarded: Callable[[], int] = lambda: 0
     """Returns how many tokens an escalation's first checkpoint generated that nobody gets to read."""
 
@@ -97,7 +99,9 @@ def cost_of(reported: object, transcript: Transcript, terms: Terms) -> Cost:
     if prompt is None:
         prompt = min(terms.counter.count(terms.prompt()), terms.context_tokens)
     completed = _completed(usage, prompt, generated, reasoning)
-    tokens = TokenUsage(prompt, reasoning, generated - reasoning)
+    tokens = TokenUsage(
+        prompt, generated if terms.unmarked else reasoning, 0 if terms.unmarked else generated - reasoning
+    )
     if completed == usage and not _has_floats(usage):
         return Cost(usage, tokens, "reported", answered)
     own = (figures.prompt == prompt, figures.generated == generated, figures.reasoning == reasoning)

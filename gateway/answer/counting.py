@@ -1,13 +1,15 @@
 """How many tokens does a text have? Counted with the family's tokenizer where the engine reports no count.
 
 The tokenizer is a `tokenizer.json`, or a tiktoken rank file for models that publish one, such as Kimi. A rank file
-lacks the regular expression that splits the text, so the manifest has it. Nothing is downloaded. Only text is counted:
-an engine's `completion_tokens` also include the end-of-turn token.
+lacks the regular expression that splits the text, so the manifest has it. Without either, tokens are estimated from the
+text's length. Nothing is downloaded. Only text is counted: an engine's `completion_tokens` also include the end-of-turn
+token.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Sized
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from models.files import read_bounded
 EXACT_CHARACTERS = 32_768
 """About 8,000 tokens, which take 10 to 40 ms to count."""
 PIECES = 16
+BYTES_PER_TOKEN = 4
 
 
 class TokenCounter:
@@ -45,6 +48,11 @@ class TokenCounter:
     def _count(self, text: str) -> int:
         # Half a surrogate pair cannot be encoded.
         return len(self._encode(text.encode(errors="replace").decode())) if text else 0
+
+
+def rough() -> TokenCounter:
+    """A counter for families without a tokenizer: a token for every four bytes, as in English text."""
+    return TokenCounter(lambda text: range(math.ceil(len(text.encode()) / BYTES_PER_TOKEN)))
 
 
 def load(path: Path, pattern: str | None = None) -> TokenCounter:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from gateway.engines.replica import Replica
 from models.family import Family
 
 log = logging.getLogger("laconic")
@@ -36,19 +37,26 @@ class Loader:
         """Forget what was requested of an engine that is down: the next engine at this URL may be a different one."""
         self._requested = {(engine, name) for engine, name in self._requested if engine != url}
 
-    async def load(self, http: aiohttp.ClientSession, url: str, serving: frozenset[str]) -> None:
+    async def load(self, http: aiohttp.ClientSession, replica: Replica, serving: frozenset[str]) -> None:
         """Ask an engine that serves the base to load the missing adapters. The next probe shows whether it did."""
-        if self._base not in serving:
+        url, tls = replica.url, replica.client.tls or True
+        if self._base is None or self._base not in serving:
             self.forget(url)
             return
         for name, checkpoint in self._adapters.items():
             if name in serving or (url, name) in self._requested:
                 continue
             self._requested.add((url, name))
-            body = {"lora_name": self._family.served_name(name), "lora_path": str(self._directory / checkpoint.path)}
+            body = {"lora_name": self._family.engine_name(name), "lora_path": str(checkpoint.place(self._directory))}
             timeout = aiohttp.ClientTimeout(total=LOAD_TIMEOUT_SECONDS)
             try:
-                async with http.post(f"{url}/v1/load_lora_adapter", json=body, timeout=timeout) as response:
+                async with http.post(
+                    f"{url}/v1/load_lora_adapter",
+                    json=body,
+                    timeout=timeout,
+                    ssl=tls,
+                    headers=replica.credentials.headers(url),
+                ) as response:
                     text = await _shown(response.content.iter_any())
                     if response.status != 200:
                         response.close()  # what is left of its answer is not read

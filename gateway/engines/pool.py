@@ -19,6 +19,7 @@ from pathlib import Path
 from gateway import errors
 from gateway.engines import verdict, wire
 from gateway.engines.connection import BrokenError, StaleError
+from gateway.engines.credentials import Credentials
 from gateway.engines.probes import Probes
 from gateway.engines.replica import EngineState, Problem, Replica, Upstream
 from gateway.engines.verdict import FirstEvent
@@ -106,10 +107,17 @@ _Failure = ApiError | OSError | _CapError
 class Engines:
     """All replicas that serve a family."""
 
-    def __init__(self, urls: Sequence[str], family: Family, engine_directory: Path, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        family: Family,
+        engine_directory: Path,
+        timeouts: Timeouts,
+        credentials: Credentials | None = None,
+    ) -> None:
         """`engine_directory` is the family's directory as the engines see it, for loading missing adapters."""
-        self._replicas = [Replica(url, timeouts.connect) for url in urls]
-        self._names = {c.name: family.served_name(c.name) for c in family.checkpoints}
+        self._replicas = [Replica(url, timeouts.connect, credentials) for url in urls]
+        self._names = {c.name: family.engine_name(c.name) for c in family.checkpoints}
         self._timeouts = timeouts
         self._probes = Probes(
             self._replicas,
@@ -169,8 +177,8 @@ class Engines:
         """How many requests each engine refused because it cannot cap the thinking, by URL; without those of none."""
         return {replica.url: replica.refused_caps for replica in self._replicas if replica.refused_caps}
 
-    def served_name(self, checkpoint: str) -> str:
-        """The name under which engines serve a checkpoint."""
+    def model_of(self, checkpoint: str) -> str:
+        """The model name that engines have for a checkpoint."""
         return self._names[checkpoint]
 
     async def open(self, checkpoint: str, body: bytes, headers: Mapping[str, str], *, stream: bool) -> Upstream:

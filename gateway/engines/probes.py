@@ -15,6 +15,7 @@ import aiohttp
 
 from gateway.engines import listing
 from gateway.engines.adapters import Loader
+from gateway.engines.credentials import ENGINE_KEY
 from gateway.engines.replica import Problem, Replica
 from gateway.supervision import BackgroundTask, guard, record_fault
 from models.family import Family
@@ -23,6 +24,8 @@ PROBE_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 5.0
 MAX_MISSED_PROBES = 3
 TRIED = "GET /v1/models"
+KEY_STATUSES = (401, 403)
+KEY_SETTINGS = f"{ENGINE_KEY} or --engine-key-file"
 
 
 class Probes:
@@ -39,7 +42,7 @@ class Probes:
     ) -> None:
         """`grace_seconds` are left to the running requests of an engine that cannot be reached."""
         self._replicas, self._connect_seconds, self._grace_seconds = replicas, connect_seconds, grace_seconds
-        self._checkpoints = {family.served_name(c.name): c.name for c in family.checkpoints}
+        self._checkpoints = family.by_engine_name()
         self.loader = Loader(family, engine_directory)
         self._tasks: list[BackgroundTask] = []
         self._loading: dict[str, asyncio.Task[bool]] = {}
@@ -107,13 +110,18 @@ class Probes:
             return
         replica.mark_serving(found)
         if (loading := self._loading.get(replica.url)) is None or loading.done():
-            load = self.loader.load(self._http, replica.url, found)
+            load = self.loader.load(self._http, replica, found)
             self._loading[replica.url] = asyncio.create_task(guard("load adapters", load))
 
     async def _list(self, replica: Replica) -> frozenset[str] | Problem:
         """The checkpoints of the family that an engine lists, or why it lists none."""
         tls = replica.client.tls or True
-        async with self._http.get(f"{replica.url}/v1/models", allow_redirects=False, ssl=tls) as response:
+        replica.credentials.refresh()
+        headers = replica.credentials.headers(replica.url)
+        url = f"{replica.url}/v1/models"
+        async with self._http.get(url, allow_redirects=False, ssl=tls, headers=headers) as response:
+            if response.status in KEY_STATUSES:
+                return Problem(f"HTTP {response.status}", f"{TRIED}: it wants a key, or another one ({KEY_SETTINGS})")
             if response.status != 200:
                 return Problem(f"HTTP {response.status}", f"{TRIED}")
             body = bytearray()
@@ -127,7 +135,7 @@ class Probes:
         names = listing.served_models(bytes(body))
         if names is None:
             return Problem("its list of models cannot be read", f"{TRIED} sent {len(body)} bytes")
-        serving = frozenset(self._checkpoints[name] for name in names if name in self._checkpoints)
+        serving = frozenset[str]().union(*(self._checkpoints.get(name, ()) for name in names))
         if serving:
             return serving
         wanted = listing.shown(self._checkpoints.keys())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.engines import wire
 from gateway.engines.breaker import Breaker
+from gateway.engines.credentials import Credentials
 
 log = logging.getLogger("laconic")
 
@@ -43,9 +44,10 @@ class EngineState:
 class Replica:
     """One engine."""
 
-    def __init__(self, url: str, connect_seconds: float) -> None:
+    def __init__(self, url: str, connect_seconds: float, credentials: Credentials | None = None) -> None:
         self.url = url
-        self.client = wire.Client(url, connect_seconds)
+        self.credentials = credentials or Credentials()
+        self.client = wire.Client(url, connect_seconds, self.credentials)
         self.serving: frozenset[str] = frozenset()
         """The checkpoints it lists; empty while it is down."""
         self.problem: Problem | None = Problem("not asked yet")

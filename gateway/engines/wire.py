@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from gateway.engines import verdict
 from gateway.engines.connection import Connection, connect
+from gateway.engines.credentials import Credentials
 
 KEEP_ALIVE_SECONDS = 4.0
 """Less than the 5 s after which vLLM closes an idle connection, so that no request is sent on a dying connection."""
@@ -32,10 +33,12 @@ class TooLargeError(ConnectionError):
 class Client:
     """Sends requests to one engine over a pool of keep-alive connections."""
 
-    def __init__(self, url: str, connect_seconds: float) -> None:
+    def __init__(self, url: str, connect_seconds: float, credentials: Credentials | None = None) -> None:
+        """`credentials` are sent with every request, and say which certificates to trust."""
         parts = urlsplit(url)
         assert parts.hostname is not None
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._url, self._credentials = url, credentials or Credentials()
+        self._tls = self._credentials.context() if parts.scheme == "https" else None
         self._address = (parts.hostname, parts.port or (443 if self._tls else 80))
         self._path = parts.path
         self._head = f" HTTP/1.1\r\nhost: {parts.netloc}\r\naccept-encoding: identity\r\n"
@@ -51,7 +54,7 @@ class Client:
     def reload_tls(self) -> None:
         """Read the certificate authorities again, for new connections. Idle ones are closed, running requests go on."""
         if self._tls is not None:
-            self._tls = ssl.create_default_context()
+            self._tls = self._credentials.context()
             while self._idle:
                 self._idle.popleft().abort()
 
@@ -76,7 +79,8 @@ class Client:
             TimeoutError, OSError: connecting failed, or the connection ended before the response began.
         """
         connection = (None if fresh else self._take_idle()) or await self._connect()
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        sent = {**headers, **self._credentials.headers(self._url)}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
         head = f"POST {self._path}{path}{self._head}{lines}content-length: {len(body)}\r\n\r\n"
         connection.set_deadline(seconds)
         self._busy.add(connection)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from gateway.routing.rule import Forecast
 from models.field import path_of
+from models.rule import Forecast
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Tokens = Annotated[float, Field(ge=0, le=2**53)]

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway.ledger.entry import Entry
-from gateway.routing.rule import cheapest_good_enough
+from models.rule import cheapest_good_enough
 
 
 @dataclass

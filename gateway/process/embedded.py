@@ -47,7 +47,7 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
             "engine: vLLM is not installed; pass the URL of a running one with --engine URL, or install it with"
             " `make serve` or `scripts/install.sh engine`"
         )
-    names = {family.served_name(checkpoint.name) for checkpoint in family.checkpoints}
+    names = set(family.by_engine_name())
 
     async def is_ready() -> bool:
         try:
@@ -77,6 +77,10 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
     Raises:
         ConfigError: a checkpoint is neither the base nor a LoRA adapter, or a rank is too large for vLLM.
     """
+    if family.base is None:
+        raise ConfigError(
+            f"engine: the family {family.name} is of models that are served elsewhere; pass the URL with --engine URL"
+        )
     base = family.checkpoint(family.base)
     adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.name != base.name]
     if full := [checkpoint.name for checkpoint in adapters if checkpoint.kind != "lora"]:
@@ -86,7 +90,7 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
         )
     command = [
         *(sys.executable, "-P", "-m", "gateway.process.launch_vllm"),
-        *("--model", str(directory / base.path), "--served-model-name", family.served_name(base.name)),
+        *("--model", str(base.place(directory)), "--served-model-name", family.served_name(base.name)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
         *("--max-model-len", str(family.context_tokens), "--reasoning-parser", "qwen3"),
         *("--enforce-eager", "--disable-uvicorn-access-log"),
@@ -100,7 +104,7 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
         # with adapter requests (vLLM pull request 48421), so the last slot must stay empty.
         slots = str(len(adapters) + 1)
         command += ["--enable-lora", "--max-loras", slots, "--max-lora-rank", allowed[0], "--lora-modules"]
-        command += [f"{family.served_name(adapter.name)}={directory / adapter.path}" for adapter in adapters]
+        command += [f"{family.served_name(adapter.name)}={adapter.place(directory)}" for adapter in adapters]
     return command
 
 
@@ -188,7 +192,7 @@ def _threads() -> int:
 
 
 def _rank(directory: Path, checkpoint: Checkpoint) -> int:
-    file = directory / checkpoint.path / "adapter_config.json"
+    file = checkpoint.place(directory) / "adapter_config.json"
     try:
         config = cast("dict[str, Any]", read_json(file, MAX_JSON_BYTES))
         return int(config["r"])

@@ -51,7 +51,8 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     logs.set_up(settings)
-    family = families.load(settings.family)
+    # The weights matter to whoever loads them: the embedded engine.
+    family = families.load(settings.family, verify=not settings.engine)
     with (
         state_dir.locked(settings) as lock,
         _listening(settings) as listener,

@@ -1,4 +1,4 @@
-"""What is an engine asked? The caller's body, with the engine's name for the checkpoint and one cap on thinking."""
+"""What is an engine asked? The caller's body, with the checkpoint's overrides and one cap on thinking."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ from dataclasses import replace
 
 from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking, leave_room
 from gateway.request.question import Body, Question
+from models.family import Checkpoint
+from models.overrides import with_cap, with_overrides
 
 
-def engine_body(question: Question, model: str, budget: Budget, *, logprobs: bool = False) -> Body:
-    """The body for an engine. `logprobs` asks for each token's probability, by which an escalation is decided."""
+def engine_body(
+    question: Question, checkpoint: Checkpoint, model: str, budget: Budget, *, logprobs: bool = False
+) -> Body:
+    """The body for an engine.
+
+    Args:
+        question: the caller's request.
+        checkpoint: what is asked of the model.
+        model: the engine's name for it.
+        budget: the caller's cap; the checkpoint may have a lower one.
+        logprobs: ask for each token's probability, by which an escalation is decided.
+    """
+    tokens = min((cap for cap in (budget.tokens, checkpoint.budget) if cap is not None), default=None)
     body = {name: value for name, value in question.body.items() if name not in BUDGET_FIELDS}
     body["model"] = model
-    if budget.tokens is not None:
-        body["thinking_token_budget"] = budget.tokens
-    if budget.tokens == 0:
+    if tokens == 0:
         # With the cap alone the model would open its thinking first; the template's empty thinking prevents that.
         body["chat_template_kwargs"] = {"enable_thinking": False} | (body.get("chat_template_kwargs") or {})
     elif forbids_thinking(body):  # a budget of 0 that a budget of a higher level overrules
@@ -26,7 +37,8 @@ def engine_body(question: Question, model: str, budget: Budget, *, logprobs: boo
         body["include_reasoning"] = True
     if logprobs:
         body["logprobs"] = True
-    return body
+    body = with_overrides(body, checkpoint.overrides)
+    return body if tokens is None else with_cap(body, checkpoint.cap, tokens)
 
 
 def capped_by_length(body: Body) -> Body:

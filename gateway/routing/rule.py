@@ -10,28 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
-
-from pydantic import Field
+from typing import Literal
 
 from models.family import Family
 from models.profile import ChoicePrediction, Escalation, Prediction
-
-_Tokens = Annotated[float, Field(ge=0, le=2**53)]
+from models.rule import Forecast, cheapest_good_enough, forecasts_of
 
 Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
 """How the decision was made. The header `x-laconic-decision` and the ledger's field `decision` show it."""
-
-
-class Forecast(NamedTuple):
-    """What the profile expects of one checkpoint, or of one escalation, under the request's limit."""
-
-    success: Annotated[float, Field(ge=0, le=1)]
-    """P(correct within the limit)."""
-    tokens: _Tokens
-    """Expected reasoning tokens of one completion (the request may ask for `n`)."""
-    unlimited_tokens: _Tokens
-    """Expected reasoning tokens of one completion without a limit."""
 
 
 class NoCheckpointError(Exception):
@@ -113,9 +99,7 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         if request.pinned is not None or not request.available:
             raise NoCheckpointError(checkpoint)
         neighbour = _neighbour(family, checkpoint, request.available)
-        reason = (
-            f"{checkpoint} was chosen ({reason}) but is unavailable; {neighbour}, the nearest in alpha, serves instead"
-        )
+        reason = f"{checkpoint} was chosen ({reason}) but is unavailable; {neighbour}, its neighbour, serves instead"
         checkpoint, kind = neighbour, "fallback"
     serving = choice if escalation else checkpoint
     return Decision(
@@ -130,24 +114,6 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         reference_tokens=all_forecasts[family.reference].tokens if family.reference in all_forecasts else None,
         forecasts=forecasts,
     )
-
-
-def forecasts_of(predictions: Mapping[str, ChoicePrediction], limit: int | None) -> dict[str, Forecast]:
-    """The predictions under a limit, rounded as the ledger records them, so that a replay decides the same way."""
-    forecasts: dict[str, Forecast] = {}
-    for name, prediction in predictions.items():
-        unlimited = round(prediction.expected_tokens(), 2)
-        limited = unlimited if limit is None else round(prediction.expected_tokens(limit), 2)
-        forecasts[name] = Forecast(round(prediction.p_correct_within(limit), 4), limited, unlimited)
-    return forecasts
-
-
-def cheapest_good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> str:
-    """The rule: of the forecasts whose success is within `tolerance` of the best, the one with the fewest tokens."""
-    threshold = max(forecast.success for forecast in forecasts.values()) - tolerance
-    good = {name: forecast for name, forecast in forecasts.items() if forecast.success >= threshold}
-    # A limit below every checkpoint's thinking makes the costs equal; the one that would think least then wins.
-    return min(good, key=lambda name: (good[name].tokens, good[name].unlimited_tokens))
 
 
 def _candidates(predictions: Mapping[str, ChoicePrediction], request: RoutingRequest) -> frozenset[str]:
@@ -172,7 +138,7 @@ def _choose(family: Family, request: RoutingRequest, forecasts: Mapping[str, For
     return (
         neighbour,
         "abstained",
-        f"{why}, and this key may not use {reference}, so {neighbour}, the nearest in alpha, serves",
+        f"{why}, and this key may not use {reference}, so {neighbour}, its neighbour, serves",
     )
 
 
@@ -186,8 +152,7 @@ def _why(forecasts: Mapping[str, Forecast], choice: str, request: RoutingRequest
 
 
 def _neighbour(family: Family, wanted: str, available: frozenset[str]) -> str:
-    """The available checkpoint that is nearest to `wanted` when all are ordered by alpha."""
-    by_alpha = sorted(family.checkpoints, key=lambda c: -1.0 if c.alpha is None else c.alpha)
-    position = {checkpoint.name: index for index, checkpoint in enumerate(by_alpha)}
+    """The available checkpoint that is nearest to `wanted` on the family's ladder."""
+    position = {name: index for index, name in enumerate(family.ladder())}
     # Of two equally near, the one that thinks more: a costlier answer is better than a worse one.
     return min(available, key=lambda name: (abs(position[name] - position[wanted]), position[name]))

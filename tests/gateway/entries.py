@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gateway.ledger.entry import Entry
-from gateway.routing.rule import Forecast
+from models.rule import Forecast
 
 
 def entry(**changes: Any) -> Entry:

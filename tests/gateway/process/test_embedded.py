@@ -22,9 +22,10 @@ def with_ranks(family: Family, directory: Path, *ranks: int) -> Family:
     """A family whose adapters have these ranks, written to disk."""
     adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.kind == "lora"][: len(ranks)]
     for adapter, rank in zip(adapters, ranks, strict=True):
+        assert adapter.path is not None
         (directory / adapter.path).mkdir(parents=True, exist_ok=True)
         (directory / adapter.path / "adapter_config.json").write_text(json.dumps({"r": rank}))
-    return family.model_copy(update={"checkpoints": (family.checkpoint(family.base), *adapters)})
+    return family.model_copy(update={"checkpoints": (family.base_checkpoint, *adapters)})
 
 
 def value_of(command: list[str], flag: str) -> str:

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config import shipped_family
 from gateway.request import question
 from gateway.request.budget import Budget, most_thinking
 from gateway.request.engine_body import capped_by_length, engine_body, shortened
+from models import family as families
+from models.family import Checkpoint
 
 MODEL = "abacus/alpha-0.4"
+TRAINED = families.load(shipped_family(), verify=False).checkpoint("alpha-0.4")
 
 
 def parse(**changes: Any) -> question.Question:
@@ -20,9 +24,17 @@ def parse(**changes: Any) -> question.Question:
     return question.parse(json.dumps(body).encode())
 
 
-def sent(tokens: int | None = None, *, logprobs: bool = False, **changes: Any) -> dict[str, Any]:
+def sent(
+    tokens: int | None = None, *, logprobs: bool = False, checkpoint: Checkpoint = TRAINED, **changes: Any
+) -> dict[str, Any]:
     """What the engine gets for a body with these changes, under this cap."""
-    return engine_body(parse(**changes), MODEL, Budget(tokens, "X-Reasoning-Budget"), logprobs=logprobs)
+    budget = Budget(tokens, "X-Reasoning-Budget")
+    return engine_body(parse(**changes), checkpoint, MODEL, budget, logprobs=logprobs)
+
+
+def served(**fields: Any) -> Checkpoint:
+    """A checkpoint that an engine serves under a name of its own."""
+    return Checkpoint(name="level", kind="served", model="Qwen/Qwen3-8B", frontier=TRAINED.frontier, **fields)
 
 
 def test_the_engine_gets_its_own_name_for_the_checkpoint_and_the_rest_unchanged() -> None:
@@ -105,3 +117,36 @@ def test_without_a_cap_on_thinking_the_completion_is_no_longer_than_the_cap(
     budget: int, given: dict[str, int], limits: dict[str, int]
 ) -> None:
     assert capped_by_length({"model": MODEL, "thinking_token_budget": budget, **given}) == {"model": MODEL, **limits}
+
+
+def test_a_served_checkpoint_puts_its_overrides_into_the_request() -> None:
+    overrides = {
+        "body": {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
+        "defaults": {"temperature": 0.6, "top_p": 0.9},
+        "system": "Be brief.",
+    }
+    body = sent(checkpoint=served(overrides=overrides), temperature=0.1, reasoning_effort="high")
+    assert body["reasoning_effort"] == "low"
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert (body["temperature"], body["top_p"]) == (0.1, 0.9)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+
+
+@pytest.mark.parametrize(("asked", "own", "cap"), [(64, None, 64), (None, 32, 32), (64, 32, 32), (16, 32, 16)])
+def test_the_lower_cap_of_caller_and_checkpoint_holds(asked: int | None, own: int | None, cap: int) -> None:
+    assert sent(asked, checkpoint=served(budget=own))["thinking_token_budget"] == cap
+
+
+@pytest.mark.parametrize(
+    ("cap", "expected"),
+    [
+        ("custom_params.thinking_budget", {"custom_params": {"thinking_budget": 9}}),
+        ("thinking_budget_tokens", {"thinking_budget_tokens": 9}),
+        ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 9}}),
+        ("forced", {}),
+        ("none", {}),
+    ],
+)
+def test_a_cap_is_sent_as_the_checkpoint_s_engine_takes_it(cap: str, expected: dict[str, Any]) -> None:
+    body = sent(9, checkpoint=served(cap=cap))
+    assert body == parse().body | {"model": MODEL} | expected

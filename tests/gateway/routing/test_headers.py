@@ -7,9 +7,10 @@ import pytest
 
 from gateway.request.budget import Budget
 from gateway.routing.headers import routing_headers
-from gateway.routing.rule import Decision, Forecast
+from gateway.routing.rule import Decision
 from models.family import Family
 from models.profile import Escalation
+from models.rule import Forecast
 
 ESCALATION = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
 DECISION = Decision(

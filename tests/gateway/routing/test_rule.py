@@ -103,7 +103,7 @@ def test_an_unavailable_checkpoint_is_replaced_by_the_nearest_in_alpha(family: F
     decision = decide(family, EASY, available=frozenset({"base", "alpha-0.1"}))
     assert (decision.checkpoint, decision.kind) == ("alpha-0.1", "fallback")
     assert decision.reason.startswith("alpha-0.4 was chosen (cheapest within 0.02 of the best success:")
-    assert decision.reason.endswith(") but is unavailable; alpha-0.1, the nearest in alpha, serves instead")
+    assert decision.reason.endswith(") but is unavailable; alpha-0.1, its neighbour, serves instead")
     assert decision.predicted_tokens == pytest.approx(50)
     # Of two neighbours the one that thinks more.
     between = prompt(base=prediction(0.5, 80, 120), alpha_1=prediction(0.95, 40, 60), alpha_4=prediction(0.3, 1, 2))
@@ -122,7 +122,7 @@ def test_the_rule_chooses_among_the_allowed_checkpoints(family: Family) -> None:
     assert without_base.reference_tokens == pytest.approx(100), "savings are still computed against the reference"
     abstained = decide(family, None, allowed=ALL - {"base"})
     assert (abstained.checkpoint, abstained.kind) == ("alpha-0.1", "abstained")
-    assert "may not use base, so alpha-0.1, the nearest in alpha, serves" in abstained.reason
+    assert "may not use base, so alpha-0.1, its neighbour, serves" in abstained.reason
 
 
 def test_a_holdout_or_fallback_still_counts_as_routed(family: Family) -> None:
