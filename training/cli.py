@@ -281,7 +281,7 @@ def _measured_here(
     from training.job import checkpoints
     from training.measure import evaluate, outcomes
 
-    base_path = directory / published.checkpoint(published.base).path
+    base_path = published.base_checkpoint.place(directory)
     dtype = checkpoints.dtype(recipe) if recipe else "float32"
     model = checkpoints.load_published(directory, published.checkpoint(name), base_path, dtype)
     tokenizer = checkpoints.load_tokenizer(base_path)

@@ -9,7 +9,7 @@ from scipy.stats import binomtest, bootstrap
 
 from models.family import Estimate, QuantileName, Slice
 from training.tasks.outcome import Graded
-from training.tasks.problems import DIFFICULTIES
+from training.tasks.question import DIFFICULTIES
 
 QUANTILES: dict[QuantileName, float] = {
     "p05": 0.05,

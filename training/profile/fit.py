@@ -198,6 +198,10 @@ def _fit_budget_forced(
     shifts: list[list[float]] = []
     scores: list[dict[str, float]] = []
     for rows in (position == index for index in range(len(outcomes))):
+        if not rows.any():  # nothing is known of this checkpoint, so it is like the others
+            shifts.append([0.0] * len(knots))
+            scores.append({})
+            continue
         shift = fit_logistic(interpolation_basis[rows], correct[rows], np.zeros(len(knots)), logits[rows])
         shifts.append(shift.tolist())
         scores.append(

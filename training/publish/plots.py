@@ -23,8 +23,9 @@ def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
     """Accuracy against reasoning tokens, overall and by difficulty, with 95 % intervals."""
     parts = ("overall", *checkpoints[0].frontier.by_difficulty)
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, len(parts), figsize=(4 * len(parts), 4), layout="constrained")
-        for axis, part in zip(axes, parts, strict=True):
+        size = (4 * len(parts), 4) if len(parts) > 1 else (6, 4.5)
+        figure, axes = plt.subplots(1, len(parts), figsize=size, layout="constrained", squeeze=False)
+        for axis, part in zip(axes[0], parts, strict=True):
             for colour, checkpoint in zip(_colours(checkpoints), checkpoints, strict=True):
                 measured = checkpoint.frontier.overall if part == "overall" else checkpoint.frontier.by_difficulty[part]
                 x, y = measured.reasoning_tokens, measured.accuracy
@@ -39,8 +40,8 @@ def frontier(checkpoints: Sequence[Checkpoint], path: Path) -> None:
                     label=checkpoint.name,
                 )
             axis.set(title=part, xlabel="reasoning tokens", xlim=(0, None))
-        axes[0].set_ylabel("accuracy (pass@1)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
+        axes[0][0].set_ylabel("accuracy (pass@1)")
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
         _save(figure, path)
 
 

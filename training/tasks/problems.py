@@ -18,11 +18,11 @@ from typing import Literal, get_args
 
 import reasoning_gym
 
+from training.tasks.question import DIFFICULTIES, Difficulty
+
 Split = Literal["train", "validation", "heldout"]
-Difficulty = Literal["easy", "medium", "hard"]
 Kind = Literal["sum", "product", "mixed", "story", "missing"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _SEED_WORDS: dict[Split, str] = {"train": "train", "validation": "test", "heldout": "heldout"}
 """What a seed says for a split: `validation` was once called `test`, and the same seed must draw the same questions."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Difficulty = Literal["easy", "medium", "hard"]
+"""How hard an arithmetic question is. Questions from files have other difficulties, or none."""
+DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""`laconic adopt` as a whole, against a scripted engine. The end-to-end tests run it against vLLM."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from models import family as families
+from models import profile as profiles
+from tests.training.adopt.engine import ScriptedEngine
+from training.adopt import command
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Sums, half of which are of three numbers and need more thinking than sixteen tokens."""
+    file = tmp_path / "sums.jsonl"
+    prompts = [f"What is {n % 8} + {n // 8 % 7}?" for n in range(50)] + [f"What is {n} + 12 + 13?" for n in range(50)]
+    file.write_text("".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in prompts))
+    return file
+
+
+async def adopt(scripted: ScriptedEngine, *arguments: str) -> None:
+    flags = ["--model", "adder", "--levels", "off,16,max", "--yes", "--quality-tolerance", "0.05"]
+    async with scripted.listening():
+        await asyncio.to_thread(command.main, [scripted.url, *flags, *arguments])
+
+
+async def test_a_served_model_becomes_a_family(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    scripted, out = ScriptedEngine(), tmp_path / "adder-family"
+    await adopt(scripted, "--prompts", str(prompts), "--out", str(out))
+    family = families.load(out)
+    assert [(c.name, c.kind, c.model, c.cap) for c in family.checkpoints] == [
+        ("max", "served", "adder", "thinking_token_budget"),
+        ("budget-16", "served", "adder", "thinking_token_budget"),
+        ("off", "served", "adder", "thinking_token_budget"),
+    ]
+    assert (family.name, family.reference, family.base, family.tokenizer) == ("adder", "max", None, None)
+    assert family.context_tokens == 4096
+    budget = family.checkpoint("budget-16")
+    assert (budget.budget, budget.answer_tokens) == (16, 4)
+    assert family.checkpoint("off").overrides.body == {"chat_template_kwargs": {"enable_thinking": False}}
+    accuracy = {c.name: c.frontier.overall.accuracy.mean for c in family.checkpoints}
+    assert accuracy["max"] > 0.7
+    assert accuracy["off"] < accuracy["budget-16"] < accuracy["max"]
+    profile = profiles.load(out / "profile.json")
+    assert set(profile.checkpoints) == set(accuracy)
+    easy, hard = profile.predict("What is 1 + 2?"), profile.predict("What is 18 + 12 + 13?")
+    assert easy.choices["budget-16"].p_correct > hard.choices["budget-16"].p_correct
+    card = (out / "README.md").read_text()
+    assert "| `off` | `adder` | thinking off |" in card
+    assert "routed, minus `max`" in card
+    assert str(prompts) in card
+    assert (out / "frontier.png").stat().st_size > 1000
+    assert sum(file.stat().st_size for file in out.iterdir()) < 2**20
+    printed = capsys.readouterr().err
+    for line in ("cap: `thinking_token_budget` holds", "cost: ", "routed ", "laconic serve --engine"):
+        assert line in printed
+    # The same command again asks nothing twice but what the engine can do.
+    scripted.bodies.clear()
+    await adopt(scripted, "--prompts", str(prompts), "--out", str(out))
+    assert len(scripted.bodies) < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--most", "10"], "--prompts: 10 prompts are too few"),
+        (["--samples", "1"], "--samples: agreement needs 2"),
+        (["--label", "judge"], "--label judge needs --judge"),
+        (["--label", "command"], "--label command needs --label-command"),
+        (["--label", "gold"], "has no answer"),
+        (["--max-tokens-spent", "100"], "--max-tokens-spent: "),
+    ],
+)
+async def test_what_is_wrong_is_said_in_one_line(
+    arguments: list[str], named: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stopped:
+        await adopt(ScriptedEngine(), "--prompts", str(prompts), "--out", str(tmp_path / "f"), *arguments)
+    assert stopped.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("laconic adopt: ")
+    assert named in last
+
+
+async def test_nobody_is_charged_without_being_asked(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    scripted = ScriptedEngine()
+    flags = ["--model", "adder", "--levels", "off,max", "--prompts", str(prompts), "--out", str(tmp_path / "f")]
+    async with scripted.listening():
+        with pytest.raises(SystemExit):
+            await asyncio.to_thread(command.main, [scripted.url, *flags])
+    assert "pass --yes" in capsys.readouterr().err
+    assert len(scripted.bodies) < 60

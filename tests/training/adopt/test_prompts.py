@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from training.adopt import prompts
+from training.errors import StageError
+
+USER = {"role": "user", "content": "What is 6 times 7?"}
+
+
+def written(path: Path, *rows: object) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "What is 6 times 7?"},
+        {"question": "What is 6 times 7?"},
+        {"problem": "What is 6 times 7?"},
+        {"messages": [USER]},
+        {"messages": json.dumps([USER]), "response": "42", "spend": 0.1},  # LiteLLM's spend logs
+        {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [USER]}},
+        {"input": [USER], "output": "42", "type": "GENERATION"},  # Langfuse
+        {"input": {"messages": [USER]}, "output": "42"},
+        {"input": json.dumps({"messages": [USER]})},
+        {"messages": [USER, {"role": "assistant", "content": "42"}]},
+    ],
+    ids=[
+        "prompt",
+        "question",
+        "problem",
+        "messages",
+        "litellm",
+        "batch",
+        "langfuse",
+        "langfuse object",
+        "text",
+        "answered",
+    ],
+)
+def test_a_row_s_messages_are_found(tmp_path: Path, row: dict[str, object]):
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", row))
+    assert (request.messages, request.prompt, request.gold) == ((USER,), "What is 6 times 7?", None)
+
+
+def test_a_conversation_is_kept_up_to_the_last_message_to_answer(tmp_path: Path):
+    conversation = [
+        {"role": "system", "content": "You count."},
+        {"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {}}]},
+        {"role": "assistant", "content": "Hi", "tool_calls": None},
+        USER,
+        {"role": "assistant", "content": "42"},
+    ]
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", {"messages": conversation}))
+    assert [message["role"] for message in request.messages] == ["system", "user", "assistant", "user"]
+    assert request.prompt == USER["content"]
+    assert "tool_calls" not in request.messages[2]
+
+
+@pytest.mark.parametrize(("name", "value"), [("answer", "42"), ("expected_output", 42), ("solution", "42")])
+def test_gold_answers_are_read(tmp_path: Path, name: str, value: object):
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", {"prompt": "6 times 7?", name: value}))
+    assert request.gold == "42"
+
+
+def test_files_with_a_byte_order_mark_lists_and_lines_of_text_are_read(tmp_path: Path):
+    (tmp_path / "bom.jsonl").write_text('\ufeff{"prompt": "one"}\n', encoding="utf-8")
+    (tmp_path / "list.json").write_text(json.dumps([{"prompt": "one"}, {"prompt": "two"}]))
+    (tmp_path / "lines.txt").write_text("one\n\ntwo\n")
+    counts = {name: len(prompts.read(tmp_path / name)) for name in ("bom.jsonl", "list.json", "lines.txt")}
+    assert counts == {"bom.jsonl": 1, "list.json": 2, "lines.txt": 2}
+
+
+def test_a_directory_of_the_hub_is_read_by_its_training_files(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "main").mkdir()
+    for split in ("train", "test"):
+        table = pyarrow.table({"question": [f"{split} {n}?" for n in range(3)], "answer": ["1", "2", "3"]})
+        parquet.write_table(table, tmp_path / "main" / f"{split}-00000-of-00001.parquet")
+    requests = prompts.read(tmp_path)
+    assert [request.prompt for request in requests] == ["train 0?", "train 1?", "train 2?"]
+    assert requests[2].gold == "3"
+
+
+def test_repeated_prompts_are_measured_once_and_the_number_is_bounded(tmp_path: Path):
+    file = written(tmp_path / "rows.jsonl", *({"prompt": f"{n % 4}?"} for n in range(12)))
+    assert len(prompts.read(file)) == 4
+    assert [request.prompt for request in prompts.read(file, 2)] == ["0?", "1?"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([], "no prompts in it"),
+        (
+            [{"prompt": "1?", "answer": "1"}, {"prompt": "1?", "answer": "2"}],
+            "rows.jsonl:2: the same messages as rows.jsonl:1",
+        ),
+        ([{"prompt": "1?"}, {"text": "2?"}], "rows.jsonl:2: no messages, "),
+        ([{"prompt": "   "}], "rows.jsonl:1: prompt: no message of the user, or an empty one"),
+        ([{"messages": [{"role": "assistant", "content": "x"}]}], "rows.jsonl:1: messages: no message of the user"),
+        ([{"messages": [{"role": "boss", "content": "x"}]}], r"rows.jsonl:1: messages\[0\]: role must be"),
+        ([{"messages": ["x"]}], r"rows.jsonl:1: messages\[0\]: role"),
+        ([{"prompt": "1?", "answer": ["a"]}], "rows.jsonl:1: the answer must be text or a number"),
+        ([["x"]], "rows.jsonl:1: must be a JSON object"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, rows: list[object], named: str):
+    with pytest.raises(StageError, match=named):
+        prompts.read(written(tmp_path / "rows.jsonl", *rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("a.jsonl", b'{"prompt": \n', "a.jsonl:1: not JSON"),
+        ("a.jsonl", b"\xff\xfe", "not UTF-8"),
+        ("a.csv", b"x", "prompts are read from"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, name: str, content: bytes, named: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StageError, match=named):
+        prompts.read(tmp_path / name)
+    with pytest.raises(StageError, match=r"missing\.jsonl: cannot be read"):
+        prompts.read(tmp_path / "missing.jsonl")

@@ -1,0 +1,1 @@
+"""How does a model that is served already become a family? Measured, labelled, fitted and published, without torch."""

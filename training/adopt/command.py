@@ -1,0 +1,237 @@
+"""What does `laconic adopt` do? Asks the engine, says what it will cost, measures, labels, fits and publishes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models.family import Family
+from models.overrides import CAPS
+from training.adopt import assess, crossval, engine, labels, levels, measure, probe, prompts, publish
+from training.adopt.assess import Decide
+from training.adopt.engine import Engine
+from training.adopt.levels import Level
+from training.adopt.measure import Measured, Plan, Sampling
+from training.adopt.probe import Facts
+from training.adopt.prompts import Request
+from training.errors import StageError
+
+MIN_PROMPTS = 50
+PILOT = 8
+"""Prompts that are measured first, to say what the rest will cost. Their replies are kept."""
+EXAMPLES = """examples:
+  laconic adopt http://vllm:8000 --model Qwen/Qwen3-8B --prompts traffic.jsonl --levels off,512,2048,max --out ./qwen3
+  laconic adopt http://vllm:8000 --model gpt-oss-20b --prompts batch.jsonl --levels low,medium,high --out ./gpt-oss
+  laconic adopt http://vllm:8000 --model my-model --prompts gsm8k/ --levels levels.toml --label gold --out ./family
+  laconic serve --engine http://vllm:8000 --family ./qwen3
+
+Prompts are questions or whole conversations: JSONL, Parquet, text, OpenAI batch files, logs of LiteLLM or Langfuse.
+Levels go from the one that thinks least to the one that thinks most, which is the reference. A measurement that was
+interrupted goes on where it stopped. The engine's key is read from LACONIC_ENGINE_KEY."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exit with 2 if the arguments are wrong, with 1 if it cannot be finished."""
+    parsed = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        family = asyncio.run(_adopt(parsed, console, ["laconic", "adopt", *(arguments or sys.argv[1:])]))
+    except StageError as error:
+        _fail(f"laconic adopt: {error}")
+    except KeyboardInterrupt:
+        _fail("laconic adopt: interrupted; the same command goes on where it stopped")
+    ready = f"\n{parsed.out} is ready. Serve it: laconic serve --engine {parsed.url} --family {parsed.out}"
+    console.print(f"{ready}\nCallers use the model {family.name!r}.", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="laconic adopt",
+        description="Make a family of a model that an engine serves already, at several levels of thinking. Say what"
+        " routing between them would have saved.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", help="URL of the engine, such as http://vllm:8000")
+    parser.add_argument("--model", required=True, help="the engine's name for the model")
+    parser.add_argument("--prompts", required=True, type=Path, help="file or directory of prompts")
+    parser.add_argument("--levels", required=True, help="such as off,512,2048,max or low,medium,high, or a TOML file")
+    parser.add_argument("--out", required=True, type=Path, help="directory for the family; it is replaced")
+    parser.add_argument("--name", help="the family's name; default: the model's")
+    how = "what tells right answers from wrong ones; default: gold answers, or else agreement"
+    parser.add_argument("--label", choices=("auto", *labels.METHODS), default="auto", help=how)
+    parser.add_argument("--judge", metavar="MODEL", help="for --label judge: a model's name")
+    parser.add_argument("--judge-url", metavar="URL", help="where the judge is; default: the engine")
+    parser.add_argument("--label-command", metavar="COMMAND", help="for --label command: a program")
+    parser.add_argument("--most", type=int, metavar="N", help="how many prompts to use; default: all")
+    parser.add_argument("--samples", type=int, default=2, help="replies for each prompt and level; default: 2")
+    parser.add_argument("--temperature", type=float, help="default: the engine's own")
+    parser.add_argument("--max-tokens", type=int, help="longest completion; default: the engine's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quality-tolerance", type=float, default=0.005, help="as in `laconic serve`; default: 0.005")
+    parser.add_argument("--cap", choices=CAPS, help="how the engine takes a cap; default: found out")
+    parser.add_argument("--context-tokens", type=int, help="context length, if the engine does not say")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, for exact counts")
+    parser.add_argument("--at-once", type=int, default=32, help="requests in flight; default: 32")
+    parser.add_argument("--max-tokens-spent", type=int, metavar="N", help="stop after so many generated tokens")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="file with the engine's key")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates of the engine's CA")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where replies are kept; default: OUT.replies")
+    parser.add_argument("--again", action="store_true", help="throw away the replies of another measurement")
+    parser.add_argument("--yes", action="store_true", help="do not ask before measuring")
+    return parser
+
+
+async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence[str]) -> Family:
+    chosen = levels.parse(parsed.levels, parsed.model)
+    requests = prompts.read(parsed.prompts, parsed.most)
+    if len(requests) < MIN_PROMPTS:
+        raise StageError(
+            f"--prompts: {len(requests)} prompts are too few to learn from; at least {MIN_PROMPTS} are needed"
+        )
+    label = _label(parsed, requests)
+    if label == "agreement" and parsed.samples < 2:
+        raise StageError("--samples: agreement needs 2 or more, because the reference is compared with itself, too")
+    key = engine.key_from(file=parsed.key_file)
+    async with Engine(parsed.url, key=key, ca=parsed.ca, at_once=parsed.at_once) as client:
+        facts = await _facts(parsed, client, chosen, requests)
+        for line in facts.lines():
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
+        context = parsed.context_tokens or facts.context_tokens
+        if context is None:
+            raise StageError("--context-tokens: the engine does not say how long its context is; set it")
+        plan = Plan(chosen, Sampling(parsed.samples, parsed.temperature, parsed.max_tokens, parsed.seed), facts.cap)
+        measure.open_directory(_work(parsed), plan, again=parsed.again)
+        replies = measure.by_request(await _measure(parsed, console, client, requests, plan))
+        if label == "agreement":
+            decide = assess.by_agreement(levels.reference(chosen).name, replies, facts.marks)
+        else:
+            decide = _decide(parsed, label, client, requests)
+        outcomes = publish.longest_first(await assess.graded(requests, replies, facts.marks, decide))
+    reference = levels.reference(chosen).name
+    routed = crossval.routed(outcomes, parsed.quality_tolerance, reference, parsed.seed)
+    adopted = publish.Adopted(
+        name=parsed.name or publish.family_name(parsed.model),
+        description=f"{parsed.model} at {len(chosen)} levels of thinking.",
+        plan=plan,
+        facts=facts,
+        context_tokens=context,
+        reference=reference,
+        outcomes=outcomes,
+        replies=replies,
+        routed=crossval.compare(routed, outcomes[reference], parsed.seed),
+        tolerance=parsed.quality_tolerance,
+        label=label,
+        command=shlex.join(command),
+    )
+    family = publish.publish(adopted, parsed.out, parsed.tokenizer)
+    _print_result(console, adopted, family)
+    return family
+
+
+def _work(parsed: argparse.Namespace) -> Path:
+    return parsed.work or parsed.out.with_name(f"{parsed.out.name}.replies")
+
+
+async def _facts(
+    parsed: argparse.Namespace, client: Engine, chosen: Sequence[Level], requests: Sequence[Request]
+) -> Facts:
+    needs_cap = any(level.budget is not None for level in chosen)
+    return await probe.probe(client, chosen, requests, cap=parsed.cap, needs_cap=needs_cap)
+
+
+def _label(parsed: argparse.Namespace, requests: Sequence[Request]) -> str:
+    if parsed.label != "auto":
+        for method, flag in (("judge", "judge"), ("command", "label_command")):
+            if parsed.label == method and getattr(parsed, flag) is None:
+                raise StageError(f"--label {method} needs --{flag.replace('_', '-')}")
+        return parsed.label
+    return "gold" if all(request.gold is not None for request in requests) else "agreement"
+
+
+def _decide(parsed: argparse.Namespace, label: str, client: Engine, requests: Sequence[Request]) -> Decide:
+    if label == "gold":
+        return assess.by_gold(requests)
+    if label == "judge":
+        judge = client if parsed.judge_url is None else Engine(parsed.judge_url, key=engine.key_from())
+        return assess.by_judge(judge, parsed.judge)
+    return assess.by_command(parsed.label_command)
+
+
+async def _measure(
+    parsed: argparse.Namespace, console: Console, client: Engine, requests: Sequence[Request], plan: Plan
+) -> list[Measured]:
+    work, total = _work(parsed), len(requests) * len(plan.levels) * plan.sampling.samples
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    spent = sum(row.reply.completion_tokens for row in measure.load(work) if row.reply is not None)
+    with Progress(*columns, console=console) as progress:
+        line = progress.add_task("measuring", total=total, completed=len(measure.load(work)))
+
+        def count(row: Measured) -> None:
+            nonlocal spent
+            progress.advance(line)
+            spent += row.reply.completion_tokens if row.reply is not None else 0
+            if parsed.max_tokens_spent is not None and spent > parsed.max_tokens_spent:
+                raise StageError(
+                    f"--max-tokens-spent: {spent:,} tokens were generated; the same command with a higher limit goes on"
+                )
+
+        pilot = await measure.measure(client, requests[:PILOT], plan, work, count)
+        if len(requests) > PILOT:
+            progress.stop()
+            _confirm(parsed, console, pilot, total)
+            progress.start()
+        return await measure.measure(client, requests, plan, work, count)
+
+
+def _confirm(parsed: argparse.Namespace, console: Console, pilot: Sequence[Measured], total: int) -> None:
+    """Say what the measurement will cost, and go on only if that is wanted.
+
+    Raises:
+        StageError: it is not, or nobody can be asked.
+    """
+    replies = [row.reply for row in pilot if row.reply is not None]
+    if not replies:
+        raise StageError("the engine refused every request of the first prompts")
+    each = sum(reply.completion_tokens for reply in replies) / len(replies)
+    seconds = sum(reply.seconds for reply in replies) / len(replies) * (total - len(pilot)) / parsed.at_once
+    console.print(
+        f"  cost: {total:,} requests, about {each * total:,.0f} generated tokens and {max(seconds / 60, 1):.0f} minutes"
+        f" ({each:.0f} tokens a reply in the first {len(replies)})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if parsed.yes:
+        return
+    if not sys.stdin.isatty():
+        raise StageError("nobody can be asked whether to go on; pass --yes")
+    if console.input("  go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise StageError("stopped; the same command goes on where it stopped")
+
+
+def _print_result(console: Console, adopted: publish.Adopted, family: Family) -> None:
+    for checkpoint in family.checkpoints:
+        overall = checkpoint.frontier.overall
+        line = f"  {checkpoint.name:14} {publish.percent(overall.accuracy)}, {publish.tokens(overall.reasoning_tokens)}"
+        console.print(f"{line} reasoning tokens", highlight=False, soft_wrap=True)
+    routed = adopted.routed
+    console.print(
+        f"  {'routed':14} {publish.percent(routed.accuracy)}, {publish.tokens(routed.tokens)} reasoning tokens:"
+        f" {publish.points(routed.accuracy_difference)} and {publish.percent(routed.tokens_share)} of the tokens of"
+        f" {adopted.reference} (cross-validated)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    raise SystemExit(1)

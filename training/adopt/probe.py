@@ -1,0 +1,138 @@
+"""What can this engine do? Asked of the engine itself: its models, its context, its thinking, and whether a cap holds.
+
+A cap is measured, not believed: engines ignore fields that they do not know, and some ignore those that they do. A
+request is sent without a cap until one thinks long enough, then again with each way to cap it. The first way that ends
+the thinking in time is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.family import Reasoning
+from models.overrides import CAPS, Cap, with_cap, with_overrides
+from training.adopt import cost
+from training.adopt.engine import Engine, EngineError
+from training.adopt.levels import Level
+from training.adopt.prompts import Request
+from training.errors import StageError
+
+CAP_TOKENS = 16
+OVERSHOOT = 8
+"""Tokens beyond the cap that an engine may need to end the thinking in words."""
+MAX_TRIALS = 5
+MAX_TOKENS = 1024
+"""The longest completion of a trial: enough to see that thinking goes on beyond the cap."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an engine does with one model."""
+
+    context_tokens: int | None
+    """None if the engine does not say."""
+    marks: Reasoning | None
+    """The marks around the thinking; None if the model thinks in its answer, so that nothing marks the end."""
+    separates_reasoning: bool
+    reports_reasoning_tokens: bool
+    cap: Cap
+
+    def lines(self) -> list[str]:
+        """The facts as sentences."""
+        context = f"{self.context_tokens:,} tokens" if self.context_tokens else "not reported; set --context-tokens"
+        if self.marks is None:
+            thinking = "none that is marked: every generated token counts as reasoning"
+        else:
+            where = "in a field of its own" if self.separates_reasoning else f"in the content, up to {self.marks.end}"
+            counted = "reported" if self.reports_reasoning_tokens else "not reported, so estimated from the text"
+            thinking = f"{where}; its tokens are {counted}"
+        caps = {
+            "forced": "no field caps the thinking; the gateway ends it itself",
+            "none": "cannot be capped, because nothing marks the end of the thinking",
+        }
+        return [f"context: {context}", f"thinking: {thinking}", f"cap: {caps.get(self.cap, f'`{self.cap}` holds')}"]
+
+
+async def probe(
+    engine: Engine, levels: Sequence[Level], requests: Sequence[Request], *, cap: Cap | None, needs_cap: bool
+) -> Facts:
+    """Find out what the engine does with the last level's model, which thinks most.
+
+    Args:
+        engine: the engine.
+        levels: each level's model must be among those that the engine lists, if it lists any.
+        requests: the first ones are tried.
+        cap: how the engine takes a cap, if that is known; it is then not tried.
+        needs_cap: whether a level has a budget, so that thinking must be seen to be capped.
+
+    Raises:
+        StageError: the engine cannot be reached, does not serve a level's model, or refuses every request.
+    """
+    listed = await engine.models()
+    if listed is not None:
+        for level in levels:
+            if level.model not in listed:
+                names = ", ".join(sorted(listed)) or "nothing"
+                raise StageError(f"{engine.url}: does not serve {level.model!r} (level {level.name}); it lists {names}")
+    level = levels[-1]
+    trials = [await _tried(engine, level, request, {}) for request in requests[:MAX_TRIALS]]
+    separated = any(trial.separated for trial in trials)
+    inline = any(trial.inline for trial in trials)
+    marks = Reasoning() if separated or inline else None
+    context = (listed or {}).get(level.model, {}).get("max_model_len")
+    return Facts(
+        context_tokens=context if isinstance(context, int) and context > 0 else None,
+        marks=marks,
+        separates_reasoning=separated,
+        reports_reasoning_tokens=any(trial.reported for trial in trials),
+        cap="none" if marks is None else cap or await _working_cap(engine, level, trials, needs_cap=needs_cap),
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    request: Request
+    tokens: int
+    separated: bool
+    inline: bool
+    reported: bool
+
+
+async def _tried(engine: Engine, level: Level, request: Request, fields: Mapping[str, Any]) -> _Trial:
+    body = {"model": level.model, "messages": [*request.messages], "max_tokens": MAX_TOKENS, **fields}
+    reply = await engine.chat(with_overrides(body, level.overrides))
+    marks = Reasoning()
+    inline = not reply.reasoning and (marks.end in reply.content or reply.content.lstrip().startswith(marks.start))
+    return _Trial(
+        request,
+        cost.split(reply, marks).reasoning_tokens,
+        separated=bool(reply.reasoning.strip()),
+        inline=inline,
+        reported=reply.reasoning_tokens is not None,
+    )
+
+
+async def _working_cap(engine: Engine, level: Level, trials: Sequence[_Trial], *, needs_cap: bool) -> Cap:
+    """The first field that ends the thinking in time; `forced` if none does."""
+    long = [trial.request for trial in trials if trial.tokens > 2 * CAP_TOKENS + OVERSHOOT]
+    if not long and not needs_cap:
+        return "forced"
+    if not long:
+        raise StageError(
+            f"{engine.url}: no answer to the first {len(trials)} prompts thinks for {2 * CAP_TOKENS + OVERSHOOT}"
+            " tokens, so whether a cap holds cannot be seen; put a harder prompt first, or name the cap with --cap"
+        )
+    for cap in CAPS:
+        if cap in ("forced", "none"):
+            continue
+        try:
+            capped = [await _tried(engine, level, request, with_cap({}, cap, CAP_TOKENS)) for request in long[:2]]
+        except EngineError as error:
+            if error.status in (400, 422):
+                continue
+            raise
+        if all(trial.tokens <= CAP_TOKENS + OVERSHOOT for trial in capped):
+            return cap
+    return "forced"
