@@ -35,6 +35,7 @@ ALLOWED = {
         "more than 32 KiB": LIMIT,
         "more than 8 MiB": LIMIT,
     },
+    "docs/how-to/adopt.md": {"95 % intervals": LEVEL},
     "docs/how-to/budgets.md": {"5 % quantile | 25 % | 50 % | 90 % | 99 %": "levels of quantiles"},
     "docs/how-to/deploy.md": {"vLLM 0.32": "a version"},
     "docs/how-to/keys.md": {"within 250 ms": LIMIT},
