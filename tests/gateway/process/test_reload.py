@@ -93,7 +93,7 @@ async def test_sighup_during_the_start_does_not_end_it(
     engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     hang_up = "import gateway.process.serve as s, os, signal; load = s.families.load; s.families.load = "
-    hang_up += "lambda *args: (os.kill(os.getpid(), signal.SIGHUP), load(*args))[1]"
+    hang_up += "lambda *args, **more: (os.kill(os.getpid(), signal.SIGHUP), load(*args, **more))[1]"
     async with serving(engine, family_dir, tmp_path, "--redis", redis_server.url, prelude=hang_up) as serve:
         await asyncio.sleep(0)
         assert (await serve.ask()).status_code == 200
