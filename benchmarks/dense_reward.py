@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from benchmarks import plots
 from training import config, trainer
 from training.config import DenseReward, FamilyStage
+from training.job import trl_settings
 from training.job.allocator import keep_freed_memory
 from training.rewards.compression import scores, token_gradients
 from training.rewards.information_gain import Probe, answer_probabilities
@@ -176,13 +177,14 @@ def stock_times(steps: int, out: Path, stage: FamilyStage) -> list[float]:
 
     questions = prompts("train", 1, steps * stage.prompts_per_step)
     rows = [{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in questions]
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     stock = trl.GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
+        model=model,
         reward_funcs=right,
-        args=trainer.grpo_config(stage, ALPHA, 0, out / "stock"),
+        args=trl_settings.grpo_config(stage, ALPHA, 0, out / "stock"),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=trainer.adapter(stage),
+        peft_config=trl_settings.adapter(stage, model),
     )
     stock.train()
     return [row["step_time"] for row in stock.state.log_history if "step_time" in row][1:]

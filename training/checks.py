@@ -7,10 +7,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from models import family as manifest
-from training import trainer
 from training.config import PretrainedBase, Recipe
 from training.errors import StageError
-from training.job import checkpoints
+from training.job import checkpoints, trl_settings
 from training.tasks.source import questions
 from training.tasks.verify import is_correct
 
@@ -29,7 +28,7 @@ def check(recipe: Recipe) -> None:
             raise StageError(f"run_dir: {directory} is a file, not a directory")
     if isinstance(recipe.base, PretrainedBase):
         _check_base(checkpoints.base_directory(recipe), recipe.base)
-    trainer.grpo_config(recipe.family, 0.0, recipe.seed, recipe.run_dir)
+    trl_settings.grpo_config(recipe.family, 0.0, recipe.seed, recipe.run_dir)
     _require_rank(recipe)
     count = recipe.family.steps * recipe.family.prompts_per_step
     trained_on = questions(recipe.data, "train", recipe.seed + 1, count)

@@ -5,7 +5,8 @@ Differences from stock GRPO, and their reasons:
 - Advantages are leave-one-out and not divided by a standard deviation, except in the paper's own dense credit. They
   are (B, T), one per token, so that credit can differ between the episodes of a rollout.
 - The loss is a token sum over a constant (`dr_grpo`). A mean per sequence would shorten answers even at alpha 0.
-- Rollouts come from `training.rollouts.sample` or from vLLM. Micro-batches are sorted by length and trimmed.
+- Rollouts come from `training.rollouts.sample` or from vLLM: in this process on a GPU (TRL's), and on CPUs from a
+  server of our own (`training.rollouts.engine`). Micro-batches are sorted by length and trimmed.
 
 There is one update per generation, so rollouts are on-policy and there is no ratio to clip. With vLLM, each token's
 loss is weighted by the ratio of the trained model's probability to vLLM's, at most 3 (TRL's correction).
@@ -15,32 +16,33 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather, reduce
 from datasets import Dataset
-from peft import LoraConfig
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 with warnings.catch_warnings():
     # On import TRL warns that its vLLM client was not tested with the installed vLLM. We do not use that client.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
-from training.config import DenseReward, FamilyStage, checkpoint_name
-from training.errors import StageError
-from training.job import trl_guard
+from training.config import DenseReward, FamilyStage
+from training.job import trl_guard, vllm_server
 from training.job.metrics import JsonLines, show_in_bar
 from training.job.precision import autocast_bf16
-from training.job.resume import MarkComplete, last_checkpoint, processes
+from training.job.resume import MarkComplete, last_checkpoint
+from training.job.trl_settings import LONGEST_PROMPT, adapter, grpo_config, samples_from_server
 from training.rewards import credit, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
 from training.rewards.length import length_reward
+from training.rollouts import engine as engines
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
 from training.rollouts.merge import frozen_weights_restored, merged
@@ -48,8 +50,8 @@ from training.rollouts.params import SamplingParams
 from training.rollouts.sample import caches_everything, sample
 from training.tasks.question import Question
 
-LONGEST_PROMPT = 2048
-"""Prompt tokens that vLLM reserves room for."""
+LARGEST_BATCH = 256
+"""Completions that a vLLM server samples at once; more wait for a place."""
 VERSION = 2
 """Bump when training semantics change; checkpoints of other versions are not reused."""
 
@@ -70,11 +72,15 @@ class CheckpointTrainer(GRPOTrainer):
         dense: DenseReward | None,
         final_temperature: float | None,
         episode_log_path: Path,
+        engine: engines.Engine | None = None,
         **kwargs: Any,
     ) -> None:
         trl_guard.require_methods(GRPOTrainer)
         super().__init__(reward_funcs=[alpha_reward], **kwargs)
         trl_guard.require_attributes(self)
+        self._engine = engine
+        if engine is not None:
+            self.use_vllm = True  # makes TRL weigh tokens by the ratio to the probabilities that the engine reports
         self._first_temperature = self.args.temperature
         self._final_temperature = final_temperature or self._first_temperature
         self._alpha, self._dense, self._episode_log_path = alpha, dense, episode_log_path
@@ -89,6 +95,8 @@ class CheckpointTrainer(GRPOTrainer):
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; TRL has repeated each prompt for its group. The adapter is merged meanwhile."""
         model = self.accelerator.unwrap_model(self.model)
+        if self._engine is not None:
+            return self._sample_from_engine(self._engine, model, prompt_ids)
         if self.use_vllm:
             with frozen_weights_restored(model):  # TRL merges the adapter to hand the weights over, then subtracts it
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -102,6 +110,21 @@ class CheckpointTrainer(GRPOTrainer):
                 kv_caches=self._kv_caches,
             )
         return completion_ids, None
+
+    def _sample_from_engine(
+        self, engine: engines.Engine, model: Any, prompt_ids: list[list[int]]
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Completions and their log-probabilities by the adapter as it is now. A resumed run draws the same seeds."""
+        engine.load_adapter(f"step-{self.state.global_step}", model.save_pretrained)
+        start = time.perf_counter()
+        params = SamplingParams(
+            self.args.max_completion_length, self.temperature, self.num_generations, int(torch.randint(2**31, ()))
+        )
+        groups = prompt_ids[:: self.num_generations]
+        completions = engine.sample(groups, params, eos=self.processing_class.eos_token_id)
+        seconds, tokens = time.perf_counter() - start, sum(len(completion.ids) for completion in completions)
+        self._log({"sampling/seconds": seconds, "sampling/tokens_per_second": tokens / seconds})
+        return [completion.ids for completion in completions], [completion.logprobs for completion in completions]
 
     def _reuses_kv_caches(self, model: Any) -> bool:
         """Whether the dense reward reuses the rollouts' KV caches. Not on a GPU, where memory is the bottleneck."""
@@ -127,7 +150,7 @@ class CheckpointTrainer(GRPOTrainer):
         self.temperature = self._first_temperature + progress * (self._final_temperature - self._first_temperature)
         for cell in self._temperature_cells:
             cell.cell_contents = self.temperature
-        if self.use_vllm:
+        if self.use_vllm and self._engine is None:
             self.vllm_generation.temperature = self.temperature
         self._log({"rollout/temperature": self.temperature})
 
@@ -135,6 +158,7 @@ class CheckpointTrainer(GRPOTrainer):
         """TRL's batch of rollouts with our advantages, (B, T)."""
         self._anneal_temperature()
         output = super()._generate_and_score_completions(inputs)
+        trl_guard.require_correction(self, output)
         own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         if self._episode_grader is None:
             output["advantages"] = credit.outcome_advantages(
@@ -259,83 +283,46 @@ def train(
         The trainer, which holds the trained model.
 
     Raises:
-        StageError: a step's rollouts do not divide over the processes, vLLM has no GPU, or TRL has changed.
+        StageError: a step's rollouts do not divide over the processes, vLLM does not start, or TRL has changed.
     """
     episode_log_path = work.parent / "episodes.jsonl"
-    settings = grpo_config(stage, alpha, seed, work)
+    settings = grpo_config(stage, alpha, seed, work, positions=model.config.get_text_config().max_position_embeddings)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
-    trainer = CheckpointTrainer(
-        alpha=alpha,
-        dense=stage.dense_reward,
-        final_temperature=stage.last_temperature,
-        episode_log_path=episode_log_path,
-        model=model,
-        args=settings,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=adapter(stage),
-        callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path)],
-    )
-    show_in_bar(trainer)
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    with _engine(stage, model, work) as engine:
+        trainer = CheckpointTrainer(
+            alpha=alpha,
+            dense=stage.dense_reward,
+            final_temperature=stage.last_temperature,
+            episode_log_path=episode_log_path,
+            engine=engine,
+            model=model,
+            args=settings,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=adapter(stage, model),
+            callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path)],
+        )
+        show_in_bar(trainer)
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trainer
 
 
-def adapter(stage: FamilyStage) -> LoraConfig | None:
-    """The LoRA adapter to train; None for full fine-tuning."""
-    if stage.tune == "full":
-        return None
-    return LoraConfig(
-        r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+@contextmanager
+def _engine(stage: FamilyStage, model: PreTrainedModel, work: Path) -> Iterator[engines.Engine | None]:
+    """A vLLM server for rollouts on CPUs, which holds the base; None where rollouts are sampled in this process."""
+    if not samples_from_server(stage):
+        yield None
+        return
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = torch.bfloat16 if autocast_bf16() else torch.float32
+    settings = vllm_server.ServerSettings(
+        model=Path(model.name_or_path),
+        context_tokens=min(config.max_position_embeddings, stage.max_tokens + LONGEST_PROMPT),
+        dtype=str(dtype).removeprefix("torch."),
+        sequences=min(stage.prompts_per_step * stage.rollouts, LARGEST_BATCH),
+        kv_bytes_per_token=2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize,
+        lora_rank=stage.lora_rank,
     )
-
-
-def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path) -> GRPOConfig:
-    """TRL's settings for one training run.
-
-    Raises:
-        StageError: a step's rollouts do not divide over the processes, or vLLM has no GPU.
-    """
-    count = processes().num_processes
-    rollouts, rest = divmod(stage.prompts_per_step * stage.rollouts, count)
-    if rest:
-        raise StageError(
-            f"family: {stage.prompts_per_step} prompts_per_step x {stage.rollouts} rollouts do not divide"
-            f" over {count} processes"
-        )
-    if stage.engine == "vllm" and not torch.cuda.is_available():
-        raise StageError("family.engine: vllm needs a GPU, and there is none here; transformers needs none")
-    micro = max(size for size in range(1, stage.micro_batch + 1) if rollouts % size == 0)
-    return GRPOConfig(
-        output_dir=str(work),
-        run_name=checkpoint_name(alpha),
-        max_steps=stage.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=rollouts // micro,
-        num_generations=stage.rollouts,
-        max_completion_length=stage.max_tokens,
-        temperature=stage.temperature,
-        learning_rate=stage.lr,
-        lr_scheduler_type="constant_with_warmup" if stage.schedule == "constant" else "cosine",
-        warmup_steps=max(1, int(stage.steps * stage.warmup)),
-        max_grad_norm=1.0,
-        weight_decay=stage.weight_decay,
-        adam_beta2=0.95,
-        beta=stage.kl,
-        loss_type="dr_grpo" if stage.loss == "token_sum" else "grpo",
-        scale_rewards="none",
-        bf16=autocast_bf16(),
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=stage.gradient_checkpointing,
-        use_vllm=stage.engine == "vllm",
-        vllm_mode="colocate",
-        vllm_max_model_length=stage.max_tokens + LONGEST_PROMPT,
-        vllm_importance_sampling_mode="token_truncate",
-        shuffle_dataset=False,
-        logging_steps=1,
-        save_steps=stage.save_every,
-        save_total_limit=2,
-        report_to=["tensorboard"],
-        dataloader_pin_memory=False,
-        seed=seed,
-    )
+    with engines.started(settings, work) as engine:
+        yield engine

@@ -7,6 +7,7 @@ reward instead of ours.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -22,7 +23,16 @@ METHODS = {
     "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
 }
 """Methods of `GRPOTrainer` that the trainer overrides or calls, and the parameters that it relies on, in order."""
-ATTRIBUTES = ("_buffered_inputs", "_metrics", "_step", "num_generations", "ref_model", "temperature", "use_vllm")
+ATTRIBUTES = (
+    "_buffered_inputs",
+    "_metrics",
+    "_step",
+    "num_generations",
+    "ref_model",
+    "temperature",
+    "use_vllm",
+    "vllm_importance_sampling_correction",
+)
 """Attributes of a constructed `GRPOTrainer` that the trainer reads or writes."""
 
 
@@ -54,6 +64,16 @@ def require_attributes(trainer: Any) -> None:
         _refuse("GRPOTrainer._metrics has no key 'train'")
     if trainer.use_vllm and not hasattr(getattr(trainer, "vllm_generation", None), "temperature"):
         _refuse("GRPOTrainer has no attribute vllm_generation.temperature")
+
+
+def require_correction(trainer: Any, output: Mapping[str, Any]) -> None:
+    """Check that a batch sampled by vLLM carries TRL's correction: a ratio of probabilities for each token.
+
+    Raises:
+        StageError: it does not; names TRL's version, the change and the remedy.
+    """
+    if trainer.use_vllm and "importance_sampling_ratio" not in output:
+        _refuse("GRPOTrainer's batch has no importance_sampling_ratio")
 
 
 def temperature_cell(model: Any) -> Any:

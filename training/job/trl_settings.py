@@ -1,0 +1,118 @@
+"""Which settings do TRL and PEFT get from a recipe, and can they hold on this machine?"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import PreTrainedModel
+
+with warnings.catch_warnings():
+    # On import TRL warns that its vLLM client was not tested with the installed vLLM. We do not use that client.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
+    from trl import GRPOConfig
+
+from training.config import FamilyStage, checkpoint_name
+from training.errors import StageError
+from training.job import vllm_server
+from training.job.precision import autocast_bf16
+from training.job.resume import processes
+
+LONGEST_PROMPT = 2048
+"""Prompt tokens that vLLM reserves room for."""
+
+
+def samples_from_server(stage: FamilyStage) -> bool:
+    """Whether rollouts come from a vLLM server of our own: with `engine: vllm` where there is no GPU."""
+    return stage.engine == "vllm" and not torch.cuda.is_available()
+
+
+def adapter(stage: FamilyStage, model: PreTrainedModel) -> LoraConfig | None:
+    """The LoRA adapter to train; None for full fine-tuning."""
+    if stage.tune == "full":
+        return None
+    settings: dict[str, Any] = {"target_modules": "all-linear"}
+    if stage.lora_layers == "upper_half":
+        head = model.get_output_embeddings()
+        linear = [
+            name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head
+        ]
+        layers = model.config.get_text_config().num_hidden_layers
+        settings = {
+            "target_modules": sorted({name.rpartition(".")[2] for name in linear}),
+            "layers_to_transform": list(range(layers // 2, layers)),
+        }
+    return LoraConfig(r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, task_type="CAUSAL_LM", **settings)
+
+
+def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path, positions: int | None = None) -> GRPOConfig:
+    """TRL's settings for one training run; `positions` is the longest sequence that the model takes.
+
+    Raises:
+        StageError: a step's rollouts do not divide over the processes, or vLLM cannot sample them here.
+    """
+    count = processes().num_processes
+    rollouts, rest = divmod(stage.prompts_per_step * stage.rollouts, count)
+    if rest:
+        raise StageError(
+            f"family: {stage.prompts_per_step} prompts_per_step x {stage.rollouts} rollouts do not divide"
+            f" over {count} processes"
+        )
+    if stage.engine == "vllm":
+        _require_vllm(stage, count)
+    micro = max(size for size in range(1, stage.micro_batch + 1) if rollouts % size == 0)
+    return GRPOConfig(
+        output_dir=str(work),
+        run_name=checkpoint_name(alpha),
+        max_steps=stage.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=rollouts // micro,
+        num_generations=stage.rollouts,
+        max_completion_length=stage.max_tokens,
+        temperature=stage.temperature,
+        learning_rate=stage.lr,
+        lr_scheduler_type="constant_with_warmup" if stage.schedule == "constant" else "cosine",
+        warmup_steps=max(1, int(stage.steps * stage.warmup)),
+        max_grad_norm=1.0,
+        weight_decay=stage.weight_decay,
+        adam_beta2=0.95,
+        beta=stage.kl,
+        loss_type="dr_grpo" if stage.loss == "token_sum" else "grpo",
+        scale_rewards="none",
+        bf16=autocast_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=stage.gradient_checkpointing,
+        use_vllm=stage.engine == "vllm" and not samples_from_server(stage),
+        vllm_mode="colocate",
+        vllm_max_model_length=min(stage.max_tokens + LONGEST_PROMPT, positions or stage.max_tokens + LONGEST_PROMPT),
+        vllm_importance_sampling_mode="token_truncate",
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_steps=stage.save_every,
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+
+
+def _require_vllm(stage: FamilyStage, count: int) -> None:
+    """Raise unless vLLM is installed and can sample for this stage: without a GPU, an adapter for one process."""
+    vllm_server.require_installed()
+    if not samples_from_server(stage):
+        return
+    if stage.tune == "full":
+        raise StageError(
+            "family.tune: full with engine: vllm needs a GPU, and there is none here; set tune: lora, whose adapter"
+            " vLLM reloads at each step, or engine: transformers"
+        )
+    if count > 1:
+        raise StageError(
+            f"family.engine: vllm samples for one process where there is no GPU, not for {count}; start laconic-train"
+            " without accelerate, or set engine: transformers"
+        )
+    if stage.lora_rank > (most := vllm_server.LORA_RANKS[-1]):
+        raise StageError(f"family.lora_rank: {stage.lora_rank} is more than vLLM takes, {most}")
