@@ -182,10 +182,12 @@ class OperatorEndpoint:
         engines, ledger = self._services.engines, self._services.ledger
         missing = engines.missing
         # The ledger does not count: the gateway serves without Redis, and taking it out of service would help nobody.
+        admin = self._is_admin(request)
         body = {
             "status": "waiting" if missing else "ready",
             "missing_checkpoints": missing,
-            "engines": self._engines(request),
+            **({"report": engines.report} if admin else {}),
+            "engines": self._engines(admin),
             "ledger": ledger.healthy,
             "books": {
                 "safe": ledger.safe,
@@ -196,13 +198,15 @@ class OperatorEndpoint:
         }
         return JSONResponse(body, 503 if missing else 200)
 
-    def _engines(self, request: Request) -> list[dict[str, Any]]:
-        """What each engine serves or why it does not, in the configured order; with their URLs only for an admin."""
+    def _is_admin(self, request: Request) -> bool:
         try:
             self._services.keyring.authenticate_admin(request.headers)
-            shows_url = True
         except ApiError:
-            shows_url = False
+            return False
+        return True
+
+    def _engines(self, shows_url: bool) -> list[dict[str, Any]]:
+        """What each engine serves or why it does not, in the configured order; with their URLs only for an admin."""
         over_cap = self._services.metrics.over_cap
         return [
             {**({"url": one.url} if shows_url else {}), **_state(one), "over_cap": over_cap.get(one.url, 0)}
@@ -219,7 +223,13 @@ class OperatorEndpoint:
 
 
 def _state(engine: EngineState) -> dict[str, Any]:
-    return {"up": engine.problem is None, "serves": engine.serves, "problem": engine.problem}
+    return {
+        "up": engine.problem is None,
+        "serves": engine.serves,
+        "problem": engine.problem,
+        "action": engine.action,
+        "assumed": engine.assumed,
+    }
 
 
 def _models(family: Family, created: int) -> dict[str, dict[str, Any]]:

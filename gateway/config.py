@@ -30,6 +30,7 @@ from redis.asyncio import ConnectionPool
 
 import models
 from gateway.request import browsers, budget
+from models import endpoint
 from models.field import one_line, path_of
 from models.files import MIB, read_bounded
 
@@ -45,10 +46,11 @@ Flags override environment variables, which override the file."""
 
 _METAVARS = {"list[str]": "URL", "Path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
 MAX_CONFIG_BYTES = MIB
+WAIT_SECONDS = 600
+"""Of --wait-for-engines without a number."""
 _URL_FLAGS = ("--redis", "--otlp-endpoint")
 _NAME_FLAGS = ("--allow-field",)
 _TEXT_FLAGS = ("--engine-header",)
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[ \t]*[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
 class ConfigError(ValueError):
@@ -101,15 +103,17 @@ class Settings(BaseSettings):
         default_factory=shipped_family, description="directory of the family to serve; default: the shipped abacus"
     )
     engine: Annotated[list[str], NoDecode] = Field(
-        default_factory=list, description="URL of a running vLLM; repeat for several; default: start one"
+        default_factory=list,
+        description="URL of a running engine, with or without /v1; repeat for several; default: start vLLM",
     )
     engine_key_file: Path | None = Field(
         default=None,
         description="file with the engines' key, or with lines of an engine's URL and its key; default: the environment"
         " variable LACONIC_ENGINE_KEY",
     )
-    engine_header: list[str] = Field(
-        default_factory=list, description="header for every engine, as NAME: VALUE; repeat for several"
+    engine_header: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="header for every engine, as NAME: VALUE; repeat for several; one a line in the environment",
     )
     engine_ca: Path | None = Field(
         default=None, description="file with certificates of the engines' authority; default: the system's"
@@ -117,6 +121,12 @@ class Settings(BaseSettings):
     engine_family: Path | None = Field(
         default=None,
         description="directory of the family as the engines see it, for loading missing adapters; default: --family",
+    )
+    wait_for_engines: float | None = Field(
+        default=None,
+        gt=0,
+        description="start only when every checkpoint has an engine, and give up after so many seconds (600 without a"
+        " number); default: start at once",
     )
     redis: str | None = Field(default=None, description="URL of a running Redis; default: start one")
     state_dir: Path = Field(
@@ -216,15 +226,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [item for item in re.split(r"[,\s]+", value) if item] if isinstance(value, str) else value
 
+    @field_validator("engine_header", mode="before")
+    @classmethod
+    def _lines(cls, value: object) -> object:
+        return [line.strip() for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
+
     @field_validator("engine")
     @classmethod
     def _engine_urls(cls, urls: list[str]) -> list[str]:
-        checked = [_url(url, ("http", "https")).rstrip("/").removesuffix("/v1") for url in urls]
+        checked = [endpoint.engine_url(url) for url in urls]
         if len(set(checked)) < len(checked):
             raise ValueError("the same URL is given twice")
-        if any(urlsplit(url).username is not None for url in checked):
-            # It would be logged, but not sent.
-            raise ValueError("a user name in the URL of an engine is not supported")
         return checked
 
     @field_validator("allow_field")
@@ -237,11 +249,7 @@ class Settings(BaseSettings):
     @field_validator("engine_header")
     @classmethod
     def _headers(cls, headers: list[str]) -> list[str]:
-        for header in headers:
-            if not _HEADER.fullmatch(header):
-                raise ValueError("a header must be NAME: VALUE, in ASCII")
-            if header.partition(":")[0].lower() in ("host", "content-length", "content-type", "transfer-encoding"):
-                raise ValueError(f"{header.partition(':')[0]} is set by the gateway")
+        endpoint.headers(headers)
         return headers
 
     @field_validator("cors_origin")
@@ -317,6 +325,16 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+class _JoinLines(argparse.Action):
+    """Joins repeated values by line ends. pydantic-settings would join them by commas, which headers may contain."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        before: str | None = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, values if before is None else f"{before}\n{values}")
+
+
 def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Action:
     """Show `URL` instead of pydantic-settings' `list[str]`, and no default if the description states it."""
     if "metavar" in options:
@@ -324,7 +342,9 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
         if names[-1] in _NAME_FLAGS:
             options["metavar"] = "NAME"
         if names[-1] in _TEXT_FLAGS:
-            options["metavar"] = "TEXT"
+            options |= {"metavar": "TEXT", "action": _JoinLines}
+    if names[-1] == "--wait-for-engines":
+        options |= {"nargs": "?", "const": str(WAIT_SECONDS), "metavar": "SECONDS"}
     options["help"] = re.sub(r" \(default(: None| factory:.*)\)$", "", options.get("help", ""))
     return parser.add_argument(*names, **options)
 

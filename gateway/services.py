@@ -54,20 +54,12 @@ class Services:
 
         Raises:
             FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
-            ConfigError: traces are to be exported and the SDK for that is not installed.
+            ConfigError: traces are to be exported and the SDK for that is not installed; or what engines want cannot be
+                used.
         """
         assert settings.redis is not None
         check_profile(profile, family, settings.family / family.profile)
-        timeouts = Timeouts(
-            connect=settings.connect_timeout_seconds,
-            first_token=settings.first_token_timeout_seconds,
-            idle=settings.idle_timeout_seconds,
-        )
-        try:
-            access = credentials.load(settings.engine_key_file, settings.engine_header, settings.engine_ca)
-        except CredentialsError as error:
-            raise ConfigError(str(error)) from None
-        engines = Engines(settings.engine, family, settings.engine_family or settings.family, timeouts, access)
+        engines = connect_engines(settings, family)
         limiter = Limiter(settings.redis, settings.state_dir, worker)
         ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
         return cls(
@@ -101,6 +93,24 @@ class Services:
         """
         for service in (self.metrics, self.engines, self.keyring, self.limiter, self.ledger, self.tracing):
             await guard(f"stop {type(service).__name__.lower()}", service.aclose())
+
+
+def connect_engines(settings: Settings, family: Family) -> Engines:
+    """The engines that the settings name; nothing is connected yet.
+
+    Raises:
+        ConfigError: a key, a header or a certificate for them cannot be used.
+    """
+    timeouts = Timeouts(
+        connect=settings.connect_timeout_seconds,
+        first_token=settings.first_token_timeout_seconds,
+        idle=settings.idle_timeout_seconds,
+    )
+    try:
+        access = credentials.load(settings.engine_key_file, settings.engine_header, settings.engine_ca)
+    except CredentialsError as error:
+        raise ConfigError(str(error)) from None
+    return Engines(settings.engine, family, settings.engine_family or settings.family, timeouts, access)
 
 
 def check_profile(profile: Profile, family: Family, path: Path) -> None:

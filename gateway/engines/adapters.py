@@ -7,17 +7,19 @@ answers 404, and the checkpoint stays missing until an engine is started with it
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
 
 from gateway.engines.replica import Replica
+from models import endpoint
 from models.family import Family
 
 log = logging.getLogger("laconic")
 
 LOAD_TIMEOUT_SECONDS = 60.0
+HOW_TO_LOAD = "; add it to the engine's --lora-modules, or set VLLM_ALLOW_RUNTIME_LORA_UPDATING=True there"
 SHOWN_BYTES = 300
 """Of an engine's answer, for the log."""
 
@@ -37,21 +39,24 @@ class Loader:
         """Forget what was requested of an engine that is down: the next engine at this URL may be a different one."""
         self._requested = {(engine, name) for engine, name in self._requested if engine != url}
 
-    async def load(self, http: aiohttp.ClientSession, replica: Replica, serving: frozenset[str]) -> None:
-        """Ask an engine that serves the base to load the missing adapters. The next probe shows whether it did."""
-        url, tls = replica.url, replica.client.tls or True
+    def wanted(self, url: str, serving: frozenset[str]) -> list[str]:
+        """The adapters that an engine lacks and has not been asked to load since it came up."""
         if self._base is None or self._base not in serving:
             self.forget(url)
-            return
-        for name, checkpoint in self._adapters.items():
-            if name in serving or (url, name) in self._requested:
-                continue
+            return []
+        return [name for name in self._adapters if name not in serving and (url, name) not in self._requested]
+
+    async def load(self, http: aiohttp.ClientSession, replica: Replica, names: Sequence[str]) -> None:
+        """Ask an engine to load these adapters. The next probe shows whether it did."""
+        url, tls = replica.url, replica.client.tls or True
+        for name in names:
+            checkpoint = self._adapters[name]
             self._requested.add((url, name))
             body = {"lora_name": self._family.engine_name(name), "lora_path": str(checkpoint.place(self._directory))}
             timeout = aiohttp.ClientTimeout(total=LOAD_TIMEOUT_SECONDS)
             try:
                 async with http.post(
-                    f"{url}/v1/load_lora_adapter",
+                    f"{endpoint.api(url)}/load_lora_adapter",
                     json=body,
                     timeout=timeout,
                     ssl=tls,
@@ -66,7 +71,10 @@ class Loader:
                 if response.status == 200:
                     log.info("engine %s loaded %s", url, name)
                 else:
-                    log.warning("engine %s lacks %s and did not load it: %d %s", url, name, response.status, text)
+                    how = HOW_TO_LOAD if response.status == 404 else ""
+                    log.warning(
+                        "engine %s lacks %s and did not load it: %d %s%s", url, name, response.status, text, how
+                    )
 
 
 async def _shown(pieces: AsyncIterator[bytes]) -> str:

@@ -53,6 +53,11 @@ class Breaker:
             self._may_try_at = now + self._pause
         return self._failures == FAILURES
 
+    def open(self, now: float) -> None:
+        """Note a failure after which only trials make sense: the engine says that it cannot serve this."""
+        self._failures = max(self._failures, FAILURES - 1)
+        self.record_failure(now)
+
     def cancel(self) -> None:
         """Note that the caller left before the outcome was known. The next request may be the trial at once."""
         if self._trying:

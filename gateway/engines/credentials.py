@@ -17,15 +17,14 @@ import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.files import MIB, read_bounded
+from models import endpoint
+from models.endpoint import ENGINE_KEY, EndpointError
 
 log = logging.getLogger("laconic")
 
-ENGINE_KEY = "LACONIC_ENGINE_KEY"
-
 
 class CredentialsError(ValueError):
-    """The key file cannot be used. The message is one line without any key."""
+    """The credentials cannot be used. The message is one line that names the setting, without any key."""
 
 
 class Credentials:
@@ -47,20 +46,33 @@ class Credentials:
             ca: certificates of the authorities that sign the engines'; None for the system's.
 
         Raises:
-            CredentialsError: the file cannot be read, or a line of it is neither a key nor a URL and a key.
+            CredentialsError: the file cannot be read, or a line of it is neither a key nor a URL and a key; or a header
+                is none.
         """
         self._key, self._file, self._ca = key, key_file, ca
-        self._more = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
+        try:
+            self._more = endpoint.headers(headers)
+        except EndpointError as error:
+            raise CredentialsError(f"engine_header: {error}") from None
         self._keys: Mapping[str, str] = {}
         self._read: tuple[int, int] | None = None
         """When the file was last changed, and its size, as it was read."""
+        self.version = 0
+        """How often the keys were read again."""
         if key_file is not None:
             self._keys, self._read = _read(key_file), _stamp(key_file)
 
     def headers(self, url: str) -> dict[str, str]:
         """The headers for a request to the engine at this URL."""
-        key = self._keys.get(url) or self._keys.get("") or self._key
-        return self._more if key is None else {**self._more, "authorization": f"Bearer {key}"}
+        return endpoint.with_key(self._more, endpoint.key_for(url, self._keys, self._key))
+
+    def source(self, url: str) -> str | None:
+        """Where the engine's key comes from, in words; None if it has no key."""
+        if self._keys.get(url) or self._keys.get(""):
+            return f"in {self._file}"
+        if self._key is not None:
+            return f"in {ENGINE_KEY}"
+        return "in --engine-header" if endpoint.AUTHORIZATION in map(str.lower, self._more) else None
 
     def context(self) -> ssl.SSLContext:
         """How to trust an engine's certificate.
@@ -80,6 +92,7 @@ class Credentials:
         except CredentialsError as error:
             log.error("the keys of the engines stay as they were: %s", error)
         else:
+            self.version += 1
             log.info("the keys of the engines were read again from %s", self._file)
 
 
@@ -87,9 +100,13 @@ def load(key_file: Path | None, headers: Sequence[str], ca: Path | None) -> Cred
     """The credentials from settings and environment.
 
     Raises:
-        CredentialsError: as `Credentials` raises; or the certificates cannot be read.
+        CredentialsError: as `Credentials` raises; or the key in the environment or the certificates cannot be used.
     """
-    credentials = Credentials(key=os.environ.get(ENGINE_KEY) or None, key_file=key_file, headers=headers, ca=ca)
+    try:
+        key = endpoint.default_key(os.environ)
+    except EndpointError as error:
+        raise CredentialsError(str(error)) from None
+    credentials = Credentials(key=key, key_file=key_file, headers=headers, ca=ca)
     try:
         credentials.context()
     except (OSError, ssl.SSLError) as error:
@@ -106,22 +123,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 def _read(file: Path) -> dict[str, str]:
-    """The keys by URL; that of the empty URL is everyone's."""
     try:
-        text = read_bounded(file, MIB).decode()
-    except OSError as error:
-        raise CredentialsError(f"engine_key_file: cannot read {file} ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise CredentialsError(f"engine_key_file: {file} is not text") from None
-    keys: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        url, key = ("", words[0]) if len(words) == 1 else (words[0].rstrip("/").removesuffix("/v1"), words[1])
-        if len(words) > 2 or not key.isascii() or not key.isprintable() or (url and "://" not in url):
-            raise CredentialsError(f"engine_key_file: {file}: line {number} is neither a key nor a URL and a key")
-        keys[url] = key
-    if not keys:
-        raise CredentialsError(f"engine_key_file: {file} has no key in it")
-    return keys
+        return endpoint.read_keys(file)
+    except EndpointError as error:
+        raise CredentialsError(f"engine_key_file: {error}") from None

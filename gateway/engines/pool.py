@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import errors
-from gateway.engines import verdict, wire
+from gateway.engines import problem, verdict, wire
 from gateway.engines.connection import BrokenError, StaleError
 from gateway.engines.credentials import Credentials
 from gateway.engines.probes import Probes
-from gateway.engines.replica import EngineState, Problem, Replica, Upstream
+from gateway.engines.problem import RUNNING, TRIED, Problem
+from gateway.engines.replica import EngineState, Replica, Upstream
 from gateway.engines.verdict import FirstEvent
 from gateway.errors import ApiError
+from models import endpoint
 from models.family import Family
 
 log = logging.getLogger("laconic")
 
-PATH = "/v1/chat/completions"
 REQUEST_ERRORS = frozenset({400, 413, 415, 422})
 """Statuses that mean the request itself is wrong: every replica would reject it."""
 UNAVAILABLE = frozenset({502, 503, 504})
@@ -173,6 +174,18 @@ class Engines:
         return [replica.state for replica in self._replicas]
 
     @property
+    def report(self) -> list[str]:
+        """What keeps checkpoints from being served, with what to do: a line for each engine that is at fault."""
+        lines = [f"{one.url}: {one.details}" for one in self.states if one.details]
+        lines += [one.lacks for one in self.states if one.lacks and self.missing]
+        assumed = [one.url for one in self.states if one.assumed]
+        return lines + [f"{url}: it has no list of models, so its models are not known to be there" for url in assumed]
+
+    async def probe(self) -> None:
+        """Ask every engine once more what it serves."""
+        await self._probes.probe_all()
+
+    @property
     def refused_caps(self) -> dict[str, int]:
         """How many requests each engine refused because it cannot cap the thinking, by URL; without those of none."""
         return {replica.url: replica.refused_caps for replica in self._replicas if replica.refused_caps}
@@ -198,11 +211,15 @@ class Engines:
             try:
                 upstream = await self._send(replica, body, headers, stream)
             except ApiError as refusal:
-                replica.record_response(checkpoint)
+                source = replica.credentials.source(replica.url)
+                if denied := problem.of_refusal(refusal, self._names[checkpoint], source):
+                    replica.record_refusal(checkpoint, denied)
+                else:
+                    replica.record_response(checkpoint)
                 if verdict.refuses_cap(refusal, body):
                     replica.record_refused_cap()
                     failures.append(_CapError("it cannot cap the thinking"))
-                elif refusal.status in REQUEST_ERRORS or isinstance(refusal, _TooLargeError):
+                elif (refusal.status in REQUEST_ERRORS and not denied) or isinstance(refusal, _TooLargeError):
                     raise
                 else:
                     failures.append(refusal)
@@ -228,7 +245,7 @@ class Engines:
             return
         replica.record_failure(checkpoint, repr(error))
         if isinstance(error, ConnectionRefusedError):
-            replica.mark_unreachable(Problem("connection refused", f"POST {PATH}"), self._timeouts.first_token)
+            replica.mark_unreachable(Problem("connection refused", TRIED, RUNNING), self._timeouts.first_token)
 
     def _in_order(self, checkpoint: str, body: bytes) -> list[Replica]:
         """The replicas to try, the best first."""
@@ -257,7 +274,7 @@ class Engines:
         try:
             # A non-streaming response arrives when it is finished. How long to wait for it is up to the caller.
             response = await replica.client.post(
-                PATH, body, headers, patience if stream else None, head_seconds=patience, fresh=fresh
+                endpoint.CHAT, body, headers, patience if stream else None, head_seconds=patience, fresh=fresh
             )
             if response.status != 200:
                 raise await self._refusal(response)

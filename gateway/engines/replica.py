@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.engines import wire
 from gateway.engines.breaker import Breaker
 from gateway.engines.credentials import Credentials
+from gateway.engines.problem import WRONG_KEY, Problem
 
 log = logging.getLogger("laconic")
 
 FIRST_REMINDER_SECONDS = 10.0
 LONGEST_REMINDER_SECONDS = 600.0
+MAX_SAID = 5
+"""How many different reasons why an engine is down are logged before the next reminder."""
 CAP_MEMORY_SECONDS = 60.0
 """How long an engine that refused to cap the thinking is asked last for requests with a cap."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why an engine cannot be used."""
-
-    kind: str
-    """In a few fixed words, for everyone."""
-    details: str = ""
-    """For the log: may have an engine's words in it, made harmless."""
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.details}" if self.details else self.kind
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,15 @@ class EngineState:
     url: str
     serves: list[str]
     problem: str | None
-    """Why it serves nothing."""
+    """Why it serves nothing, in a few fixed words."""
+    action: str | None = None
+    """What to do about it, in fixed sentences."""
+    details: str | None = None
+    """The same in full, for admins."""
+    assumed: bool = False
+    """Whether it has no list of models, and is taken to have those that it is configured for."""
+    lacks: str | None = None
+    """What it lists too little, in a sentence for admins."""
 
 
 class Replica:
@@ -52,13 +51,22 @@ class Replica:
         """The checkpoints it lists; empty while it is down."""
         self.problem: Problem | None = Problem("not asked yet")
         """Why it serves nothing."""
+        self.listed: frozenset[str] | None = None
+        """The names of the models that it listed last; None if it has listed none yet, or has no list."""
+        self.lacks: str | None = None
+        """What it lists too little, in a sentence for admins."""
+        self._refused: dict[str, Problem] = {}
+        """By checkpoint, why its requests are refused, since their last success."""
+        self._key_version = self.credentials.version
         self._down_since: float | None = None
+        self._said: set[Problem] = set()
+        """Why it is down, as far as the log has said so since the last reminder."""
         self._reminder_at = self._reminder_pause = 0.0
         self._breakers: dict[str, Breaker] = {}
         """By checkpoint, for those that failed since their last success."""
         self.in_flight = 0
         """Requests in flight, including those that wait for a first byte."""
-        self.missed_probes = 0
+        self.missed_probes = self.missed_lists = 0
         self.refused_caps = 0
         """How many requests it refused because it cannot cap the thinking."""
         self._refused_cap_at: float | None = None
@@ -73,7 +81,15 @@ class Replica:
     @property
     def state(self) -> EngineState:
         """What it serves, and what is wrong with it."""
-        return EngineState(self.url, sorted(self.serving), self.problem.kind if self.problem else None)
+        problem = self.problem
+        if problem is None and self._refused and self._refused.keys() >= self.serving:
+            problem = next(iter(self._refused.values()))
+        assumed = self.problem is None and self.listed is None
+        lacks = self.lacks if self.serving else None
+        if problem is None:
+            return EngineState(self.url, sorted(self.serving), None, assumed=assumed, lacks=lacks)
+        action = problem.action or None
+        return EngineState(self.url, sorted(self.serving), problem.kind, action, str(problem), assumed, lacks)
 
     @property
     def may_refuse_caps(self) -> bool:
@@ -93,6 +109,27 @@ class Replica:
     def record_response(self, checkpoint: str) -> None:
         """Note that a response has begun."""
         self._breakers.pop(checkpoint, None)
+        if self._refused and (was := self._refused.get(checkpoint)) is not None:
+            self._forget_refusals(was.kind if was.kind == WRONG_KEY else None, checkpoint)
+            log.info("engine %s answers requests for %s again", self.url, checkpoint)
+
+    def record_refusal(self, checkpoint: str, problem: Problem) -> None:
+        """Note that it does not have the checkpoint's model, or refuses the key, although its list says otherwise.
+
+        Requests are held back, but for a trial now and then.
+        """
+        for name in self.serving if problem.kind == WRONG_KEY else (checkpoint,):
+            if name not in self._refused:
+                log.warning("engine %s gets no more requests for %s but trials: %s", self.url, name, problem)
+            self._refused[name] = problem
+            self._breakers.setdefault(name, Breaker()).open(time.monotonic())
+
+    def _forget_refusals(self, kind: str | None = None, checkpoint: str | None = None) -> None:
+        """Send requests again: all of one kind of refusal, those of one checkpoint, or all."""
+        for name, problem in [*self._refused.items()]:
+            if (kind is None and checkpoint in (None, name)) or problem.kind == kind:
+                self._refused.pop(name)
+                self._breakers.pop(name, None)
 
     def cancel(self, checkpoint: str) -> None:
         """Note that the caller left before the outcome was known."""
@@ -115,26 +152,39 @@ class Replica:
         self.refused_caps += 1
         self._refused_cap_at = time.monotonic()
 
-    def mark_serving(self, serving: frozenset[str]) -> None:
-        """Note which checkpoints it lists: at least one."""
-        if serving - self.serving:
-            log.info("engine %s serves %s", self.url, ", ".join(sorted(serving)))
+    def mark_serving(self, serving: frozenset[str], listed: frozenset[str] | None = None) -> None:
+        """Note which checkpoints it serves, at least one, and which models it lists; None if it has no list."""
+        if listed is None and (self.listed is not None or serving != self.serving):
+            log.warning("engine %s has no list of models; it is taken to serve %s", self.url, _joined(serving))
+        elif serving - self.serving:
+            log.info("engine %s serves %s", self.url, _joined(serving))
         if lost := self.serving - serving:
-            log.warning("engine %s no longer lists %s", self.url, ", ".join(sorted(lost)))
-        self.serving, self.problem, self._down_since = serving, None, None
+            log.warning("engine %s no longer lists %s", self.url, _joined(lost))
+        if self._key_version != self.credentials.version or listed != self.listed or self.problem is not None:
+            self._forget_refusals()
+        self._key_version = self.credentials.version
+        self.serving, self.listed, self.problem, self._down_since = serving, listed, None, None
 
     def mark_down(self, problem: Problem) -> None:
-        """Skip this replica until it answers a probe again. The log says so now, and again while it stays down."""
+        """Skip this replica until it answers a probe again. The log says so now, and again while it stays down.
+
+        It also says at once if there is another reason than before.
+        """
         now = time.monotonic()
         if self._down_since is None:
             was = "is down" if self.serving else "is not up"
-            log.warning("engine %s %s: %s. It is probed once a second.", self.url, was, problem)
+            log.warning("engine %s %s: %s It is probed once a second.", self.url, was, problem)
             self._down_since, self._reminder_pause = now, FIRST_REMINDER_SECONDS
             self._reminder_at = now + self._reminder_pause
+            self._said = {problem}
         elif now >= self._reminder_at:
             log.warning("engine %s is not up for %.0f s: %s", self.url, now - self._down_since, problem)
             self._reminder_pause = min(2 * self._reminder_pause, LONGEST_REMINDER_SECONDS)
             self._reminder_at = now + self._reminder_pause
+            self._said = {problem}
+        elif problem not in self._said and len(self._said) < MAX_SAID:
+            self._said.add(problem)
+            log.warning("engine %s is still not up: %s", self.url, problem)
         self.serving, self.problem = frozenset(), problem
         self._refused_cap_at = None  # another engine may come up at this URL
 
@@ -145,6 +195,10 @@ class Replica:
         """
         self.mark_down(problem)
         self.client.set_deadline(grace_seconds)
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 class Upstream:

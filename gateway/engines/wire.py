@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from gateway.engines import verdict
 from gateway.engines.connection import Connection, connect
 from gateway.engines.credentials import Credentials
+from models import endpoint
 
 KEEP_ALIVE_SECONDS = 4.0
 """Less than the 5 s after which vLLM closes an idle connection, so that no request is sent on a dying connection."""
@@ -40,7 +41,7 @@ class Client:
         self._url, self._credentials = url, credentials or Credentials()
         self._tls = self._credentials.context() if parts.scheme == "https" else None
         self._address = (parts.hostname, parts.port or (443 if self._tls else 80))
-        self._path = parts.path
+        self._path = urlsplit(endpoint.api(url)).path
         self._head = f" HTTP/1.1\r\nhost: {parts.netloc}\r\naccept-encoding: identity\r\n"
         self._connect_seconds = connect_seconds
         self._idle: deque[Connection] = deque()

@@ -30,7 +30,8 @@ from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
 from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
-from gateway.process import embedded, state_dir
+from gateway.process import embedded, readiness, state_dir
+from gateway.process.readiness import Readiness
 from gateway.process.reload import ReadLevel
 from gateway.process.server import Server
 from gateway.process.supervisor import ChildProcess, Program
@@ -88,8 +89,12 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(stop, server.stop, asyncio.current_task())
     async with _running(programs, lock):
         requires_key = await _requires_key(settings, keyring)
+        if settings.wait_for_engines is not None:
+            await readiness.wait(settings, family, settings.wait_for_engines)
         await server.start()
-        _print_greeting(listener, family, requires_key)
+        # Several workers probe for themselves, and their logs are elsewhere.
+        state = Readiness.of(server.engines) if isinstance(server, Server) else await readiness.look(settings, family)
+        _print_greeting(listener, family, requires_key, state)
         await server.wait()
 
 
@@ -159,13 +164,15 @@ def _print_line(line: str) -> None:
     sys.stderr.flush()
 
 
-def _print_greeting(listener: socket.socket, family: Family, requires_key: bool) -> None:
+def _print_greeting(listener: socket.socket, family: Family, requires_key: bool, state: Readiness) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key = " -H 'authorization: Bearer YOUR-KEY'" if requires_key else ""
     question = {"model": family.name, "messages": [{"role": "user", "content": "What is 12 + 35 - 8?"}]}
+    notice = f"\n{text}\n" if (text := state.notice(family)) else ""
+    verb = "will serve" if len(state.missing) == len(family.checkpoints) else "serves"
     sys.stdout.write(
-        f"\nLaconic serves {family.name} on {url}/v1\n\n"
+        f"{notice}\nLaconic {verb} {family.name} on {url}/v1\n\n"
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-reasoning-budget: 64'{key} \\\n"
         f"    -d '{json.dumps(question)}'\n\n"
         "Ctrl-C stops it; `laconic savings` shows what was saved.\n"

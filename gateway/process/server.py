@@ -46,6 +46,7 @@ class Server:
         profile = profiles.load(settings.family / family.profile)
         services = Services.create(settings, family, profile, worker)
         app = create_app(services)
+        self.engines = services.engines
         self._reloader = Reloader(services, read_level or (lambda: settings.log_level))
         self._server = _Uvicorn(_config(app, settings))
         self._listener = listener

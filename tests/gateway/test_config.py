@@ -104,6 +104,23 @@ def test_origins_and_fields_are_repeated_flags_or_lists_in_the_environment(monke
     assert settings.allow_field == ["priority", "chat_template_kwargs.documents"]
 
 
+def test_headers_may_have_commas_and_are_lines_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(["--engine-header", "a: b", "--engine-header", "c: d, e"]).engine_header == ["a: b", "c: d, e"]
+    monkeypatch.setenv("LACONIC_ENGINE_HEADER", "api-key: x, y\nteam: red\n")
+    assert load([]).engine_header == ["api-key: x, y", "team: red"]
+
+
+def test_waiting_for_engines_has_a_default_and_may_be_given_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load([]).wait_for_engines is None
+    assert load(["--wait-for-engines"]).wait_for_engines == 600
+    assert load(["--wait-for-engines", "--engine", "http://a:1"]).wait_for_engines == 600
+    assert load(["--wait-for-engines", "2.5"]).wait_for_engines == 2.5
+    monkeypatch.setenv("LACONIC_WAIT_FOR_ENGINES", "30")
+    assert load([]).wait_for_engines == 30
+    with pytest.raises(ConfigError, match="wait_for_engines"):
+        load(["--wait-for-engines", "0"])
+
+
 @pytest.mark.parametrize("line", ["prot = 1", "port = 1\nport = 2", "port", 'config = "again.toml"', 'port = "x"'])
 def test_an_invalid_file_is_rejected(line: str, tmp_path: Path) -> None:
     (tmp_path / "laconic.toml").write_text(line)

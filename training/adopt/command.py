@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.family import Family
 from models.overrides import CAPS
-from training.adopt import assess, crossval, engine, labels, levels, measure, probe, prompts, publish
+from training.adopt import assess, crossval, labels, levels, measure, probe, prompts, publish
 from training.adopt.assess import Decide
-from training.adopt.engine import Engine
+from training.adopt.engine import Access, Engine
 from training.adopt.levels import Level
 from training.adopt.measure import Measured, Plan, Sampling
 from training.adopt.probe import Facts
@@ -43,13 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(arguments)
     console = Console(stderr=True)
     try:
-        family = asyncio.run(_adopt(parsed, console, ["laconic", "adopt", *(arguments or sys.argv[1:])]))
+        family = asyncio.run(_adopt(parsed, console, ["laconic", "adopt", *_published(arguments or sys.argv[1:])]))
     except StageError as error:
         _fail(f"laconic adopt: {error}")
     except KeyboardInterrupt:
         _fail("laconic adopt: interrupted; the same command goes on where it stopped")
-    ready = f"\n{parsed.out} is ready. Serve it: laconic serve --engine {parsed.url} --family {parsed.out}"
+    access = {"--engine-key-file": [parsed.key_file], "--engine-header": parsed.header, "--engine-ca": [parsed.ca]}
+    flags = [part for flag, values in access.items() for value in values if value for part in (flag, str(value))]
+    serve = shlex.join(["laconic", "serve", "--engine", parsed.url, "--family", str(parsed.out), *_published(flags)])
+    ready = f"\n{parsed.out} is ready. Serve it: {serve}"
     console.print(f"{ready}\nCallers use the model {family.name!r}.", highlight=False, soft_wrap=True)
+
+
+def _published(arguments: Sequence[str]) -> list[str]:
+    """The arguments without the values of headers, which may be secret: the manifest has the command in it."""
+    text = [re.sub(r"^(--[a-z-]*header=[^:]*:).*", r"\1 ...", one) for one in arguments]
+    return [
+        f"{one.partition(':')[0]}: ..." if before.endswith("-header") else one
+        for before, one in zip(["", *text], text, strict=False)
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         " routing between them would have saved.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an abbreviated --header would put its value into the manifest
     )
     parser.add_argument("url", help="URL of the engine, such as http://vllm:8000")
     parser.add_argument("--model", required=True, help="the engine's name for the model")
@@ -82,7 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, for exact counts")
     parser.add_argument("--at-once", type=int, default=32, help="requests in flight; default: 32")
     parser.add_argument("--max-tokens-spent", type=int, metavar="N", help="stop after so many generated tokens")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help="file with the engine's key")
+    keys = "file with the engine's key, or with lines of an engine's URL and its key; default: LACONIC_ENGINE_KEY"
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help=keys)
+    header = "header for every request, as NAME: VALUE; repeat for several"
+    parser.add_argument("--header", action="append", default=[], metavar="TEXT", help=header)
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates of the engine's CA")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where replies are kept; default: OUT.replies")
     parser.add_argument("--again", action="store_true", help="throw away the replies of another measurement")
@@ -100,8 +117,8 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
     label = _label(parsed, requests)
     if label == "agreement" and parsed.samples < 2:
         raise StageError("--samples: agreement needs 2 or more, because the reference is compared with itself, too")
-    key = engine.key_from(file=parsed.key_file)
-    async with Engine(parsed.url, key=key, ca=parsed.ca, at_once=parsed.at_once) as client:
+    access = Access(parsed.key_file, parsed.header, parsed.ca)
+    async with Engine(parsed.url, access, at_once=parsed.at_once) as client:
         facts = await _facts(parsed, client, chosen, requests)
         for line in facts.lines():
             console.print(f"  {line}", highlight=False, soft_wrap=True)
@@ -114,7 +131,8 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         if label == "agreement":
             decide = assess.by_agreement(levels.reference(chosen).name, replies, facts.marks)
         else:
-            decide = _decide(parsed, label, client, requests)
+            judge = client if parsed.judge_url is None else Engine(parsed.judge_url, access)
+            decide = _decide(parsed, label, judge, requests)
         outcomes = publish.longest_first(await assess.graded(requests, replies, facts.marks, decide))
     reference = levels.reference(chosen).name
     routed = crossval.routed(outcomes, parsed.quality_tolerance, reference, parsed.seed)
@@ -157,11 +175,10 @@ def _label(parsed: argparse.Namespace, requests: Sequence[Request]) -> str:
     return "gold" if all(request.gold is not None for request in requests) else "agreement"
 
 
-def _decide(parsed: argparse.Namespace, label: str, client: Engine, requests: Sequence[Request]) -> Decide:
+def _decide(parsed: argparse.Namespace, label: str, judge: Engine, requests: Sequence[Request]) -> Decide:
     if label == "gold":
         return assess.by_gold(requests)
     if label == "judge":
-        judge = client if parsed.judge_url is None else Engine(parsed.judge_url, key=engine.key_from())
         return assess.by_judge(judge, parsed.judge)
     return assess.by_command(parsed.label_command)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,8 @@ from typing import Any, Self, cast
 
 import httpx
 
+from models import endpoint
+from models.endpoint import ENGINE_KEY, EndpointError
 from training.errors import StageError
 
 RETRIES = 5
@@ -56,13 +59,26 @@ class Reply:
 class Engine:
     """Sends requests to one engine, and retries what may succeed later."""
 
-    def __init__(self, url: str, *, key: str | None = None, ca: Path | None = None, at_once: int = 32) -> None:
-        """`url` may end in /v1 or not. `at_once` bounds the requests in flight."""
-        self.url = url.rstrip("/").removesuffix("/v1")
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+    def __init__(self, url: str, access: Access | None = None, *, at_once: int = 32) -> None:
+        """`url` may end in /v1 or not. `at_once` bounds the requests in flight.
+
+        Raises:
+            StageError: the URL is none of an engine.
+        """
+        self._access = access or Access()
+        try:
+            self.url = endpoint.engine_url(url)
+        except EndpointError as error:
+            raise StageError(f"URL of the engine: {error}") from None
+        self._api = endpoint.api(self.url)
         limits = httpx.Limits(max_connections=at_once)
-        verify = True if ca is None else str(ca)
-        self._http = httpx.AsyncClient(headers=headers, timeout=TIMEOUT_SECONDS, limits=limits, verify=verify)
+        self._http = httpx.AsyncClient(
+            headers=self._access.headers(self.url),
+            timeout=TIMEOUT_SECONDS,
+            limits=limits,
+            verify=self._access.context(),
+            trust_env=False,  # like the gateway, which knows no proxies and no .netrc
+        )
         self._slots = asyncio.Semaphore(at_once)
 
     async def __aenter__(self) -> Self:
@@ -80,13 +96,14 @@ class Engine:
             StageError: the engine cannot be reached, or wants a key.
         """
         try:
-            response = await self._http.get(f"{self.url}/v1/models", timeout=10)
+            response = await self._http.get(f"{self._api}{endpoint.MODELS}", timeout=10)
         except httpx.HTTPError as error:
-            raise StageError(f"{self.url}: cannot be reached ({_reason(error)}); is the engine running?") from None
+            raise StageError(f"{self.url}: cannot be reached ({_reason(error)}); {_advice(error)}") from None
         if response.status_code in (401, 403):
-            raise StageError(
-                f"{self.url}: the engine wants a key; set LACONIC_ENGINE_KEY, or name a file by --key-file"
-            )
+            had = "wants another key" if "authorization" in self._http.headers else "wants a key"
+            raise StageError(f"{self.url}: the engine {had}; set LACONIC_ENGINE_KEY, or name a file by --key-file")
+        if response.is_redirect:
+            raise StageError(f"{self.url}: redirects to {response.headers['location'][:200]!r}; give that URL")
         listed = _object(response) if response.status_code == 200 else {}
         data = listed.get("data")
         if not isinstance(data, list):
@@ -105,7 +122,7 @@ class Engine:
             for attempt in range(RETRIES + 1):
                 began = time.perf_counter()
                 try:
-                    response = await self._http.post(f"{self.url}/v1/chat/completions", json=dict(body))
+                    response = await self._http.post(f"{self._api}{endpoint.CHAT}", json=dict(body))
                     if response.status_code == 200:
                         return _reply(self.url, _object(response), time.perf_counter() - began)
                     failure = EngineError(
@@ -120,18 +137,46 @@ class Engine:
             raise failure
 
 
-def key_from(environment: Mapping[str, str] = os.environ, file: Path | None = None) -> str | None:
-    """The engine's key, from a file or from `LACONIC_ENGINE_KEY`; never from the command line, which others can see.
+class Access:
+    """What engines want of whoever asks them, as in `laconic serve`: keys, more headers, certificates to trust."""
 
-    Raises:
-        StageError: the file cannot be read.
-    """
-    if file is None:
-        return environment.get("LACONIC_ENGINE_KEY")
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise StageError(f"--key-file: cannot read {file} ({error.strerror})") from None
+    def __init__(
+        self,
+        key_file: Path | None = None,
+        headers: Sequence[str] = (),
+        ca: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Keys come from the file or from `LACONIC_ENGINE_KEY`, never from the command line, which others can see.
+
+        Raises:
+            StageError: a file cannot be used, or a header is none. The message has no key in it.
+        """
+        setting = ENGINE_KEY
+        try:
+            self._key = endpoint.default_key(environment)
+            setting = "--key-file"
+            self._keys = {} if key_file is None else endpoint.read_keys(key_file)
+            setting = "--header"
+            self._more = endpoint.headers(headers)
+        except EndpointError as error:
+            raise StageError(f"{setting}: {error}") from None
+        self._ca = ca
+
+    def headers(self, url: str) -> dict[str, str]:
+        """The headers for every request to the engine with this URL."""
+        return endpoint.with_key(self._more, endpoint.key_for(url, self._keys, self._key))
+
+    def context(self) -> ssl.SSLContext:
+        """How to trust an engine's certificate.
+
+        Raises:
+            StageError: the certificates cannot be read.
+        """
+        try:
+            return ssl.create_default_context(cafile=self._ca)
+        except (OSError, ssl.SSLError) as error:
+            raise StageError(f"--ca: {self._ca} has no certificates that can be read ({error.strerror})") from None
 
 
 def _reply(url: str, answer: dict[str, Any], seconds: float) -> Reply:
@@ -184,3 +229,15 @@ def _said(response: httpx.Response) -> str:
 
 def _reason(error: httpx.HTTPError) -> str:
     return str(error) or type(error).__name__
+
+
+def _advice(error: httpx.HTTPError) -> str:
+    """What to do about an engine that cannot be reached."""
+    said = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "name the certificates of its authority by --ca"
+    if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER" in said:
+        return "it does not speak TLS; use http://"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "if the engine speaks TLS, use https://"
+    return "is the engine running, and is its URL right?"

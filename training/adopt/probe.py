@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models import endpoint
 from models.family import Reasoning
 from models.overrides import CAPS, Cap, with_cap, with_overrides
 from training.adopt import cost
@@ -74,8 +75,12 @@ async def probe(
     if listed is not None:
         for level in levels:
             if level.model not in listed:
-                names = ", ".join(sorted(listed)) or "nothing"
-                raise StageError(f"{engine.url}: does not serve {level.model!r} (level {level.name}); it lists {names}")
+                near = endpoint.nearest(level.model, listed)
+                meant = f"; did you mean {near!r}?" if near else ""
+                raise StageError(
+                    f"{engine.url}: does not serve {level.model!r} (level {level.name});"
+                    f" it lists {endpoint.shown(listed)}{meant}"
+                )
     level = levels[-1]
     trials = [await _tried(engine, level, request, {}) for request in requests[:MAX_TRIALS]]
     separated = any(trial.separated for trial in trials)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engines.listing import served_models, shown
+from gateway.engines.listing import served_models
 from tests.gateway.engines.test_verdict import json_values
 
 
@@ -51,11 +51,3 @@ def test_any_json_is_a_list_of_names_or_none(value: Any) -> None:
 def test_any_bytes_are_a_list_of_names_or_none(body: bytes) -> None:
     found = served_models(body)
     assert found is None or all(isinstance(name, str) for name in found)
-
-
-@given(st.sets(st.text(max_size=500)))
-def test_names_are_shown_on_one_short_line(names: set[str]) -> None:
-    text = shown(names)
-    assert text.isascii()
-    assert text.isprintable()
-    assert len(text) < 5 * 60 * 12

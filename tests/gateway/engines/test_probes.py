@@ -202,12 +202,17 @@ async def test_readiness_names_each_engines_problem_and_its_url_only_to_an_admin
     async with start(engine.url, raw.url) as gateway:
         secret, _ = await keys.create(gateway.keyring.redis, Grant(name="boss", admin=True))
         await gateway.keyring.refresh()
+        serves = ["alpha-0.1", "alpha-0.4", "base"]
+        action = "Set it in LACONIC_ENGINE_KEY or --engine-key-file."
         expected = [
-            {"up": True, "serves": ["alpha-0.1", "alpha-0.4", "base"], "problem": None, "over_cap": 0},
-            {"up": False, "serves": [], "problem": "HTTP 401", "over_cap": 0},
+            {"up": True, "serves": serves, "problem": None, "action": None, "assumed": False, "over_cap": 0},
+            {"up": False, "serves": [], "problem": "HTTP 401", "action": action, "assumed": False, "over_cap": 0},
         ]
         ready = await gateway.client.get("/health/ready")
         assert (ready.status_code, ready.json()["engines"]) == (200, expected)
+        assert "report" not in ready.json()
         ready = await gateway.client.get("/health/ready", headers={"authorization": f"Bearer {secret}"})
         urls = [{"url": engine.url}, {"url": raw.url}]
         assert ready.json()["engines"] == [url | state for url, state in zip(urls, expected, strict=True)]
+        wants = f"{raw.url}: HTTP 401: GET /v1/models: it wants a key, and none is set. {action}"
+        assert ready.json()["report"] == [wants]

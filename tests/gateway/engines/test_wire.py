@@ -62,7 +62,7 @@ def always(response: bytes, requests: list[bytes] | None = None) -> Serve:
 
 
 async def ask(client: Client, body: bytes = b"{}") -> tuple[int, bytes]:
-    response = await client.post("/v1/chat", body, {"x-request-id": "req_1"})
+    response = await client.post("/chat", body, {"x-request-id": "req_1"})
     try:
         return response.status, await response.read(2**20, 5.0)
     finally:

@@ -22,6 +22,7 @@ class ScriptedEngine:
         self.cap, self.inline, self.reports = cap, inline, reports
         self.models: Any = {"data": [{"id": "adder", "max_model_len": 4096}]}
         self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.failures: list[int] = []
         """Statuses of the next responses."""
         self.refuses_unknown_fields = False
@@ -30,6 +31,7 @@ class ScriptedEngine:
     async def chat(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.bodies.append(body)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if self.failures:
             return web.json_response({"error": {"message": "not now"}}, status=self.failures.pop(0))
         if self.refuses_unknown_fields and "thinking_token_budget" in body:

@@ -93,3 +93,25 @@ async def test_nobody_is_charged_without_being_asked(prompts: Path, tmp_path: Pa
             await asyncio.to_thread(command.main, [scripted.url, *flags])
     assert "pass --yes" in capsys.readouterr().err
     assert len(scripted.bodies) < 60
+
+
+async def test_keys_headers_and_certificates_are_those_of_serve_and_no_header_is_published(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """An engine is asked under any spelling of its URL, with its own key; the command in the manifest has no secret."""
+    scripted, out, keys = ScriptedEngine(), tmp_path / "adder-family", tmp_path / "keys"
+    flags = ["--model", "adder", "--levels", "off,max", "--yes", "--prompts", str(prompts), "--out", str(out)]
+    async with scripted.listening():
+        url = f"{scripted.url.replace('127.0.0.1', 'LOCALHOST')}/v1/"
+        keys.write_text(f"{url.lower()} sk-engine\nsk-other\n")
+        access = ["--key-file", str(keys), "--header", "api-key: sk-header", "--header=team: sk-too"]
+        await asyncio.to_thread(command.main, [url, *flags, *access])
+    assert {headers.get("authorization") for headers in scripted.headers} == {"Bearer sk-engine"}
+    assert {headers.get("api-key") for headers in scripted.headers} == {"sk-header"}
+    assert {headers.get("team") for headers in scripted.headers} == {"sk-too"}
+    written = "".join(file.read_text() for file in out.iterdir() if file.suffix != ".png")
+    assert "--header 'api-key: ...' '--header=team: ...'" in written
+    printed = capsys.readouterr()
+    assert "sk-" not in written + printed.err + printed.out
+    assert f"laconic serve --engine {url} --family {out} --engine-key-file {keys}" in printed.err
+    assert "--engine-header 'api-key: ...'" in printed.err

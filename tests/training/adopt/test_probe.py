@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from models.family import Reasoning
 from tests.training.adopt.engine import ScriptedEngine
 from training.adopt import levels
-from training.adopt.engine import Engine
+from training.adopt.engine import Access, Engine
 from training.adopt.probe import probe
 from training.adopt.prompts import Request
 from training.errors import StageError
@@ -63,7 +65,7 @@ async def test_an_engine_without_a_list_of_models_is_used_as_it_is():
 async def test_a_model_that_the_engine_does_not_list_is_named():
     scripted = ScriptedEngine()
     scripted.models = {"data": [{"id": "other"}, {"id": "third"}]}
-    with pytest.raises(StageError, match=r"does not serve 'adder' \(level off\); it lists other, third"):
+    with pytest.raises(StageError, match=r"does not serve 'adder' \(level off\); it lists 'other', 'third'$"):
         await probed(scripted)
 
 
@@ -89,8 +91,27 @@ async def test_an_engine_that_wants_a_key_or_is_away_is_named():
     with pytest.raises(StageError, match="wants a key; set LACONIC_ENGINE_KEY"):
         await probed(scripted)
     async with Engine("http://127.0.0.1:9") as engine:
-        with pytest.raises(StageError, match="cannot be reached"):
+        with pytest.raises(StageError, match=r"cannot be reached .*is the engine running"):
             await probe(engine, LEVELS, REQUESTS, cap=None, needs_cap=True)
+    async with scripted.listening(), Engine(scripted.url.replace("http:", "https:")) as engine:
+        with pytest.raises(StageError, match="it does not speak TLS; use http://"):
+            await probe(engine, LEVELS, REQUESTS, cap=None, needs_cap=True)
+    with pytest.raises(StageError, match="URL of the engine: 'gpu1:8000' is not a URL"):
+        Engine("gpu1:8000")
+
+
+def test_a_key_file_header_or_certificate_that_cannot_be_used_is_named_by_its_flag(tmp_path: Path):
+    file = tmp_path / "empty"
+    file.write_text("")
+    for arguments, named in (
+        ({"key_file": file}, "--key-file: .* has no key in it"),
+        ({"headers": ["x"]}, "--header: a header must be NAME: VALUE"),
+        ({"environment": {"LACONIC_ENGINE_KEY": "two words"}}, "LACONIC_ENGINE_KEY: "),
+    ):
+        with pytest.raises(StageError, match=named):
+            Access(**arguments)
+    with pytest.raises(StageError, match=r"--ca: .* has no certificates"):
+        Engine("http://a", Access(ca=file))
 
 
 async def test_answers_that_think_too_little_do_not_show_a_cap():
