@@ -10,7 +10,7 @@ COPY models models
 COPY gateway gateway
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
-RUN useradd --create-home laconic && install --directory --owner=laconic /home/laconic/state
+RUN useradd --create-home laconic && install --directory --owner=laconic /home/laconic/state /home/laconic/engine
 USER laconic
 ENV LACONIC_STATE_DIR=/home/laconic/state
 ENTRYPOINT ["laconic"]

@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import runpy
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -23,6 +24,7 @@ from gateway.ledger import ledger, spool
 from gateway.ledger.ledger import LedgerSnapshot
 from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
+from gateway.process import engine_args
 from gateway.process.supervisor import StartError
 from gateway.request import budget
 from gateway.routing.explain import explain
@@ -38,6 +40,7 @@ commands:
   laconic serve      serve a family of models at an OpenAI-compatible endpoint; starts vLLM and Redis if needed
   laconic adopt      make a family of a model that an engine serves already
   laconic verify     check every file of a family, weights included, against its manifest
+  laconic engine-args  print how vLLM is started on a family that was trained
   laconic route      explain which checkpoint a question would go to; needs nothing running
   laconic savings    show the reasoning tokens spent and saved, by checkpoint, key, day or difficulty
   laconic replay     show what another quality tolerance would have chosen and saved
@@ -86,11 +89,19 @@ EXPORT_EXAMPLES = """examples:
   laconic export requests.parquet --since 7d      needs pyarrow: pip install 'laconic[parquet]'"""
 
 
+ENGINE_ARGS_EXAMPLES = """examples:
+  eval vllm serve $(laconic engine-args ./my-family)
+  laconic engine-args ./my-family --output vllm.yaml && vllm serve --config vllm.yaml
+
+Names, adapters, their rank, the context and the reasoning parser are read from the manifest. Every file is checked
+against its hash first, because vLLM loads whatever is there."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name. Exit with 2 if the configuration is wrong, with 1 on later errors."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "serve": _serve, "adopt": _adopt, "verify": _verify, "route": _route, "savings": _savings,
-        "replay": _replay, "export": _export, "keys": keys.main,
+        "serve": _serve, "adopt": _adopt, "verify": _verify, "engine-args": _engine_args, "route": _route,
+        "savings": _savings, "replay": _replay, "export": _export, "keys": keys.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -126,6 +137,31 @@ def _verify(arguments: Sequence[str]) -> None:
     directory: Path = parser.parse_args(arguments).directory
     family = families.load(directory)
     sys.stdout.write(f"{directory}: {family.name} is complete; {len(family.all_files())} files have their hashes\n")
+
+
+def _engine_args(arguments: Sequence[str]) -> None:
+    parser = terminal.command_parser(
+        "engine-args", "Print the arguments that vLLM needs to serve a family that was trained.", ENGINE_ARGS_EXAMPLES
+    )
+    parser.add_argument("directory", type=Path, help="the family's directory")
+    parser.add_argument(
+        "--at", type=Path, metavar="DIR", help="where the engine sees that directory; default: the same"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write a file for `vllm serve --config`, *.yaml")
+    parsed = parser.parse_args(arguments)
+    directory: Path = parsed.directory.absolute()
+    options = engine_args.engine_options(families.load(directory), directory, parsed.at)
+    if parsed.output is None:
+        # `vllm serve` takes the model as its first word.
+        words = engine_args.flags({name: value for name, value in options.items() if name != "model"})
+        sys.stdout.write(f"{shlex.join([str(options['model']), *words])}\n")
+        return
+    if parsed.output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--output: {parsed.output} must end in .yaml, or vLLM does not read it")
+    try:
+        parsed.output.write_text(engine_args.config_file(options))
+    except OSError as error:
+        raise ConfigError(f"--output: cannot write {parsed.output} ({error.strerror})") from None
 
 
 def _serve(arguments: Sequence[str]) -> None:

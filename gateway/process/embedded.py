@@ -14,7 +14,6 @@ import socket
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
 
 import aiohttp
 import psutil
@@ -22,17 +21,14 @@ from redis.exceptions import RedisError
 
 from gateway.config import ConfigError
 from gateway.engines.listing import served_models
+from gateway.process.engine_args import engine_options, flags
 from gateway.process.supervisor import Program
 from gateway.store import connect, embedded_url
-from models.family import MAX_JSON_BYTES, Checkpoint, Family
-from models.field import one_line
-from models.files import read_json
+from models.family import Family
 
 REDIS_SERVERS = ("valkey-server", "redis-server")
 """Programs that can serve as Redis, in order of preference."""
 MAX_SOCKET_PATH_BYTES = 100
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for `--max-lora-rank`."""
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -77,35 +73,13 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
     Raises:
         ConfigError: a checkpoint is neither the base nor a LoRA adapter, or a rank is too large for vLLM.
     """
-    if family.base is None:
-        raise ConfigError(
-            f"engine: the family {family.name} is of models that are served elsewhere; pass the URL with --engine URL"
-        )
-    base = family.checkpoint(family.base)
-    adapters = [checkpoint for checkpoint in family.checkpoints if checkpoint.name != base.name]
-    if full := [checkpoint.name for checkpoint in adapters if checkpoint.kind != "lora"]:
-        raise ConfigError(
-            f"family: {full[0]} is a full model, but the embedded engine serves one base with its LoRA adapters;"
-            " start an engine for each model and pass each with --engine URL"
-        )
-    command = [
+    options = engine_options(family, directory)
+    return [
         *(sys.executable, "-P", "-m", "gateway.process.launch_vllm"),
-        *("--model", str(base.place(directory)), "--served-model-name", family.served_name(base.name)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
-        *("--max-model-len", str(family.context_tokens), "--reasoning-parser", "qwen3"),
         *("--enforce-eager", "--disable-uvicorn-access-log"),
+        *flags(options),
     ]
-    if adapters:
-        rank = max(_rank(directory, checkpoint) for checkpoint in adapters)
-        allowed = [str(size) for size in LORA_RANKS if size >= rank]
-        if not allowed:
-            raise ConfigError(f"family: an adapter has rank {rank}, but vLLM supports at most {LORA_RANKS[-1]}")
-        # One slot more than adapters. On a CPU, vLLM applies the last slot's adapter to base requests that are batched
-        # with adapter requests (vLLM pull request 48421), so the last slot must stay empty.
-        slots = str(len(adapters) + 1)
-        command += ["--enable-lora", "--max-loras", slots, "--max-lora-rank", allowed[0], "--lora-modules"]
-        command += [f"{family.served_name(adapter.name)}={adapter.place(directory)}" for adapter in adapters]
-    return command
 
 
 def cpu_dtype() -> str:
@@ -189,12 +163,3 @@ def _engine_environment() -> dict[str, str]:
 def _threads() -> int:
     """One thread for each usable physical core, less one for the gateway."""
     return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) - 1)
-
-
-def _rank(directory: Path, checkpoint: Checkpoint) -> int:
-    file = checkpoint.place(directory) / "adapter_config.json"
-    try:
-        config = cast("dict[str, Any]", read_json(file, MAX_JSON_BYTES))
-        return int(config["r"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ConfigError(f"family: {file} does not state the adapter's rank ({one_line(repr(error))})") from None

@@ -189,7 +189,7 @@ async def test_a_profile_of_other_checkpoints_prevents_the_start(
     shutil.copytree(family_dir, other)
     profile = other / "profile.json"
     profile.write_text(profile.read_text().replace('"alpha-0.4"', '"alpha-0.3"'))
-    family = families.load(other, verify=False)
+    family = families.load(family_dir)
     files = {**family.files, "profile.json": sha256(profile)}
     families.save(family.model_copy(update={"files": files}), other)
     with pytest.raises(FamilyError, match=r"alpha-0.3 is either in the profile or in the family"):
@@ -204,7 +204,7 @@ async def test_an_unreadable_tokenizer_prevents_the_start(
     shutil.copytree(family_dir, broken)
     tokenizer = broken / "base" / "tokenizer.json"
     tokenizer.write_text("{}")
-    family = families.load(broken, verify=False)
+    family = families.load(family_dir)
     files = {**family.checkpoint("base").files, "base/tokenizer.json": sha256(tokenizer)}
     base = family.checkpoint("base").model_copy(update={"files": files})
     families.save(family.model_copy(update={"checkpoints": (base, *family.checkpoints[1:])}), broken)
