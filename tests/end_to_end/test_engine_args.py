@@ -21,7 +21,9 @@ def parsed(*words: str) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="subparser")
     for command in cmd_init():
         command.subparser_init(commands)
-    return parser.parse_args([*words])
+    read = parser.parse_args([*words])
+    assert read is not None
+    return read
 
 
 @pytest.mark.parametrize("as_file", [True, False])
