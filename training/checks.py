@@ -7,7 +7,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from models import family as manifest
-from training.config import PretrainedBase, Recipe
+from training.coldstart import marks
+from training.coldstart.stage import SEED_OFFSET
+from training.config import ColdStart, PretrainedBase, Recipe
 from training.errors import StageError
 from training.job import checkpoints, trl_settings
 from training.tasks.source import questions
@@ -27,7 +29,7 @@ def check(recipe: Recipe) -> None:
         if directory.exists() and not directory.is_dir():
             raise StageError(f"run_dir: {directory} is a file, not a directory")
     if isinstance(recipe.base, PretrainedBase):
-        _check_base(checkpoints.base_directory(recipe), recipe.base)
+        _check_base(checkpoints.source_directory(recipe.base), recipe.base)
     trl_settings.grpo_config(recipe.family, 0.0, recipe.seed, recipe.run_dir)
     _require_rank(recipe)
     count = recipe.family.steps * recipe.family.prompts_per_step
@@ -38,13 +40,18 @@ def check(recipe: Recipe) -> None:
             raise StageError(
                 f"dense.answer: {answer!r} would be graded as wrong although the gold answer is {question.answer!r}"
             )
+    if isinstance(recipe.base, PretrainedBase) and (cold := recipe.base.cold_start) is not None:
+        _check_cold_start(recipe, cold)
     questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
     if recipe.publish_to:
         questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, recipe.profile.prompts)
 
 
 def _check_base(directory: Path, base: PretrainedBase) -> None:
-    checkpoints.require_markers(directory, checkpoints.load_tokenizer(directory))
+    tokenizer = checkpoints.load_tokenizer(directory)
+    if base.cold_start is not None:
+        marks.add_marks(tokenizer)
+    checkpoints.require_markers(directory, tokenizer)
     for pattern in ("*.safetensors", "tokenizer.json"):
         if not any(directory.glob(pattern)):
             raise StageError(f"{directory}: {pattern} is missing, and the published family needs it")
@@ -59,6 +66,17 @@ def _check_base(directory: Path, base: PretrainedBase) -> None:
         raise StageError(
             f"base.context_tokens: {base.context_tokens} is more than the {positions} positions of {base.model}"
         )
+
+
+def _check_cold_start(recipe: Recipe, stage: ColdStart) -> None:
+    asked = questions(recipe.data, "train", recipe.seed + SEED_OFFSET, stage.questions)
+    for question in asked[:100]:
+        if not is_correct(answer := stage.answer.replace("{}", question.answer), question.answer):
+            raise StageError(
+                f"base.cold_start.answer: {answer!r} would be graded as wrong although the gold answer is"
+                f" {question.answer!r}"
+            )
+    questions(recipe.data, "validation", recipe.seed + SEED_OFFSET, stage.prompts)
 
 
 def _require_rank(recipe: Recipe) -> None:

@@ -72,6 +72,7 @@ def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     checks.check_target(loaded)
     checks.check(loaded)
     stages.base(loaded)
+    stages.cold_start(loaded)
     stages.family(loaded)
     stages.evaluate(loaded)
     stages.fit_profile(loaded)
@@ -90,6 +91,20 @@ def base(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     from training import stages
 
     stages.base(_load(recipe))
+
+
+@app.command("cold-start")
+def cold_start(recipe: RecipePath) -> None:
+    """Teach a model that does not mark its thinking to think between marks, before the family is trained from it.
+
+    Samples the model's own answers to training questions, keeps right ones, and fine-tunes it on them. The recipe's
+    `base.cold_start` says how. Writes samples, model and a report on what changed to `base/` in the `run_dir`.
+
+        laconic-train cold-start my-recipe.yaml
+    """
+    from training.coldstart import stage
+
+    stage.run(_load(recipe))
 
 
 @app.command()

@@ -29,6 +29,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _with_one_place(answer: str) -> str:
+    if answer.count("{}") != 1:
+        raise ValueError("must contain {} exactly once, in place of the answer")
+    return answer
+
+
 class BaseStage(_Section):
     """The overthinking base, trained from scratch."""
 
@@ -86,8 +92,41 @@ class Architecture(_Section):
     tie_word_embeddings: bool
 
 
+class ColdStart(_Section):
+    """Supervised fine-tuning on the model's own right answers, for a model that does not mark its thinking."""
+
+    instruction: str = "Reason step by step, and put the final answer inside \\boxed{}."
+    """Appended to each question, after a line break, when the untrained model is asked. The trained one needs none."""
+    answer: str = "The answer is \\boxed{{}}."
+    """How the trained model states its answer; {} stands for the answer."""
+    questions: int = Field(default=1000, ge=8)
+    samples: int = Field(default=4, gt=0)
+    """Completions of each question, of which right ones are kept."""
+    temperature: float = Field(default=0.8, gt=0)
+    keep: int = Field(default=2, gt=0)
+    """At most so many right completions of a question are learned, of evenly spread lengths."""
+    forced: float = Field(default=0.3, ge=0, le=1)
+    """Share of the learned completions that are also learned with thinking that a budget ends: only the answer, and
+    only where the model's own answer from there is right."""
+    epochs: int = Field(default=2, gt=0)
+    batch: int = Field(default=16, gt=0)
+    """Completions for one update."""
+    micro_batch: int = Field(default=4, gt=0)
+    lr: float = Field(default=2e-4, gt=0)
+    tune: Literal["lora", "full"] = "lora"
+    lora_rank: int = Field(default=16, gt=0)
+    save_every: int = Field(default=10, gt=0)
+    prompts: int = Field(default=200, ge=8)
+    """Validation questions for the report on what has changed."""
+
+    @field_validator("answer")
+    @classmethod
+    def _one_place(cls, answer: str) -> str:
+        return _with_one_place(answer)
+
+
 class PretrainedBase(_Section):
-    """An existing reasoning model; the base stage trains nothing."""
+    """An existing model; the base stage trains nothing, unless the model needs a cold start."""
 
     model: str = Field(min_length=1)
     """A directory, or a model on the Hugging Face Hub."""
@@ -99,6 +138,8 @@ class PretrainedBase(_Section):
     """The context length that the family is served with."""
     architecture: Architecture | None = None
     """Sizes for `laconic-train plan`. Overrides the model's own config; delete it when you change base.model."""
+    cold_start: ColdStart | None = None
+    """For a model that does not mark its thinking."""
 
 
 def checkpoint_name(alpha: float) -> str:
@@ -140,9 +181,7 @@ class DenseReward(_Section):
     @field_validator("answer")
     @classmethod
     def _one_place(cls, answer: str) -> str:
-        if answer.count("{}") != 1:
-            raise ValueError("must contain {} exactly once, in place of the answer")
-        return answer
+        return _with_one_place(answer)
 
 
 class Data(_Section):
@@ -289,6 +328,12 @@ class Recipe(_Section):
             raise ValueError(
                 f"family.max_tokens ({self.family.max_tokens}) must leave room for the prompt"
                 f" in base.context_tokens ({self.base.context_tokens})"
+            )
+        cold, dense = getattr(self.base, "cold_start", None), self.family.dense_reward
+        if cold is not None and dense is not None and dense.answer != cold.answer:
+            raise ValueError(
+                f"family.dense.answer: {dense.answer!r} must be base.cold_start.answer, {cold.answer!r}:"
+                " so the model states its answers"
             )
         if self.publish_to is not None and self.run_dir.absolute().is_relative_to(self.publish_to.absolute()):
             raise ValueError(f"publish_to: {self.publish_to} would replace run_dir, which is {self.run_dir}")

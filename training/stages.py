@@ -1,4 +1,6 @@
-"""What does each stage of a run do, and which files does it write? base -> family -> evaluate -> profile -> publish.
+"""What does each stage of a run do, and which files does it write?
+
+    base -> (cold-start) -> family -> evaluate -> profile -> publish
 
 Every stage writes its artefact atomically. A stage is skipped if its artefact already exists and was made from the same
 inputs (`training.job.record`); only publish always runs. base and family resume from their last complete checkpoint. So
@@ -6,6 +8,7 @@ after a kill at any moment, the same command continues the run.
 
     RUN/base/trained/          the base as it was trained          RUN/base/metrics.jsonl  the training's log
     RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
+    RUN/base/cold-start.json   what a cold start changed (training.coldstart.stage has its other files)
     RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on validation prompts      RUN/profile/profile.json
@@ -31,6 +34,7 @@ from training.base import gate, traces
 from training.base import train as base_training
 from training.base.tokenizer import build as build_tokenizer
 from training.checks import PROFILE_SEED_OFFSET, check, check_target
+from training.coldstart import stage as cold_starting
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
@@ -58,7 +62,7 @@ def base(recipe: Recipe) -> None:
     """
     directory, stage = recipe.run_dir / "base", recipe.base
     if isinstance(stage, PretrainedBase):
-        checkpoints.base_directory(recipe)
+        checkpoints.source_directory(stage)
         return
     with exclusive_lock(directory):
         if not is_up_to_date(directory / "trained", _trained_record(recipe, stage), hint_remove=directory):
@@ -78,6 +82,12 @@ def base(recipe: Recipe) -> None:
     if not is_up_to_date(directory / "gate.json", _gate_record(recipe, directory, stage)):
         write_json(directory / "gate.json", _measure_gate(recipe, stage.gate_prompts))
     _require_fit(recipe)
+
+
+def cold_start(recipe: Recipe) -> None:
+    """Teach a model that does not mark its thinking to do so, if the recipe says how."""
+    if isinstance(recipe.base, PretrainedBase) and recipe.base.cold_start is not None:
+        cold_starting.run(recipe)
 
 
 def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
@@ -229,6 +239,8 @@ def _can_escalate(name: str) -> bool:
 def _require_base(recipe: Recipe) -> None:
     """Raise unless the base exists, was made from this recipe, and has passed the gate."""
     _require_fit(recipe)
+    if isinstance(recipe.base, PretrainedBase) and recipe.base.cold_start is not None:
+        cold_starting.require(recipe)
     if isinstance(stage := recipe.base, BaseStage):
         directory = recipe.run_dir / "base"
         require_up_to_date(directory / "trained", _trained_record(recipe, stage), hint_remove=directory)

@@ -46,7 +46,7 @@ from training.rollouts import engine as engines
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
 from training.rollouts.merge import frozen_weights_restored, merged
-from training.rollouts.params import SamplingParams
+from training.rollouts.params import SamplingParams, cached_values
 from training.rollouts.sample import caches_everything, sample
 from training.tasks.question import Question
 
@@ -314,14 +314,13 @@ def _engine(stage: FamilyStage, model: PreTrainedModel, work: Path) -> Iterator[
         yield None
         return
     config = model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = torch.bfloat16 if autocast_bf16() else torch.float32
     settings = vllm_server.ServerSettings(
         model=Path(model.name_or_path),
         context_tokens=min(config.max_position_embeddings, stage.max_tokens + LONGEST_PROMPT),
         dtype=str(dtype).removeprefix("torch."),
         sequences=min(stage.prompts_per_step * stage.rollouts, LARGEST_BATCH),
-        kv_bytes_per_token=2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize,
+        kv_bytes_per_token=cached_values(config) * dtype.itemsize,
         lora_rank=stage.lora_rank,
     )
     with engines.started(settings, work) as engine:

@@ -8,7 +8,7 @@ from training.cli import app, main
 run = CliRunner().invoke
 
 
-@pytest.mark.parametrize("command", [command.callback.__name__ for command in app.registered_commands])
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
 def test_the_help_of_every_command_has_an_example(command):
     result = run(app, [command, "--help"], terminal_width=200)
     assert result.exit_code == 0

@@ -51,19 +51,30 @@ def base_directory(recipe: Recipe) -> Path:
         StageError: the base has not been trained, or the model cannot be downloaded.
     """
     stage, directory = recipe.base, recipe.run_dir / "base" / "model"
-    if isinstance(stage, PretrainedBase):
-        directory = Path(stage.model)
-        if not directory.is_dir():
-            try:
-                directory = Path(snapshot_download(stage.model, revision=stage.revision))
-            except (HfHubHTTPError, HFValidationError, OSError) as error:
-                raise StageError(
-                    f"base.model: {stage.model} is not a directory, and cannot be downloaded from the Hugging Face Hub:"
-                    f" {str(error).splitlines()[0]}"
-                ) from None
-    elif not directory.exists():
-        raise StageError(f"{directory} is missing: run `laconic-train base` first")
+    if isinstance(stage, PretrainedBase) and stage.cold_start is None:
+        return source_directory(stage)
+    if not directory.exists():
+        command = "cold-start" if isinstance(stage, PretrainedBase) else "base"
+        raise StageError(f"{directory} is missing: run `laconic-train {command}` first")
     return directory
+
+
+def source_directory(base: PretrainedBase) -> Path:
+    """The directory of a model that was trained elsewhere; it is downloaded if it is on the Hugging Face Hub.
+
+    Raises:
+        StageError: it cannot be downloaded.
+    """
+    directory = Path(base.model)
+    if directory.is_dir():
+        return directory
+    try:
+        return Path(snapshot_download(base.model, revision=base.revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise StageError(
+            f"base.model: {base.model} is not a directory, and cannot be downloaded from the Hugging Face Hub:"
+            f" {str(error).splitlines()[0]}"
+        ) from None
 
 
 def architecture(recipe: Recipe) -> Architecture:

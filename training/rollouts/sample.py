@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from training.rollouts.params import SamplingParams
+from training.rollouts.params import SamplingParams, cached_values
 from training.tasks.question import Question
 
 _SHRINK_AT = 0.95
@@ -85,9 +85,7 @@ def _rows_that_fit(model: PreTrainedModel, width: int, most: int = 256) -> int:
     """Rows whose KV caches fill half of a GPU's free memory. Half is left free, because growing a cache copies it."""
     if model.device.type != "cuda":
         return most
-    config = model.config.get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * width * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
+    row = width * cached_values(model.config.get_text_config()) * model.dtype.itemsize
     return max(1, min(most, torch.cuda.mem_get_info()[0] // 2 // row))
 
 

@@ -1,0 +1,85 @@
+"""A model of another kind, without marks, gets them, and becomes the base of a family."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from training import checks, stages
+from training.coldstart import marks, samples, stage
+from training.config import ColdStart, Recipe
+from training.errors import StageError
+from training.job import checkpoints
+
+
+def cold(recipe: Recipe, **change: object) -> Recipe:
+    own = recipe.base.cold_start.model_copy(update=change)  # type: ignore[union-attr]
+    return recipe.model_copy(update={"base": recipe.base.model_copy(update={"cold_start": own})})
+
+
+def test_the_cold_started_model_thinks_between_marks_and_answers(finished: Recipe) -> None:
+    model, tokenizer = checkpoints.load_base(finished)
+    assert marks.marks_thinking(tokenizer)
+    assert model.get_input_embeddings().weight.size(0) >= len(tokenizer)
+    report = json.loads((finished.run_dir / "base" / "cold-start.json").read_text())
+    assert report["closed"] == 1
+    assert report["before"]["accuracy"]["mean"] == 1
+    assert report["after"]["accuracy"]["mean"] == 1
+    assert report["after"]["reasoning_tokens"]["mean"] > 0
+    assert [report["budgets"][str(budget)]["answered"] for budget in (0, 16)] == [1, 1]
+
+
+def test_a_finished_cold_start_is_not_made_again(finished: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "load_model", None)
+    stage.run(finished)
+    stage.require(finished)
+    with pytest.raises(StageError, match="temperature changed"):
+        stage.run(cold(finished, temperature=0.5))
+
+
+def test_sampling_goes_on_behind_the_last_whole_block(copied: Recipe) -> None:
+    path = copied.run_dir / "base" / "samples.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:36]) + lines[36][:10])  # a kill in the second block
+    stage.run(copied)
+    assert path.read_bytes() == whole
+    assert len(samples.read(path)) == 40
+
+
+def test_a_family_needs_its_cold_start(recipe: Recipe) -> None:
+    checks.check(recipe)
+    with pytest.raises(StageError, match="run `laconic-train cold-start` first"):
+        stages.family(recipe)
+
+
+def test_the_family_is_trained_from_the_cold_started_base(copied: Recipe) -> None:
+    stages.family(copied)
+    assert (checkpoints.trained_path(copied, "alpha-0.1") / "adapter_config.json").exists()
+
+
+def test_answers_that_are_all_wrong_cannot_be_learned(recipe: Recipe) -> None:
+    data = recipe.data.path
+    assert data is not None
+    data.write_text(data.read_text().replace('"answer": "2"', '"answer": "3"'))
+    with pytest.raises(StageError, match="0 of 80 answers can be learned"):
+        stage.run(recipe)
+
+
+def test_a_recipe_without_a_cold_start_has_none_to_make(recipe: Recipe) -> None:
+    plain = recipe.model_copy(update={"base": recipe.base.model_copy(update={"cold_start": None})})
+    with pytest.raises(StageError, match=r"base\.cold_start: missing"):
+        stage.run(plain)
+    with pytest.raises(StageError, match="</think>"):
+        checks.check(plain)
+
+
+def test_an_answer_that_would_be_graded_as_wrong_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(StageError, match=r"base\.cold_start\.answer: 'It is 2!'"):
+        checks.check(cold(recipe, answer="It is {}!"))
+
+
+def test_an_answer_has_one_place() -> None:
+    with pytest.raises(ValueError, match="exactly once"):
+        ColdStart(answer="The answer.")

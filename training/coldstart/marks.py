@@ -1,0 +1,68 @@
+"""How does a model that does not mark its thinking get marks? Two tokens, and a chat template that opens the thinking.
+
+    prompt <think> thinking </think> answer
+
+The template opens the thinking, as most reasoning models' templates do, so that an engine counts a budget from there
+and its reasoning parser finds the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import AddedToken
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.errors import StageError
+from training.job.checkpoints import THINK_END
+
+THINK_START = "<think>"
+OPENED, CLOSED = f"{THINK_START}\n", f"\n{THINK_END}\n\n"
+"""What the template writes before the thinking, and what the model writes after it."""
+_OPENING = (
+    "{%- if add_generation_prompt %}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}"
+    "{%- else %}{{- '<think>\\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+_QUESTION = [{"role": "user", "content": "1 + 1?"}]
+
+
+def marks_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has both marks as single tokens, and a chat template that opens the thinking."""
+    known = {THINK_START, THINK_END} <= tokenizer.get_vocab().keys()
+    return known and _rendered(tokenizer).rstrip().endswith(THINK_START)
+
+
+def add_marks(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Give a tokenizer both marks, and its chat template the opening. Returns the ids of the marks.
+
+    Marks are no special tokens, so they stay in decoded text, where a reasoning parser looks for them.
+
+    Raises:
+        StageError: there is no chat template, or it closes the thinking by itself.
+    """
+    if not tokenizer.chat_template:
+        raise StageError("base.model: its tokenizer has no chat template, which prompts are made with")
+    before = _rendered(tokenizer)
+    if THINK_END in before:
+        raise StageError("base.model: its chat template closes the thinking by itself, so the model never thinks")
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in (THINK_START, THINK_END)])
+    if not before.rstrip().endswith(THINK_START):
+        tokenizer.chat_template = f"{str(tokenizer.chat_template).rstrip()}\n{_OPENING}"
+    return [tokenizer.convert_tokens_to_ids(mark) for mark in (THINK_START, THINK_END)]
+
+
+def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, marks: list[int]) -> None:
+    """Give a model embeddings of the marks: the mean of all others, from which they are learned. In place."""
+    table = model.get_input_embeddings().weight
+    if len(tokenizer) > len(table):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    others = [token for token in range(len(tokenizer)) if token not in marks]
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = embeddings.weight
+        with torch.no_grad():
+            weight[marks] = weight[others].float().mean(0).to(weight.dtype)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.apply_chat_template(_QUESTION, add_generation_prompt=True, tokenize=False)

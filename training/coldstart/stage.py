@@ -1,0 +1,161 @@
+"""What does the stage cold-start do, and which files does it write? sample -> tune -> report.
+
+    RUN/base/samples.jsonl     what the untrained model answered, and the traces made of it, a line for each question
+    RUN/base/metrics.jsonl     the log of the fine-tuning
+    RUN/base/model/            the model that marks its thinking: the base of the family
+    RUN/base/cold-start.json   what it changed, on validation questions
+
+Each step is skipped if its file is there and was made from the same inputs; sampling and tuning go on after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from models.files import atomic_directory, write_json
+from training.coldstart import marks, report, samples, tune
+from training.coldstart.sampler import sampler
+from training.config import ColdStart, PretrainedBase, Recipe
+from training.errors import StageError
+from training.job import checkpoints
+from training.job.record import fingerprint, is_up_to_date, require_up_to_date
+from training.job.resume import exclusive_lock
+from training.measure.outcomes import bar
+from training.tasks.question import Question
+from training.tasks.source import data_record, questions
+
+SEED_OFFSET = 200
+"""Added to the recipe's seed, so that the questions come in another order than in the training of the family."""
+LEAST_TRACES = 8
+LEAST_CLOSED = 0.8
+"""Share of the completions that must close their thinking. Reinforcement learning gets no reward from the others."""
+_console = Console(stderr=True)
+
+
+def run(recipe: Recipe) -> None:
+    """Make the run's base out of a model that does not mark its thinking.
+
+    Raises:
+        StageError: the recipe has no cold start, too few answers are right, or the trained model does not close its
+            thinking. Says what to change.
+    """
+    base, stage = _of(recipe)
+    directory = recipe.run_dir / "base"
+    source = checkpoints.source_directory(base)
+    tokenizer = checkpoints.load_tokenizer(source)
+    with exclusive_lock(directory):
+        drawn = _draw(recipe, stage, source, tokenizer)
+        if not is_up_to_date(directory / "model", _model_record(recipe, stage), hint_remove=directory / "model"):
+            _tune(recipe, stage, source, tokenizer, drawn)
+        if not is_up_to_date(directory / "cold-start.json", _report_record(recipe, stage)):
+            figures = report.measure(recipe, stage, source, _validation(recipe, stage))
+            write_json(directory / "cold-start.json", {"questions": len(drawn), **figures})
+    _require_closed(directory)
+
+
+def require(recipe: Recipe) -> None:
+    """Raise StageError unless the cold-started base exists, was made from this recipe, and closes its thinking."""
+    _, stage = _of(recipe)
+    directory = checkpoints.base_directory(recipe).parent
+    require_up_to_date(directory / "model", _model_record(recipe, stage))
+    require_up_to_date(directory / "cold-start.json", _report_record(recipe, stage))
+    _require_closed(directory)
+
+
+def _of(recipe: Recipe) -> tuple[PretrainedBase, ColdStart]:
+    base = recipe.base
+    if not isinstance(base, PretrainedBase) or base.cold_start is None:
+        raise StageError("base.cold_start: missing from the recipe, so there is no cold start to make")
+    return base, base.cold_start
+
+
+def _draw(
+    recipe: Recipe, stage: ColdStart, source: Path, tokenizer: PreTrainedTokenizerBase
+) -> Sequence[samples.Drawn]:
+    path = recipe.run_dir / "base" / "samples.jsonl"
+    asked = questions(recipe.data, "train", recipe.seed + SEED_OFFSET, stage.questions)
+    made_from = _samples_record(recipe, stage)
+    if is_up_to_date(path, made_from) and len(done := samples.read(path)) == len(asked):
+        return done
+    with sampler(recipe, source) as sample, bar(len(asked), "cold start: sampling") as progress:
+        return samples.draw(
+            asked,
+            tokenizer,
+            stage,
+            sample,
+            path,
+            max_tokens=recipe.family.max_tokens,
+            seed=recipe.seed,
+            on_block=progress,
+        )
+
+
+def _tune(
+    recipe: Recipe,
+    stage: ColdStart,
+    source: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    drawn: Sequence[samples.Drawn],
+) -> None:
+    directory = recipe.run_dir / "base"
+    learned = [trace for row in drawn for trace in row.traces]
+    if len(learned) < LEAST_TRACES:
+        raise StageError(
+            f"base.cold_start: {len(learned)} of {len(drawn) * stage.samples} answers can be learned, too few;"
+            " ask more questions or easier ones, raise family.max_tokens, or change the instruction"
+        )
+    _console.print(f"cold start: learning {len(learned)} traces of {len(drawn)} questions")
+    model = checkpoints.load_model(source, "float32")
+    ids = marks.add_marks(tokenizer)
+    marks.make_room(model, tokenizer, ids)
+    trained = tune.tune(model, tokenizer, learned, stage, marks=ids, seed=recipe.seed, work=directory / "work")
+    with atomic_directory(directory / "model") as unfinished:
+        trained.to(checkpoints.config(source).dtype).save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+def _validation(recipe: Recipe, stage: ColdStart) -> Sequence[Question]:
+    return questions(recipe.data, "validation", recipe.seed + SEED_OFFSET, stage.prompts)
+
+
+def _require_closed(directory: Path) -> None:
+    closed = report.closed(directory / "cold-start.json")
+    if closed < LEAST_CLOSED:
+        raise StageError(
+            f"base.cold_start: only {closed:.0%} of the trained model's completions close their thinking and answer;"
+            f" raise base.cold_start.epochs, questions or lr, or family.max_tokens, and remove {directory / 'model'}"
+        )
+
+
+def _samples_record(recipe: Recipe, stage: ColdStart) -> dict[str, Any]:
+    drawing = {"instruction", "answer", "questions", "samples", "temperature", "keep", "forced"}
+    source = fingerprint(checkpoints.source_directory(_of(recipe)[0]))
+    return {
+        **stage.model_dump(include=drawing),
+        "seed": recipe.seed,
+        "max_tokens": recipe.family.max_tokens,
+        "data": data_record(recipe.data),
+        "source": source,
+    }
+
+
+def _model_record(recipe: Recipe, stage: ColdStart) -> dict[str, Any]:
+    training = {"epochs", "batch", "lr", "tune", "lora_rank"}
+    samples_file = recipe.run_dir / "base" / "samples.jsonl"
+    return {**stage.model_dump(include=training), "seed": recipe.seed, "samples": fingerprint(samples_file)}
+
+
+def _report_record(recipe: Recipe, stage: ColdStart) -> dict[str, Any]:
+    return {
+        "prompts": stage.prompts,
+        "instruction": stage.instruction,
+        "seed": recipe.seed,
+        "max_tokens": recipe.family.max_tokens,
+        "data": data_record(recipe.data),
+        "model": fingerprint(recipe.run_dir / "base" / "model"),
+    }
