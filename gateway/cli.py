@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _adopt(arguments: Sequence[str]) -> None:
-    if missing := [name for name in ("httpx", "math_verify", "matplotlib", "sklearn") if find_spec(name) is None]:
+    if missing := [name for name in ("httpx", "matplotlib", "mpmath", "sklearn") if find_spec(name) is None]:
         raise ConfigError(f"{missing[0]} is not installed; install it with: pip install 'laconic[adopt]'")
     # A program of its own: the gateway and the training job never import each other.
     sys.argv[1:] = arguments

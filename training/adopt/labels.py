@@ -16,31 +16,21 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from training.tasks.verify import final_answer, is_correct, is_verifiable
+from training.tasks.stated import closing_number
+from training.tasks.verify import final_answer, is_correct, is_verifiable, same_answer
 
 METHODS = ("gold", "agreement", "judge", "command")
-_CHOICE = re.compile(r"\(?([A-J])\)?[.:)]?")
 _LAST_CHOICE = re.compile(r"(?:answer|choice|option)(?: is)?:?\s*\**\(?([A-J])\b", re.IGNORECASE)
-_LAST_NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?")
 
 
 def is_right(text: str, gold: str) -> bool:
-    """Whether an answer states the gold answer: a choice of A to J, JSON, or what `training.tasks.verify` compares.
-
-    Where the answer states no final answer, its last number counts for a gold number, and its whole text for words.
-    """
+    """Whether an answer states the gold answer: as JSON, as `training.tasks.verify` judges, or in words."""
     wanted = gold.strip()
-    if choice := _CHOICE.fullmatch(wanted):
-        stated = _LAST_CHOICE.findall(text) or _CHOICE.findall(text.strip())[:1]
-        return bool(stated) and stated[-1].upper() == choice[1]
-    if (value := _json(wanted)) is not None:
-        return _json(_unfenced(text)) == value
-    if final_answer(text) is not None:
-        return is_correct(text, wanted)
-    numbers = _LAST_NUMBER.findall(text)
-    if numbers and _LAST_NUMBER.fullmatch(wanted):
-        return is_correct(f"The answer is {numbers[-1].replace('$', '')}", wanted)
-    return _words(text) == _words(wanted)
+    if (value := _json(wanted)) is not None and _json(_unfenced(text)) == value:
+        return True
+    if isinstance(value, dict):
+        return False
+    return is_correct(text, wanted) or (bool(_words(wanted)) and _words(text) == _words(wanted))
 
 
 def majority(texts: Sequence[str]) -> str | None:
@@ -73,15 +63,14 @@ def stated_answer(text: str) -> str:
         return choices[-1].upper()
     if (value := _json(_unfenced(text))) is not None:
         return json.dumps(value, sort_keys=True)
-    numbers = _LAST_NUMBER.findall(text)
-    return numbers[-1] if numbers else _words(text)
+    return closing_number(text) or _words(text)
 
 
 def same(left: str, right: str) -> bool:
     """Whether two final answers are equal in any notation."""
     if left == right:
         return True
-    return is_verifiable(right) and is_correct(f"\\boxed{{{left}}}", right)
+    return is_verifiable(right) and same_answer(left, right)
 
 
 def _json(text: str) -> Any:

@@ -1,79 +1,83 @@
-"""Is this answer correct? Extracts the final answer from a completion and compares it with the gold answer."""
+"""Is this answer correct? Finds the final answer of a completion and compares it with the gold answer.
+
+Judged as a careful reader would: any notation of the right answer is right, several candidates are wrong, and
+numbers are equal only if they are equal exactly. `training/tasks/stated.py` finds what a text says,
+`training/tasks/answer.py` what an answer is. Nothing simplifies mathematics, so every text takes a bounded time, in any
+thread.
+"""
 
 from __future__ import annotations
 
 import re
-import threading
-from typing import Any
 
-from math_verify import parse, verify
+from training.tasks.answer import LONGEST, read, same_answer
+from training.tasks.kinds import Choice, Words
+from training.tasks.notation import plain
+from training.tasks.stated import closing_number, closing_phrases, final_answer, marked_answer
 
-_STATED = re.compile(r"answer is:?\s*(\S.*?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
-_INTEGER = re.compile(r"-?[0-9]+")
-_WITH_UNIT = re.compile(
-    r"(-?[0-9][0-9.,]*?)\s+(?!(?:hundred|thousand|million|billion|trillion|dozen|score)\b)[A-Za-z ]+", re.IGNORECASE
+__all__ = ["final_answer", "is_correct", "is_verifiable", "same_answer"]
+
+_REASON = re.compile(
+    r"\s*[,;(-]*\s*\b(?:(?:because|since|as|which|given that|due to)\b.*"
+    r"|(?:so|where|hence|thus|therefore|after|with|when|for)\b(?:(?!\bor\b)[^\d\\])*$)",
+    re.DOTALL,
 )
-_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '][^\W\d_]+)*")
-_IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
-_LONGEST = 300
-"""Answers with more characters are wrong without a comparison: simplifying them could take forever."""
-_SECONDS = 3
-
-
-def final_answer(text: str) -> str | None:
-    """The last answer that the text states as `The answer is N` or `\\boxed{...}`; None if it states none."""
-    stated = [(match.end(), match[1]) for match in _STATED.finditer(text)][-1:]
-    candidates = stated + _last_boxed(text)
-    return max(candidates)[1].strip().strip("$").strip() or None if candidates else None
+_ASIDE = re.compile(
+    r"\s*(?:\((?![^()]*(?:\d|\bor\b))[^()]*\)|,\s*(?!or\b|and\b|maybe\b|perhaps\b)[A-Za-z' ]+)$", re.IGNORECASE
+)
+_LETTERED = re.compile(r"\(?[A-J][).:]\)?\s*(?=\S)")
+_CHOSEN = re.compile(r"\(?\s*([A-Z])\s*(?:[).:]|$)|([A-Z])(?=\s*(?:,?\s+(?:because|since|as)\b))")
+_OPTION = re.compile(r"\b(?:answer|choice|option)(?:\s+is|\s*:)?\s*\(?([A-J])(?![A-Za-z'])", re.IGNORECASE)
+_STARTS = re.compile(r"\s*\(?([A-J])(?:\)|[.:])(?=\s|$)|\s*([A-J])\s*$")
 
 
 def is_correct(text: str, gold: str) -> bool:
-    """Whether the final answer in `text` equals `gold` in any notation: 1,234 = 1234.0, 1/2 = 0.5.
+    """Whether the final answer in `text` equals `gold` in any notation: 1,234 = 1234.0, 1/2 = 0.5, 3 cm = 3.
 
-    Words are compared letter by letter.
+    Where the text marks no final answer, its last sentence counts. Several candidates are wrong.
     """
-    stated = final_answer(text)
-    if stated is None or len(stated) > _LONGEST:
+    if not text.strip() or not gold.strip():
         return False
-    if stated == gold:
+    wanted = read(plain(gold[: LONGEST + 1]))
+    if isinstance(wanted, Choice):
+        return _chosen(text) == wanted.letter
+    stated = marked_answer(text)
+    if stated is not None:
+        return len(stated) <= LONGEST and _same(stated, gold)
+    if any(len(phrase) <= LONGEST and _same(phrase, gold) for phrase in closing_phrases(text)):
         return True
-    if _INTEGER.fullmatch(stated) and _INTEGER.fullmatch(gold):
-        return int(stated) == int(gold)
-    if _WORDS.fullmatch(words := _plain(gold)):  # math-verify would read a product of letters in any order
-        return _plain(stated) == words
-    if number := _WITH_UNIT.fullmatch(stated):
-        stated = number[1]
-    seconds = _seconds()
-    return bool(verify(_parsed(gold), _parsed(stated), timeout_seconds=seconds))
+    number = None if isinstance(wanted, Words) else closing_number(text)
+    return number is not None and same_answer(number, gold)
 
 
 def is_verifiable(gold: str) -> bool:
-    """Whether a gold answer can be compared with others: as a number, a formula or a short text."""
-    if len(gold) > _LONGEST or not gold.strip():
+    """Whether a gold answer can be compared with others: as a number, a formula, a list or a short text."""
+    if len(gold) > LONGEST or not (text := plain(gold)):
         return False
-    return bool(_WORDS.fullmatch(_plain(gold))) or any(not isinstance(value, str) for value in _parsed(gold))
+    answer = read(text)
+    if not isinstance(answer, Words):
+        return True
+    return bool(re.search(r"[^\W\d_]{2}", answer.text)) and text.count("{") == text.count("}")
 
 
-def _plain(answer: str) -> str:
-    """The words of an answer in lower case, without LaTeX around them."""
-    return " ".join(_IN_TEXT.sub(r"\1", answer).strip(" .").lower().split())
+def _same(stated: str, gold: str) -> bool:
+    """Whether a stated answer equals the gold one, also without its reason, an aside, or the letter of an option."""
+    shorter = [stated, _REASON.sub("", stated, count=1), _ASIDE.sub("", stated)]
+    shorter += [_LETTERED.sub("", plain(stated), count=1)]
+    return any(same_answer(each, gold) for each in dict.fromkeys(shorter) if each)
 
 
-def _parsed(answer: str) -> list[Any]:
-    return parse(f"${answer}$", parsing_timeout=_seconds())
-
-
-def _seconds() -> Any:
-    """math-verify's time limit in seconds; None outside the main thread, because it uses signals."""
-    return _SECONDS if threading.current_thread() is threading.main_thread() else None
-
-
-def _last_boxed(text: str) -> list[tuple[int, str]]:
-    """(end, content) of the last complete `\\boxed{...}`, nested braces included; empty if there is none."""
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for at in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if depth == 0:
-                return [(at + 1, text[start:at])]
-    return []
+def _chosen(text: str) -> str | None:
+    """The option that a text chooses; None if it names none, or several."""
+    stated = marked_answer(text)
+    if stated is not None:
+        answer = plain(stated)
+        match = _CHOSEN.match(answer) or re.match(r"(?:option|choice|letter)\s+\(?([A-Z])\b()", answer, re.IGNORECASE)
+        if not match or re.search(r"\b(?:or|and|,)\s*\(?[A-J]\b(?![a-z'])", answer[match.end() :]):
+            return None
+        return (match[1] or match[2]).upper()
+    if options := list(_OPTION.finditer(text)):
+        after = text[options[-1].end() :]
+        return None if re.match(r"\)?\s*(?:or|and|,|/)\s*\(?[A-J]\b", after) else options[-1][1].upper()
+    match = _STARTS.match(plain(text)) or _STARTS.match(text.strip("*_ \n"))
+    return (match[1] or match[2]) if match else None

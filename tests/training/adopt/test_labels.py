@@ -19,6 +19,13 @@ from training.adopt import labels
         ('```json\n{"b": [1, 2], "a": 1}\n```', '{"a": 1, "b": [1, 2]}', True),
         ('{"a": 2}', '{"a": 1}', False),
         ("Paris.", "paris", True),
+        ("The interval is [0, 1].", "[0, 1]", True),
+        ("[0, 2]", "[0, 1]", False),
+        ("It takes 3 cm.", "3 m", False),
+        ("It costs 5 or 6 dollars.", "6", False),
+        ("That is 50%.", "50\\%", True),
+        ("The winner is Evelyn.", "\\text{Evelyn}", True),
+        ("5 million", "5000000", True),
         ("London", "Paris", False),
     ],
 )
