@@ -229,6 +229,7 @@ def _state(engine: EngineState) -> dict[str, Any]:
         "problem": engine.problem,
         "action": engine.action,
         "assumed": engine.assumed,
+        "caps_hold": engine.caps_hold,
     }
 
 

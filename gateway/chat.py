@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import dispatch, errors
 from gateway.access import limits
-from gateway.answer.cascade import Answer
 from gateway.answer.completion import completion
+from gateway.answer.continuation import Source
 from gateway.answer.cost import Terms
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.context import RequestContext
@@ -63,7 +63,7 @@ class ChatEndpoint:
                 headers |= routing_headers(
                     services.family,
                     decision,
-                    context.budget,
+                    context.cap if decision.escalation is None else context.budget.tokens,
                     escalated_to=context.escalated_to,
                     debug=request.headers.get("x-laconic-debug", "").lower() == "true",
                 )
@@ -109,7 +109,11 @@ class ChatEndpoint:
         context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
         context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget
-        budget = budgets.leave_room(budgets.parse(request.headers, question.body, default, family), question.max_tokens)
+        names = {context.pinned} if context.pinned else context.allowed
+        answers = [one.answer_tokens for one in family.checkpoints if one.name in names and one.cap != "none"]
+        room = budgets.least_room(answers, question.max_tokens)
+        budget = budgets.parse(request.headers, question.body, default, family)
+        budget = budgets.leave_room(budget, question.max_tokens, room)
         budget, context.max_reasoning_tokens = limits.apply_key_limits(
             key,
             budget,
@@ -117,7 +121,7 @@ class ChatEndpoint:
             context_tokens=family.context_tokens,
             choices=question.choices,
         )
-        context.budget = budgets.leave_room(budget, question.max_tokens)
+        context.budget = budgets.leave_room(budget, question.max_tokens, room)
 
     async def _reserve(self, context: RequestContext) -> dict[str, str]:
         """Count the request against its key's limits. Returns the headers that say how much of them is left."""
@@ -137,15 +141,17 @@ class ChatEndpoint:
             )
         return {}
 
-    def _respond(self, context: RequestContext, answer: Answer, headers: dict[str, str]) -> Response:
+    def _respond(self, context: RequestContext, answer: Source, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""
         question = context.question
         done = completion(answer.first_bytes, self._terms(context), hides_reasoning=question.hides_reasoning)
         settle(self._services, context, 200, done.cost, done.finish_reason)
+        if done.cost.budget_hit:
+            headers["x-laconic-budget-hit"] = "true"
         return Response(done.body, 200, headers, "application/json")
 
     def _stream(
-        self, context: RequestContext, answer: Answer, headers: dict[str, str], caller: Caller, cleanup: ExitStack
+        self, context: RequestContext, answer: Source, headers: dict[str, str], caller: Caller, cleanup: ExitStack
     ) -> Response:
         """Return the streaming response. It is recorded just before its last event is sent, or when it breaks off."""
         services, question = self._services, context.question
@@ -181,6 +187,8 @@ class ChatEndpoint:
             context_tokens=services.family.context_tokens,
             max_tokens=question.max_tokens,
             choices=question.choices,
-            thinks=context.budget.tokens != 0,
+            thinks=context.cap != 0,
+            cap=context.cap,
+            cut=lambda: context.is_cut,
             discarded=lambda: context.discarded_tokens,
         )

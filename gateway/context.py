@@ -46,6 +46,14 @@ class RequestContext:
     """What the first one had generated beyond its thinking by then. Nobody gets to read it, and it is counted."""
     engine: str | None = None
     """The URL of the engine whose answer the caller gets."""
+    cap: int | None = None
+    """The most tokens that each choice may think, of both checkpoints if it was escalated; None for no cap."""
+    engine_caps: bool = False
+    """The engine was asked to cap the thinking."""
+    is_trial: bool = False
+    """It was asked although it is not trusted to."""
+    is_cut: bool = False
+    """The gateway ended the thinking itself."""
 
     arrived_at: float = field(default_factory=time.time)
     """Unix seconds."""

@@ -7,16 +7,24 @@ import random
 from dataclasses import replace
 
 from gateway import errors
-from gateway.answer.cascade import Answer, EscalatingStream, SurprisalMeter, escalated_response
+from gateway.answer.assembly import Whole, assembled
+from gateway.answer.cascade import EscalatingStream, SurprisalMeter, escalated_response
+from gateway.answer.continuation import Source
+from gateway.answer.cost import overshoot
+from gateway.answer.forced import Cut, ForcedStream
+from gateway.answer.thinking import Thinking
 from gateway.context import RequestContext
-from gateway.engines.pool import NoEngineError, RefusedCapError
+from gateway.engines.failing import MAX_ANSWER_BYTES, NoEngineError, RefusedCapError
+from gateway.engines.pool import REQUEST_ERRORS
 from gateway.engines.replica import Upstream
-from gateway.errors import ApiError
-from gateway.request.engine_body import capped_by_length, engine_body, shortened
-from gateway.request.question import Body, encode
+from gateway.errors import ApiError, BadRequestError
+from gateway.request import engine_body as bodies
+from gateway.request.budget import HEADER, Budget, forbids_thinking
+from gateway.request.question import Body, Question, encode, text_of
 from gateway.routing import feasibility, rule
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from gateway.services import Services
+from models.family import Checkpoint, Reasoning
 from models.profile import Escalation
 
 log = logging.getLogger("laconic")
@@ -40,7 +48,7 @@ def routing_request(
     )
 
 
-async def start_response(services: Services, context: RequestContext) -> tuple[Decision, Upstream]:
+async def start_response(services: Services, context: RequestContext) -> tuple[Decision, Source]:
     """Choose a checkpoint and open its response. If none of its engines can serve it, choose again without it.
 
     Raises:
@@ -62,16 +70,11 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
                 raise _unanswered(error, failures) from None
             finally:  # each of them has this frame in its traceback: a cycle would keep the request
                 failures.clear()
-        body = engine_body(
-            context.question,
-            services.family.checkpoint(decision.checkpoint),
-            services.engines.model_of(decision.checkpoint),
-            context.budget,
-            logprobs=decision.escalation is not None,
-        )
         context.sending()
+        opening = _Opening(services, context, decision.checkpoint, context.question, context.budget)
+        context.cap = opening.limit
         try:
-            upstream = await _open_upstream(services, context, decision.checkpoint, body)
+            upstream = await opening.open(logprobs=decision.escalation is not None)
         except NoEngineError as failure:
             failures.append(failure)
             routing = replace(routing, available=routing.available - {decision.checkpoint})
@@ -85,26 +88,27 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
 
 
 async def with_escalation(
-    services: Services, context: RequestContext, escalation: Escalation, upstream: Upstream
-) -> Answer:
+    services: Services, context: RequestContext, escalation: Escalation, upstream: Source
+) -> Source:
     """The response, or the second checkpoint's if the first was not confident enough.
 
     A non-streaming response is complete, so the decision is made here. A stream is only wrapped: it decides for itself
     when its reasoning ends.
     """
 
-    async def escalate(meter: SurprisalMeter) -> Upstream | None:
-        remaining = shortened(context.question, context.budget, meter.reasoning_tokens, meter.tokens)
+    async def escalate(meter: SurprisalMeter) -> Source | None:
+        answer_tokens = services.family.checkpoint(escalation.second).answer_tokens
+        thought, generated = meter.reasoning_tokens, meter.tokens
+        remaining = bodies.shortened(context.question, context.budget, thought, generated, answer_tokens)
         if remaining is None:
             return None
-        question, budget = remaining
-        checkpoint, model = services.family.checkpoint(escalation.second), services.engines.model_of(escalation.second)
-        body = engine_body(question, checkpoint, model, budget)
+        opening = _Opening(services, context, escalation.second, *remaining)
         try:
-            second = await _open_upstream(services, context, escalation.second, body)
+            second = await opening.open()
         except (NoEngineError, ApiError) as error:
             log.warning("not escalated to %s: %s", escalation.second, type(error).__name__)
             return None
+        context.cap = None if opening.limit is None else thought + opening.limit
         context.escalated_to = escalation.second
         context.discarded_tokens = meter.tokens - meter.reasoning_tokens
         return second
@@ -135,13 +139,129 @@ def _unanswered(missing: NoCheckpointError, failures: list[NoEngineError]) -> Ap
     return error
 
 
-async def _open_upstream(services: Services, context: RequestContext, checkpoint: str, body: Body) -> Upstream:
-    with context.trace.engine_span(services.engines.model_of(checkpoint)) as headers:
-        headers["x-request-id"] = context.id
+class _Opening:
+    """How one checkpoint's response is opened: with the engine's cap if that holds, else with the gateway's own."""
+
+    def __init__(
+        self, services: Services, context: RequestContext, checkpoint: str, question: Question, budget: Budget
+    ) -> None:
+        """`question` and `budget` are what is left of the request's own after an escalation."""
+        self._services, self._context, self._question = services, context, question
+        self._checkpoint: Checkpoint = services.family.checkpoint(checkpoint)
+        self._marks = services.family.reasoning or Reasoning()
+        self._cap = bodies.cap_of(question, budget, self._checkpoint)
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that each choice may think; None if nothing limits it."""
+        return None if self._checkpoint.cap == "none" else self._cap
+
+    async def open(self, *, logprobs: bool = False) -> Source:
+        """The response that has begun. Without a stream it is complete.
+
+        Raises:
+            ApiError: an engine refuses the request, or a cap could only be kept inside a tool call.
+            NoEngineError: no engine answered.
+        """
+        engines, question, cap = self._services.engines, self._question, self.limit
+        model = engines.model_of(self._checkpoint.name)
+        body = bodies.engine_body(question, self._checkpoint, model, self._cap, logprobs=logprobs)
+        if cap is None:
+            return await self._send(body, stream=question.stream)
+        with_cap, field = bodies.capped(body, self._checkpoint, cap)
+        continuable = bodies.can_be_continued(question)
+        if field is not None:
+            try:
+                if continuable and engines.owes_trial(self._checkpoint.name):
+                    return await self._forced(body, cap, with_cap, field)
+                return await self._send(with_cap, stream=question.stream, cap=field)
+            except RefusedCapError:
+                pass
+        if continuable:
+            return await self._forced(body, cap, body)
+        if bodies.offers_tools(question) and cap:
+            raise BadRequestError(
+                "No engine caps the thinking of such a request, and a limit on its length might cut off a tool call:"
+                f" ask for one choice (n: 1) without prompt_logprobs and token ids, or send {HEADER}: max.",
+                "n" if question.choices > 1 else HEADER,
+            )
+        return await self._send(bodies.capped_by_length(body, cap), stream=question.stream)
+
+    async def _send(
+        self, body: Body, *, stream: bool, cap: str | None = None, trial: bool = False, prefer: str | None = None
+    ) -> Upstream:
+        """Send a body and note which engine responds, and whether it is to cap the thinking."""
+        services, context, name = self._services, self._context, self._checkpoint.name
+        with context.trace.engine_span(services.engines.model_of(name)) as headers:
+            headers["x-request-id"] = context.id
+            upstream = await services.engines.open(
+                name, encode(body), headers, stream=stream, cap=cap, trial=trial, prefer=prefer
+            )
+        context.engine = upstream.engine
+        context.engine_caps, context.is_trial = cap is not None, upstream.is_trial
+        return upstream
+
+    async def _forced(self, body: Body, cap: int, first: Body, field: str | None = None) -> Source:
+        """A response whose thinking the gateway ends at the cap, unless the engine does.
+
+        Args:
+            body: continues the message, without a cap.
+            cap: in tokens.
+            first: begins it. With a cap in `field` this is a trial of the engine's own.
+        """
+        for is_last in (False, True):
+            stream = await self._forced_stream(bodies.streamed(body), cap, bodies.streamed(first), field)
+            if self._question.stream:
+                return stream
+            try:
+                return Whole(await assembled(stream, MAX_ANSWER_BYTES))
+            except OSError as error:  # nothing has been sent to the caller: another engine may do better
+                log.warning("engine %s did not finish an answer: %r", self._context.engine, error)
+                if is_last:
+                    raise NoEngineError(repr(error), errors.interrupted()) from None
+            finally:
+                stream.close()
+        raise AssertionError
+
+    async def _forced_stream(self, body: Body, cap: int, first: Body, field: str | None) -> ForcedStream:
+        engines, counter, marks, name = (
+            self._services.engines,
+            self._services.counter,
+            self._marks,
+            self._checkpoint.name,
+        )
+        self._context.is_cut = False
+        upstream = await self._send(first, stream=True, cap=field, trial=True)
+        engine = upstream.engine
+        may_open = not (forbids_thinking(first) or bodies.is_structured(first))
+        opened = may_open and engines.opens_thinking.get((engine, name), True)
+        return ForcedStream(
+            upstream,
+            Thinking(counter, marks, cap, opened=opened, tolerance=overshoot(cap) if field else 0),
+            marks,
+            count=counter.count,
+            proceed=lambda cut: self._proceed(cut, body, engine),
+            restarted=None if marks.end in text_of(body) else lambda: engines.record_not_continued(engine),
+            learned=lambda opens: engines.opens_thinking.update({(engine, name): opens}),
+        )
+
+    async def _proceed(self, cut: Cut, body: Body, engine: str) -> Source | None:
+        """Continue the message behind its thinking, on the same engine if possible; None if that cannot be done."""
+        engines, context = self._services.engines, self._context
+        context.is_cut = True
+        if not engines.continues(engine):
+            return None
+        asked = context.engine_caps, context.is_trial
         try:
-            upstream = await services.engines.open(checkpoint, encode(body), headers, stream=context.question.stream)
-        except RefusedCapError:
-            limited = encode(capped_by_length(body))
-            upstream = await services.engines.open(checkpoint, limited, headers, stream=context.question.stream)
-    context.engine = upstream.engine
-    return upstream
+            further = bodies.continued(body, cut.thinking, cut.tokens, self._marks)
+            return await self._send(further, stream=True, prefer=engine)
+        except NoEngineError as failure:
+            raise ConnectionError(f"no engine continues a message: {failure}") from None
+        except ApiError as refusal:
+            if refusal.status not in REQUEST_ERRORS:
+                raise ConnectionError(f"no engine continues a message: HTTP {refusal.status}") from None
+            if refusal.code != "context_length_exceeded":
+                engines.record_not_continued(engine)
+            return None
+        finally:  # what the first engine did is what is judged
+            context.engine, (context.engine_caps, context.is_trial) = engine, asked

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from gateway.answer.cost import Cost
+from gateway.answer.cost import Cost, exceeds_cap
 from gateway.answer.usage import TokenUsage
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
 from gateway.services import Services
 from models.family import Family
 
-OVERSHOOT_TOKENS, OVERSHOOT_SHARE = 8, 0.05
-"""How far an engine may think beyond its cap before that is noted."""
+NEAR_SHARE = 0.9
+"""A trial shows that a cap holds if the thinking went so far."""
 
 
 def settle(
@@ -41,8 +41,8 @@ def settle(
     entry = _entry(services.family, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
     services.ledger.put(entry)
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
-    if entry.over_cap and context.engine is not None:
-        services.metrics.record_over_cap(context.engine, entry)
+    if context.engine is not None:
+        _judge_engine(services, context, context.engine, entry)
     context.trace.end(status, context.id, entry)
 
 
@@ -57,13 +57,19 @@ def abandon(services: Services, context: RequestContext, status: int, error: str
     settle(services, context, status, predicted, error=error, assumed=assumed)
 
 
-def exceeds_cap(reasoning_tokens: int, cap: int | None, choices: int) -> bool:
-    """Whether so much thinking was not an engine's usual overshoot of its cap on each choice.
-
-    vLLM ends thinking at the cap, and by a few tokens later if the words that end it are several tokens. Counting text
-    is off by a few tokens as well.
-    """
-    return cap is not None and reasoning_tokens > choices * (cap + OVERSHOOT_TOKENS) * (1 + OVERSHOOT_SHARE)
+def _judge_engine(services: Services, context: RequestContext, engine: str, entry: Entry) -> None:
+    """Note whether the engine kept the cap that it was asked to keep, and whether the gateway had to."""
+    if context.is_cut:
+        services.metrics.record_forced(engine)
+    if entry.over_cap:
+        services.metrics.record_over_cap(engine, entry, context.cap)
+    if not context.engine_caps:
+        return
+    if entry.over_cap:
+        services.engines.record_cap(engine, kept=False)
+    elif context.is_trial:
+        reached = context.cap is not None and entry.reasoning_tokens >= NEAR_SHARE * context.cap > 0
+        services.engines.record_cap(engine, kept=True if reached and not entry.assumed else None)
 
 
 def _entry(
@@ -109,7 +115,8 @@ def _entry(
         assumed=assumed,
         answered=cost.answered,
         counting=cost.counting,
-        over_cap=not assumed and exceeds_cap(usage.reasoning, context.budget.tokens, choices),
+        over_cap=(context.is_trial and context.is_cut)
+        or (not assumed and exceeds_cap(usage.reasoning, context.cap, choices)),
     )
 
 

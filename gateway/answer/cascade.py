@@ -15,22 +15,19 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import cast
 
+from gateway.answer.continuation import Continuation, Source, complete_events, encoded
 from gateway.answer.plain_event import PlainEvent, read_plain
 from gateway.answer.transcript import REASONING_FIELDS
 from gateway.answer.usage import add_tokens
-from gateway.engines.replica import Upstream
 from gateway.events import (
-    MAX_EVENT_BYTES,
     EventBuffer,
     Json,
     UnreadableError,
     data_of,
-    encode_event,
     encode_json,
     object_at,
     objects,
     parse_object,
-    split_events,
 )
 
 
@@ -84,22 +81,19 @@ def _surprisal(logprobs: Iterable[object]) -> float:
 _MOST_NATS = 9999.0
 
 
-Escalate = Callable[[SurprisalMeter], Awaitable[Upstream | None]]
+Escalate = Callable[[SurprisalMeter], Awaitable[Source | None]]
 """Opens the second checkpoint's response; None if that is not possible: keep the first."""
 
 
 class EscalatingStream:
     """The first checkpoint's stream; the second's takes over if the first was not confident. Used like `Upstream`."""
 
-    def __init__(self, upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> None:
+    def __init__(self, upstream: Source, *, end: str, surprisal: float, escalate: Escalate) -> None:
         """`surprisal` is the threshold above which it escalates; `end` is the token that ends thinking."""
         self._upstream, self._threshold, self._escalate = upstream, surprisal, escalate
         self._meter = SurprisalMeter(end)
         self._decided = self._escalated = False
-        self._message: Json = {}
-        """What names the message: the first checkpoint's id, creation time and model. One message has one of each."""
-        self._second_head = self._head = b""
-        """How the second checkpoint's events begin, and how they shall begin instead."""
+        self._message = Continuation(lambda event: _add_usage(event, self._meter))
         self._buffer = EventBuffer()
         self._held = b""
         """Events of the first checkpoint's answer that came before the decision."""
@@ -145,15 +139,13 @@ class EscalatingStream:
         return self._held
 
     def _process(self, chunk: bytes) -> bytes:
-        events, _ = split_events(self._buffer.feed(chunk))
-        if self._buffer.size > MAX_EVENT_BYTES:  # passed on, so that the relay reports it
-            events.append(self._buffer.take())
-        return b"".join(map(self._from_second if self._escalated else self._from_first, events))
+        take = self._message.event if self._escalated else self._from_first
+        return b"".join(map(take, complete_events(self._buffer, chunk)))
 
     def _from_first(self, event: bytes) -> bytes:
         """The event without log probabilities; held back between the end of reasoning and the decision."""
         if (
-            self._message
+            self._message.begun
             and (plain := read_plain(event)) is not None
             and (self._decided or (not self._meter.ended and self._meter.add_plain(plain)))
         ):
@@ -161,14 +153,14 @@ class EscalatingStream:
         parsed = parse_object(data_of(event))
         was_thinking = not self._meter.ended
         if parsed is not None:
-            self._message = self._message or {name: parsed[name] for name in _MESSAGE_FIELDS if name in parsed}
+            self._message.begin(parsed)
         if parsed is not None and (choices := objects(parsed.get("choices"))):
             choice = choices[0]
             delta = object_at(choice, "delta")
             has_answer = bool(delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"))
             self._meter.add(_tokens(choice), has_answer=has_answer)
             choice["logprobs"] = None
-            event = _encode(parsed, event)
+            event = encoded(parsed, event)
             if was_thinking and self._meter.ended:
                 self._last_thinking = _thinking_only(parsed, delta)
         if self._meter.ended and not self._decided:
@@ -176,49 +168,8 @@ class EscalatingStream:
             return b""
         return event
 
-    def _from_second(self, event: bytes) -> bytes:
-        """The event as part of the first checkpoint's message, its usage increased by what the first spent."""
-        if b'"usage"' not in event and b'"role"' not in event:
-            if self._second_head and event.startswith(self._second_head):
-                return self._head + event[len(self._second_head) :]
-            if b"{" not in event:  # a comment, or the end
-                return event
-        parsed = parse_object(data_of(event))
-        if parsed is None:
-            return event
-        renamed = {**parsed, **{name: value for name, value in self._message.items() if name in parsed}}
-        self._remember_head(event, parsed, renamed)
-        for choice in objects(renamed.get("choices")):
-            object_at(choice, "delta").pop("role", None)  # clients concatenate deltas: a second role would be appended
-        _add_usage(renamed, self._meter)
-        return _encode(renamed, event)
 
-    def _remember_head(self, event: bytes, parsed: Json, renamed: Json) -> None:
-        """Note how an event begins up to its choices, so that the next ones that begin alike need not be parsed."""
-        names = list(parsed)
-        if not event.startswith(b"data: {") or names[-1:] != ["choices"]:
-            return
-        before = {name: renamed[name] for name in names[:-1]}
-        self._second_head = event[: event.index(b'"choices"')]
-        self._head = encode_event({**before, "choices": None}).partition(b'"choices"')[0]
-
-
-_MESSAGE_FIELDS = ("id", "created", "model")
-
-
-def _encode(parsed: Json, event: bytes) -> bytes:
-    """The event with new content; as it came if it cannot be written again, for the relay to judge."""
-    try:
-        return encode_event(parsed)
-    except UnreadableError:
-        return event
-
-
-Answer = Upstream | EscalatingStream
-"""An engine's response that has begun."""
-
-
-async def escalated_response(upstream: Upstream, *, end: str, surprisal: float, escalate: Escalate) -> Upstream:
+async def escalated_response(upstream: Source, *, end: str, surprisal: float, escalate: Escalate) -> Source:
     """The same decision for a non-streaming response: the first, or the second with the reasoning and usage of both."""
     response = parse_object(upstream.first_bytes)
     choices = objects(response.get("choices")) if response else []
@@ -257,7 +208,7 @@ def _thinking_only(event: Json, delta: Json) -> bytes:
     if not thinking:
         return b""
     choice = {**objects(event["choices"])[0], "delta": thinking, "finish_reason": None}
-    return _encode({**event, "choices": [choice]}, b"")
+    return encoded({**event, "choices": [choice]}, b"")
 
 
 def _prepend_thinking(first_message: Json, second_message: Json) -> None:

@@ -38,7 +38,7 @@ def completion(body: bytes, terms: Terms, *, hides_reasoning: bool) -> Completio
     transcript = Transcript()
     transcript.add_response(response)
     cost = cost_of(response.get("usage"), transcript, terms)
-    changed = cost.counting != "reported" or hides_reasoning or not exact
+    changed = cost.counting != "reported" or cost.budget_hit or hides_reasoning or not exact
     reason = ""
     for choice in objects(response.get("choices")):
         reason = line_of(choice.get("finish_reason"), MAX_FINISH_REASON)

@@ -13,6 +13,7 @@ tokens leave no text, and some engines keep their thinking to themselves.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -27,6 +28,9 @@ log = logging.getLogger("laconic")
 
 FEW_TOKENS = 16
 """So few can be looked at closely."""
+
+OVERSHOOT_TOKENS, OVERSHOOT_SHARE = 8, 0.05
+"""How far an engine may think beyond its cap before that is a breach."""
 
 Counting = Literal["reported", "repaired", "counted"]
 """Whose the figures are: all the engine's; some of them, corrected or completed; all counted with our tokenizer."""
@@ -49,6 +53,10 @@ class Terms:
     """The checkpoint was free to think."""
     unmarked: bool = False
     """Nothing marks the model's thinking, so the ledger counts every generated token as reasoning."""
+    cap: int | None = None
+    """The most reasoning tokens of one choice; None for no cap."""
+    cut: Callable[[], bool] = lambda: False
+    """Returns whether the gateway has ended the thinking itself, whose tokens it has counted then."""
     discarded: Callable[[], int] = lambda: 0
     """Returns how many tokens an escalation's first checkpoint generated that nobody gets to read."""
 
@@ -69,6 +77,8 @@ class Cost:
     counting: Counting
     answered: bool
     """Every choice has an answer. Only an answer saves anything."""
+    budget_hit: bool = False
+    """The cap ended the thinking of at least one choice; the usage says so as well."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +112,38 @@ def cost_of(reported: object, transcript: Transcript, terms: Terms) -> Cost:
     tokens = TokenUsage(
         prompt, generated if terms.unmarked else reasoning, 0 if terms.unmarked else generated - reasoning
     )
-    if completed == usage and not _has_floats(usage):
-        return Cost(usage, tokens, "reported", answered)
     own = (figures.prompt == prompt, figures.generated == generated, figures.reasoning == reasoning)
-    return Cost(completed, tokens, "repaired" if any(own) else "counted", answered)
+    counting: Counting = "repaired" if any(own) and not terms.cut() else "counted"
+    if completed == usage and not _has_floats(usage) and not terms.cut():
+        counting, completed = "reported", usage
+    if hit := _is_hit(reasoning, transcript, terms):
+        completed = {**completed, "budget_hit": True}
+    return Cost(completed, tokens, counting, answered, hit)
+
+
+def _is_hit(reasoning: int, transcript: Transcript, terms: Terms) -> bool:
+    """Whether the cap ended the thinking. An engine that keeps a cap thinks up to it, and no further."""
+    if terms.cut():
+        return True
+    if not terms.cap or reasoning < terms.cap:
+        return False
+    if reasoning >= terms.choices * terms.cap:
+        return True
+    return transcript.longest_thinking(terms.counter, terms.marks, thinks=terms.thinks) >= terms.cap
+
+
+def exceeds_cap(reasoning_tokens: int, cap: int | None, choices: int) -> bool:
+    """Whether so much thinking was not an engine's usual overshoot of its cap on each choice.
+
+    vLLM ends thinking at the cap, and by a few tokens later if the words that end it are several tokens. Counting text
+    is off by a few tokens as well.
+    """
+    return cap is not None and reasoning_tokens > choices * (cap + OVERSHOOT_TOKENS) * (1 + OVERSHOOT_SHARE)
+
+
+def overshoot(cap: int) -> int:
+    """How many tokens beyond its cap an engine may think."""
+    return math.floor((cap + OVERSHOOT_TOKENS) * (1 + OVERSHOOT_SHARE)) - cap
 
 
 def cost_without_a_fault(reported: object, transcript: Transcript, terms: Terms) -> Cost:

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors
-from gateway.answer.cascade import Answer
+from gateway.answer.continuation import Source
 from gateway.answer.cost import Cost, Terms, cost_without_a_fault, is_plausible
 from gateway.answer.hiding import HiddenThinking
 from gateway.answer.transcript import MAX_CHOICES, MAX_FINISH_REASON, Transcript, index_of
@@ -246,7 +246,7 @@ class Relay:
         return self._encode({**envelope, "choices": [], "usage": cost.usage})
 
 
-async def relayed(relay: Relay, answer: Answer, settle: Callable[[EndReason], None]) -> AsyncGenerator[bytes]:
+async def relayed(relay: Relay, answer: Source, settle: Callable[[EndReason], None]) -> AsyncGenerator[bytes]:
     """Yield the caller's bytes. Settle before the last of them, so that a caller that has the end is in the ledger.
 
     Args:

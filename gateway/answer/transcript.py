@@ -158,6 +158,12 @@ class Transcript:
             answer_tokens += counter.count(answer) + counter.count("".join(choice.calls))
         return TextCount(reasoning_tokens, answer_tokens, has_thought, self._answers(marks, thinks=thinks))
 
+    def longest_thinking(self, counter: TokenCounter, marks: Reasoning, *, thinks: bool) -> int:
+        """The tokens of the choice that has thought most, counted."""
+        self._parse_events()
+        thoughts = (choice.split(marks, thinks=thinks, complete=self._complete)[0] for choice in self._choices.values())
+        return max(map(counter.count, thoughts), default=0)
+
     def _answers(self, marks: Reasoning, *, thinks: bool) -> int:
         return sum(
             choice.finish_reason not in GIVEN_UP

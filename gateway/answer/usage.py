@@ -69,6 +69,24 @@ def add_tokens(usage: Json, *, generated: int, reasoning: int) -> Json:
     return total
 
 
+def add_cut(usage: Json, tokens: int) -> Json:
+    """The usage of an answer plus the thinking that was cut off before it, which stood in the answer's prompt.
+
+    The mark that ends the thinking is one token of that prompt. Whatever the engine takes for reasoning in the answer
+    is answer.
+    """
+    total = {**usage, "completion_tokens_details": {"reasoning_tokens": tokens}}
+    prompt, answer = figure(usage.get("prompt_tokens")), figure(usage.get("completion_tokens"))
+    if prompt is not None and prompt > tokens + 1:
+        total["prompt_tokens"] = prompt = prompt - tokens - 1
+    else:
+        total["prompt_tokens"] = prompt = None  # to be counted
+    if answer is not None:
+        total["completion_tokens"] = answer + tokens
+        total["total_tokens"] = None if prompt is None else prompt + answer + tokens
+    return total
+
+
 def _sum(reported: Sequence[object]) -> int | None:
     figures = [tokens for value in reported if (tokens := figure(value)) is not None]
     return sum(figures) if len(figures) == len(reported) else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import errors
-from gateway.engines import problem, verdict, wire
+from gateway.engines import failing, problem, verdict, wire
 from gateway.engines.connection import BrokenError, StaleError
 from gateway.engines.credentials import Credentials
 from gateway.engines.probes import Probes
@@ -36,10 +36,6 @@ UNAVAILABLE = frozenset({502, 503, 504})
 """Statuses sent by a proxy or a starting engine. 500 is not one: one request may cause it, and others must go on."""
 ASKS_TO_WAIT = frozenset({429, 503})
 """Statuses whose `Retry-After` the caller gets."""
-BUSY_SECONDS, UNAVAILABLE_SECONDS = 1, 2
-"""When to try again if an engine does not say."""
-MAX_ANSWER_BYTES = 8 * 2**20
-"""Of a non-streaming response, which is parsed as a whole. 32,768 tokens with log probabilities have about 5 MiB."""
 MAX_ERROR_BYTES = 65_536
 
 
@@ -52,57 +48,6 @@ class Timeouts:
     """For the first byte of a stream, and for anything else that has to arrive in one go."""
     idle: float
     """For each further byte of a stream."""
-
-
-class NoEngineError(Exception):
-    """No replica served this checkpoint; the message says what the last one did."""
-
-    def __init__(self, reason: str, error: ApiError | None = None, retry_after: int | None = None) -> None:
-        """
-        Args:
-            error: what the caller gets if no other checkpoint answers either; None for 503.
-            retry_after: in how many seconds to try again; None if no replica was tried.
-        """
-        super().__init__(reason)
-        self.error, self.retry_after = error, retry_after
-
-
-class RefusedCapError(NoEngineError):
-    """No replica served this checkpoint, and at least one refused the field that caps the thinking."""
-
-
-class _CapError(Exception):
-    """An engine refused the field that caps the thinking."""
-
-
-class _UnavailableError(OSError):
-    """A proxy or a starting engine responded, and the engine is not available."""
-
-    def __init__(self, status: int, retry_after: int | None) -> None:
-        super().__init__(f"HTTP {status}")
-        self.retry_after = retry_after
-
-
-class _NoAnswerError(ApiError):
-    """An engine responded with status 200, and what it sent is no answer."""
-
-    def __init__(self, failure: ApiError) -> None:
-        super().__init__(failure.status, failure.message, kind=failure.kind, param=failure.param, code=failure.code)
-
-
-class _TooLargeError(ApiError):
-    """An answer is larger than the gateway takes. Another replica's would be as large."""
-
-    def __init__(self) -> None:
-        message = (
-            f"The engine's answer has more than {MAX_ANSWER_BYTES // 2**20} MiB: stream it, or ask for fewer choices or"
-            " log probabilities."
-        )
-        super().__init__(502, message, kind="api_error", code="engine_failed")
-
-
-_Failure = ApiError | OSError | _CapError
-"""Why one replica did not serve a request."""
 
 
 class Engines:
@@ -120,6 +65,9 @@ class Engines:
         self._replicas = [Replica(url, timeouts.connect, credentials) for url in urls]
         self._names = {c.name: family.engine_name(c.name) for c in family.checkpoints}
         self._timeouts = timeouts
+        self.opens_thinking: dict[tuple[str, str], bool] = {}
+        """By engine URL and checkpoint, as far as it has been seen: whether the template opens the thinking, so that
+        content without marks is thinking."""
         self._probes = Probes(
             self._replicas,
             family,
@@ -190,12 +138,54 @@ class Engines:
         """How many requests each engine refused because it cannot cap the thinking, by URL; without those of none."""
         return {replica.url: replica.refused_caps for replica in self._replicas if replica.refused_caps}
 
+    @property
+    def not_continued(self) -> dict[str, int]:
+        """How many messages each engine did not continue, by URL; without those of none."""
+        return {replica.url: replica.not_continued for replica in self._replicas if replica.not_continued}
+
     def model_of(self, checkpoint: str) -> str:
         """The model name that engines have for a checkpoint."""
         return self._names[checkpoint]
 
-    async def open(self, checkpoint: str, body: bytes, headers: Mapping[str, str], *, stream: bool) -> Upstream:
+    def owes_trial(self, checkpoint: str) -> bool:
+        """Whether an engine that did not keep a cap may be tried again."""
+        lost = [replica for replica in self._replicas if replica.caps.lost]
+        return any(checkpoint in replica.available and replica.may_cap(trial=True) for replica in lost)
+
+    def continues(self, url: str) -> bool:
+        """Whether an engine may be asked to continue a message."""
+        return all(replica.continues for replica in self._at(url))
+
+    def record_cap(self, url: str, *, kept: bool | None) -> None:
+        """Note whether an engine kept its cap; None if a trial did not show that."""
+        for replica in self._at(url):
+            replica.record_cap(kept=kept)
+
+    def record_not_continued(self, url: str) -> None:
+        """Note that an engine cannot continue a message."""
+        for replica in self._at(url):
+            replica.record_not_continued()
+
+    def _at(self, url: str) -> list[Replica]:
+        return [replica for replica in self._replicas if replica.url == url]
+
+    async def open(
+        self,
+        checkpoint: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        stream: bool,
+        cap: str | None = None,
+        trial: bool = False,
+        prefer: str | None = None,
+    ) -> Upstream:
         """Send a request and return the first response that begins. The engine gets `headers`.
+
+        Args:
+            cap: the body's field that caps the thinking. Engines whose caps do not hold are left out.
+            trial: but one of them may be tried again.
+            prefer: the URL of the engine that is asked first, because it has the beginning in its cache.
 
         Raises:
             ApiError: an engine rejected the request or its answer is too large, or every replica that was tried is
@@ -203,26 +193,17 @@ class Engines:
             NoEngineError: no replica served it, and at least one failed for another reason than being busy. It is a
                 `RefusedCapError` if that reason was the cap on the thinking.
         """
-        failures: list[_Failure] = []
-        for replica in self._in_order(checkpoint, body):
+        replicas = self._in_order(checkpoint, prefer)
+        failures: list[failing.Failure] = []
+        for replica in replicas if cap is None else _capping(replicas, failures, trial=trial):
             if not replica.allows(checkpoint):  # half-open: another request is the trial
                 continue
+            is_trial = cap is not None and replica.begin_capped()
             replica.begin(checkpoint)
             try:
                 upstream = await self._send(replica, body, headers, stream)
             except ApiError as refusal:
-                source = replica.credentials.source(replica.url)
-                if denied := problem.of_refusal(refusal, self._names[checkpoint], source):
-                    replica.record_refusal(checkpoint, denied)
-                else:
-                    replica.record_response(checkpoint)
-                if verdict.refuses_cap(refusal, body):
-                    replica.record_refused_cap()
-                    failures.append(_CapError("it cannot cap the thinking"))
-                elif (refusal.status in REQUEST_ERRORS and not denied) or isinstance(refusal, _TooLargeError):
-                    raise
-                else:
-                    failures.append(refusal)
+                failures.append(self._refused(replica, checkpoint, refusal, body, cap))
             except OSError as error:  # a timeout included
                 self._note(replica, checkpoint, error)
                 failures.append(error)
@@ -231,12 +212,31 @@ class Engines:
                 raise
             else:
                 replica.record_response(checkpoint)
+                upstream.is_trial = is_trial
                 return upstream
-            log.warning("engine %s did not serve a request: %s", replica.url, _describe(failures[-1]))
+            if is_trial:
+                replica.caps.cancel()
+            log.warning("engine %s did not serve a request: %s", replica.url, failing.describe(failures[-1]))
         try:
-            raise _unserved(failures)
+            raise failing.unserved(failures)
         finally:  # each of them has this frame in its traceback: a cycle would keep the body
             failures.clear()
+
+    def _refused(
+        self, replica: Replica, checkpoint: str, refusal: ApiError, body: bytes, cap: str | None
+    ) -> failing.Failure:
+        """Note that an engine refused a request. Returns why, or raises the refusal if every engine would refuse it."""
+        source = replica.credentials.source(replica.url)
+        if denied := problem.of_refusal(refusal, self._names[checkpoint], source):
+            replica.record_refusal(checkpoint, denied)
+        else:
+            replica.record_response(checkpoint)
+        if verdict.refuses_cap(refusal, body, cap):
+            replica.record_refused_cap()
+            return failing.CapError("it cannot cap the thinking")
+        if (refusal.status in REQUEST_ERRORS and not denied) or isinstance(refusal, failing.TooLargeError):
+            raise refusal
+        return refusal
 
     def _note(self, replica: Replica, checkpoint: str, error: OSError) -> None:
         """Note that no answer began. If the engine did respond, the request may be at fault, as with a 500."""
@@ -247,15 +247,15 @@ class Engines:
         if isinstance(error, ConnectionRefusedError):
             replica.mark_unreachable(Problem("connection refused", TRIED, RUNNING), self._timeouts.first_token)
 
-    def _in_order(self, checkpoint: str, body: bytes) -> list[Replica]:
+    def _in_order(self, checkpoint: str, prefer: str | None) -> list[Replica]:
         """The replicas to try, the best first."""
         available = [replica for replica in self._replicas if checkpoint in replica.available]
         if len(available) < 2:
             return available
         random.shuffle(available)  # or all that are equally busy would leave their work to the first
         available.sort(key=lambda replica: replica.in_flight)
-        if any(replica.may_refuse_caps for replica in available) and verdict.CAP_FIELD in body:
-            available.sort(key=lambda replica: replica.may_refuse_caps)
+        if prefer is not None:
+            available.sort(key=lambda replica: replica.url != prefer)
         return available
 
     async def _send(self, replica: Replica, body: bytes, headers: Mapping[str, str], stream: bool) -> Upstream:
@@ -291,20 +291,20 @@ class Engines:
     async def _whole(self, response: wire.Response) -> bytes:
         """A non-streaming answer."""
         try:
-            body = await response.read(MAX_ANSWER_BYTES, self._timeouts.first_token)
+            body = await response.read(failing.MAX_ANSWER_BYTES, self._timeouts.first_token)
         except wire.TooLargeError:
-            raise _TooLargeError from None
+            raise failing.TooLargeError from None
         if not body:
             raise BrokenError("an empty response")
         if (failure := verdict.failure_in_body(body)) is not None:
-            raise _NoAnswerError(failure)
+            raise failing.NoAnswerError(failure)
         return body
 
     async def _refusal(self, response: wire.Response) -> ApiError | OSError:
         """The error that a response is whose status is not 200."""
         retry_after = response.retry_after if response.status in ASKS_TO_WAIT else None
         if response.status in UNAVAILABLE:
-            return _UnavailableError(response.status, retry_after)
+            return failing.UnavailableError(response.status, retry_after)
         response.set_deadline(self._timeouts.first_token)
         try:
             payload = verdict.parsed(await response.read(MAX_ERROR_BYTES, self._timeouts.first_token))
@@ -313,6 +313,13 @@ class Engines:
         refusal = errors.from_engine(response.status, payload)
         refusal.retry_after = retry_after
         return refusal
+
+
+def _capping(replicas: list[Replica], failures: list[failing.Failure], *, trial: bool) -> list[Replica]:
+    """The replicas that may be asked for a cap, one that is due for a trial first. The others have failed."""
+    capping = [replica for replica in replicas if replica.may_cap(trial=trial)]
+    failures += [failing.CapError("its caps do not hold")] * (len(replicas) - len(capping))
+    return sorted(capping, key=lambda replica: not replica.caps.lost)
 
 
 async def _begun(response: wire.Response) -> bytes:
@@ -324,31 +331,4 @@ async def _begun(response: wire.Response) -> bytes:
                 return begun
         return first.end()
     except ApiError as failure:
-        raise _NoAnswerError(failure) from None
-
-
-def _unserved(failures: Sequence[_Failure]) -> ApiError | NoEngineError:
-    """The error when no replica served a request: 429 if each one tried answered 429, otherwise `NoEngineError`."""
-    if not failures:
-        return NoEngineError("no engine serves it")
-    busy = [failure for failure in failures if isinstance(failure, ApiError) and failure.status == 429]
-    if len(busy) == len(failures):
-        return errors.busy(busy[-1], min(failure.retry_after or BUSY_SECONDS for failure in busy))
-    if any(isinstance(failure, _CapError) for failure in failures):
-        return RefusedCapError("it cannot cap the thinking")
-    engine_failed = [failure for failure in failures if isinstance(failure, _NoAnswerError) and failure.status >= 500]
-    retry_after = min(_retry_after(failure) or UNAVAILABLE_SECONDS for failure in failures)
-    return NoEngineError(_describe(failures[-1]), engine_failed[-1] if engine_failed else None, retry_after)
-
-
-def _retry_after(failure: _Failure) -> int | None:
-    return failure.retry_after if isinstance(failure, ApiError | _UnavailableError) else None
-
-
-def _describe(failure: _Failure) -> str:
-    """A failure for the log: an engine's message is left out, because it may quote the prompt."""
-    if isinstance(failure, _NoAnswerError):
-        return f"HTTP 200 with an error of status {failure.status} instead of an answer"
-    if isinstance(failure, _CapError):
-        return str(failure)
-    return f"HTTP {failure.status}" if isinstance(failure, ApiError) else repr(failure)
+        raise failing.NoAnswerError(failure) from None

@@ -11,6 +11,7 @@ from gateway.engines import wire
 from gateway.engines.breaker import Breaker
 from gateway.engines.credentials import Credentials
 from gateway.engines.problem import WRONG_KEY, Problem
+from gateway.engines.trust import Trust
 
 log = logging.getLogger("laconic")
 
@@ -18,8 +19,8 @@ FIRST_REMINDER_SECONDS = 10.0
 LONGEST_REMINDER_SECONDS = 600.0
 MAX_SAID = 5
 """How many different reasons why an engine is down are logged before the next reminder."""
-CAP_MEMORY_SECONDS = 60.0
-"""How long an engine that refused to cap the thinking is asked last for requests with a cap."""
+MEMORY_SECONDS = 60.0
+"""How long an engine that cannot continue a message is not asked to."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class EngineState:
     """Whether it has no list of models, and is taken to have those that it is configured for."""
     lacks: str | None = None
     """What it lists too little, in a sentence for admins."""
+    caps_hold: bool = True
+    """It is trusted to keep caps on thinking; otherwise the gateway ends the thinking itself."""
 
 
 class Replica:
@@ -67,9 +70,10 @@ class Replica:
         self.in_flight = 0
         """Requests in flight, including those that wait for a first byte."""
         self.missed_probes = self.missed_lists = 0
-        self.refused_caps = 0
-        """How many requests it refused because it cannot cap the thinking."""
-        self._refused_cap_at: float | None = None
+        self.refused_caps = self.not_continued = 0
+        """How many requests for a cap it refused, and how many messages it did not continue."""
+        self.caps = Trust()
+        self._not_continued_at: float | None = None
 
     @property
     def available(self) -> frozenset[str]:
@@ -84,17 +88,26 @@ class Replica:
         problem = self.problem
         if problem is None and self._refused and self._refused.keys() >= self.serving:
             problem = next(iter(self._refused.values()))
+        caps = not self.caps.lost
         assumed = self.problem is None and self.listed is None
         lacks = self.lacks if self.serving else None
         if problem is None:
-            return EngineState(self.url, sorted(self.serving), None, assumed=assumed, lacks=lacks)
+            return EngineState(self.url, sorted(self.serving), None, assumed=assumed, lacks=lacks, caps_hold=caps)
         action = problem.action or None
-        return EngineState(self.url, sorted(self.serving), problem.kind, action, str(problem), assumed, lacks)
+        return EngineState(self.url, sorted(self.serving), problem.kind, action, str(problem), assumed, lacks, caps)
 
     @property
-    def may_refuse_caps(self) -> bool:
-        """Whether it lately refused a request because it cannot cap the thinking."""
-        return self._refused_cap_at is not None and time.monotonic() - self._refused_cap_at < CAP_MEMORY_SECONDS
+    def continues(self) -> bool:
+        """Whether it may be asked to continue a message: it has not failed to lately."""
+        return self._not_continued_at is None or time.monotonic() - self._not_continued_at >= MEMORY_SECONDS
+
+    def may_cap(self, *, trial: bool) -> bool:
+        """Whether it may be asked to cap the thinking: it is trusted to, or may be tried again, and this is a trial."""
+        return not self.caps.lost or (trial and self.caps.allows(time.monotonic()))
+
+    def begin_capped(self) -> bool:
+        """Note that a request with a cap is being sent. Returns whether it is a trial."""
+        return self.caps.begin(time.monotonic())
 
     def allows(self, checkpoint: str) -> bool:
         """Whether the breaker lets a request for this checkpoint through now."""
@@ -143,14 +156,37 @@ class Replica:
 
     def record_refused_cap(self) -> None:
         """Note that it refused a request because it cannot cap the thinking."""
-        if not self.may_refuse_caps:
+        if not self.caps.lost:
             log.error(
-                "engine %s refuses thinking_token_budget. With a budget, thinking and answer together are cut off there"
-                " at the budget: start vLLM with --reasoning-parser or --reasoning-config",
+                "engine %s refuses to cap the thinking. The gateway ends the thinking there itself, with a second"
+                " request: start vLLM with --reasoning-parser or --reasoning-config to save it",
                 self.url,
             )
         self.refused_caps += 1
-        self._refused_cap_at = time.monotonic()
+        self.caps.record_breach(time.monotonic())
+
+    def record_cap(self, *, kept: bool | None) -> None:
+        """Note whether it kept a cap; None if that cannot be told."""
+        if kept is None:
+            self.caps.cancel()
+        elif kept:
+            log.info("engine %s keeps its caps again", self.url)
+            self.caps.record_kept()
+        else:
+            if not self.caps.lost:
+                log.error("engine %s did not keep a cap. The gateway ends the thinking there itself for now", self.url)
+            self.caps.record_breach(time.monotonic())
+
+    def record_not_continued(self) -> None:
+        """Note that it cannot continue a message, so that there is no answer behind a thinking that was ended."""
+        if self.continues:
+            log.error(
+                "engine %s does not continue a message whose thinking has ended: its chat template or API cannot."
+                " Answers end with the budget there (finish_reason length)",
+                self.url,
+            )
+        self.not_continued += 1
+        self._not_continued_at = time.monotonic()
 
     def mark_serving(self, serving: frozenset[str], listed: frozenset[str] | None = None) -> None:
         """Note which checkpoints it serves, at least one, and which models it lists; None if it has no list."""
@@ -186,7 +222,7 @@ class Replica:
             self._said.add(problem)
             log.warning("engine %s is still not up: %s", self.url, problem)
         self.serving, self.problem = frozenset(), problem
-        self._refused_cap_at = None  # another engine may come up at this URL
+        self.caps, self._not_continued_at = Trust(), None  # another engine may come up at this URL
 
     def mark_unreachable(self, problem: Problem, grace_seconds: float) -> None:
         """Mark it down, and give its running requests `grace_seconds`.
@@ -208,6 +244,8 @@ class Upstream:
         self._replica, self._response = replica, response
         self._open = True
         self.first_bytes = first_bytes
+        self.is_trial = False
+        """It was asked to cap the thinking although it is not trusted to."""
         self.relayed = False
         """Set once the caller has received everything: only the end of the last chunk is still to come."""
 

@@ -14,7 +14,6 @@ from gateway import errors
 from gateway.errors import ApiError
 from gateway.events import BYTE_ORDER_MARK, EVENT_END, Json, data_of, objects, parse_object
 
-CAP_FIELD = b'"thinking_token_budget":'
 LONGEST_WAIT_SECONDS = 3600
 MAX_FIRST_BYTES = 262_144
 """The most bytes before the end of the first event. Another engine is asked after that, and may do the same."""
@@ -101,16 +100,15 @@ def failure_in_body(body: bytes) -> ApiError | None:
     return failure_in(body, streamed=False)
 
 
-def refuses_cap(refusal: ApiError, body: bytes) -> bool:
-    """Whether an engine refused the gateway's own field that caps the thinking.
+def refuses_cap(refusal: ApiError, body: bytes, field: str | None) -> bool:
+    """Whether an engine refused the gateway's own field that caps the thinking; None if there is none.
 
     The caller's fields may quote that name, so a message that names it decides only if the name stands in the body
     once, and if the message is not about another field.
     """
-    field = CAP_FIELD.decode()[1:-2]
-    if refusal.status not in (400, 422) or CAP_FIELD not in body:
+    if field is None or refusal.status not in (400, 422) or f'"{field}":'.encode() not in body:
         return False
-    if refusal.param == field:
+    if refusal.param is not None and refusal.param.partition(".")[0] == field:
         return True
     if field not in refusal.message or body.count(field.encode()) > 1:
         return False

@@ -75,14 +75,23 @@ class Metrics:
             ("engine",),
             registry=registry,
         )
+        self._not_continued = Counter(
+            "laconic_engine_not_continued",
+            "Messages that an engine did not continue behind a thinking that the gateway had ended",
+            ("engine",),
+            registry=registry,
+        )
         self._counted: dict[tuple[int, str], int] = {}
-        """What has been added to these two counters: by counter and label."""
+        """What has been added to these counters: by counter and label."""
         self._over_cap = Counter(
             "laconic_cap_breaches", "Requests whose engine thought beyond its cap", ("engine",), registry=registry
         )
         self.over_cap: dict[str, int] = {}
         """How many requests thought beyond their cap since the start, by engine URL, for those that ever did."""
         self._warned: dict[str, float] = {}
+        self._forced = Counter(
+            "laconic_forced_budgets", "Requests whose thinking the gateway ended itself", ("engine",), registry=registry
+        )
         self._counting = Counter(
             "laconic_token_counts", "Requests by whose their token counts are", ("counting",), registry=registry
         )
@@ -140,7 +149,11 @@ class Metrics:
             },
         )
 
-    def record_over_cap(self, engine: str, entry: Entry) -> None:
+    def record_forced(self, engine: str) -> None:
+        """Record that the gateway ended the thinking itself."""
+        self._forced.labels(engine).inc()
+
+    def record_over_cap(self, engine: str, entry: Entry, cap: int | None) -> None:
         """Record that an engine thought beyond its cap, and warn about it at most once a minute for each engine."""
         self._over_cap.labels(engine).inc()
         self.over_cap[engine] = self.over_cap.get(engine, 0) + 1
@@ -151,7 +164,7 @@ class Metrics:
         log.warning(
             "engine %s thought %d tokens under a cap of %s for each of %d choices (%d such requests since the start):"
             " check its --reasoning-parser",
-            *(engine, entry.reasoning_tokens, entry.budget, entry.choices, self.over_cap[engine]),
+            *(engine, entry.reasoning_tokens, cap, entry.choices, self.over_cap[engine]),
         )
 
     async def start(self) -> None:
@@ -176,6 +189,7 @@ class Metrics:
         self._reserved.set(self._limiter.reserved)
         self._catch_up(self._faults, supervision.faults)
         self._catch_up(self._refused_caps, self._engines.refused_caps)
+        self._catch_up(self._not_continued, self._engines.not_continued)
         for url, in_flight in self._engines.in_flight.items():
             self._running.labels(url).set(in_flight)
         for url, up in self._engines.up.items():

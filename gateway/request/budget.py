@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
@@ -63,6 +63,8 @@ class Budget:
     """The cap that `max_tokens` has lowered, to leave room for the answer; None if it has not."""
     left_by_max_tokens: int | None = field(default=None, compare=False)
     """The most thinking that leaves room for an answer; None if nothing limits the completion."""
+    answer_tokens: int | None = field(default=None, compare=False)
+    """The room that an answer needs, if it was measured."""
 
     @property
     def param(self) -> str:
@@ -97,22 +99,41 @@ def most_thinking(max_tokens: int) -> int:
     return max(0, max_tokens - room)
 
 
-def least_max_tokens(thinking: int) -> int:
-    """The smallest `max_tokens` that leaves room for so much thinking and an answer."""
+def least_max_tokens(thinking: int, answer_tokens: int | None = None) -> int:
+    """The smallest `max_tokens` that leaves room for so much thinking and an answer, of a measured length or of any."""
+    if answer_tokens is not None:
+        return thinking + answer_tokens
     most = thinking + LEAST_ANSWER_TOKENS
     while most_thinking(most) < thinking:
         most += thinking - most_thinking(most)
     return most
 
 
-def leave_room(budget: Budget, max_tokens: int | None) -> Budget:
-    """The budget, lowered if it would let thinking use up `max_tokens`. No cap stays no cap."""
+def leave_room(budget: Budget, max_tokens: int | None, answer_tokens: int | None = None) -> Budget:
+    """The budget, lowered if it would let thinking use up `max_tokens`.
+
+    Without a measured length of the answers, no cap stays no cap: a guess must not cut off a thinking.
+    """
     if max_tokens is None:
         return budget
-    most = most_thinking(max_tokens)
-    if budget.tokens is None or budget.tokens <= most:
-        return replace(budget, left_by_max_tokens=most)
-    return replace(budget, tokens=most, asked=budget.asked or budget.tokens, left_by_max_tokens=most)
+    most = most_thinking(max_tokens) if answer_tokens is None else max(0, max_tokens - answer_tokens)
+    left = replace(budget, left_by_max_tokens=most, answer_tokens=answer_tokens)
+    if budget.tokens is None:
+        return left if answer_tokens is None else replace(left, tokens=most)
+    return left if budget.tokens <= most else replace(left, tokens=most, asked=budget.asked or budget.tokens)
+
+
+def least_room(answers: Iterable[int | None], max_tokens: int | None) -> int | None:
+    """The least room that any of these checkpoints' answers needs; None if it is the rule's, for one not measured.
+
+    The cap of the checkpoint that is chosen may be lower, never higher.
+    """
+    if max_tokens is None:
+        return None
+    rule = max_tokens - most_thinking(max_tokens)
+    rooms = [(rule if tokens is None else tokens, tokens is None) for tokens in answers]
+    tokens, is_rule = min(rooms, default=(rule, True))
+    return None if is_rule else tokens
 
 
 def parse_budget_text(text: str, param: str, family: Family) -> int | None:

@@ -36,9 +36,10 @@ def require_feasible(request: RoutingRequest, budget: Budget, max_tokens_field: 
             budget.param,
             "budget_infeasible",
         )
+    least = least_max_tokens(smallest, budget.answer_tokens)
     raise BadRequestError(
         f"{who} predicted to answer within the {budget.left_by_max_tokens} reasoning tokens that {max_tokens_field}"
-        f" leaves beside an answer; the smallest feasible {max_tokens_field} is {least_max_tokens(smallest)}.",
+        f" leaves beside an answer; the smallest feasible {max_tokens_field} is {least}.",
         max_tokens_field,
         "budget_infeasible",
     )

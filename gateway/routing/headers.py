@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 
-from gateway.request.budget import Budget
 from gateway.routing.rule import Decision
 from models.family import Family
 
 
 def routing_headers(
-    family: Family, decision: Decision, budget: Budget, *, escalated_to: str | None, debug: bool
+    family: Family, decision: Decision, cap: int | None, *, escalated_to: str | None, debug: bool
 ) -> dict[str, str]:
-    """The `x-laconic-*` headers; `debug` adds the reason and every forecast.
+    """The `x-laconic-*` headers; `cap` is in tokens, and `debug` adds the reason and every forecast.
 
     A stream's headers leave before an escalation, so they name the first checkpoint and the one that may take over.
     """
@@ -21,7 +20,7 @@ def routing_headers(
     headers = {
         "x-laconic-checkpoint": checkpoint,
         "x-laconic-alpha": "none" if alpha is None else f"{alpha:g}",
-        "x-laconic-budget": str(budget),
+        "x-laconic-budget": "unlimited" if cap is None else str(cap),
         "x-laconic-decision": decision.kind,
     }
     if decision.escalation is not None:

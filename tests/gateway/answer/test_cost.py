@@ -70,7 +70,7 @@ def test_reported_figures_are_kept(terms: Terms) -> None:
 def test_a_plausible_stream_is_neither_parsed_nor_counted(terms: Terms, monkeypatch: pytest.MonkeyPatch) -> None:
     transcript = streamed(*[{"reasoning": "so 1"}] * 20, *[{"content": "and 2"}] * 20)
     monkeypatch.setattr(Transcript, "_parse_events", None)
-    cost = cost_of(usage(17, 41, 20), transcript, replace(terms, counter=TokenCounter(None)))  # pyright: ignore[reportArgumentType]
+    cost = cost_of(usage(17, 41, 20), transcript, replace(terms, counter=TokenCounter(None, None)))  # pyright: ignore[reportArgumentType]
     assert cost == Cost(usage(17, 41, 20), TokenUsage(17, 20, 21), "reported", answered=True)
 
 

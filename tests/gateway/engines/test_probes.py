@@ -205,8 +205,24 @@ async def test_readiness_names_each_engines_problem_and_its_url_only_to_an_admin
         serves = ["alpha-0.1", "alpha-0.4", "base"]
         action = "Set it in LACONIC_ENGINE_KEY or --engine-key-file."
         expected = [
-            {"up": True, "serves": serves, "problem": None, "action": None, "assumed": False, "over_cap": 0},
-            {"up": False, "serves": [], "problem": "HTTP 401", "action": action, "assumed": False, "over_cap": 0},
+            {
+                "up": True,
+                "serves": serves,
+                "problem": None,
+                "action": None,
+                "assumed": False,
+                "caps_hold": True,
+                "over_cap": 0,
+            },
+            {
+                "up": False,
+                "serves": [],
+                "problem": "HTTP 401",
+                "action": action,
+                "assumed": False,
+                "caps_hold": True,
+                "over_cap": 0,
+            },
         ]
         ready = await gateway.client.get("/health/ready")
         assert (ready.status_code, ready.json()["engines"]) == (200, expected)

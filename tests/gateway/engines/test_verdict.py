@@ -218,7 +218,16 @@ VLLM = "thinking_token_budget is set but reasoning_config is not configured. Ple
 def test_a_refused_cap_is_told_from_the_callers_own_mistake(
     message: str, param: str | None, body: bytes, is_ours: bool
 ) -> None:
-    assert refuses_cap(ApiError(400, message, param=param), body) is is_ours
+    refusal = ApiError(400, message, param=param)
+    assert refuses_cap(refusal, body, "thinking_token_budget") is is_ours
+    assert not refuses_cap(refusal, body, None)  # nothing was to be capped
+
+
+def test_a_refused_cap_is_recognised_whatever_the_engine_calls_it() -> None:
+    body = b'{"messages":[],"custom_params":{"thinking_budget":5}}'
+    assert refuses_cap(ApiError(422, "unknown", param="custom_params.thinking_budget"), body, "custom_params")
+    assert refuses_cap(ApiError(400, "custom_params is not supported"), body, "custom_params")
+    assert not refuses_cap(ApiError(400, "messages is empty", param="messages"), body, "custom_params")
 
 
 def test_a_first_event_without_an_end_is_given_up_early() -> None:

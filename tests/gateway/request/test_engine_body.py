@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gateway.config import shipped_family
 from gateway.request import question
 from gateway.request.budget import Budget, most_thinking
-from gateway.request.engine_body import capped_by_length, engine_body, shortened
+from gateway.request.engine_body import cap_of, capped, capped_by_length, continued, engine_body, shortened
 from models import family as families
-from models.family import Checkpoint
+from models.family import Checkpoint, Reasoning
 
 MODEL = "abacus/alpha-0.4"
 TRAINED = families.load(shipped_family(), verify=False).checkpoint("alpha-0.4")
@@ -28,8 +28,10 @@ def sent(
     tokens: int | None = None, *, logprobs: bool = False, checkpoint: Checkpoint = TRAINED, **changes: Any
 ) -> dict[str, Any]:
     """What the engine gets for a body with these changes, under this cap."""
-    budget = Budget(tokens, "X-Reasoning-Budget")
-    return engine_body(parse(**changes), checkpoint, MODEL, budget, logprobs=logprobs)
+    asked = parse(**changes)
+    cap = cap_of(asked, Budget(tokens, "X-Reasoning-Budget"), checkpoint)
+    body = engine_body(asked, checkpoint, MODEL, cap, logprobs=logprobs)
+    return body if cap is None else capped(body, checkpoint, cap)[0]
 
 
 def served(**fields: Any) -> Checkpoint:
@@ -116,7 +118,39 @@ def test_what_the_first_checkpoint_used_is_taken_from_both_limits(
 def test_without_a_cap_on_thinking_the_completion_is_no_longer_than_the_cap(
     budget: int, given: dict[str, int], limits: dict[str, int]
 ) -> None:
-    assert capped_by_length({"model": MODEL, "thinking_token_budget": budget, **given}) == {"model": MODEL, **limits}
+    assert capped_by_length({"model": MODEL, **given}, budget) == {"model": MODEL, **limits}
+
+
+@pytest.mark.parametrize(
+    ("budget", "answer_tokens", "max_tokens", "cap"),
+    [
+        (None, 30, 100, 70),
+        (50, 30, 100, 50),
+        (90, 30, 100, 70),
+        (None, 30, 20, 0),  # the answer has it all
+        (None, None, 100, None),  # not measured: nothing is cut off by a guess
+        (None, 30, None, None),
+    ],
+)
+def test_under_max_tokens_the_cap_leaves_the_room_that_answers_were_measured_to_need(
+    budget: int | None, answer_tokens: int | None, max_tokens: int | None, cap: int | None
+) -> None:
+    asked = parse() if max_tokens is None else parse(max_tokens=max_tokens)
+    checkpoint = served(answer_tokens=answer_tokens)
+    assert cap_of(asked, Budget(budget, "X-Reasoning-Budget"), checkpoint) == cap
+    unmarked = served(answer_tokens=answer_tokens, cap="none")
+    assert cap_of(asked, Budget(budget, "X-Reasoning-Budget"), unmarked) == budget  # its thinking is its answer
+
+
+def test_a_message_is_continued_behind_its_thinking_with_what_is_left_of_its_length() -> None:
+    body = continued(sent(max_tokens=100, min_tokens=20, seed=7), " 1 + 2", 15, Reasoning())
+    message = {"role": "assistant", "content": "<think> 1 + 2</think>"}
+    assert body == sent(max_tokens=84, min_tokens=4, seed=7) | {
+        "messages": [*parse().body["messages"], message],
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+    }
+    assert continued(sent(max_completion_tokens=10), "", 15, Reasoning())["max_completion_tokens"] == 1
 
 
 def test_a_served_checkpoint_puts_its_overrides_into_the_request() -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.request.budget import Budget
 from gateway.routing.headers import routing_headers
 from gateway.routing.rule import Decision
 from models.family import Family
@@ -35,8 +34,7 @@ def headers(
     escalated_to: str | None = None,
     debug: bool = False,
 ) -> dict[str, str]:
-    budget = Budget(tokens, "X-Reasoning-Budget")
-    return routing_headers(family, decision, budget, escalated_to=escalated_to, debug=debug)
+    return routing_headers(family, decision, tokens, escalated_to=escalated_to, debug=debug)
 
 
 def test_a_routed_request_names_checkpoint_alpha_budget_decision_and_difficulty(family: Family) -> None:
