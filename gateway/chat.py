@@ -188,7 +188,7 @@ class ChatEndpoint:
             max_tokens=question.max_tokens,
             choices=question.choices,
             thinks=context.cap != 0,
-            cap=context.cap,
+            cap=lambda: context.engine_cap,
             cut=lambda: context.is_cut,
             discarded=lambda: context.discarded_tokens,
         )

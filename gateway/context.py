@@ -65,6 +65,11 @@ class RequestContext:
     settled: bool = False
 
     @property
+    def engine_cap(self) -> int | None:
+        """The cap that the engine keeps: its own, or the length of each of several choices."""
+        return self.cap if self.engine_caps or self.question.choices > 1 else None
+
+    @property
     def limit(self) -> int | None:
         """Maximum reasoning tokens: thinking cannot be longer than the whole completion may be."""
         limits = (self.budget.tokens, self.question.max_tokens)

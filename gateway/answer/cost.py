@@ -53,8 +53,8 @@ class Terms:
     """The checkpoint was free to think."""
     unmarked: bool = False
     """Nothing marks the model's thinking, so the ledger counts every generated token as reasoning."""
-    cap: int | None = None
-    """The most reasoning tokens of one choice; None for no cap."""
+    cap: Callable[[], int | None] = lambda: None
+    """Returns the cap on the reasoning tokens of one choice that the engine keeps; None if it keeps none."""
     cut: Callable[[], bool] = lambda: False
     """Returns whether the gateway has ended the thinking itself, whose tokens it has counted then."""
     discarded: Callable[[], int] = lambda: 0
@@ -125,11 +125,12 @@ def _is_hit(reasoning: int, transcript: Transcript, terms: Terms) -> bool:
     """Whether the cap ended the thinking. An engine that keeps a cap thinks up to it, and no further."""
     if terms.cut():
         return True
-    if not terms.cap or reasoning < terms.cap:
+    cap = terms.cap()
+    if not cap or reasoning < cap:
         return False
-    if reasoning >= terms.choices * terms.cap:
+    if reasoning >= terms.choices * cap:
         return True
-    return transcript.longest_thinking(terms.counter, terms.marks, thinks=terms.thinks) >= terms.cap
+    return transcript.longest_thinking(terms.counter, terms.marks, thinks=terms.thinks) >= cap
 
 
 def exceeds_cap(reasoning_tokens: int, cap: int | None, choices: int) -> bool:
