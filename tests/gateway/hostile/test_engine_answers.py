@@ -238,12 +238,12 @@ class TestCaps:
         for _ in range(10):
             assert (await pair.ask(stream=streamed, headers=budget)).status_code == 200
         assert len(engine.bodies) == 1
-        assert caplog.text.count("refuses thinking_token_budget") == 1
+        assert caplog.text.count("refuses to cap the thinking") == 1
         metrics = (await pair.client.get("/metrics")).text
         assert f'laconic_engine_refused_caps_total{{engine="{engine.url}"}} 1.0' in metrics
 
     @pytest.mark.parametrize("streamed", [True, False])
-    async def test_if_no_replica_takes_caps_the_whole_completion_is_as_long_as_the_cap(
+    async def test_if_no_replica_takes_caps_the_gateway_ends_the_thinking_and_asks_no_more_for_them(
         self, pair: Gateway, engine: FakeEngine, other: FakeEngine, streamed: bool
     ) -> None:
         engine.script = other.script = self.without_caps(streamed)
@@ -252,7 +252,10 @@ class TestCaps:
         asked = engine.bodies + other.bodies
         assert len(asked) == 3
         (served,) = [body for body in asked if "thinking_token_budget" not in body]
-        assert served["max_tokens"] == 50
+        assert "max_tokens" not in served
+        assert served["stream"]
+        assert (await pair.ask(stream=streamed, headers={"x-reasoning-budget": "50"})).status_code == 200
+        assert len(engine.bodies + other.bodies) == 4
 
     @pytest.mark.parametrize("streamed", [True, False])
     async def test_requests_without_a_cap_go_there_as_before(

@@ -229,7 +229,7 @@ def test_holdouts_without_an_answer_count_in_the_measurement_as_others_do() -> N
     assert group.totals._replace(requests=0) != Totals()
 
 
-async def test_an_engine_that_thinks_beyond_its_cap_is_named(
+async def test_an_engine_that_thinks_beyond_its_cap_is_named_and_no_longer_trusted(
     gateway: Gateway, engine: FakeEngine, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.script = Answer(THINKING).script("null")
@@ -239,10 +239,14 @@ async def test_an_engine_that_thinks_beyond_its_cap_is_named(
         )
         assert response.status_code == 200
     entries = await gateway.entries(3)
-    assert [(entry.reasoning_tokens, entry.over_cap) for entry in entries] == [(THOUGHT, True)] * 3
-    assert f'laconic_cap_breaches_total{{engine="{engine.url}"}} 3.0' in gateway.services.metrics.exposition().decode()
+    told = [(entry.reasoning_tokens, entry.over_cap) for entry in entries]
+    assert told == [(THOUGHT, True), (16, False), (16, False)]
+    assert f'laconic_cap_breaches_total{{engine="{engine.url}"}} 1.0' in gateway.services.metrics.exposition().decode()
+    assert (
+        f'laconic_forced_budgets_total{{engine="{engine.url}"}} 2.0' in gateway.services.metrics.exposition().decode()
+    )
     (state,) = (await gateway.client.get("/health/ready")).json()["engines"]
-    assert state["over_cap"] == 3
+    assert (state["over_cap"], state["caps_hold"]) == (1, False)
     warnings = [record for record in caplog.records if "under a cap of 16" in record.getMessage()]
     assert len(warnings) == 1
     assert engine.url in warnings[0].getMessage()
