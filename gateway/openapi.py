@@ -46,7 +46,9 @@ def document(family: Family, version: str) -> Json:
         ],
         "requestBody": _body(question.ChatRequest, model={"type": "string", "examples": names}),
     }
-    answer = {"application/json": {"schema": {"type": "object"}}}
+    hit = {"type": "boolean", "description": "the cap ended the thinking; absent otherwise"}
+    usage = {"type": "object", "properties": {"budget_hit": hit}}
+    answer = {"application/json": {"schema": {"type": "object", "properties": {"usage": usage}}}}
     events = {"text/event-stream": {"schema": {"type": "object", "description": "server-sent events"}}}
     return {
         "openapi": "3.1.0",

@@ -408,3 +408,22 @@ async def test_room_for_the_answer_is_left_whatever_the_budget_says(
             response = await gateway.ask(model="abacus/base", headers={"x-reasoning-budget": budget}, **limit)
             assert response.headers["x-laconic-budget"] == ("unlimited" if cap is None else str(cap))
             assert engine.bodies[-1].get("thinking_token_budget") == cap
+
+
+@both
+async def test_a_gateway_that_stops_in_the_answer_releases_the_engine_and_settles_once(
+    forced_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path, streamed: bool
+) -> None:
+    engine.script = scripts(stream(*FIRST), stream(*SECOND[:2], then=forever))
+    async with httpx.AsyncClient(timeout=20) as client:
+        async with running(forced_dir, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+            body = {"model": "abacus/base", "messages": [{"role": "user", "content": EASY}], "stream": streamed}
+            url = f"{gateway.url}/v1/chat/completions"
+            asked = asyncio.create_task(client.post(url, json=body, headers=HEADERS))
+            await until(lambda: len(engine.bodies) == 2)
+            await asyncio.sleep(0.2)
+        response = await asked
+    assert "gateway_stopping" in response.text
+    await until(lambda: not engine.running)
+    (entry,) = await gateway.entries()
+    assert (entry.status, entry.error) == (503, "gateway stopped")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from aiohttp import web
 
-from gateway.engines import pool
+from gateway.engines import failing
 from gateway.engines.verdict import MAX_FIRST_BYTES
 from models.family import Family
 from tests.conftest import RedisServer
@@ -308,7 +308,7 @@ async def test_a_non_streaming_answer_is_bounded_and_its_memory_is_given_back(
 async def test_the_limit_is_exact(
     raw: RawEngine, family_dir: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(pool, "MAX_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(failing, "MAX_ANSWER_BYTES", 100_000)
     whole = json.dumps(COMPLETION).encode()
     raw.chat = sends(http(whole + b" " * (100_000 - len(whole) + (size > 0))))
     async with running(family_dir, redis_server.url, [raw.url]) as gateway:
