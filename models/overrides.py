@@ -38,6 +38,9 @@ class Overrides(BaseModel):
     """Fields for callers who do not set them, such as a temperature."""
     system: str | None = None
     """A system prompt, put before the caller's own."""
+    suffix: str | None = None
+    """Text behind the last user message, such as Qwen3's `/no_think`. Small models obey it better than a system
+    prompt."""
 
     @field_validator("body", "defaults")
     @classmethod
@@ -54,6 +57,8 @@ def with_overrides(body: Mapping[str, Any], overrides: Overrides) -> dict[str, A
         result[name] = _merged(result.get(name), value)
     if overrides.system is not None:
         result["messages"] = with_system(result.get("messages", []), overrides.system)
+    if overrides.suffix is not None:
+        result["messages"] = with_suffix(result.get("messages", []), overrides.suffix)
     return result
 
 
@@ -68,6 +73,21 @@ def with_system(messages: list[Any], system: str) -> list[Any]:
     else:
         joined = f"{system}\n\n{content}" if content else system
     return [{**first, "content": joined}, *messages[1:]]
+
+
+def with_suffix(messages: list[Any], suffix: str) -> list[Any]:
+    """Return the messages with text behind the last one of the user, after a line end; the same if there is none."""
+    for at in range(len(messages) - 1, -1, -1):
+        message = cast("dict[str, Any]", messages[at]) if isinstance(messages[at], dict) else {}
+        if message.get("role") != "user":
+            continue
+        content = message.get("content")
+        if isinstance(content, list):
+            joined: object = [*cast("list[object]", content), {"type": "text", "text": f"\n{suffix}"}]
+        else:
+            joined = f"{content}\n{suffix}" if content else suffix
+        return [*messages[:at], {**message, "content": joined}, *messages[at + 1 :]]
+    return messages
 
 
 def with_cap(body: Mapping[str, Any], cap: Cap, tokens: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.overrides import CAPS, Overrides, with_cap, with_overrides, with_system
+from models.overrides import CAPS, Overrides, with_cap, with_overrides, with_suffix, with_system
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -50,6 +50,20 @@ def test_objects_are_merged_key_by_key() -> None:
 def test_a_system_prompt_is_joined_with_the_caller_s(first: dict[str, object] | None, expected: list[object]) -> None:
     user = {"role": "user", "content": "Hi"}
     assert with_system([*([first] if first else []), user], "Be brief.") == [*expected, user]
+
+
+def test_a_suffix_goes_behind_the_last_user_message() -> None:
+    first, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}
+    tool = {"role": "tool", "content": "4"}
+    last = {"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}
+    suffixed = {"role": "user", "content": [*last["content"], {"type": "text", "text": "\n/no_think"}]}
+    assert with_suffix([first, answer, last, tool], "/no_think") == [first, answer, suffixed, tool]
+    assert with_suffix([first], "/no_think") == [{"role": "user", "content": "Hi\n/no_think"}]
+    assert with_suffix([{"role": "user", "content": None}], "/no_think") == [{"role": "user", "content": "/no_think"}]
+    assert with_suffix([answer, "nonsense"], "/no_think") == [answer, "nonsense"]
+    body = {"messages": [first]}
+    assert with_overrides(body, Overrides(suffix="/no_think"))["messages"][0]["content"] == "Hi\n/no_think"
+    assert body == {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.mark.parametrize("field", ["model", "messages", "stream", "n"])

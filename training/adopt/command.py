@@ -7,6 +7,7 @@ import asyncio
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +27,8 @@ from training.adopt.prompts import Request
 from training.errors import StageError
 
 MIN_PROMPTS = 50
+PROGRESS_SECONDS = 15.0
+"""Between two lines on the progress, where no terminal shows a bar."""
 PILOT = 8
 """Prompts that are measured first, to say what the rest will cost. Their replies are kept."""
 EXAMPLES = """examples:
@@ -119,6 +122,7 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         raise StageError("--samples: agreement needs 2 or more, because the reference is compared with itself, too")
     access = Access(parsed.key_file, parsed.header, parsed.ca)
     async with Engine(parsed.url, access, at_once=parsed.at_once) as client:
+        console.print(f"{client.url}: asking what it does", highlight=False, soft_wrap=True)
         facts = await _facts(parsed, client, chosen, requests)
         for line in facts.lines():
             console.print(f"  {line}", highlight=False, soft_wrap=True)
@@ -189,12 +193,16 @@ async def _measure(
     work, total = _work(parsed), len(requests) * len(plan.levels) * plan.sampling.samples
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     spent = sum(row.reply.completion_tokens for row in measure.load(work) if row.reply is not None)
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         line = progress.add_task("measuring", total=total, completed=len(measure.load(work)))
+        said = time.monotonic()
 
         def count(row: Measured) -> None:
-            nonlocal spent
+            nonlocal spent, said
             progress.advance(line)
+            if not console.is_terminal and time.monotonic() - said >= PROGRESS_SECONDS:  # in a file no bar moves
+                said = time.monotonic()
+                console.print(f"  {progress.tasks[0].completed:,.0f} of {total:,} replies", highlight=False)
             spent += row.reply.completion_tokens if row.reply is not None else 0
             if parsed.max_tokens_spent is not None and spent > parsed.max_tokens_spent:
                 raise StageError(

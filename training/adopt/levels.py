@@ -57,6 +57,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = Field(default=None, min_length=1)
     system: str | None = None
+    suffix: str | None = None
     body: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     budget: int | None = Field(default=None, ge=1)
@@ -119,7 +120,7 @@ def _from_table(path: Path, name: str, table: object, model: str) -> Level:
         raise StageError(f"--levels: {path}: {name!r}: use lower-case letters, digits, dots and dashes")
     try:
         parsed = _Table.model_validate(table)
-        overrides = Overrides(body=parsed.body, defaults=parsed.defaults, system=parsed.system)
+        overrides = Overrides(body=parsed.body, defaults=parsed.defaults, system=parsed.system, suffix=parsed.suffix)
     except ValidationError as error:
         wrong, reason = first_error(error)
         raise StageError(f"--levels: {path}: {name}.{wrong}: {reason}") from None

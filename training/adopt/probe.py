@@ -7,6 +7,7 @@ the thinking in time is the engine's.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ async def probe(
                     f" it lists {endpoint.shown(listed)}{meant}"
                 )
     level = levels[-1]
-    trials = [await _tried(engine, level, request, {}) for request in requests[:MAX_TRIALS]]
+    trials = await asyncio.gather(*(_tried(engine, level, request, {}) for request in requests[:MAX_TRIALS]))
     separated = any(trial.separated for trial in trials)
     inline = any(trial.inline for trial in trials)
     marks = Reasoning() if separated or inline else None
@@ -133,7 +134,8 @@ async def _working_cap(engine: Engine, level: Level, trials: Sequence[_Trial], *
         if cap in ("forced", "none"):
             continue
         try:
-            capped = [await _tried(engine, level, request, with_cap({}, cap, CAP_TOKENS)) for request in long[:2]]
+            fields = with_cap({}, cap, CAP_TOKENS)
+            capped = await asyncio.gather(*(_tried(engine, level, request, fields) for request in long[:2]))
         except EngineError as error:
             if error.status in (400, 422):
                 continue

@@ -217,6 +217,8 @@ def _asked(level: Level) -> str:
     parts += [f"`{name}: {value}`" for name, value in {**body, **level.overrides.defaults}.items()]
     if level.overrides.system is not None:
         parts.append("a system prompt")
+    if level.overrides.suffix is not None:
+        parts.append(f"`{' '.join(level.overrides.suffix.split())}` behind the question")
     return ", ".join(parts) or "nothing more"
 
 

@@ -20,11 +20,12 @@ def test_words_become_levels_in_their_order():
 def test_a_file_says_everything_else(tmp_path: Path):
     file = tmp_path / "levels.toml"
     file.write_text(
-        '[brief]\nsystem = "The number alone."\n[cool]\ndefaults = {temperature = 0.1}\n'
+        '[brief]\nsystem = "The number alone."\nsuffix = "/no_think"\n[cool]\ndefaults = {temperature = 0.1}\n'
         '[large]\nmodel = "Qwen/Qwen3-32B"\nbudget = 2048\nbody = {reasoning_effort = "low"}\n'
     )
     brief, cool, large = levels.parse(str(file), "small")
-    assert (brief.name, brief.model, brief.overrides.system) == ("brief", "small", "The number alone.")
+    assert (brief.name, brief.model) == ("brief", "small")
+    assert (brief.overrides.system, brief.overrides.suffix) == ("The number alone.", "/no_think")
     assert cool.overrides.defaults == {"temperature": 0.1}
     assert (large.model, large.budget, large.overrides.body) == ("Qwen/Qwen3-32B", 2048, {"reasoning_effort": "low"})
 
