@@ -277,10 +277,10 @@ class Settings(BaseSettings):
             raise ValueError(f"{redact_url(url)!r} cannot be used: {error}") from None
         return url
 
-    @field_validator("family", "state_dir")
+    @field_validator("family", "state_dir", "engine_key_file", "engine_ca")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
 
     @classmethod
     def settings_customise_sources(

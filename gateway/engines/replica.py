@@ -17,8 +17,8 @@ log = logging.getLogger("laconic")
 
 FIRST_REMINDER_SECONDS = 10.0
 LONGEST_REMINDER_SECONDS = 600.0
-MAX_SAID = 5
-"""How many different reasons why an engine is down are logged before the next reminder."""
+MAX_CHANGES = 10
+"""How many changes of the reason why an engine is down are logged before the next reminder."""
 MEMORY_SECONDS = 60.0
 """How long an engine that cannot continue a message is not asked to."""
 
@@ -62,8 +62,10 @@ class Replica:
         """By checkpoint, why its requests are refused, since their last success."""
         self._key_version = self.credentials.version
         self._down_since: float | None = None
-        self._said: set[Problem] = set()
-        """Why it is down, as far as the log has said so since the last reminder."""
+        self._logged: Problem | None = None
+        """Why it is down, as the log said last."""
+        self._changes = 0
+        """How often the log has said so since the last reminder, because the reason had changed."""
         self._reminder_at = self._reminder_pause = 0.0
         self._breakers: dict[str, Breaker] = {}
         """By checkpoint, for those that failed since their last success."""
@@ -212,14 +214,14 @@ class Replica:
             log.warning("engine %s %s: %s It is probed once a second.", self.url, was, problem)
             self._down_since, self._reminder_pause = now, FIRST_REMINDER_SECONDS
             self._reminder_at = now + self._reminder_pause
-            self._said = {problem}
+            self._logged, self._changes = problem, 0
         elif now >= self._reminder_at:
             log.warning("engine %s is not up for %.0f s: %s", self.url, now - self._down_since, problem)
             self._reminder_pause = min(2 * self._reminder_pause, LONGEST_REMINDER_SECONDS)
             self._reminder_at = now + self._reminder_pause
-            self._said = {problem}
-        elif problem not in self._said and len(self._said) < MAX_SAID:
-            self._said.add(problem)
+            self._logged, self._changes = problem, 0
+        elif problem != self._logged and self._changes < MAX_CHANGES:
+            self._logged, self._changes = problem, self._changes + 1
             log.warning("engine %s is still not up: %s", self.url, problem)
         self.serving, self.problem = frozenset(), problem
         self.caps, self._not_continued_at = Trust(), None  # another engine may come up at this URL

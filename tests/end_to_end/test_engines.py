@@ -23,6 +23,8 @@ from tests.gateway.fakes import EASY
 
 START_SECONDS = 600
 GRACE_SECONDS = 30
+NAMED_SECONDS = 5
+"""In which a cause must be named."""
 ENDLESS = {"min_tokens": 900, "max_tokens": 950}
 """Long enough for the engine to be killed in the middle."""
 
@@ -40,13 +42,13 @@ class Engine:
         self._log = directory / f"engine-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, adapters: bool = True) -> None:
-        """Start the engine without waiting for it; `wait` does that."""
+    def start(self, *more: str, adapters: bool = True) -> None:
+        """Start the engine without waiting for it; `wait` does that. `more` are further arguments."""
         family = families.load(FAMILY_DIR)
         command = embedded.engine_command(family, FAMILY_DIR, self.port, embedded.cpu_dtype())
         if not adapters:
             command = command[: command.index("--lora-modules")]
-        command = [*command, "--shutdown-timeout", str(GRACE_SECONDS)]  # so that it finishes running requests
+        command = [*command, "--shutdown-timeout", str(GRACE_SECONDS), *more]  # so that it finishes running requests
         environment = {**embedded._engine_environment(), **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -178,3 +180,38 @@ async def test_an_engine_loads_the_adapters_that_it_lacks(tmp_path: Path) -> Non
             assert response.headers["x-laconic-checkpoint"] == "alpha-0.4"
     finally:
         engine.kill()
+
+
+def test_a_refused_key_a_kill_and_another_name_are_named_in_time_and_mended_without_a_restart(tmp_path: Path) -> None:
+    engine, keys = Engine(tmp_path), tmp_path / "engine-key"
+    keys.write_text("sk-old")
+    try:
+        engine.start("--api-key", "sk-new", adapters=False)
+        engine.wait()
+        options = ("--engine", engine.url, "--engine-key-file", str(keys))
+        with launched(tmp_path / "state", *options) as gateway:
+
+            def named(problem: str, words: str) -> None:
+                """Readiness and the log have the cause within five seconds, and a request gets a 503."""
+                until(lambda: _problem(gateway) == problem, f"{problem} is not in /health/ready", NAMED_SECONDS)
+                until(lambda: words in (gateway.state_dir / "printed").read_text(), "not logged", NAMED_SECONDS)
+                refused = httpx.post(f"{gateway.url}/v1/chat/completions", json=chat(), timeout=60)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+
+            named("HTTP 401", f"it refuses the key in {keys}. Correct the file")
+            keys.write_text("sk-new")
+            until(lambda: _problem(gateway) is None, "the new key is not used", NAMED_SECONDS)
+            answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=chat(model="abacus/base"), timeout=600)
+            assert answer.status_code == 200
+            engine.kill()
+            named("connection refused", "Is the engine running")
+            engine.start("--api-key", "sk-new", "--served-model-name", "abacus-base", adapters=False)
+            engine.wait()
+            named("it lists other models", "lists 'abacus-base', none of 'abacus/alpha-0'")
+    finally:
+        engine.kill()
+
+
+def _problem(gateway: Stack) -> str | None:
+    """What readiness says is wrong with the first engine."""
+    return httpx.get(f"{gateway.url}/health/ready", timeout=60).json()["engines"][0]["problem"]
