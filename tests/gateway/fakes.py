@@ -74,28 +74,6 @@ def build_family(directory: Path, *, escalations: bool = False) -> Family:
     return families.load(directory)
 
 
-SERVED_MODEL = "Qwen/Qwen3-8B"
-
-
-def build_served_family(directory: Path) -> Family:
-    """The same family without weights: three levels of one model that engines serve under `SERVED_MODEL`."""
-    family = build_family(directory)
-    levels = tuple(
-        Checkpoint(
-            name=checkpoint.name,
-            kind="served",
-            model=SERVED_MODEL,
-            cap="thinking_token_budget",
-            frontier=checkpoint.frontier,
-        )
-        for checkpoint in family.checkpoints
-    )
-    files = family.files | hash_files(directory, "base/tokenizer.json")
-    served = family.model_copy(update={"base": None, "checkpoints": levels, "files": files})
-    families.save(served, directory)
-    return families.load(directory)
-
-
 def tokenizer() -> Tokenizer:
     """A byte-level BPE with single digits, like the shipped family's."""
     made = Tokenizer(models.BPE())

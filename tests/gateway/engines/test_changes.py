@@ -17,7 +17,8 @@ from models.family import Family
 from tests.conftest import RedisServer
 from tests.gateway.engines.raw import RawEngine, http, sends
 from tests.gateway.engines.test_probes import listed, warnings
-from tests.gateway.fakes import EASY, SERVED_MODEL, FakeEngine, Gateway, build_served_family, running, until
+from tests.gateway.fakes import EASY, FakeEngine, Gateway, running, until
+from tests.gateway.served import SERVED_MODEL, build_served_family
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from gateway.process.embedded import free_port
 from models.family import Family
 from tests.conftest import RedisServer
 from tests.gateway.engines.test_credentials import LockedEngine
-from tests.gateway.fakes import SERVED_MODEL, build_served_family
 from tests.gateway.process.serving import Serve, serving
+from tests.gateway.served import SERVED_MODEL, build_served_family
 
 SECONDS = 5.0
 OTHER = "Qwen/Qwen3-8B-AWQ"
