@@ -54,7 +54,9 @@ class EpisodeGrader:
         stop = self._tokenizer.encode(f"\n</think>\n\n{before}", add_special_tokens=False)
         whole = self._tokenizer.encode(f"\n</think>\n\n{before}{gold}{after}", add_special_tokens=False)
         shared = next((i for i, (a, b) in enumerate(zip(stop, whole, strict=False)) if a != b), len(stop))
-        return Probe(tuple(whole[:shared]), tuple(whole[shared:]))
+        newline = self._tokenizer.encode("\n", add_special_tokens=False)
+        has_newline = len(stop[:shared]) > len(newline) and whole[: len(newline)] == newline
+        return Probe(tuple(whole[:shared]), tuple(whole[shared:]), len(newline) if has_newline else 0)
 
     def __call__(
         self,
@@ -86,6 +88,7 @@ class EpisodeGrader:
                 probes,
                 answer_probability=settings.reading,
                 memory_bytes=self.memory_bytes(model),
+                closed_BK=episodes.closed_BK,
                 **how,
             )
 

@@ -33,9 +33,11 @@ class Probe:
 
     stop: tuple[int, ...]
     answer: tuple[int, ...]
+    newline: int = 0
+    """Tokens at the start of `stop` that end a line; left out after a prefix whose last token has ended it."""
 
     def __post_init__(self) -> None:
-        if not self.stop or not self.answer:
+        if len(self.stop) <= self.newline or not self.answer:
             raise ValueError("a probe needs a stop and an answer of at least one token each")
 
 
@@ -55,6 +57,7 @@ def answer_probabilities(
     memory_bytes: int = MEMORY_BYTES,
     after_pass: Callable[[Tensor, Rollouts], None] | None = None,
     kv_caches: Sequence[Tensor] | None = None,
+    closed_BK: Tensor | None = None,
 ) -> Tensor:
     """J_0 .. J_K of each rollout in [0, 1], float32, (B, K + 1).
 
@@ -70,6 +73,7 @@ def answer_probabilities(
             that pass begin with these rollouts, so other measurements can use what the model computed.
         kv_caches: per row, the KV cache of prompt and completion, (layers, 2, key heads, tokens, D), as
             `training.rollouts.sample.sample` returns it. Then only the probes are computed.
+        closed_BK: True where the last token of episode k has ended its line (`Episodes.closed_BK`); default: nowhere.
 
     Raises:
         ValueError: both `after_pass` and `kv_caches` are given; with KV caches there is no pass over the rollouts.
@@ -77,11 +81,15 @@ def answer_probabilities(
     if after_pass and kv_caches is not None:
         raise ValueError("after_pass needs a pass over the rollouts, which kv_caches replaces")
     ends_BK1 = torch.cat([torch.zeros_like(ends_BK[:, :1]), ends_BK], 1)
+    closed_BK = torch.zeros_like(ends_BK, dtype=torch.bool) if closed_BK is None else closed_BK
+    closed_BK1 = torch.cat([torch.zeros_like(closed_BK[:, :1]), closed_BK], 1)
     needed_B = (ends_BK1 < ends_BK1[:, -1:]).sum(1) + 1
     success_BK1 = torch.empty(ends_BK1.shape, dtype=torch.float32, device=ends_BK1.device)
     for rows in _chunks(model, rollouts, needed_B, probes, memory_bytes, only_probes=kv_caches is not None):
         chunk, needed = rollouts[rows], int(needed_B[rows].max())
-        packed = PackedProbes.of([probes[row] for row in rows.tolist()], chunk, ends_BK1[rows, :needed])
+        packed = PackedProbes.of(
+            [probes[row] for row in rows.tolist()], chunk, ends_BK1[rows, :needed], closed_BK1[rows, :needed]
+        )
         logits = (
             _forward_all(model, chunk, packed)
             if kv_caches is None
@@ -126,8 +134,8 @@ class PackedProbes:
     """The probes of a chunk, aligned so that every stop ends, and every answer starts, in the same column."""
 
     ids_BL: Tensor
-    mask_BL: Tensor
-    """True where the probe has a token; L = stop_width + answer_width, padding on both sides."""
+    mask_BKL: Tensor
+    """True where probe k has a token; L = stop_width + answer_width, padding on both sides."""
     stop_width: int
     """Columns of the stop; the answer has the rest."""
     ends_BK1: Tensor
@@ -135,8 +143,10 @@ class PackedProbes:
     prompt_length_B1: Tensor
 
     @classmethod
-    def of(cls, probes: Sequence[Probe], rollouts: Rollouts, ends_BK1: Tensor) -> PackedProbes:
-        """Pack one probe per row, to be repeated after each of the row's episodes."""
+    def of(
+        cls, probes: Sequence[Probe], rollouts: Rollouts, ends_BK1: Tensor, closed_BK1: Tensor | None = None
+    ) -> PackedProbes:
+        """Pack one probe per row, repeated after each of its episodes; without its line break where `closed_BK1`."""
         device = ends_BK1.device
         stop_width = max(len(probe.stop) for probe in probes)
         answer_width = max(len(probe.answer) for probe in probes)
@@ -144,11 +154,17 @@ class PackedProbes:
         def aligned(left: Sequence[int], right: Sequence[int]) -> list[int]:
             return [0] * (stop_width - len(left)) + [*left, *right] + [0] * (answer_width - len(right))
 
+        ids_BL = torch.tensor([aligned(p.stop, p.answer) for p in probes], device=device)
+        masks = [aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes]
+        open_masks = [aligned([0] * p.newline + [1] * (len(p.stop) - p.newline), [1] * len(p.answer)) for p in probes]
+        mask_BKL = torch.tensor(masks, device=device).bool()[:, None].expand(-1, ends_BK1.size(1), -1)
+        if closed_BK1 is not None:
+            mask_BKL = torch.where(
+                closed_BK1[:, :, None], torch.tensor(open_masks, device=device).bool()[:, None], mask_BKL
+            )
         return cls(
-            ids_BL=torch.tensor([aligned(p.stop, p.answer) for p in probes], device=device),
-            mask_BL=torch.tensor(
-                [aligned([1] * len(p.stop), [1] * len(p.answer)) for p in probes], device=device
-            ).bool(),
+            ids_BL=ids_BL,
+            mask_BKL=mask_BKL,
             stop_width=stop_width,
             ends_BK1=ends_BK1,
             prompt_length_B1=rollouts.prompt_mask_BP.sum(1, keepdim=True),
@@ -163,8 +179,7 @@ class PackedProbes:
     def positions_BQ(self) -> Tensor:
         """Each probe's positions continue from the end of its episode."""
         start_BK1 = self.prompt_length_B1 + self.ends_BK1
-        offset_BL = self.mask_BL.cumsum(1) - 1
-        return (start_BK1[:, :, None] + offset_BL[:, None, :]).clamp(min=0).flatten(1)
+        return (start_BK1[:, :, None] + self.mask_BKL.cumsum(2) - 1).clamp(min=0).flatten(1)
 
     @property
     def predicting_N(self) -> Tensor:
@@ -176,7 +191,7 @@ class PackedProbes:
     def log_success(self, logits_BNV: Tensor, answer_probability: AnswerProbability) -> Tensor:
         """log J_0 .. log J_K from the logits at `predicting_N`, (B, K + 1)."""
         rows, prefixes = self.ends_BK1.shape
-        answer_BA, mask_B1A = self.ids_BL[:, self.stop_width :], self.mask_BL[:, None, self.stop_width :]
+        answer_BA, mask_B1A = self.ids_BL[:, self.stop_width :], self.mask_BKL[:, :1, self.stop_width :]
         logp_BKA = (
             torch.log_softmax(logits_BNV.float(), -1)
             .view(rows, prefixes, answer_BA.size(1), -1)
@@ -198,7 +213,7 @@ def _forward_all(model: PreTrainedModel, rollouts: Rollouts, packed: PackedProbe
     ]
     return model(
         input_ids=torch.cat([rollouts.ids_BS, packed.ids_BQ], 1),
-        attention_mask=_additive(_attention(prompt_mask_BP, completion, packed.ends_BK1, packed.mask_BL), model.dtype),
+        attention_mask=_additive(_attention(prompt_mask_BP, completion, packed.ends_BK1, packed.mask_BKL), model.dtype),
         position_ids=torch.cat(positions_BS, 1),
         use_cache=False,
         logits_to_keep=prompt + completion + packed.predicting_N,
@@ -213,7 +228,7 @@ def _forward_probes(model: PreTrainedModel, packed: PackedProbes, kv_caches: Seq
     prefix_BK1 = packed.prompt_length_B1 + packed.ends_BK1
     return model(
         input_ids=packed.ids_BQ,
-        attention_mask=_additive(_probe_attention(no_prompt_B0, tokens, prefix_BK1, packed.mask_BL), model.dtype),
+        attention_mask=_additive(_probe_attention(no_prompt_B0, tokens, prefix_BK1, packed.mask_BKL), model.dtype),
         position_ids=packed.positions_BQ,
         past_key_values=_batched_cache(model, kv_caches),
         use_cache=True,
@@ -240,10 +255,10 @@ def _batched_cache(model: PreTrainedModel, kv_caches: Sequence[Tensor]) -> Dynam
     return cache
 
 
-def _attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_mask_BL: Tensor) -> Tensor:
+def _attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_mask_BKL: Tensor) -> Tensor:
     """Which query attends to which key, (B, S, S). Every token attends to itself, so no row of padding is empty."""
     device = prompt_mask_BP.device
-    probes_BQS = _probe_attention(prompt_mask_BP, completion, ends_BK1, probe_mask_BL)
+    probes_BQS = _probe_attention(prompt_mask_BP, completion, ends_BK1, probe_mask_BKL)
     rows, queries, total = probes_BQS.shape
     context = total - queries
     real_BC = torch.cat([prompt_mask_BP, torch.ones(rows, completion, dtype=torch.bool, device=device)], 1)
@@ -253,14 +268,15 @@ def _attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_
     return torch.cat([context_BCS, probes_BQS], 1)
 
 
-def _probe_attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_mask_BL: Tensor) -> Tensor:
+def _probe_attention(prompt_mask_BP: Tensor, completion: int, ends_BK1: Tensor, probe_mask_BKL: Tensor) -> Tensor:
     """The probes' rows of that mask, (B, Q, S): each attends to the prompt, its prefix of the thinking, and itself."""
     device = prompt_mask_BP.device
-    prefixes, length = ends_BK1.size(1), probe_mask_BL.size(1)
+    prefixes, length = ends_BK1.size(1), probe_mask_BKL.size(2)
     prefix_BKT = torch.arange(completion, device=device) < ends_BK1[:, :, None]
     context_BKC = torch.cat([prompt_mask_BP[:, None, :].expand(-1, prefixes, -1), prefix_BKT], 2)
-    probes_BQQ = torch.eye(prefixes * length, dtype=torch.bool, device=device).repeat(len(probe_mask_BL), 1, 1)
-    causal_BLL = torch.ones(length, length, dtype=torch.bool, device=device).tril() & probe_mask_BL[:, None, :]
-    for start in range(0, prefixes * length, length):
-        probes_BQQ[:, start : start + length, start : start + length] |= causal_BLL
+    probes_BQQ = torch.eye(prefixes * length, dtype=torch.bool, device=device).repeat(len(probe_mask_BKL), 1, 1)
+    causal_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    for k in range(prefixes):
+        own = slice(k * length, (k + 1) * length)
+        probes_BQQ[:, own, own] |= causal_LL & probe_mask_BKL[:, k, None, :]
     return torch.cat([context_BKC.repeat_interleave(length, 1), probes_BQQ], 2)

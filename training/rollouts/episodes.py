@@ -3,6 +3,10 @@
 The dense reward pays per episode, a run of consecutive thinking tokens (arXiv 2505.10425, sec. 4.1). The paper prompts
 for `<episode_1>` tags. Reasoning models separate episodes with blank lines on their own. Splitting by `tokens` needs
 neither. Every thinking token is in exactly one episode, and the answer belongs to the last episode.
+
+Tokenizers may fuse the blank line with what is before it: Qwen has 528 tokens such as `.\\n\\n`. Such a token belongs
+to the episode that it ends. The decision to go on is the token after it, where `</think>` could have come instead, and
+belongs to the next episode. So the probe of that prefix keeps the token and adds no line break of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ class Episodes:
     """True before `</think>`; everywhere if the completion never closes its thinking."""
     word_BT: Tensor
     """True on thinking tokens that are not white space."""
+    newline_BT: Tensor
+    """True on tokens that end in a line break."""
 
     @property
     def count_B(self) -> Tensor:
@@ -67,6 +73,12 @@ class Episodes:
         ends_BK = end_BT.new_zeros(len(end_BT), max(int(self.index_BT.max()) + 1, 1))
         return ends_BK.scatter_reduce(1, self.index_BT.clamp(min=0), end_BT, "amax").cummax(1).values
 
+    @property
+    def closed_BK(self) -> Tensor:
+        """Whether the last word of each episode is fused with a line break, (B, K): a stop there needs no other."""
+        ends_BK = self.ends_BK
+        return self.newline_BT.gather(1, (ends_BK - 1).clamp(min=0)) & (ends_BK > 0)
+
 
 class Splitter:
     """Splits completions of one tokenizer."""
@@ -91,7 +103,8 @@ class Splitter:
         self._tokenizer, self._by, self._max, self._every = tokenizer, by, max_episodes, every
         self._end: int = tokenizer.convert_tokens_to_ids(THINK_END)
         texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=False)
-        self._blank_V = torch.tensor(["\n\n" in text for text in texts])
+        self._blank_V = torch.tensor(["\n\n" in (text.lstrip() or text) for text in texts])
+        self._begins_V = torch.tensor([bool(text.strip()) and "\n\n" in _indent(text) for text in texts])
         self._opens_V = torch.tensor([text.startswith("\n") for text in texts])
         self._closes_V = torch.tensor([text.endswith("\n") for text in texts])
         self._space_V = torch.tensor([text.isspace() for text in texts])
@@ -107,7 +120,10 @@ class Splitter:
         index_BT = starts_BT.cumsum(1)
         for row in (index_BT.amax(1) >= self._max).nonzero().flatten().tolist():
             index_BT[row] = _merged(index_BT[row], thinking_BT[row], self._max)
-        return Episodes(index_BT.masked_fill(~mask_BT, -1), thinking_BT, word_BT)
+        return Episodes(index_BT.masked_fill(~mask_BT, -1), thinking_BT, word_BT, self._newlines(ids_BT))
+
+    def _newlines(self, ids_BT: Tensor) -> Tensor:
+        return _looked_up(self._closes_V, ids_BT)
 
     def _tokens(self, ids_BT: Tensor, _: Tensor) -> Tensor:
         position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
@@ -116,16 +132,19 @@ class Splitter:
     def _blank_line(self, ids_BT: Tensor, word_BT: Tensor) -> Tensor:
         """True at the start of white space that contains a blank line and is followed by a word.
 
-        So the blank line, which is the decision to continue thinking, belongs to the episode that it opens.
+        So the blank line, which is the decision to continue thinking, belongs to the episode that it opens. If it is
+        fused with the word before it, it is True after that token; if with the word after it, at that token.
         """
-        blank_BT = _looked_up(self._blank_V, ids_BT)
-        blank_BT[:, 1:] |= _looked_up(self._closes_V, ids_BT[:, :-1]) & _looked_up(self._opens_V, ids_BT[:, 1:])
+        blank_BT, begins_BT = _looked_up(self._blank_V, ids_BT), _looked_up(self._begins_V, ids_BT)
+        joined_BT = _looked_up(self._closes_V, ids_BT[:, :-1]) & _looked_up(self._opens_V, ids_BT[:, 1:])
+        blank_BT[:, 1:] |= joined_BT & ~word_BT[:, 1:]
+        begins_BT[:, 1:] |= joined_BT
         position_BT = torch.arange(ids_BT.size(1), device=ids_BT.device).expand_as(ids_BT)
         last_word_BT = torch.where(word_BT, position_BT, -1).cummax(1).values
         before_BT = torch.cat([torch.full_like(last_word_BT[:, :1], -1), last_word_BT[:, :-1]], 1)
         blanks_BT = torch.cat([torch.zeros_like(ids_BT[:, :1]), blank_BT.cumsum(1)], 1)  # before each position
         since_BT = blanks_BT[:, :-1] - blanks_BT.gather(1, before_BT.clamp(min=0))
-        first_word_BT = word_BT & (before_BT >= 0) & (since_BT > 0)
+        first_word_BT = word_BT & (before_BT >= 0) & ((since_BT > 0) | begins_BT)
         starts_BT = torch.zeros_like(word_BT)
         rows, columns = first_word_BT.nonzero(as_tuple=True)
         starts_BT[rows, before_BT[rows, columns] + 1] = True
@@ -142,6 +161,11 @@ class Splitter:
             for tag in list(_TAG.finditer("".join(pieces)))[1:]:
                 starts_BT[row, bisect_right(offsets, tag.start()) - 1] = True
         return starts_BT
+
+
+def _indent(text: str) -> str:
+    """The white space before the first word."""
+    return text[: len(text) - len(text.lstrip())]
 
 
 def _looked_up(table_V: Tensor, ids_BT: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from training.config import DenseReward
 from training.job.checkpoints import THINK_END
-from training.rollouts.episodes import Splitter
+from training.rollouts.episodes import Episodes, Splitter
 from training.tasks.outcome import Outcome
 from training.tasks.verify import is_correct
 
@@ -26,7 +26,6 @@ class Grader:
         self._end = tokenizer.convert_tokens_to_ids(THINK_END)
         self._eos = tokenizer.eos_token_id
         self._split = Splitter(tokenizer, dense.split_by, max_episodes=_NO_LIMIT, every=dense.tokens_per_episode)
-        self._break = tokenizer.encode("\n\n", add_special_tokens=False)[0]
 
     def __call__(self, completion: Sequence[int], gold: str) -> Outcome:
         """Grade one completion. It is incorrect if it was truncated or never closed its thinking.
@@ -46,21 +45,24 @@ class Grader:
         )
 
     def _episodes(self, ids: list[int]) -> int:
-        if not ids:
-            return 1
+        return max(1, int(self._split_one(ids).count_B[0])) if ids else 1
+
+    def _split_one(self, ids: list[int]) -> Episodes:
         ids_1T = torch.tensor([ids])
-        return max(1, int(self._split(ids_1T, torch.ones_like(ids_1T)).count_B[0]))
+        return self._split(ids_1T, torch.ones_like(ids_1T))
 
     def budget_forced(self, completion: Sequence[int], budget: int) -> list[int]:
         """The first `budget` tokens of a completion's thinking, closed, as the start of a budget-forced answer."""
         return [*completion[:budget], self._end]
 
     def after_first_episode(self, completion: Sequence[int]) -> list[int]:
-        """The completion up to the end of its first episode, thinking closed, as the start of an answer."""
+        """The completion up to the end of its first episode, thinking closed, as the start of an answer.
+
+        It is the prefix that the first probe of the dense reward sees: a line break is added unless it has one.
+        """
         ids = list(completion)
-        thought = ids.index(self._end) if self._end in ids else len(ids)
-        first = ids.index(self._break) if self._break in ids[:thought] else thought
-        if first == thought:
-            return self.budget_forced(ids, thought)
-        newline = self._tokenizer.encode("\n", add_special_tokens=False)
-        return [*ids[:first], *newline, self._end]
+        if self._episodes(ids) == 1:
+            return self.budget_forced(ids, ids.index(self._end) if self._end in ids else len(ids))
+        episodes = self._split_one(ids)
+        newline = [] if episodes.closed_BK[0, 0] else self._tokenizer.encode("\n", add_special_tokens=False)
+        return [*ids[: int(episodes.ends_BK[0, 0])], *newline, self._end]
