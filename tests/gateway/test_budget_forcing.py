@@ -404,7 +404,7 @@ async def test_room_for_the_answer_is_left_whatever_the_budget_says(
     directory = forced(tmp_path / "abacus", answer_tokens=30, cap="thinking_token_budget")
     async with running(directory, redis_server.url, [engine.url], state_dir=tmp_path / "state") as gateway:
         for budget, max_tokens, cap in (("max", 100, 70), ("90", 100, 70), ("20", 100, 20), ("max", None, None)):
-            limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+            limit: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
             response = await gateway.ask(model="abacus/base", headers={"x-reasoning-budget": budget}, **limit)
             assert response.headers["x-laconic-budget"] == ("unlimited" if cap is None else str(cap))
             assert engine.bodies[-1].get("thinking_token_budget") == cap
