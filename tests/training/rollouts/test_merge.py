@@ -74,6 +74,6 @@ def test_the_base_is_restored_to_the_bit_after_its_weights_went_to_vllm(adapted,
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
     trainer = object.__new__(CheckpointTrainer)
-    trainer.accelerator, trainer.model, trainer.use_vllm = Accelerator, adapted, True
+    trainer.accelerator, trainer.model, trainer.use_vllm, trainer._engine = Accelerator, adapted, True, None
     assert trainer._generate_single_turn([[1, 2]], None, None, 1) == ([[1, 2]], None)
     assert same(weights(adapted), before)
