@@ -15,7 +15,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import cast
 
-from gateway.answer.continuation import Continuation, Source, complete_events, encoded
+from gateway.answer.continuation import Continuation, Source, Wrapped, complete_events, encoded
 from gateway.answer.plain_event import PlainEvent, read_plain
 from gateway.answer.transcript import REASONING_FIELDS
 from gateway.answer.usage import add_tokens
@@ -85,12 +85,13 @@ Escalate = Callable[[SurprisalMeter], Awaitable[Source | None]]
 """Opens the second checkpoint's response; None if that is not possible: keep the first."""
 
 
-class EscalatingStream:
+class EscalatingStream(Wrapped):
     """The first checkpoint's stream; the second's takes over if the first was not confident. Used like `Upstream`."""
 
     def __init__(self, upstream: Source, *, end: str, surprisal: float, escalate: Escalate) -> None:
         """`surprisal` is the threshold above which it escalates; `end` is the token that ends thinking."""
-        self._upstream, self._threshold, self._escalate = upstream, surprisal, escalate
+        super().__init__(upstream)
+        self._threshold, self._escalate = surprisal, escalate
         self._meter = SurprisalMeter(end)
         self._decided = self._escalated = False
         self._message = Continuation(lambda event: _add_usage(event, self._meter))
@@ -101,15 +102,6 @@ class EscalatingStream:
         """The thinking in the event in which the first checkpoint's answer begins."""
         self.first_bytes = self._process(upstream.first_bytes)
         """The bytes received so far that may go to the caller; perhaps none."""
-
-    @property
-    def relayed(self) -> bool:
-        """See `Upstream.relayed`."""
-        return self._upstream.relayed
-
-    @relayed.setter
-    def relayed(self, relayed: bool) -> None:
-        self._upstream.relayed = relayed
 
     async def read(self) -> bytes:
         """Return the next events, waiting for at least one; b"" at the end.
@@ -126,10 +118,6 @@ class EscalatingStream:
                 return self._buffer.take()
             if events := self._process(chunk):
                 return events
-
-    def close(self) -> None:
-        """Release the engine's connection."""
-        self._upstream.close()
 
     async def _decide(self) -> bytes:
         if self._meter.surprisal > self._threshold and (second := await self._escalate(self._meter)) is not None:

@@ -53,6 +53,27 @@ class Source(Protocol):
         ...
 
 
+class Wrapped:
+    """What is made of a response that is open: whose bytes are relayed, and whose connection is released."""
+
+    def __init__(self, upstream: Source) -> None:
+        self._upstream = upstream
+        """The response that is read now."""
+
+    @property
+    def relayed(self) -> bool:
+        """See `gateway.engines.replica.Upstream.relayed`."""
+        return self._upstream.relayed
+
+    @relayed.setter
+    def relayed(self, relayed: bool) -> None:
+        self._upstream.relayed = relayed
+
+    def close(self) -> None:
+        """Release the engine's connection."""
+        self._upstream.close()
+
+
 class Continuation:
     """Makes the events of a second response events of the message that a first one began."""
 

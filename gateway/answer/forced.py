@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from gateway.answer.continuation import Continuation, Source, complete_events, encoded
+from gateway.answer.continuation import Continuation, Source, Wrapped, complete_events, encoded
 from gateway.answer.thinking import CONTENT, Step, Thinking
 from gateway.answer.transcript import REASONING_FIELDS
 from gateway.answer.usage import add_cut
@@ -70,7 +70,7 @@ class _Held:
         return events
 
 
-class ForcedStream:
+class ForcedStream(Wrapped):
     """One response whose thinking is within its budget. Used like `Upstream`."""
 
     def __init__(
@@ -95,7 +95,8 @@ class ForcedStream:
                 mark in the answer is no sign of that, because the caller wrote it.
             learned: called with whether the template opens the thinking, as soon as that is clear.
         """
-        self._upstream, self._thinking, self._marks = upstream, thinking, marks
+        super().__init__(upstream)
+        self._thinking, self._marks = thinking, marks
         self._count, self._proceed, self._restarted, self._learned = count, proceed, restarted, learned
         self._message = Continuation(self._change, look_for=tuple(f'"{name}"'.encode() for name in REASONING_FIELDS))
         self._buffer = EventBuffer()
@@ -115,15 +116,6 @@ class ForcedStream:
         self._over = False
         self.first_bytes = self._process(upstream.first_bytes)
 
-    @property
-    def relayed(self) -> bool:
-        """See `Upstream.relayed`."""
-        return self._upstream.relayed
-
-    @relayed.setter
-    def relayed(self, relayed: bool) -> None:
-        self._upstream.relayed = relayed
-
     async def read(self) -> bytes:
         """Return the next events, waiting for at least one; b"" at the end.
 
@@ -141,10 +133,6 @@ class ForcedStream:
             if events := self._process(chunk):
                 return events
         return b""
-
-    def close(self) -> None:
-        """Release the engine's connection."""
-        self._upstream.close()
 
     def _process(self, chunk: bytes) -> bytes:
         if self._take == self._through:
