@@ -19,14 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks.frontiers import Point, at, hull
-from models.profile import Profile
 from models.rule import cheapest_good_enough, forecasts_of
-from training.profile import fit
-from training.profile.cascade import simulated, tokens_and_accuracy, worthwhile
+from training.adopt.crossval import FOLDS, folds
+from training.profile.cascade import tokens_and_accuracy, worthwhile
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 
@@ -77,19 +75,12 @@ def decided(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Array:
     """Accuracy and tokens of what the rule chooses for each prompt, (prompts, tolerances, 2)."""
     prompts = len(next(iter(outcomes.values())))
     decisions = np.zeros((prompts, len(TOLERANCES), 2))
-    for train, test in tqdm(list(KFold(5, shuffle=True, random_state=seed).split(np.arange(prompts))), desc="fits"):
-        training = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
-        fitted = Profile.of(fit.fit(training, {name: [] for name in training}, seed))
-        others = {name: [rows[i] for i in test] for name, rows in outcomes.items()}
-        others |= {
-            name: simulated(others[both.first], others[both.second], both.surprisal)
-            for name, both in fitted.escalations.items()
-        }
-        for row, prompt in enumerate(test):
-            text = next(iter(outcomes.values()))[prompt].prompt
-            forecasts = forecasts_of(fitted.predict(text).choices, None)
+    for fold in tqdm(folds(outcomes, seed), desc="fits", total=FOLDS):
+        for row, prompt in enumerate(fold.prompts):
+            text = next(iter(fold.outcomes.values()))[row].prompt
+            forecasts = forecasts_of(fold.profile.predict(text).choices, None)
             for which, tolerance in enumerate(TOLERANCES):
-                graded = others[cheapest_good_enough(forecasts, tolerance)][row]
+                graded = fold.outcomes[cheapest_good_enough(forecasts, tolerance)][row]
                 decisions[prompt, which] = graded.accuracy, graded.reasoning_tokens
     return decisions
 

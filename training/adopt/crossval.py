@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,14 +33,39 @@ class Comparison:
     """Routed tokens as a share of the level's."""
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Prompts that are held out of a fit."""
+
+    prompts: Sequence[int]
+    """Their positions among all prompts."""
+    profile: Profile
+    """Fitted on the others."""
+    outcomes: Mapping[str, Sequence[Graded]]
+    """Of these prompts by choice: the levels, and the profile's escalations, simulated."""
+
+
 def routed(outcomes: Mapping[str, Sequence[Graded]], tolerance: float, fallback: str, seed: int) -> Array:
     """Return accuracy and tokens of what the rule chooses for each prompt, (prompts, 2).
 
     Each prompt is decided by a profile that was fitted on other prompts. An unfamiliar prompt gets `fallback`.
     """
     decided = np.zeros((len(next(iter(outcomes.values()))), 2))
-    folds = KFold(FOLDS, shuffle=True, random_state=seed)
-    for train, test in folds.split(decided):
+    for fold in folds(outcomes, seed):
+        for row, prompt in enumerate(fold.prompts):
+            prediction = fold.profile.predict(fold.outcomes[fallback][row].prompt)
+            choice = fallback
+            if prediction.familiar:
+                choice = cheapest_good_enough(forecasts_of(prediction.choices, None), tolerance)
+            graded = fold.outcomes[choice][row]
+            decided[prompt] = graded.accuracy, graded.reasoning_tokens
+    return decided
+
+
+def folds(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Iterator[Fold]:
+    """Each fifth of the prompts, with a profile that was fitted on the other four."""
+    prompts = np.arange(len(next(iter(outcomes.values()))))
+    for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(prompts):
         training = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
         profile = Profile.of(fit.fit(training, {name: [] for name in training}, seed))
         others = {name: [rows[i] for i in test] for name, rows in outcomes.items()}
@@ -48,14 +73,7 @@ def routed(outcomes: Mapping[str, Sequence[Graded]], tolerance: float, fallback:
             name: simulated(others[pair.first], others[pair.second], pair.surprisal)
             for name, pair in profile.escalations.items()
         }
-        for row, prompt in enumerate(test):
-            prediction = profile.predict(next(iter(outcomes.values()))[prompt].prompt)
-            choice = fallback
-            if prediction.familiar:
-                choice = cheapest_good_enough(forecasts_of(prediction.choices, None), tolerance)
-            graded = others[choice][row]
-            decided[prompt] = graded.accuracy, graded.reasoning_tokens
-    return decided
+        yield Fold(test.tolist(), profile, others)
 
 
 def compare(decided: Array, rows: Sequence[Graded], seed: int) -> Comparison:
