@@ -33,11 +33,10 @@ with warnings.catch_warnings():
     from trl import GRPOTrainer
 
 from training.config import DenseReward, FamilyStage
-from training.job import trl_guard, vllm_server
+from training.job import trl_guard
 from training.job.metrics import JsonLines, show_in_bar
-from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint
-from training.job.trl_settings import LONGEST_PROMPT, adapter, grpo_config, samples_from_server
+from training.job.trl_settings import adapter, grpo_config, samples_from_server
 from training.rewards import credit, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
@@ -46,7 +45,7 @@ from training.rollouts import engine as engines
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
 from training.rollouts.merge import frozen_weights_restored, merged
-from training.rollouts.params import SamplingParams, cached_values
+from training.rollouts.params import SamplingParams
 from training.rollouts.sample import caches_everything, sample
 from training.tasks.question import Question
 
@@ -313,14 +312,11 @@ def _engine(stage: FamilyStage, model: PreTrainedModel, work: Path) -> Iterator[
     if not samples_from_server(stage):
         yield None
         return
-    config = model.config.get_text_config()
-    dtype = torch.bfloat16 if autocast_bf16() else torch.float32
-    settings = vllm_server.ServerSettings(
-        model=Path(model.name_or_path),
-        context_tokens=min(config.max_position_embeddings, stage.max_tokens + LONGEST_PROMPT),
-        dtype=str(dtype).removeprefix("torch."),
+    settings = engines.settings_for(
+        Path(model.name_or_path),
+        model.config.get_text_config(),
+        max_tokens=stage.max_tokens,
         sequences=min(stage.prompts_per_step * stage.rollouts, LARGEST_BATCH),
-        kv_bytes_per_token=cached_values(config) * dtype.itemsize,
         lora_rank=stage.lora_rank,
     )
     with engines.started(settings, work) as engine:

@@ -16,21 +16,12 @@ from training.errors import StageError
 from training.job.checkpoints import THINK_END
 
 THINK_START = "<think>"
-OPENED, CLOSED = f"{THINK_START}\n", f"\n{THINK_END}\n\n"
-"""What the template writes before the thinking, and what the model writes after it."""
 _OPENING = (
     "{%- if add_generation_prompt %}"
     "{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}"
     "{%- else %}{{- '<think>\\n' }}{%- endif %}"
     "{%- endif %}"
 )
-_QUESTION = [{"role": "user", "content": "1 + 1?"}]
-
-
-def marks_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has both marks as single tokens, and a chat template that opens the thinking."""
-    known = {THINK_START, THINK_END} <= tokenizer.get_vocab().keys()
-    return known and _rendered(tokenizer).rstrip().endswith(THINK_START)
 
 
 def add_marks(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -43,7 +34,8 @@ def add_marks(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     if not tokenizer.chat_template:
         raise StageError("base.model: its tokenizer has no chat template, which prompts are made with")
-    before = _rendered(tokenizer)
+    question = [{"role": "user", "content": "1 + 1?"}]
+    before = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
     if THINK_END in before:
         raise StageError("base.model: its chat template closes the thinking by itself, so the model never thinks")
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in (THINK_START, THINK_END)])
@@ -62,7 +54,3 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, marks:
         weight = embeddings.weight
         with torch.no_grad():
             weight[marks] = weight[others].float().mean(0).to(weight.dtype)
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.apply_chat_template(_QUESTION, add_generation_prompt=True, tokenize=False)

@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from training.coldstart import samples
 from training.coldstart.sampler import sampler
 from training.config import ColdStart, Recipe
 from training.job import checkpoints
@@ -19,6 +18,7 @@ from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded
 from training.tasks.outcome import Graded, Outcome
 from training.tasks.question import Question
+from training.tasks.source import with_instruction
 from training.tasks.verify import final_answer, is_correct
 
 BUDGETS = (0, 16, 64, 128)
@@ -37,7 +37,7 @@ def measure(recipe: Recipe, stage: ColdStart, source: Path, questions: Sequence[
     directory = recipe.run_dir / "base" / "model"
     with sampler(recipe, source) as sample:
         untrained = checkpoints.load_tokenizer(source)
-        completions = sample(encoded(untrained, samples.asked(questions, stage)), params)
+        completions = sample(encoded(untrained, with_instruction(questions, stage.instruction)), params)
     before = [_plain(ids, question, untrained) for ids, question in zip(completions, questions, strict=True)]
     tokenizer = checkpoints.load_tokenizer(directory)
     with sampler(recipe, directory) as sample:

@@ -20,6 +20,7 @@ from training.config import ColdStart
 from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded
 from training.tasks.question import Question
+from training.tasks.source import with_instruction
 from training.tasks.verify import is_correct
 
 Sampler = Callable[[Sequence[Sequence[int]], SamplingParams], list[list[int]]]
@@ -109,7 +110,7 @@ class _Block:
     ) -> None:
         self._questions, self._tokenizer, self._stage, self._sample = questions, tokenizer, stage, sample
         self._seed, self._rng = seed, random.Random(f"cold start/{seed}")
-        self._prompts = encoded(tokenizer, asked(questions, stage))
+        self._prompts = encoded(tokenizer, with_instruction(questions, stage.instruction))
 
     def draw(self, max_tokens: int) -> list[Drawn]:
         stage = self._stage
@@ -150,10 +151,3 @@ class _Block:
 
     def _text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def asked(questions: Sequence[Question], stage: ColdStart) -> list[Question]:
-    """The questions as the untrained model is asked them."""
-    if not stage.instruction:
-        return list(questions)
-    return [replace(question, prompt=f"{question.prompt}\n{stage.instruction}") for question in questions]

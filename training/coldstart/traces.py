@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from training.coldstart.marks import CLOSED
-from training.job.checkpoints import THINK_END
+from training.job.checkpoints import THINK_CLOSED, THINK_END
 from training.tasks.verify import final_answer, is_correct
 
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -78,7 +77,7 @@ def encode(trace: Trace, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     prompt: list[int] = tokenizer.apply_chat_template(
         [{"role": "user", "content": trace.question}], add_generation_prompt=True, return_dict=False
     )
-    end = THINK_END if trace.forced else CLOSED.rstrip("\n")
+    end = THINK_END if trace.forced else THINK_CLOSED.rstrip("\n")
     thinking = tokenizer.encode(f"{trace.thinking}{end}", add_special_tokens=False)
     answer = [*tokenizer.encode(f"\n\n{trace.answer}", add_special_tokens=False), tokenizer.eos_token_id]
     learned = answer if trace.forced else thinking + answer

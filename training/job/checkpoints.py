@@ -27,6 +27,8 @@ from training.job.resume import processes
 
 THINK_END = "</think>"
 """The token that ends the thinking."""
+THINK_CLOSED = f"\n{THINK_END}\n\n"
+"""What stands between the thinking and the answer."""
 
 
 def names(recipe: Recipe) -> list[str]:

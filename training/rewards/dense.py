@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.config import DenseReward
+from training.job.checkpoints import THINK_CLOSED
 from training.rewards.compression import Proxy, scores
 from training.rewards.information_gain import Probe, answer_probabilities
 from training.rollouts.batch import Rollouts
@@ -51,8 +52,8 @@ class EpisodeGrader:
         A token that holds the end of the stop and the start of the answer belongs to the answer.
         """
         before, after = self._settings.answer.split("{}")
-        stop = self._tokenizer.encode(f"\n</think>\n\n{before}", add_special_tokens=False)
-        whole = self._tokenizer.encode(f"\n</think>\n\n{before}{gold}{after}", add_special_tokens=False)
+        stop = self._tokenizer.encode(f"{THINK_CLOSED}{before}", add_special_tokens=False)
+        whole = self._tokenizer.encode(f"{THINK_CLOSED}{before}{gold}{after}", add_special_tokens=False)
         shared = next((i for i, (a, b) in enumerate(zip(stop, whole, strict=False)) if a != b), len(stop))
         newline = self._tokenizer.encode("\n", add_special_tokens=False)
         has_newline = len(stop[:shared]) > len(newline) and whole[: len(newline)] == newline

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import torch
 
 from training.errors import StageError
 from training.job import vllm_server
+from training.job.precision import autocast_bf16
+from training.job.trl_settings import LONGEST_PROMPT
 from training.job.vllm_server import Server, ServerSettings
-from training.rollouts.params import SamplingParams
+from training.rollouts.params import SamplingParams, cached_values
 
 _SEEDS_APART = 1_000_003
 """Between the seeds of two prompts. vLLM gives a prompt's samples consecutive seeds."""
@@ -127,6 +130,29 @@ class Engine:
         if not response.is_success:
             raise StageError(f"vLLM: {path} answered {response.status_code}: {_message(response)}")
         return response
+
+
+def settings_for(
+    model: Path, config: Any, *, max_tokens: int, sequences: int, lora_rank: int | None = None
+) -> ServerSettings:
+    """What a server for a model must hold, in the format that is fast on this machine.
+
+    Args:
+        model: the model's directory.
+        config: its text config.
+        max_tokens: longest completion.
+        sequences: completions that are sampled at once.
+        lora_rank: largest rank of an adapter; None samples from the model alone.
+    """
+    dtype = torch.bfloat16 if autocast_bf16() else torch.float32
+    return ServerSettings(
+        model=model,
+        context_tokens=min(config.max_position_embeddings, max_tokens + LONGEST_PROMPT),
+        dtype=str(dtype).removeprefix("torch."),
+        sequences=sequences,
+        kv_bytes_per_token=cached_values(config) * dtype.itemsize,
+        lora_rank=lora_rank,
+    )
 
 
 @contextmanager

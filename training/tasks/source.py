@@ -30,9 +30,14 @@ def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Quest
             raise StageError(str(error)) from None
     else:
         drawn = _drawn(data, data.path, split, seed, count)
-    if not data.instruction:
-        return drawn
-    return [replace(question, prompt=f"{question.prompt}\n{data.instruction}") for question in drawn]
+    return with_instruction(drawn, data.instruction)
+
+
+def with_instruction(questions: Sequence[Question], instruction: str) -> Sequence[Question]:
+    """The questions, each followed by the instruction after a line break; the same if it is empty."""
+    if not instruction:
+        return questions
+    return [replace(question, prompt=f"{question.prompt}\n{instruction}") for question in questions]
 
 
 def data_record(data: Data) -> dict[str, object]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from training.coldstart import stage
 from training.config import ColdStart, Data, EvaluateStage, FamilyStage, PretrainedBase, ProfileStage, Recipe
@@ -19,6 +19,14 @@ TEMPLATE = (
     "{%- for message in messages %}{{- '<|' + message.role + '|>' + message.content + '<|end|>' }}{%- endfor %}\n"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}\n"
 )
+
+
+def marks_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has both marks as single tokens, and a chat template that opens the thinking."""
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "1 + 1?"}], add_generation_prompt=True, tokenize=False
+    )
+    return {"<think>", "</think>"} <= tokenizer.get_vocab().keys() and prompt.rstrip().endswith("<think>")
 
 
 def questions(count: int) -> list[dict[str, str]]:

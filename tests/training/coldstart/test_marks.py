@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from tests.training.coldstart.conftest import marks_thinking
 from training.coldstart import marks
 from training.errors import StageError
 
@@ -25,9 +26,9 @@ def rendered(tokenizer: PreTrainedTokenizerFast, **kwargs: bool) -> str:
 
 def test_the_template_opens_the_thinking_behind_its_own_prompt(own: PreTrainedTokenizerFast) -> None:
     before = rendered(own)
-    assert not marks.marks_thinking(own)
+    assert not marks_thinking(own)
     ids = marks.add_marks(own)
-    assert marks.marks_thinking(own)
+    assert marks_thinking(own)
     assert rendered(own) == f"{before}<think>\n"
     assert rendered(own, enable_thinking=False) == f"{before}<think>\n\n</think>\n\n"
     assert own.apply_chat_template(QUESTION, tokenize=False) == "<|user|>Why?<|end|>"

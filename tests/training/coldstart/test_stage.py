@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from tests.training.coldstart.conftest import marks_thinking
 from training import checks, stages
-from training.coldstart import marks, samples, stage
+from training.coldstart import samples, stage
 from training.config import ColdStart, Recipe
 from training.errors import StageError
 from training.job import checkpoints
@@ -20,7 +21,7 @@ def cold(recipe: Recipe, **change: object) -> Recipe:
 
 def test_the_cold_started_model_thinks_between_marks_and_answers(finished: Recipe) -> None:
     model, tokenizer = checkpoints.load_base(finished)
-    assert marks.marks_thinking(tokenizer)
+    assert marks_thinking(tokenizer)
     assert model.get_input_embeddings().weight.size(0) >= len(tokenizer)
     report = json.loads((finished.run_dir / "base" / "cold-start.json").read_text())
     assert report["closed"] == 1
