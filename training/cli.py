@@ -273,7 +273,9 @@ def measure(
     if served:
         rows = _measured_over_http(served, published.served_name(checkpoint), drawn, params)
     else:
-        rows = _measured_here(family_dir, published, checkpoint, loaded, drawn, params)
+        from training.measure import published as measuring
+
+        rows = measuring.sample_and_grade(family_dir, published, checkpoint, recipe=loaded, drawn=drawn, params=params)
     parts = {"overall": rows} | {d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)}
     typer.echo(json.dumps({part: figures.summarise(own, seed).model_dump() for part, own in parts.items()}, indent=1))
 
@@ -283,25 +285,6 @@ def _measured_over_http(url: str, model: str, drawn: Sequence[Question], params:
 
     with outcomes.bar(len(drawn) * params.samples, model) as progress:
         return asyncio.run(served.sample_and_grade(url, model, drawn, params, on_batch=progress))
-
-
-def _measured_here(
-    directory: Path,
-    published: Family,
-    name: str,
-    recipe: Recipe | None,
-    drawn: Sequence[Question],
-    params: SamplingParams,
-) -> list[Graded]:
-    from training.job import checkpoints
-    from training.measure import evaluate, outcomes
-
-    base_path = published.base_checkpoint.place(directory)
-    dtype = checkpoints.dtype(recipe) if recipe else "float32"
-    model = checkpoints.load_published(directory, published.checkpoint(name), base_path, dtype)
-    tokenizer = checkpoints.load_tokenizer(base_path)
-    with outcomes.bar(len(drawn) * params.samples, name) as progress:
-        return evaluate.sample_and_grade(model, tokenizer, drawn, params, on_batch=progress)
 
 
 @app.command()
