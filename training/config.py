@@ -224,7 +224,7 @@ class FamilyStage(_Section):
     tune: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(default=16, gt=0)
     lora_layers: Literal["all", "upper_half"] = "all"
-    """Which layers an adapter changes. The upper half trains nearly twice as fast on a CPU: below it, no gradient."""
+    """Which layers an adapter changes. The upper half trains faster: below it, no gradient is computed."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What samples the rollouts. vllm shares the GPU with the training; without a GPU, a vLLM server that takes turns
     with it on the CPU samples for an adapter."""
