@@ -1,6 +1,7 @@
 """What does an adopted family do with fresh questions? The routed choice beside every level, through a running gateway.
 
-    python -m benchmarks.adopted ./my-family --engine http://vllm:8000 --prompts test.jsonl --most 400 --out docs/adopt
+    python -m benchmarks.adopted ./my-family --engine http://vllm:8000 --prompts test.jsonl --most 400 \\
+      --work ./replies --out benchmarks/results/adopted
 
 starts `laconic serve` in front of the engine, and sends each question to the family, which routes it, and to each
 checkpoint by name. Answers are compared with the gold answers. The questions must not be those that the family was
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="fresh questions with gold answers")
     parser.add_argument("--most", type=int, help="how many of them; default: all")
     parser.add_argument("--max-tokens", type=int, help="longest completion")
+    parser.add_argument("--temperature", type=float, help="default: the engine's own")
     parser.add_argument("--budget", type=int, action="append", default=[], help="also under this budget; repeatable")
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--work", type=Path, required=True, help="directory for the replies")
@@ -57,7 +59,8 @@ def main() -> None:
     levels = [Level(ROUTED, family.name)]
     levels += [Level(c.name, family.served_name(c.name)) for c in family.checkpoints]
     levels += [Level(f"under {budget}", family.name, budget=budget) for budget in arguments.budget]
-    plan = Plan(levels, Sampling(samples=1, max_tokens=arguments.max_tokens, seed=SEED), "thinking_token_budget")
+    sampling = Sampling(1, arguments.temperature, arguments.max_tokens, SEED)
+    plan = Plan(levels, sampling, "thinking_token_budget")
     measured_on = machine.describe()
     measure.open_directory(arguments.work, plan, again=False)
     with tempfile.TemporaryDirectory() as state:
@@ -70,6 +73,8 @@ def main() -> None:
         "family": family.name,
         "prompts": len(requests),
         "seed": SEED,
+        "temperature": arguments.temperature,
+        "max_tokens": arguments.max_tokens,
         "levels": {name: _figures(outcomes[name]) for name in (ROUTED, *(c.name for c in family.checkpoints))},
         "routed minus reference": _difference(outcomes, family),
         "under a budget": {
