@@ -99,12 +99,6 @@ def marked_answer(text: str) -> str | None:
     return answer
 
 
-def boxed_answer(text: str) -> str | None:
-    """The content of the last box of a text; None if there is none."""
-    boxed = _boxed(text)
-    return boxed[1].strip() or None if boxed else None
-
-
 def closing_sentences(text: str) -> list[str]:
     """The last sentences of a text, the last one first, without questions."""
     text = _prepared(text).strip()
