@@ -18,6 +18,9 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 30.0
 STOP_SECONDS = 10.0
 """How long a cancelled task may take to end before the gateway stops without it."""
+CANCEL_AGAIN_SECONDS = 1.0
+"""When a task that has not ended is cancelled once more: before Python 3.12, `asyncio.wait_for` may lose a cancellation,
+and redis-py sends every command under one."""
 
 faults: dict[str, int] = {}
 """By task, how often it has failed in this process."""
@@ -38,10 +41,13 @@ class BackgroundTask:
     async def stop(self) -> None:
         """Cancel it, and return when it has ended. A fault of the task is not raised."""
         self._stopped = True
-        self._task.cancel()
-        _, running = await asyncio.wait([self._task], timeout=STOP_SECONDS)
-        if running:
-            log.error("the task %s does not stop; the gateway stops without it", self._task.get_name())
+        deadline = asyncio.get_running_loop().time() + STOP_SECONDS
+        while not self._task.done():
+            if (left := deadline - asyncio.get_running_loop().time()) <= 0:
+                log.error("the task %s does not stop; the gateway stops without it", self._task.get_name())
+                return
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=min(left, CANCEL_AGAIN_SECONDS))
 
     async def finish(self) -> None:
         """Return when it has returned by itself, which the caller has told it to do. A fault of the task is not raised.

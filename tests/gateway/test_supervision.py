@@ -90,6 +90,27 @@ async def test_a_task_that_fails_while_it_is_stopped_does_not_fail_the_stop() ->
     await asyncio.wait_for(task.stop(), 5)
 
 
+async def test_a_task_that_loses_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "CANCEL_AGAIN_SECONDS", 0.01)
+    cancelled = 0
+
+    async def lose_the_first() -> None:  # as `asyncio.wait_for` may, before Python 3.12
+        nonlocal cancelled
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+                if cancelled > 1:
+                    raise
+
+    task = BackgroundTask("work", lose_the_first)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(task.stop(), 5)
+    assert task._task.done()
+    assert cancelled == 2
+
+
 async def test_a_task_that_ignores_being_cancelled_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "STOP_SECONDS", 0.05)
     ends = asyncio.Event()
