@@ -44,7 +44,7 @@ from training.rewards.length import length_reward
 from training.rollouts import engine as engines
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
-from training.rollouts.merge import frozen_weights_restored, merged
+from training.rollouts.merge import frozen_weights_restored, merged, plain_weights
 from training.rollouts.params import SamplingParams
 from training.rollouts.sample import caches_everything, sample
 from training.tasks.question import Question
@@ -113,8 +113,11 @@ class CheckpointTrainer(GRPOTrainer):
     def _sample_from_engine(
         self, engine: engines.Engine, model: Any, prompt_ids: list[list[int]]
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Completions and their log-probabilities by the adapter as it is now. A resumed run draws the same seeds."""
-        engine.load_adapter(f"step-{self.state.global_step}", model.save_pretrained)
+        """Completions and their log-probabilities by the model as it is now. A resumed run draws the same seeds."""
+        start = time.perf_counter()
+        with merged(model):
+            engine.load(plain_weights(model))
+        self._log({"sampling/loading_seconds": time.perf_counter() - start})
         start = time.perf_counter()
         params = SamplingParams(
             self.args.max_completion_length, self.temperature, self.num_generations, int(torch.randint(2**31, ()))
@@ -317,7 +320,6 @@ def _engine(stage: FamilyStage, model: PreTrainedModel, work: Path) -> Iterator[
         model.config.get_text_config(),
         max_tokens=stage.max_tokens,
         sequences=min(stage.prompts_per_step * stage.rollouts, LARGEST_BATCH),
-        lora_rank=stage.lora_rank,
     )
     with engines.started(settings, work) as engine:
         yield engine

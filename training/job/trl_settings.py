@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,10 @@ def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path, positio
             f"family: {stage.prompts_per_step} prompts_per_step x {stage.rollouts} rollouts do not divide"
             f" over {count} processes"
         )
+    require_whole_weights()
     if stage.engine == "vllm":
         _require_vllm(stage, count)
-    micro = max(size for size in range(1, stage.micro_batch + 1) if rollouts % size == 0)
+    micro = micro_batch(stage, rollouts)
     return GRPOConfig(
         output_dir=str(work),
         run_name=checkpoint_name(alpha),
@@ -99,20 +102,40 @@ def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path, positio
     )
 
 
+def micro_batch(stage: FamilyStage, rollouts: int) -> int:
+    """Rollouts in one forward pass: the largest allowed number that divides a process' rollouts."""
+    return max(size for size in range(1, stage.micro_batch + 1) if rollouts % size == 0)
+
+
+def require_whole_weights() -> None:
+    """Raise if `accelerate launch` shards the weights themselves.
+
+    Sampling, the dense reward and saving read the weights between updates.
+    """
+    config = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    if config.endswith(".json"):
+        try:
+            stage = str(json.loads(Path(config).read_text())["zero_optimization"]["stage"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StageError(f"accelerate: the stage of ZeRO cannot be read from {config} ({error!r})") from None
+    sharded = "ZeRO stage 3" if stage == "3" and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else ""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        sharded = "FSDP"
+    if sharded:
+        raise StageError(
+            f"accelerate: {sharded} shards the weights, which the rollouts read whole between updates; use ZeRO stage"
+            " 2, as training/recipes/accelerate/8-gpus.yaml does"
+        )
+
+
 def _require_vllm(stage: FamilyStage, count: int) -> None:
-    """Raise unless vLLM is installed and can sample for this stage: without a GPU, an adapter for one process."""
+    """Raise unless vLLM is installed and can sample for this stage: without a GPU, for one process."""
     vllm_server.require_installed()
     if not samples_from_server(stage):
         return
-    if stage.tune == "full":
-        raise StageError(
-            "family.tune: full with engine: vllm needs a GPU, and there is none here; set tune: lora, whose adapter"
-            " vLLM reloads at each step, or engine: transformers"
-        )
     if count > 1:
         raise StageError(
             f"family.engine: vllm samples for one process where there is no GPU, not for {count}; start laconic-train"
             " without accelerate, or set engine: transformers"
         )
-    if stage.lora_rank > (most := vllm_server.LORA_RANKS[-1]):
-        raise StageError(f"family.lora_rank: {stage.lora_rank} is more than vLLM takes, {most}")

@@ -2,7 +2,7 @@
 
 The server is the program that `laconic serve` starts, `gateway.process.launch_vllm`, under the same watchdog. So it
 ends with this process, however this process ends. Both are run as programs and never imported: the layers stay apart.
-The socket lies in a private directory, because whoever can write to it can load adapters.
+The socket lies in a private directory, because whoever can write to it can load weights.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from training.errors import StageError
 
 GRACE_SECONDS = 10.0
 LAST_LINES = 15
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for `--max-lora-rank`."""
 _POLL_SECONDS = 0.2
 _LARGEST_SHARE_OF_MEMORY = 0.25
 """Of the free memory, for the KV cache. vLLM makes completions wait that find no room in it."""
@@ -48,8 +46,6 @@ class ServerSettings:
     """Completions that are sampled at once."""
     kv_bytes_per_token: int = 0
     """Of one token's keys and values in all layers; 0 gives the cache 1 GiB."""
-    lora_rank: int | None = None
-    """Largest rank of an adapter; None serves the model alone."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,7 @@ class Server:
     client: httpx.Client
     """Speaks to the server's socket; paths are vLLM's, such as `/v1/completions`."""
     log: Path
-    context_tokens: int
-    """Longest prompt with its completion."""
+    settings: ServerSettings
     pid: int
     """Of the watchdog, whose child is the server."""
 
@@ -87,7 +82,7 @@ def running(settings: ServerSettings, log: Path) -> Iterator[Server]:
     """A vLLM server for the time of the block. Its output goes to `log`, which is written anew.
 
     Raises:
-        StageError: vLLM is not installed, an adapter's rank is too large for it, or it exits before it is ready.
+        StageError: vLLM is not installed, or it exits before it is ready.
     """
     require_installed()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +107,7 @@ def running(settings: ServerSettings, log: Path) -> Iterator[Server]:
             transport = httpx.HTTPTransport(uds=str(path), limits=limits)
             with httpx.Client(transport=transport, base_url="http://vllm", timeout=httpx.Timeout(None)) as client:
                 _wait_until_ready(process, client, path, log)
-                yield Server(client, log, settings.context_tokens, process.pid)
+                yield Server(client, log, settings, process.pid)
         finally:
             assert process.stdin
             process.stdin.close()  # the watchdog then stops the server and its child processes
@@ -122,12 +117,8 @@ def running(settings: ServerSettings, log: Path) -> Iterator[Server]:
 
 
 def command(settings: ServerSettings, path: Path) -> list[str]:
-    """vLLM's command line.
-
-    Raises:
-        StageError: the adapter's rank is too large for vLLM.
-    """
-    arguments = [
+    """vLLM's command line."""
+    return [
         *(sys.executable, "-P", "-m", "gateway.process.launch_vllm"),
         *("--model", str(settings.model), "--served-model-name", "base", "--uds", str(path)),
         *("--dtype", settings.dtype, "--max-model-len", str(settings.context_tokens)),
@@ -138,17 +129,10 @@ def command(settings: ServerSettings, path: Path) -> list[str]:
         *("--block-size", "32"),
         *("--enforce-eager", "--disable-uvicorn-access-log"),
     ]
-    if settings.lora_rank is not None:
-        allowed = [str(rank) for rank in LORA_RANKS if rank >= settings.lora_rank]
-        if not allowed:
-            raise StageError(f"family.lora_rank: vLLM takes at most {LORA_RANKS[-1]}, not {settings.lora_rank}")
-        # One slot for the adapter, and one that stays empty: gateway/process/embedded.py says why.
-        arguments += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", allowed[0]]
-    return arguments
 
 
 def environment(settings: ServerSettings) -> Mapping[str, str]:
-    """vLLM's environment. Variables that are set already win, but for the one that lets adapters be loaded."""
+    """vLLM's environment. Variables that are set already win, but for the one that lets weights be reloaded."""
     defaults = {
         "VLLM_CPU_KVCACHE_SPACE": str(_kv_cache_gib(settings)),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -161,7 +145,7 @@ def environment(settings: ServerSettings) -> Mapping[str, str]:
     }
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
     # Without bytecode files, each start would compile vLLM and torch again, which takes seconds.
-    return {**chosen, "PYTHONDONTWRITEBYTECODE": "", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    return {**chosen, "PYTHONDONTWRITEBYTECODE": "", "VLLM_SERVER_DEV_MODE": "1"}
 
 
 def threads() -> int:

@@ -1,15 +1,15 @@
-"""How are completions sampled by a vLLM server, from the adapter as it is at this step? Token ids in, token ids out.
+"""How are completions sampled by a vLLM server, from the model as it is at this step? Token ids in, token ids out.
 
 No text is tokenized or decoded on the way, so the trainer computes the loss on exactly the tokens that were sampled.
-Each adapter gets a name and a directory of its own: vLLM's prefix cache is keyed by both, and would otherwise serve
-keys and values that an earlier adapter computed.
+The server gets the weights of each step, an adapter merged into them. vLLM could load the adapter instead, but on a CPU
+it gathers a copy of it for every token, which is slow (docs/decisions/0040).
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import httpx
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from training.errors import StageError
 from training.job import vllm_server
@@ -42,30 +44,32 @@ class Completion(NamedTuple):
 
 @dataclass
 class Engine:
-    """Samples from a running server, from the model itself or from the adapter that was loaded last."""
+    """Samples from a running server, from the model that it started with or the weights that were loaded last."""
 
     server: Server
-    adapters: Path
-    """A directory for adapters, of which only the current one is kept."""
-    _name: str | None = None
+    directory: Path
+    """Where weights lie while the server reads them."""
 
-    def load_adapter(self, name: str, write: Callable[[Path], object]) -> None:
-        """Replace the adapter that is sampled from.
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the weights that are sampled from. Nothing that earlier ones computed is used again.
 
         Args:
-            name: a name that no earlier adapter of this engine had.
-            write: writes the adapter, as PEFT saves it, to the directory that it is given.
+            weights: of all layers, under the names that they have in the model's own files.
 
         Raises:
-            StageError: vLLM refuses it, or has ended.
+            StageError: vLLM refuses them, or has ended.
         """
-        previous, directory = self._name, self.adapters / name
-        write(directory)
-        self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory.absolute())})
-        self._name = name
-        if previous is not None:
-            self._post("/v1/unload_lora_adapter", {"lora_name": previous})
-            shutil.rmtree(self.adapters / previous, ignore_errors=True)
+        dtype = getattr(torch, self.server.settings.dtype)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        shutil.copy(self.server.settings.model / "config.json", self.directory)
+        tensors = {name: weight.detach().to(dtype).contiguous() for name, weight in weights.items()}
+        save_file(tensors, self.directory / "model.safetensors", metadata={"format": "pt"})
+        arguments = {"method": "reload_weights", "kwargs": {"weights_path": str(self.directory.absolute())}}
+        self._post("/collective_rpc", arguments)
+        if not self._post("/reset_prefix_cache", {}).json().get("success"):
+            raise self.server.failure("it keeps what earlier weights computed")
+        shutil.rmtree(self.directory)
 
     def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, eos: int) -> list[Completion]:
         """`params.samples` completions of each prompt, grouped by prompt; each ends with `eos` or was truncated.
@@ -78,11 +82,11 @@ class Engine:
         Raises:
             StageError: a prompt leaves no room for its completion, or vLLM has ended.
         """
-        room = self.server.context_tokens - params.max_tokens
+        room = self.server.settings.context_tokens - params.max_tokens
         if (longest := max(map(len, prompts), default=0)) > room:
             raise StageError(
                 f"family.max_tokens: {params.max_tokens} leave room for a prompt of {room} tokens in a context of"
-                f" {self.server.context_tokens}, and one has {longest}; vLLM would truncate its completion unasked"
+                f" {room + params.max_tokens}, and one has {longest}; vLLM would truncate its completion unasked"
             )
         if not prompts:
             return []
@@ -93,7 +97,7 @@ class Engine:
     def _group(self, prompt: Sequence[int], params: SamplingParams, eos: int, number: int) -> list[Completion]:
         seed = None if params.seed is None else (params.seed + number * _SEEDS_APART) % _LARGEST_SEED
         body = {
-            "model": self._name or "base",
+            "model": "base",
             "prompt": list(prompt),
             "n": params.samples,
             "max_tokens": params.max_tokens,
@@ -132,9 +136,7 @@ class Engine:
         return response
 
 
-def settings_for(
-    model: Path, config: Any, *, max_tokens: int, sequences: int, lora_rank: int | None = None
-) -> ServerSettings:
+def settings_for(model: Path, config: Any, *, max_tokens: int, sequences: int) -> ServerSettings:
     """What a server for a model must hold, in the format that is fast on this machine.
 
     Args:
@@ -142,7 +144,6 @@ def settings_for(
         config: its text config.
         max_tokens: longest completion.
         sequences: completions that are sampled at once.
-        lora_rank: largest rank of an adapter; None samples from the model alone.
     """
     dtype = torch.bfloat16 if autocast_bf16() else torch.float32
     return ServerSettings(
@@ -151,24 +152,23 @@ def settings_for(
         dtype=str(dtype).removeprefix("torch."),
         sequences=sequences,
         kv_bytes_per_token=cached_values(config) * dtype.itemsize,
-        lora_rank=lora_rank,
     )
 
 
 @contextmanager
 def started(settings: ServerSettings, work: Path) -> Iterator[Engine]:
-    """An engine with a server of its own for the time of the block; `work` gets its log and its adapters.
+    """An engine with a server of its own for the time of the block; `work` gets its log.
 
     Raises:
         StageError: the server does not start.
     """
-    adapters = work / "adapters"
-    shutil.rmtree(adapters, ignore_errors=True)  # what a killed run has left
+    directory = work / "weights-for-vllm"
+    shutil.rmtree(directory, ignore_errors=True)  # what a killed run has left
     with vllm_server.running(settings, work / "vllm.log") as server:
         try:
-            yield Engine(server, adapters)
+            yield Engine(server, directory)
         finally:
-            shutil.rmtree(adapters, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _message(response: httpx.Response) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -26,6 +27,16 @@ def merged(model: Any) -> Iterator[None]:
             yield
         finally:
             model.unmerge_adapter()
+
+
+def plain_weights(model: Any) -> dict[str, Tensor]:
+    """The weights of a model under the names of its own files, without those of an adapter; tied ones once.
+
+    Within `merged`, they are the weights that the model samples with.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    named = ((name, weight) for name, weight in base.named_parameters() if "lora_" not in name)
+    return {name.replace(".base_layer.", "."): weight for name, weight in named}
 
 
 @contextmanager

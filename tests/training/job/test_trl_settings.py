@@ -14,22 +14,11 @@ from training.job import trl_settings
 STAGE = FamilyStage(steps=2, prompts_per_step=2, rollouts=4, max_tokens=12, lora_rank=2, save_every=1)
 
 
-@pytest.mark.parametrize(
-    ("changes", "processes", "message"),
-    [
-        ({"tune": "full"}, 1, r"family\.tune: full .*tune: lora"),
-        ({}, 2, r"family\.engine: vllm samples for one process .*not for 2"),
-        ({"lora_rank": 1000}, 1, r"family\.lora_rank: 1000 is more than vLLM takes, 512"),
-    ],
-)
-def test_what_vllm_cannot_sample_without_a_gpu_is_rejected_before_anything_starts(
-    tmp_path, monkeypatch, changes, processes, message
-):
+def test_several_processes_without_a_gpu_are_rejected_before_a_server_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(trl_settings, "processes", lambda: SimpleNamespace(num_processes=processes))
-    stage = STAGE.model_copy(update={"engine": "vllm", **changes})
-    with pytest.raises(StageError, match=message):
-        trl_settings.grpo_config(stage, 0.1, 0, tmp_path)
+    monkeypatch.setattr(trl_settings, "processes", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(StageError, match=r"family\.engine: vllm samples for one process .*not for 2"):
+        trl_settings.grpo_config(STAGE.model_copy(update={"engine": "vllm"}), 0.1, 0, tmp_path)
 
 
 def test_the_engine_is_in_the_training_process_on_a_gpu_and_a_server_without(tmp_path, monkeypatch):
@@ -71,3 +60,29 @@ def test_kl_and_loss_are_what_the_recipe_says(tmp_path):
         assert settings.loss_type == kind
         assert settings.beta == 0.03
         assert settings.scale_rewards == "none"
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ZeRO stage 3"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
+    ],
+)
+def test_weights_that_are_sharded_are_refused_in_one_line(monkeypatch, tmp_path, environment, named):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StageError, match=f"accelerate: {named} shards the weights.*ZeRO stage 2") as caught:
+        trl_settings.grpo_config(STAGE, 0.1, 0, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_deepspeed_file_of_stage_three_is_refused_and_of_stage_two_is_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    file = tmp_path / "deepspeed.json"
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    file.write_text('{"zero_optimization": {"stage": 3}}')
+    with pytest.raises(StageError, match="ZeRO stage 3"):
+        trl_settings.require_whole_weights()
+    file.write_text('{"zero_optimization": {"stage": 2}}')
+    trl_settings.require_whole_weights()

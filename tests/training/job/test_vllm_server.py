@@ -10,7 +10,7 @@ from training.errors import StageError
 from training.job import vllm_server
 from training.job.vllm_server import ServerSettings
 
-SETTINGS = ServerSettings(model="m", context_tokens=128, dtype="float32", sequences=4, lora_rank=4)
+SETTINGS = ServerSettings(model="m", context_tokens=128, dtype="float32", sequences=4)
 
 
 def test_the_policy_that_samples_is_the_model_itself(tmp_path):
@@ -18,25 +18,16 @@ def test_the_policy_that_samples_is_the_model_itself(tmp_path):
     command = vllm_server.command(SETTINGS, tmp_path / "socket")
     for option, value in (("--generation-config", "vllm"), ("--logprobs-mode", "processed_logprobs")):
         assert command[command.index(option) + 1] == value
-    assert command[command.index("--max-lora-rank") + 1] == "8"
 
 
-def test_no_adapter_no_lora_and_a_rank_above_vllm_s_is_refused(tmp_path):
-    plain = ServerSettings(model="m", context_tokens=128, dtype="float32", sequences=4)
-    assert "--enable-lora" not in vllm_server.command(plain, tmp_path / "socket")
-    large = ServerSettings(model="m", context_tokens=128, dtype="float32", sequences=4, lora_rank=513)
-    with pytest.raises(StageError, match=r"family\.lora_rank: vLLM takes at most 512, not 513"):
-        vllm_server.command(large, tmp_path / "socket")
-
-
-def test_an_operator_s_environment_wins_except_where_adapters_must_load(monkeypatch):
+def test_an_operator_s_environment_wins_except_where_weights_must_load(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
-    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0")
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "0")
     environment = vllm_server.environment(SETTINGS)
     assert environment["OMP_NUM_THREADS"] == "7"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "3"
-    assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert environment["VLLM_SERVER_DEV_MODE"] == "1"
 
 
 def test_threads_are_at_most_the_usable_cores(monkeypatch):

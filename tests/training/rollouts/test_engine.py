@@ -23,6 +23,7 @@ from training.job import checkpoints, trl_settings
 from training.job.vllm_server import ServerSettings
 from training.rollouts import engine as engines
 from training.rollouts.engine import Completion, Engine
+from training.rollouts.merge import plain_weights
 from training.rollouts.params import SamplingParams
 from training.tasks.prompts import prompts
 
@@ -74,12 +75,16 @@ def _adapter_of(model: Any) -> dict[str, torch.Tensor]:
 
 def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
     """Record every step; kill the server once; reward every second rollout, so that there is something to learn."""
-    load, sample, loss = Engine.load_adapter, Engine.sample, trainer.CheckpointTrainer._compute_loss
+    rolled, sample, loss = (
+        trainer.CheckpointTrainer._sample_from_engine,
+        Engine.sample,
+        trainer.CheckpointTrainer._compute_loss,
+    )
     weights: list[dict[str, torch.Tensor]] = []
 
-    def load_adapter(engine: Engine, name: str, write: Any) -> None:
-        weights.append(_adapter_of(write.__self__))
-        load(engine, name, write)
+    def rolled_out(self: Any, engine: Engine, model: Any, prompt_ids: Any) -> Any:
+        weights.append(_adapter_of(model))
+        return rolled(self, engine, model, prompt_ids)
 
     def sampled(engine: Engine, rows: Any, params: SamplingParams, *, eos: int) -> list[Completion]:
         watchdog = psutil.Process(engine.server.pid)
@@ -96,7 +101,7 @@ def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
         run.ratios.append(inputs["importance_sampling_ratio"][inputs["completion_mask"].bool()])
         return loss(self, model, inputs)
 
-    patched.setattr(Engine, "load_adapter", load_adapter)
+    patched.setattr(trainer.CheckpointTrainer, "_sample_from_engine", rolled_out)
     patched.setattr(Engine, "sample", sampled)
     patched.setattr(trainer.CheckpointTrainer, "_compute_loss", computed)
     patched.setattr(trainer, "length_reward", lambda correct, *_: torch.arange(len(correct)) % 2.0)
@@ -194,12 +199,12 @@ def test_no_process_of_a_server_is_left(run):
 
 @pytest.fixture(scope="module")
 def engine(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    settings = ServerSettings(model=base, context_tokens=128, dtype="float32", sequences=8, lora_rank=4)
+    settings = ServerSettings(model=base, context_tokens=128, dtype="float32", sequences=8)
     with engines.started(settings, tmp_path_factory.mktemp("work")) as running:
         yield running
 
 
-def test_the_engine_samples_from_the_base_until_an_adapter_is_loaded(engine, base, tokenizer):
+def test_the_engine_samples_from_the_model_that_it_started_with(engine, base, tokenizer):
     """Its generation_config allows only the two likeliest tokens, and must not apply."""
     prompt = tokenizer.encode("1 + 2")
     params = SamplingParams(max_tokens=1, temperature=1.0, samples=64, seed=3)
@@ -231,5 +236,21 @@ def test_what_the_engine_refuses_is_told_in_one_line(engine, tokenizer, tmp_path
         engine.sample([[7] * 121], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
     with pytest.raises(StageError, match=r"/v1/completions answered 400: "):
         engine.sample([[10**6]], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
-    with pytest.raises(StageError, match=r"/v1/load_lora_adapter answered 4\d\d: .*none"):
-        engine.load_adapter("none", lambda directory: directory.mkdir(parents=True))
+
+
+def test_what_earlier_weights_computed_is_not_used_again(engine, base, tokenizer):
+    """The same long prompt, whose keys and values vLLM had cached, under other weights."""
+    prompt = tokenizer.encode("1 + 2") * 12
+    params = SamplingParams(max_tokens=4, temperature=1.0, samples=2, seed=3)
+    engine.sample([prompt], params, eos=tokenizer.eos_token_id)
+    model = checkpoints.load_model(base)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "proj" in name:
+                weight.add_(torch.randn_like(weight) * weight.std())
+        engine.load(plain_weights(model))
+        for completion in engine.sample([prompt], params, eos=tokenizer.eos_token_id):
+            logits = model(input_ids=torch.tensor([prompt + completion.ids])).logits[0, len(prompt) - 1 : -1]
+            expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
+            assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    assert not engine.directory.exists(), "a step's weights are not kept"

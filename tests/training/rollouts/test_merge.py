@@ -1,11 +1,12 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from trl import GRPOTrainer
 
 from tests.training.conftest import TINY
 from training.base import train
-from training.rollouts.merge import merged
+from training.rollouts.merge import merged, plain_weights
 from training.trainer import CheckpointTrainer
 
 
@@ -77,3 +78,22 @@ def test_the_base_is_restored_to_the_bit_after_its_weights_went_to_vllm(adapted,
     trainer.accelerator, trainer.model, trainer.use_vllm, trainer._engine = Accelerator, adapted, True, None
     assert trainer._generate_single_turn([[1, 2]], None, None, 1) == ([[1, 2]], None)
     assert same(weights(adapted), before)
+
+
+def test_plain_weights_are_those_of_a_model_s_own_files_with_the_adapter_merged(adapted, tmp_path):
+    before = {name: weight.clone() for name, weight in plain_weights(adapted).items()}
+    with merged(adapted):
+        handed_over = {name: weight.clone() for name, weight in plain_weights(adapted).items()}
+    adapted.merge_and_unload().save_pretrained(tmp_path)
+    own = load_file(tmp_path / "model.safetensors")
+    assert handed_over.keys() == own.keys()
+    for name, weight in own.items():
+        torch.testing.assert_close(handed_over[name], weight)
+    assert not torch.equal(before["model.layers.1.mlp.up_proj.weight"], own["model.layers.1.mlp.up_proj.weight"])
+
+
+def test_plain_weights_of_a_model_without_an_adapter_are_its_own(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    own = load_file(tmp_path / "model.safetensors")
+    assert plain_weights(model).keys() == own.keys()
+    assert all(torch.equal(weight, own[name]) for name, weight in plain_weights(model).items())
