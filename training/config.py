@@ -226,8 +226,8 @@ class FamilyStage(_Section):
     lora_layers: Literal["all", "upper_half"] = "all"
     """Which layers an adapter changes. The upper half trains faster: below it, no gradient is computed."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What samples the rollouts. vllm shares the GPU with the training; without a GPU, a vLLM server takes turns with it
-    on the CPU."""
+    """What samples the rollouts. vllm shares the GPU with the training; without a GPU, a vLLM server takes turns with
+    it on the CPU."""
     gradient_checkpointing: bool = False
     micro_batch: int = Field(default=32, gt=0)
     """Maximum number of rollouts in one forward pass of the update."""
