@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models import family as families
 from training import config
-from training.checks import PROFILE_SEED_OFFSET
 from training.job import checkpoints
 from training.job.allocator import keep_freed_memory
 from training.measure import budget_forced, evaluate, outcomes
+from training.precheck import PROFILE_SEED_OFFSET
 from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.question import Question

@@ -58,18 +58,29 @@ RecipePath = Annotated[
 
 
 @app.command()
-def run(recipe: RecipePath = SHIPPED_RECIPE) -> None:
+def run(
+    recipe: RecipePath = SHIPPED_RECIPE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compute nothing: read the data, build the model without weights.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="With --dry-run: number of processes, with one GPU each.")] = 1,
+) -> None:
     """Run all five stages of a recipe, from the base to the published family.
 
     Finished stages are skipped, and interrupted ones resume. The family is written to the recipe's `publish_to`,
-    everything else to its `run_dir`.
+    everything else to its `run_dir`. With `--dry-run`, says what would be trained and which command starts it.
 
         laconic-train run training/recipes/abacus.yaml
     """
-    from training import checks, stages
-
     loaded = _load(recipe)
-    checks.check_target(loaded)
+    if dry_run:
+        from training import dry_run as rehearsal
+
+        typer.echo("\n".join(rehearsal.lines(rehearsal.dry_run(loaded, recipe, gpus))))
+        return
+    from training import checks, precheck, stages
+
+    precheck.check_target(loaded)
     checks.check(loaded)
     stages.base(loaded)
     stages.cold_start(loaded)
@@ -297,26 +308,29 @@ def plan(
         float, typer.Option(min=0.01, help="TFLOP/s that one GPU sustains; about 200 for an H100.")
     ] = 200,
     price: Annotated[float, typer.Option(min=0, help="Price of one GPU for an hour.")] = 3,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a long prompt.")] = 256,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a long prompt; default: estimated from the recipe's questions.")
+    ] = None,
 ) -> None:
     """Estimate memory, tokens and rough cost of a recipe's family before anything is spent.
 
-    Needs no GPU, and no network if the recipe has `base.architecture`.
+    Refuses what `run` would refuse: data only after the tables. Needs no GPU, and no network if the base is a directory
+    or the recipe has `base.architecture`.
 
         laconic-train plan training/recipes/r1-distill-7b.yaml --gpus 16 --shard
     """
     from rich.console import Console
 
-    from training.job import checkpoints, planning
+    from training import plan as planning
 
     loaded = _load(recipe)
-    if (rollouts := loaded.family.prompts_per_step * loaded.family.rollouts) < gpus:
-        _fail(f"--gpus: {gpus} processes cannot share the {rollouts} rollouts of a step")
-    estimate = planning.estimate(
-        loaded, checkpoints.architecture(loaded), gpus=gpus, prompt_tokens=prompt_tokens, shard=shard
+    tables, refusal = planning.tables(
+        loaded, gpus=gpus, shard=shard, gpu_gib=gpu_gib, tflops=tflops, price=price, prompt_tokens=prompt_tokens
     )
-    for table in planning.tables(estimate, gpus=gpus, gpu_gib=gpu_gib, tflops=tflops, price=price):
+    for table in tables:
         Console().print(table)
+    if refusal is not None:
+        raise refusal
 
 
 @app.command()

@@ -81,7 +81,7 @@ class BaseStage(_Section):
 class Architecture(_Section):
     """The sizes of a Llama-like decoder, under Hugging Face's names."""
 
-    model_type: Literal["qwen2", "qwen3"]
+    model_type: Literal["gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"]
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)

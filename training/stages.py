@@ -33,7 +33,7 @@ from training import trainer
 from training.base import gate, traces
 from training.base import train as base_training
 from training.base.tokenizer import build as build_tokenizer
-from training.checks import PROFILE_SEED_OFFSET, check, check_target
+from training.checks import check
 from training.coldstart import stage as cold_starting
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
@@ -41,6 +41,7 @@ from training.job import checkpoints
 from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
+from training.precheck import PROFILE_SEED_OFFSET, check_target
 from training.profile import fit
 from training.publish import assemble
 from training.rollouts.params import SamplingParams

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from training.base import train
@@ -39,3 +41,37 @@ def on_shipped(tmp_path: Path) -> Recipe:
         family=FamilyStage(steps=1, prompts_per_step=1, rollouts=2, max_tokens=40, alphas=(0.1,), reward="l2t"),
         evaluate=EvaluateStage(prompts=3, samples=1),
     )
+
+
+@pytest.fixture(scope="session")
+def math(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions in MATH's format."""
+    directory = tmp_path_factory.mktemp("math")
+
+    def written(name: str, offset: int, count: int) -> None:
+        questions = [
+            {"problem": f"How much is {n} plus 1?", "answer": str(n + 1), "difficulty": float(n % 5 + 1)}
+            for n in range(offset, offset + count)
+        ]
+        (directory / name).write_text(json.dumps(questions))
+
+    written("train.json", 0, 8000)
+    written("math500.json", 10_000, 500)
+    return directory
+
+
+@pytest.fixture
+def on_math(math: Path, tmp_path: Path):
+    """A shipped recipe with these questions, and changes to it, as a file."""
+
+    def make(path: Path, **changes: dict[str, object]) -> Path:
+        raw = yaml.safe_load(path.read_text())
+        raw |= {"run_dir": str(tmp_path / "run"), "publish_to": str(tmp_path / "out")}
+        raw["data"]["path"] = str(math)
+        for section, fields in changes.items():
+            raw[section] = raw[section] | fields if isinstance(fields, dict) else fields
+        file = tmp_path / path.name
+        file.write_text(yaml.safe_dump(raw))
+        return file
+
+    return make

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from training import checks, stages
+from training import checks, precheck, stages
 from training.config import Data, PretrainedBase
 from training.errors import StageError
 
@@ -17,14 +17,14 @@ def test_publishing_replaces_only_a_family(on_shipped, tmp_path, existing):
     file.parent.mkdir(parents=True)
     file.write_text("my own")
     with pytest.raises(StageError, match=r"publish_to: .*published contains something other than a family"):
-        checks.check_target(recipe)
+        precheck.check_target(recipe)
     (target / "family.json").write_text("{}")
-    checks.check_target(recipe)
+    precheck.check_target(recipe)
 
 
 def test_a_recipe_without_a_target_is_not_published(on_shipped):
     with pytest.raises(StageError, match="publish_to: missing from the recipe"):
-        checks.check_target(on_shipped)
+        precheck.check_target(on_shipped)
 
 
 def test_a_tokenizer_without_markers_is_rejected_before_training(on_shipped, tokenizer, model, tmp_path):

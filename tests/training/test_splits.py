@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from training import stages
-from training.checks import PROFILE_SEED_OFFSET
 from training.config import EvaluateStage, FamilyStage, ProfileStage, Recipe
 from training.measure import outcomes
+from training.precheck import PROFILE_SEED_OFFSET
 from training.rollouts.params import SamplingParams
 from training.tasks.question import Question
 from training.tasks.source import questions

@@ -26,11 +26,10 @@ from training.job import checkpoints
 from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock
 from training.measure.outcomes import bar
+from training.precheck import COLD_START_SEED_OFFSET
 from training.tasks.question import Question
 from training.tasks.source import data_record, questions
 
-SEED_OFFSET = 200
-"""Added to the recipe's seed, so that the questions come in another order than in the training of the family."""
 LEAST_TRACES = 8
 LEAST_CLOSED = 0.8
 """Share of the completions that must close their thinking. Reinforcement learning gets no reward from the others."""
@@ -78,7 +77,7 @@ def _draw(
     recipe: Recipe, stage: ColdStart, source: Path, tokenizer: PreTrainedTokenizerBase
 ) -> Sequence[samples.Drawn]:
     path = recipe.run_dir / "base" / "samples.jsonl"
-    asked = questions(recipe.data, "train", recipe.seed + SEED_OFFSET, stage.questions)
+    asked = questions(recipe.data, "train", recipe.seed + COLD_START_SEED_OFFSET, stage.questions)
     made_from = _samples_record(recipe, stage)
     if is_up_to_date(path, made_from) and len(done := samples.read(path)) == len(asked):
         return done
@@ -120,7 +119,7 @@ def _tune(
 
 
 def _validation(recipe: Recipe, stage: ColdStart) -> Sequence[Question]:
-    return questions(recipe.data, "validation", recipe.seed + SEED_OFFSET, stage.prompts)
+    return questions(recipe.data, "validation", recipe.seed + COLD_START_SEED_OFFSET, stage.prompts)
 
 
 def _require_closed(directory: Path) -> None:

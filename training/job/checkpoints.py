@@ -23,10 +23,9 @@ from models.field import path_of
 from training.config import Architecture, BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import planning
+from training.job.base_files import THINK_END
 from training.job.resume import processes
 
-THINK_END = "</think>"
-"""The token that ends the thinking."""
 THINK_CLOSED = f"\n{THINK_END}\n\n"
 """What stands between the thinking and the answer."""
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal, get_args
 
-import reasoning_gym
-
 from training.tasks.question import DIFFICULTIES, Difficulty
 
 Split = Literal["train", "validation", "heldout"]
@@ -115,10 +113,8 @@ def _product(rng: random.Random, difficulty: Difficulty) -> tuple[Term, ...]:
     if difficulty == "medium":
         return (Term(1, _shuffled(rng, (rng.randint(11, 99), rng.randint(3, 9)))),)
     digits = 1 if difficulty == "easy" else 2
-    task = reasoning_gym.create_dataset(
-        "products", seed=rng.getrandbits(31), size=1, min_terms=2, max_terms=2, min_digits=digits, max_digits=digits
-    )[0]
-    left, right = map(int, re.findall(r"\d+", task["metadata"]["expression"]))
+    expression = _expression(rng, "products", min_terms=2, max_terms=2, min_digits=digits, max_digits=digits)
+    left, right = map(int, re.findall(r"\d+", expression))
     return (Term(1, (left, right)),)
 
 
@@ -167,20 +163,20 @@ def _chain_sum(rng: random.Random, terms: int, digits: int) -> tuple[Term, ...]:
     `chain_sum` draws all numbers of a problem with the same length, but people also ask for 47 - 8. So some of the
     numbers are shortened.
     """
-    task = reasoning_gym.create_dataset(
-        "chain_sum",
-        seed=rng.getrandbits(31),
-        size=1,
-        min_terms=terms,
-        max_terms=terms,
-        min_digits=digits,
-        max_digits=digits,
-    )[0]
-    parts = re.findall(r"([+-]?)\s*(\d+)", task["metadata"]["expression"])
+    expression = _expression(rng, "chain_sum", min_terms=terms, max_terms=terms, min_digits=digits, max_digits=digits)
+    parts = re.findall(r"([+-]?)\s*(\d+)", expression)
     numbers = [int(number) for _, number in parts]
     if rng.random() < 0.6:
         numbers = [_shortened(rng, number) for number in numbers]
     return tuple(Term(-1 if sign == "-" else 1, (n,)) for (sign, _), n in zip(parts, numbers, strict=True))
+
+
+def _expression(rng: random.Random, dataset: str, **settings: int) -> str:
+    """The expression of one problem of reasoning-gym."""
+    import reasoning_gym  # here, because it takes seconds, and plans and questions from files do not need it
+
+    task = reasoning_gym.create_dataset(dataset, seed=rng.getrandbits(31), size=1, **settings)[0]
+    return task["metadata"]["expression"]
 
 
 def _shortened(rng: random.Random, number: int) -> int:
