@@ -33,6 +33,8 @@ def check(directory: Path, base: PretrainedBase) -> None:
     Raises:
         StageError: a file is missing or malformed, a marker is missing, or the model has too few positions.
     """
+    if not any(directory.glob("*token*")) and not any(directory.glob("vocab*")):
+        raise StageError(f"{directory}: the tokenizer cannot be loaded (there is none)")
     for pattern in ("*.safetensors", "tokenizer.json"):
         if not any(directory.glob(pattern)):
             raise StageError(f"{directory}: {pattern} is missing, and the published family needs it")
