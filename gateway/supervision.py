@@ -19,8 +19,8 @@ LONGEST_PAUSE_SECONDS = 30.0
 STOP_SECONDS = 10.0
 """How long a cancelled task may take to end before the gateway stops without it."""
 CANCEL_AGAIN_SECONDS = 1.0
-"""When a task that has not ended is cancelled once more: before Python 3.12, `asyncio.wait_for` may lose a cancellation,
-and redis-py sends every command under one."""
+"""When a task that has not ended is cancelled once more: before Python 3.12, `asyncio.wait_for` may lose a
+cancellation, and redis-py sends every command under one."""
 
 faults: dict[str, int] = {}
 """By task, how often it has failed in this process."""

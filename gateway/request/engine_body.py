@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking, leave_room
 from gateway.request.question import Body, Question
+from models.continued import continued as continue_message
 from models.family import Checkpoint, Reasoning
 from models.overrides import with_cap, with_overrides
 
@@ -63,22 +64,9 @@ def streamed(body: Body) -> Body:
 
 
 def continued(body: Body, thinking: str, tokens: int, marks: Reasoning) -> Body:
-    """The body that continues the message behind its thinking, which had so many tokens.
-
-    vLLM, SGLang and llama.cpp take `continue_final_message`: the last message is the beginning of the answer.
-    """
-    message = {"role": "assistant", "content": f"{marks.start}{thinking}{marks.end}"}
+    """The body that continues the message behind its thinking, which had so many tokens."""
     spent = tokens + 1  # with the mark behind it
-    limits = {name: max(1, body[name] - spent) for name in ("max_tokens", "max_completion_tokens") if body.get(name)}
-    if body.get("min_tokens"):
-        limits["min_tokens"] = max(0, body["min_tokens"] - spent)
-    return {
-        **body,
-        **limits,
-        "messages": [*body["messages"], message],
-        "add_generation_prompt": False,
-        "continue_final_message": True,
-    }
+    return continue_message(body, f"{marks.start}{thinking}{marks.end}", spent)
 
 
 _PER_RESPONSE_FIELDS = ("prompt_logprobs", "return_token_ids", "logprob_token_ids")

@@ -8,7 +8,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -131,7 +132,8 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
             raise StageError("--context-tokens: the engine does not say how long its context is; set it")
         plan = Plan(chosen, Sampling(parsed.samples, parsed.temperature, parsed.max_tokens, parsed.seed), facts.cap)
         measure.open_directory(_work(parsed), plan, again=parsed.again)
-        replies = measure.by_request(await _measure(parsed, console, client, requests, plan))
+        ask = partial(measure.measure, client, plan=plan, separated=facts.separates_reasoning)
+        replies = measure.by_request(await _measure(parsed, console, requests, plan, ask))
         if label == "agreement":
             decide = assess.by_agreement(levels.reference(chosen).name, replies, facts.marks)
         else:
@@ -188,7 +190,11 @@ def _decide(parsed: argparse.Namespace, label: str, judge: Engine, requests: Seq
 
 
 async def _measure(
-    parsed: argparse.Namespace, console: Console, client: Engine, requests: Sequence[Request], plan: Plan
+    parsed: argparse.Namespace,
+    console: Console,
+    requests: Sequence[Request],
+    plan: Plan,
+    ask: Callable[..., Awaitable[list[Measured]]],
 ) -> list[Measured]:
     work, total = _work(parsed), len(requests) * len(plan.levels) * plan.sampling.samples
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -209,12 +215,12 @@ async def _measure(
                     f"--max-tokens-spent: {spent:,} tokens were generated; the same command with a higher limit goes on"
                 )
 
-        pilot = await measure.measure(client, requests[:PILOT], plan, work, count)
+        pilot = await ask(requests[:PILOT], directory=work, on_reply=count)
         if len(requests) > PILOT:
             progress.stop()
             _confirm(parsed, console, pilot, total)
             progress.start()
-        return await measure.measure(client, requests, plan, work, count)
+        return await ask(requests, directory=work, on_reply=count)
 
 
 def _confirm(parsed: argparse.Namespace, console: Console, pilot: Sequence[Measured], total: int) -> None:

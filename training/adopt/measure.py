@@ -18,6 +18,7 @@ from typing import Any
 
 from models.files import write_json
 from models.overrides import Cap, with_cap, with_overrides
+from training.adopt import forced
 from training.adopt.engine import Engine, EngineError, Reply
 from training.adopt.levels import Level
 from training.adopt.prompts import Request
@@ -60,6 +61,10 @@ class Plan:
         body["seed"] = self.sampling.seed + sample
         body = with_overrides(body, level.overrides)
         return body if level.budget is None else with_cap(body, self.cap, level.budget)
+
+    def forces(self, level: Level) -> bool:
+        """Whether the gateway would end the thinking at this level, because the engine does not."""
+        return self.cap == "forced" and level.budget is not None and level.thinks
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,18 @@ async def measure(
     plan: Plan,
     directory: Path,
     on_reply: Callable[[Measured], None] = lambda _: None,
+    *,
+    separated: bool = False,
 ) -> list[Measured]:
     """Send what is missing, and return all replies to these requests.
+
+    Args:
+        engine: the engine.
+        requests: what is measured.
+        plan: at which levels.
+        directory: where replies are stored.
+        on_reply: called with each reply.
+        separated: whether the engine puts thinking into a field of its own.
 
     Raises:
         StageError: the engine failed again and again, or refuses more than `MAX_REFUSED` of the requests.
@@ -130,7 +145,12 @@ async def measure(
         async def send(level: Level, request: Request, sample: int) -> None:
             nonlocal refused
             try:
-                reply = await engine.chat(plan.body(request, level, sample))
+                body = plan.body(request, level, sample)
+                if plan.forces(level):
+                    assert level.budget is not None
+                    reply = await forced.chat(engine, body, level.budget, separated=separated)
+                else:
+                    reply = await engine.chat(body)
             except EngineError as error:
                 if error.status not in (400, 413, 422):
                     raise

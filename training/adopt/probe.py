@@ -15,7 +15,7 @@ from typing import Any
 from models import endpoint
 from models.family import Reasoning
 from models.overrides import CAPS, Cap, with_cap, with_overrides
-from training.adopt import cost
+from training.adopt import cost, forced
 from training.adopt.engine import Engine, EngineError
 from training.adopt.levels import Level
 from training.adopt.prompts import Request
@@ -121,7 +121,11 @@ async def _tried(engine: Engine, level: Level, request: Request, fields: Mapping
 
 
 async def _working_cap(engine: Engine, level: Level, trials: Sequence[_Trial], *, needs_cap: bool) -> Cap:
-    """The first field that ends the thinking in time; `forced` if none does."""
+    """The first field that ends the thinking in time; `forced` if none does.
+
+    Raises:
+        StageError: a budget is wanted, and the engine neither caps the thinking nor continues a message behind it.
+    """
     long = [trial.request for trial in trials if trial.tokens > 2 * CAP_TOKENS + OVERSHOOT]
     if not long and not needs_cap:
         return "forced"
@@ -142,4 +146,19 @@ async def _working_cap(engine: Engine, level: Level, trials: Sequence[_Trial], *
             raise
         if all(trial.tokens <= CAP_TOKENS + OVERSHOOT for trial in capped):
             return cap
+    if needs_cap:
+        await _check_that_messages_continue(engine, level, long[0], separated=any(trial.separated for trial in trials))
     return "forced"
+
+
+async def _check_that_messages_continue(engine: Engine, level: Level, request: Request, *, separated: bool) -> None:
+    body = {"model": level.model, "messages": [*request.messages], "max_tokens": MAX_TOKENS}
+    try:
+        await forced.chat(engine, with_overrides(body, level.overrides), CAP_TOKENS, separated=separated)
+    except EngineError as error:
+        if error.status not in (400, 415, 422):
+            raise
+        raise StageError(
+            f"{engine.url}: no field caps the thinking, and the engine does not continue a message whose thinking has"
+            f" ended, so no answer follows a budget; leave out the levels with a budget. It said: {error}"
+        ) from None

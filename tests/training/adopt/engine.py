@@ -26,6 +26,8 @@ class ScriptedEngine:
         self.failures: list[int] = []
         """Statuses of the next responses."""
         self.refuses_unknown_fields = False
+        self.continues = True
+        """Continues a message. False: it starts over, as an engine that does not know the field does."""
         self.url = ""
 
     async def chat(self, request: web.Request) -> web.Response:
@@ -36,22 +38,38 @@ class ScriptedEngine:
             return web.json_response({"error": {"message": "not now"}}, status=self.failures.pop(0))
         if self.refuses_unknown_fields and "thinking_token_budget" in body:
             return web.json_response({"error": {"message": "thinking_token_budget is unknown"}}, status=400)
-        numbers = [int(number) for number in re.findall(r"\d+", str(body["messages"][-1]["content"]))]
+        user = [message for message in body["messages"] if message["role"] == "user"]
+        numbers = [int(number) for number in re.findall(r"\d+", str(user[-1]["content"]))]
+        begun = str(body["messages"][-1]["content"]) if self.continues and body.get("continue_final_message") else ""
         off = (body.get("chat_template_kwargs") or {}).get("enable_thinking") is False
         limit = body.get(self.cap) if self.cap else None
         thought = 0 if off else LONG if limit is None else min(limit, LONG)
-        thinking = " hm" * thought
+        if "</think>" in begun:
+            thought = begun.count(" hm")
         # With little thinking it gets large sums wrong.
         right = thought >= sum(numbers)
-        content = f"The answer is {sum(numbers) + (not right)}."
-        message = {"role": "assistant", "content": content, "reasoning": thinking or None}
+        whole = [" hm"] * thought + (["</think>"] if thought else [])
+        whole += ["The", " answer", " is", f" {sum(numbers) + (not right)}."]
+        most = body.get("max_tokens") or len(whole)
+        return web.json_response(self._response(begun, whole, most))
+
+    def _response(self, begun: str, whole: list[str], most: int) -> dict[str, Any]:
+        """What is generated behind what was begun, as tokens of a message."""
+        done = begun.removeprefix("<think>")
+        front = next(at for at in range(len(whole) + 1) if "".join(whole[:at]) == done)
+        new = whole[front : front + most]
+        thinking, mark, answer = "".join(new).partition("</think>")
+        opened = "</think>" in whole and not begun
+        thinking, answer = (thinking, answer) if opened else ("", "".join(new))
+        message: dict[str, Any] = {"role": "assistant", "content": answer or None, "reasoning": thinking or None}
         if self.inline:
-            message = {"role": "assistant", "content": f"<think>{thinking}</think>{content}" if thought else content}
-        usage: dict[str, Any] = {"prompt_tokens": 5, "completion_tokens": thought + 4, "total_tokens": thought + 9}
+            message = {"role": "assistant", "content": f"<think>{thinking}{mark}{answer}" if opened else answer}
+        usage: dict[str, Any] = {"prompt_tokens": 5, "completion_tokens": len(new), "total_tokens": len(new) + 5}
         if self.reports:
-            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return web.json_response({"model": "adder", "choices": [choice], "usage": usage})
+            usage["completion_tokens_details"] = {"reasoning_tokens": new.count(" hm")}
+        ended = "stop" if front + len(new) == len(whole) else "length"
+        choice = {"index": 0, "message": message, "finish_reason": ended}
+        return {"model": "adder", "choices": [choice], "usage": usage}
 
     async def list_models(self, _: web.Request) -> web.Response:
         if isinstance(self.models, int):

@@ -121,3 +121,11 @@ async def test_answers_that_think_too_little_do_not_show_a_cap():
         await probed(
             scripted, at=[short[0], levels.Level("b", "adder", levels.Overrides(body={"thinking_token_budget": 20}))]
         )
+
+
+async def test_budgets_on_an_engine_that_neither_caps_nor_continues_are_refused():
+    scripted = ScriptedEngine(cap=None)
+    scripted.continues = False
+    with pytest.raises(StageError, match=r"does not continue a message.*leave out the levels with a budget"):
+        await probed(scripted)
+    assert (await probed(scripted, needs_cap=False, at=levels.parse("off,max", "adder"))).cap == "forced"
