@@ -28,6 +28,9 @@ FILES = {
     "dense": "benchmarks/results/dense_reward.json",
     "decision": "benchmarks/results/decision.json",
     "savings": "benchmarks/results/savings_interval.json",
+    "adopted-qwen": "benchmarks/results/adopted/qwen-coder.json",
+    "adopted-abacus": "benchmarks/results/adopted/abacus-vllm.json",
+    "adopted-transformers": "benchmarks/results/adopted/abacus-transformers.json",
     "training": "models/abacus/report/training.json",
     "profile": "models/abacus/profile.json",
 }

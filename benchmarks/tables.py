@@ -45,6 +45,29 @@ def beyond_the_best(sources: Sources) -> str:
     return _table(["budget in tokens", "most accurate checkpoint", "`auto` compared with it"], rows)
 
 
+def adopted_qwen(sources: Sources) -> str:
+    """Every level of the adopted instruct model on fresh questions, and the routed choice."""
+    return _adopted(sources, "adopted-qwen")
+
+
+def adopted_abacus(sources: Sources) -> str:
+    """The same for levels of the shipped family's base, by budgets, on vLLM."""
+    return _adopted(sources, "adopted-abacus")
+
+
+def adopted_transformers(sources: Sources) -> str:
+    """The same on `transformers serve`, which knows no budgets."""
+    return _adopted(sources, "adopted-transformers")
+
+
+def _adopted(sources: Sources, source: str) -> str:
+    rows = [
+        (_bold(name, name == "routed"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
+        for name, figures in sources.value(source, "levels").items()
+    ]
+    return _table(["", "accuracy", "reasoning tokens"], rows)
+
+
 def predictors(sources: Sources) -> str:
     """Figures of every way to predict difficulty."""
     candidates: Mapping[str, Mapping[str, float]] = sources.value("difficulty", "candidates")
@@ -271,5 +294,8 @@ TABLES = {
     "soak": soak,
     "soaked machine": soaked_machine,
     "rewards": rewards,
+    "adopted-qwen": adopted_qwen,
+    "adopted-abacus": adopted_abacus,
+    "adopted-transformers": adopted_transformers,
 }
 """By the name in a page's marker."""

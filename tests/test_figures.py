@@ -21,6 +21,11 @@ ALLOWED = {
         "vllm-router 0.1.17 and LiteLLM 1.106.2": "versions",
     },
     "docs/README.md": {"the 10 % least confident answers": "a setting of the escalation in the example"},
+    "docs/adopt.md": {
+        "95 % intervals": LEVEL,
+        "with 200 prompts": "an option of the commands",
+        "the 200 prompts of the adoption": "an option of the commands",
+    },
     "docs/experiments/README.md": {
         "95 % intervals": LEVEL,
         "`alpha` at 0.4": SETTING,
