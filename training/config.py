@@ -193,12 +193,17 @@ class Data(_Section):
     instruction: str = ""
     """Appended to each question after a line break."""
     skip_unverifiable: bool = False
-    """Skip questions whose gold answer cannot be verified, instead of rejecting the data."""
+    """Skip rows without a question, without an answer that can be verified, or whose question has another answer
+    elsewhere, instead of rejecting the data. How many were skipped and why is said once."""
+    test: Path | None = None
+    """A file of test questions of your own, such as AIME's or AMC's. They replace the task's held-out split."""
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Self:
         if (self.path is None) != (self.task == "arithmetic"):
             raise ValueError(f"path: {'must be absent' if self.path else 'is needed'} with task: {self.task}")
+        if self.test is not None and self.path is None:
+            raise ValueError(f"test: must be absent with task: {self.task}")
         return self
 
 

@@ -1,84 +1,92 @@
-"""Which questions are in these files? Reads, checks and splits GSM8K, MATH, and any JSONL of prompt and answer.
+"""Which questions are in these files? Reads, checks and splits GSM8K, MATH, and any file of questions and answers.
 
 What each task reads, from the directory `path`:
 
     gsm8k   train.jsonl and test.jsonl as published (question, answer ending in "#### N"); test.jsonl is the
             heldout split
-    math    train.json(l) and math500.json(l) or test.json(l) (problem, answer or solution with \\boxed, level or
-            difficulty); the second is the heldout split
-    jsonl   one file of rows with prompt, answer and optionally difficulty; a tenth each is the validation
-            and the heldout split
+    math    train.json(l) and math500.json(l) or test.json(l); the second is the heldout split
+    jsonl   one file; a tenth each is the validation and the heldout split
 
-A tenth of GSM8K's and MATH's training questions is the validation split. A question's split is a hash of its words, so
-it stays the same when the file changes. A held-out question that is also in the training file is never trained on.
+A tenth of GSM8K's and MATH's training questions is the validation split. The questions of a test file of the user's own
+(`test`) are the heldout split of any task. Rows of all files but GSM8K's have columns of these names, in any case:
+
+    question     prompt, problem, question
+    answer       answer, final_answer, expected_answer, gold, or else a solution with \\boxed; a number or text
+    difficulty   level, difficulty; may be absent
+
+A question's split is a hash of its words, so it stays the same when the file changes. `training/tasks/screening.py`
+says which rows are used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from training.errors import StageError
 from training.tasks.problems import SPLITS, Split
 from training.tasks.question import Question
+from training.tasks.rows import Row, Unusable, require_column
+from training.tasks.rows import read as read_rows
+from training.tasks.sameness import key
+from training.tasks.screening import NO_ANSWER, NO_QUESTION, Screen, Used
 from training.tasks.verify import final_answer
 
+VERSION = 2
+"""Bump when the same files give other questions; runs that read files by other rules are not continued."""
+QUESTION = ("prompt", "problem", "question")
+ANSWER = ("answer", "final_answer", "expected_answer", "gold")
+SOLUTION = "solution"
+DIFFICULTY = ("level", "difficulty")
 _GSM8K_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of a file, and how error messages refer to it."""
-
-    where: str
-    fields: Mapping[str, Any]
-
-    def text(self, *names: str) -> str:
-        """The first of these fields that the row has, as text.
-
-        Raises:
-            StageError: the row has none of them, or the value is neither text nor a number.
-        """
-        for name in names:
-            if name in self.fields:
-                value = self.fields[name]
-                if isinstance(value, float) and value.is_integer():
-                    value = int(value)
-                if not isinstance(value, str | int | float) or isinstance(value, bool):
-                    raise StageError(f"{self.where}: {name} must be text, got {json.dumps(value)[:60]}")
-                return str(value)
-        raise StageError(f"{self.where}: {' or '.join(names)} is missing")
-
-
-def read(task: str, path: Path) -> dict[Split, list[Question]]:
+def read(
+    task: str,
+    path: Path,
+    *,
+    test: Path | None = None,
+    skip_unverifiable: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[Split, list[Question]]:
     """All questions of a task's files, by split.
 
+    Args:
+        task: `gsm8k`, `math` or `jsonl`.
+        path: the task's directory or file.
+        test: a file of test questions, instead of the task's own heldout split.
+        skip_unverifiable: leave out rows that cannot be used, instead of refusing the file.
+        say: receives one line for each kind of rows that are left out.
+
     Raises:
-        StageError: a file is missing, empty or malformed. Names the file, the row and the field.
+        StageError: a file is missing, empty or malformed, or has rows that cannot be used. Names the file, the row and
+            the field.
     """
-    by_split: dict[Split, list[Question]]
-    if task == "jsonl":
-        questions = [_jsonl(row) for row in _rows(_one_of(path))]
-        by_split = {split: [q for q in questions if _split(q) == split] for split in SPLITS}
+    screened = partial(_screened, skip=skip_unverifiable, say=say)
+    if task == "jsonl" and test is None:
+        screen, used = screened(_one_of(path), partial(_row, task))
+        questions = [each.question for each in used]
+        by_split: dict[Split, list[Question]] = {
+            split: [q for q in questions if _split(q) == split] for split in SPLITS
+        }
     else:
-        make = {"gsm8k": _gsm8k, "math": _math}[task]
-        names = {"gsm8k": ("train", ("test",)), "math": ("train", ("math500", "test"))}[task]
-        heldout = [make(row) for row in _rows(_one_of(path, *names[1]))]
-        heldout_keys = {_key(q) for q in heldout}
-        train = [q for row in _rows(_one_of(path, names[0])) if _key(q := make(row)) not in heldout_keys]
+        train_file, own_test = _files(task, path)
+        make = _gsm8k if task == "gsm8k" else partial(_row, task)
+        test_file = own_test() if test is None else _one_of(test)
+        _, heldout = screened(test_file, make if test is None else partial(_row, task))
+        screen, used = screened(train_file(), make)
+        train = [each.question for each in screen.without(used, heldout, test_file)]
         by_split = {
             "train": [q for q in train if _split(q) != "validation"],
             "validation": [q for q in train if _split(q) == "validation"],
-            "heldout": heldout,
+            "heldout": [each.question for each in heldout],
         }
     if empty := [split for split in SPLITS if not by_split[split]]:
-        raise StageError(f"data.path: {path} has no questions for the {empty[0]} split")
+        raise StageError(f"data.path: {path} has no questions for the {empty[0]} split{screen.why_none()}")
     return by_split
 
 
@@ -89,75 +97,64 @@ def shuffled(pool: list[Question], seed: int) -> Iterator[Question]:
         yield from rng.sample(pool, len(pool))
 
 
-def _gsm8k(row: _Row) -> Question:
-    answer = _GSM8K_ANSWER.search(row.text("answer"))
+def _files(task: str, path: Path) -> tuple[Callable[[], Path], Callable[[], Path]]:
+    """What finds a task's training file, and its own test file."""
+    if task == "jsonl":
+        return partial(_one_of, path), partial(_one_of, path)
+    tests = {"gsm8k": ("test",), "math": ("math500", "test")}[task]
+    return partial(_one_of, path, "train"), partial(_one_of, path, *tests)
+
+
+def _screened(
+    path: Path, make: Callable[[Row], Question], *, skip: bool, say: Callable[[str], None]
+) -> tuple[Screen, list[Used]]:
+    rows = read_rows(path)
+    require_column(rows, QUESTION)
+    require_column(rows, (*ANSWER, SOLUTION))
+    screen = Screen(path, skip=skip, say=say)
+    return screen, screen.questions(rows, make)
+
+
+def _gsm8k(row: Row) -> Question:
+    answer = _GSM8K_ANSWER.search(row.text("answer", kind=NO_ANSWER))
     if not answer:
-        raise StageError(f"{row.where}: answer must end with a line '#### N'")
-    return Question(row.text("question"), answer[1].replace(",", ""), "gsm8k", "gsm8k")
+        raise Unusable(NO_ANSWER, f"{row.where}: answer must end with a line '#### N'")
+    return Question(row.text("question", kind=NO_QUESTION), answer[1].replace(",", ""), "gsm8k", "gsm8k")
 
 
-def _math(row: _Row) -> Question:
-    answer = row.text("answer", "solution")
-    if "answer" not in row.fields:
-        answer = final_answer(answer) or ""
-    level = row.text("level", "difficulty").removeprefix("Level ")
-    return Question(row.text("problem"), answer, "math", f"level {level}")
-
-
-def _jsonl(row: _Row) -> Question:
-    difficulty = row.text("difficulty") if "difficulty" in row.fields else "all"
-    return Question(row.text("prompt"), row.text("answer"), "jsonl", difficulty)
+def _row(task: str, row: Row) -> Question:
+    """A question of MATH, of a test set or of a user's own file."""
+    prompt = row.text(*QUESTION, kind=NO_QUESTION)
+    try:
+        answer = row.text(*ANSWER, kind=NO_ANSWER)
+    except Unusable:
+        if not row.has(SOLUTION):
+            raise
+        answer = ""
+    if not answer.strip() and row.has(SOLUTION):
+        answer = final_answer(row.text(SOLUTION, kind=NO_ANSWER)) or ""
+    try:
+        difficulty = row.text(*DIFFICULTY, kind="no difficulty")
+    except Unusable:
+        difficulty = ""
+    if task == "math":
+        return Question(prompt, answer, task, f"level {difficulty.removeprefix('Level ') or 'unknown'}")
+    return Question(prompt, answer, task, difficulty or "all")
 
 
 def _split(question: Question) -> Split:
-    """A tenth of the questions each is `validation` and `heldout`."""
-    bucket = int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4]) % 10
+    """A tenth of the questions each is `validation` and `heldout`. Questions of the same words share a split."""
+    words = " ".join(re.findall(r"\w+", question.prompt.lower())) or key(question.prompt)
+    bucket = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4]) % 10
     return "validation" if bucket == 0 else "heldout" if bucket == 1 else "train"
 
 
-def _key(question: Question) -> str:
-    """The words of a question, so that the split ignores case, punctuation and white space."""
-    return " ".join(re.findall(r"\w+", question.prompt.lower()))
-
-
 def _one_of(path: Path, *names: str) -> Path:
+    """The file that there is; without `names`, `path` itself."""
     candidates = [path / f"{name}.{ending}" for name in names for ending in ("jsonl", "json")] if names else [path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if not names and path.is_dir():
+        raise StageError(f"data.path: {path} is a directory; name the file in it")
     raise StageError(f"data.path: {' or '.join(map(str, candidates))} is missing")
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StageError(f"{path}: cannot be read ({error})") from None
-    for where, fields in (_array if path.suffix == ".json" else _lines)(path, text):
-        if not isinstance(fields, dict):
-            raise StageError(f"{where}: must be an object with fields, got {json.dumps(fields)[:60]}")
-        yield _Row(where, fields)
-
-
-def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        values = json.loads(text, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise StageError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, list):
-        raise StageError(f"{path}: must be a list of rows")
-    for number, value in enumerate(values, 1):
-        yield f"{path}, row {number}", value
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: strings may contain U+2028 and the like
-        if line.strip():
-            try:
-                yield f"{path}, line {number}", json.loads(line, parse_constant=_reject_constant)
-            except (ValueError, RecursionError) as error:
-                raise StageError(f"{path}, line {number}: not JSON ({error})") from None
-
-
-def _reject_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number in JSON")

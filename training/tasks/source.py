@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
+
+from rich.console import Console
 
 from training.config import Data
 from training.errors import StageError
@@ -14,14 +18,15 @@ from training.tasks import files
 from training.tasks.problems import Split
 from training.tasks.prompts import prompts
 from training.tasks.question import Question
-from training.tasks.verify import is_verifiable
+
+_console = Console(stderr=True, soft_wrap=True)
 
 
 def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Question]:
     """`count` questions of a split, each followed by the recipe's instruction. Only training questions may repeat.
 
     Raises:
-        StageError: there are fewer questions, a file is missing or malformed, or a gold answer cannot be verified.
+        StageError: there are fewer questions, a file is missing or malformed, or a row cannot be used.
     """
     if data.path is None:
         try:
@@ -41,27 +46,29 @@ def with_instruction(questions: Sequence[Question], instruction: str) -> Sequenc
 
 
 def data_record(data: Data) -> dict[str, object]:
-    """What the questions depend on: the content of the files, not their path."""
-    return {**data.model_dump(exclude={"path"}), "files": fingerprint(data.path) if data.path else None}
+    """What the questions depend on: the content of the files, not their paths."""
+    record = {**data.model_dump(exclude={"path", "test"}), "files": fingerprint(data.path) if data.path else None}
+    if data.path:
+        record["reading"] = files.VERSION
+    return record | ({"test": fingerprint(data.test)} if data.test else {})
 
 
 def _drawn(data: Data, path: Path, split: Split, seed: int, count: int) -> list[Question]:
-    pool = _read(data.task, path)[split]
-    drawn: list[Question] = []
-    for number, question in enumerate(files.shuffled(pool, seed)):
-        if len(drawn) == count:
-            return drawn
-        if number >= len(pool) and (split != "train" or not drawn):
-            break
-        if _is_verifiable(question.answer):
-            drawn.append(question)
-        elif not data.skip_unverifiable:
-            raise StageError(
-                f"data.path: {path} has a gold answer that cannot be verified, {question.answer!r}, of the question"
-                f" {question.prompt[:60]!r}: correct it, or skip such questions with data.skip_unverifiable: true"
-            )
-    raise StageError(f"data.path: {path} has {len(drawn)} questions in the {split} split; the recipe needs {count}")
+    pool = _read(data.task, path, data.test, data.skip_unverifiable)[split]
+    if split != "train" and len(pool) < count:
+        field, source = ("test", data.test) if data.test and split == "heldout" else ("path", path)
+        raise StageError(
+            f"data.{field}: {source} has {len(pool)} questions in the {split} split; the recipe needs {count}"
+        )
+    return list(islice(files.shuffled(pool, seed), count))
 
 
-_read = cache(files.read)
-_is_verifiable = cache(is_verifiable)
+@cache
+def _read(task: str, path: Path, test: Path | None, skip_unverifiable: bool) -> dict[Split, list[Question]]:
+    """The questions of the files, read once by a process; the first process says what was left out."""
+    return files.read(task, path, test=test, skip_unverifiable=skip_unverifiable, say=_say)
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        _console.print(f"data: {line}", markup=False, highlight=False)

@@ -29,6 +29,7 @@ _LETTERED = re.compile(r"\(?[A-J][).:]\)?\s*(?=\S)")
 _CHOSEN = re.compile(r"\(?\s*([A-Z])\s*(?:[).:]|$)|([A-Z])(?=\s*(?:,?\s+(?:because|since|as)\b))")
 _OPTION = re.compile(r"\b(?:answer|choice|option)(?:\s+is|\s*:)?\s*\(?([A-J])(?![A-Za-z'])", re.IGNORECASE)
 _STARTS = re.compile(r"\s*\(?([A-J])(?:\)|[.:])(?=\s|$)|\s*([A-J])\s*$")
+_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 
 
 def is_correct(text: str, gold: str) -> bool:
@@ -52,6 +53,8 @@ def is_correct(text: str, gold: str) -> bool:
 
 def is_verifiable(gold: str) -> bool:
     """Whether a gold answer can be compared with others: as a number, a formula, a list or a short text."""
+    if _NUMBER.fullmatch(gold):  # most gold answers are, and need no reading
+        return True
     if len(gold) > LONGEST or not (text := plain(gold)):
         return False
     answer = read(text)

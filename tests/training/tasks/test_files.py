@@ -97,7 +97,7 @@ def test_no_question_repeats_before_all_have_been_drawn(gsm8k):
         ('{"prompt": "a", "answer": [1]}\n', "line 1: answer must be text"),
         ('{"prompt": "a", "answer": 1}\nnot json\n', "line 2: not JSON"),
         ("[1, 2]\n", "line 1: must be an object"),
-        ('{"prompt": "a", "answer": NaN}\n', "line 1: not JSON .NaN is not a number"),
+        ('{"prompt": "a", "answer": NaN}\n', "line 1: answer must be text or a number, got NaN"),
         ("[" * 100_000 + "\n", "line 1: not JSON"),
     ],
 )
