@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather, reduce
 from datasets import Dataset
+from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,6 +43,7 @@ from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
 from training.rewards.length import length_reward
 from training.rollouts import engine as engines
+from training.rollouts.alike import Alike
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
 from training.rollouts.merge import frozen_weights_restored, merged, plain_weights
@@ -49,6 +51,7 @@ from training.rollouts.params import SamplingParams
 from training.rollouts.sample import caches_everything, sample
 from training.tasks.question import Question
 
+_console = Console(stderr=True, soft_wrap=True)
 LARGEST_BATCH = 256
 """Completions that a vLLM server samples at once; more wait for a place."""
 VERSION = 2
@@ -86,6 +89,7 @@ class CheckpointTrainer(GRPOTrainer):
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be charged twice
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None
+        self._alike = Alike(self.args.max_steps)
         self._rewards = torch.empty(0)
         self._kv_caches: list[Tensor] | None = None
         is_annealed = self._final_temperature != self._first_temperature
@@ -144,6 +148,11 @@ class CheckpointTrainer(GRPOTrainer):
         self._rewards = length_reward(correct, tokens, self.num_generations, self._outcome_alpha)
         measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episode_count, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
+        example = self._grader.explained(completion_ids_list[0], inputs[0]["gold"])
+        closed = finished.bool() & (reasoning < tokens)
+        said = self._alike.after(self.state.global_step + 1, correct, finished, closed, example=example)
+        if said and self.accelerator.is_main_process:
+            _console.print(f"family: {said}", markup=False, highlight=False)
         return self._rewards[:, None]
 
     def _anneal_temperature(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.errors import StageError
+from training.job import template
 from training.job.checkpoints import THINK_END
 
 THINK_START = "<think>"
@@ -32,12 +32,7 @@ def add_marks(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     Raises:
         StageError: there is no chat template, or it closes the thinking by itself.
     """
-    if not tokenizer.chat_template:
-        raise StageError("base.model: its tokenizer has no chat template, which prompts are made with")
-    question = [{"role": "user", "content": "1 + 1?"}]
-    before = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-    if THINK_END in before:
-        raise StageError("base.model: its chat template closes the thinking by itself, so the model never thinks")
+    before = template.opening("base.model", tokenizer)
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in (THINK_START, THINK_END)])
     if not before.rstrip().endswith(THINK_START):
         tokenizer.chat_template = f"{str(tokenizer.chat_template).rstrip()}\n{_OPENING}"

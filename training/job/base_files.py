@@ -19,9 +19,8 @@ from tokenizers import Tokenizer
 from training.config import Architecture, BaseStage, PretrainedBase, Recipe
 from training.errors import StageError
 from training.job import planning
+from training.job.template import QUESTION, THINK_END, no_end_mark, require_open
 
-THINK_END = "</think>"
-"""The token that ends the thinking."""
 _PLAIN_TOKENIZERS = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that have no end-of-answer token of their own."""
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -90,16 +89,15 @@ def _check_tokenizer(directory: Path, base: PretrainedBase) -> None:
             first = str(error).splitlines()[0]
             raise StageError(f"{directory}: the tokenizer cannot be loaded ({first})") from None
         if tokenizer.token_to_id(THINK_END) is None:
-            raise StageError(
-                f"{directory}: its tokenizer has no token {THINK_END}, which must mark the end of thinking"
-            )
+            raise StageError(no_end_mark(str(directory)))
     if not tokens.get("eos_token") and settings.get("tokenizer_class") in _PLAIN_TOKENIZERS:
         raise StageError(f"{directory}: its tokenizer has no eos_token, which must mark the end of an answer")
     template = _template(directory, settings)
     if not template:
         raise StageError(f"{directory}: its tokenizer has no chat template, which prompts are made with")
-    if base.cold_start is not None and THINK_END in _question(template, tokens):
-        raise StageError("base.model: its chat template closes the thinking by itself, so the model never thinks")
+    if whole := _question(template, tokens, prompted=True):
+        where = str(directory) if base.cold_start is None else "base.model"
+        require_open(where, _question(template, tokens, prompted=False), whole)
 
 
 def _added(settings: dict[str, Any]) -> set[str]:
@@ -120,7 +118,7 @@ def _template(directory: Path, settings: dict[str, Any]) -> str:
     return str(found)
 
 
-def _question(template: str, tokens: dict[str, Any]) -> str:
+def _question(template: str, tokens: dict[str, Any], *, prompted: bool) -> str:
     """A question as the template puts it, as transformers renders it; empty if only transformers can."""
     values = {name: tokens.get(name) for name in _SPECIAL}
     texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
@@ -132,8 +130,10 @@ def _question(template: str, tokens: dict[str, Any]) -> str:
     environment.globals |= {"raise_exception": fail, "strftime_now": lambda _: ""}
     try:
         compiled = environment.from_string(template)
-        messages = [{"role": "user", "content": "1 + 1?"}]
-        return compiled.render(messages=messages, add_generation_prompt=True, **{k: v for k, v in texts.items() if v})
+        messages = [{"role": "user", "content": QUESTION}]
+        return compiled.render(
+            messages=messages, add_generation_prompt=prompted, **{k: v for k, v in texts.items() if v}
+        )
     except (TemplateError, TypeError, ValueError):
         return ""
 

@@ -22,9 +22,9 @@ from models import family as manifest
 from models.field import path_of
 from training.config import Architecture, BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
-from training.job import planning
-from training.job.base_files import THINK_END
+from training.job import planning, template
 from training.job.resume import processes
+from training.job.template import THINK_END
 
 THINK_CLOSED = f"\n{THINK_END}\n\n"
 """What stands between the thinking and the answer."""
@@ -159,17 +159,16 @@ def load_published(
 
 
 def require_markers(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise unless a tokenizer has a token that ends thinking, a token that ends the answer, and a chat template.
+    """Raise unless a tokenizer has a token that ends thinking, one that ends the answer, and a template that fits.
 
     Raises:
-        StageError: one of them is missing. Names it.
+        StageError: one of them is missing, or the chat template does not leave the thinking to the model. Names it.
     """
     if THINK_END not in tokenizer.get_vocab():
-        raise StageError(f"{directory}: its tokenizer has no token {THINK_END}, which must mark the end of thinking")
+        raise StageError(template.no_end_mark(str(directory)))
     if tokenizer.eos_token_id is None:
         raise StageError(f"{directory}: its tokenizer has no eos_token, which must mark the end of an answer")
-    if not tokenizer.chat_template:
-        raise StageError(f"{directory}: its tokenizer has no chat template, which prompts are made with")
+    template.opening(str(directory), tokenizer)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from training.config import DenseReward
 from training.job.checkpoints import THINK_END
 from training.rollouts.episodes import Episodes, Splitter
 from training.tasks.outcome import Outcome
-from training.tasks.verify import is_correct
+from training.tasks.verify import final_answer, is_correct
 
 _NO_LIMIT = 10**6
 
@@ -43,6 +43,18 @@ class Grader:
             episodes=self._episodes(ids),
             finished=finished,
         )
+
+    def explained(self, completion: Sequence[int], gold: str) -> str:
+        """What the grader saw in a completion, in words, such as `answered '41', the gold answer is '42'`."""
+        ids = list(completion)
+        if not ids or ids[-1] != self._eos:
+            return f"was cut off after {len(ids)} tokens"
+        if self._end not in ids:
+            return f"never closed its thinking with {THINK_END}"
+        answer = self._tokenizer.decode(ids[ids.index(self._end) + 1 :], skip_special_tokens=True).strip()
+        stated = final_answer(answer)
+        seen = f"answered {stated[:60]!r}" if stated is not None else f"marked no answer in {answer[-60:]!r}"
+        return f"{seen}, the gold answer is {gold[:60]!r}"
 
     def _episodes(self, ids: list[int]) -> int:
         return max(1, int(self._split_one(ids).count_B[0])) if ids else 1
