@@ -47,10 +47,13 @@ def with_instruction(questions: Sequence[Question], instruction: str) -> Sequenc
 
 def data_record(data: Data) -> dict[str, object]:
     """What the questions depend on: the content of the files, not their paths."""
-    record = {**data.model_dump(exclude={"path", "test"}), "files": fingerprint(data.path) if data.path else None}
+    record: dict[str, object] = {**data.model_dump(exclude={"path", "test"})}
+    record["files"] = fingerprint(data.path) if data.path else None
     if data.path:
         record["reading"] = files.VERSION
-    return record | ({"test": fingerprint(data.test)} if data.test else {})
+    if data.test:
+        record["test"] = fingerprint(data.test)
+    return record
 
 
 def _drawn(data: Data, path: Path, split: Split, seed: int, count: int) -> list[Question]:
