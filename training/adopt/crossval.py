@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold
 from models.family import Estimate
 from models.profile import Profile
 from models.rule import cheapest_good_enough, forecasts_of
+from training.measure.figures import interval
 from training.profile import fit
 from training.profile.cascade import simulated
 from training.tasks.outcome import Graded
@@ -85,7 +86,7 @@ def compare(decided: Array, rows: Sequence[Graded], seed: int) -> Comparison:
     share = mean[1] / other[1] if other[1] else 1.0
     shares = np.divide(ours[:, 1], theirs[:, 1], out=np.ones(RESAMPLES), where=theirs[:, 1] > 0)
     return Comparison(
-        accuracy=_estimate(mean[0], ours[:, 0]),
+        accuracy=interval(decided[:, 0].tolist(), seed, shares=True),
         tokens=_estimate(mean[1], ours[:, 1]),
         accuracy_difference=_estimate(mean[0] - other[0], ours[:, 0] - theirs[:, 0]),
         tokens_share=_estimate(share, shares),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from training.errors import StageError
+from training.tasks import rows
 
 MESSAGES = ("messages", "body.messages", "input.messages", "input")
 QUESTION = ("prompt", "question", "problem")
@@ -105,17 +106,15 @@ def _rows(file: Path) -> Iterator[object]:
         if file.suffix == ".parquet":
             yield from _parquet(file)
             return
-        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StageError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise StageError(f"{file}: not UTF-8 text") from None
+    text = rows.read_text(file)
     if file.suffix == ".txt":
-        yield from ({"prompt": line} for line in text.splitlines() if line.strip())
+        yield from ({"prompt": line} for line in rows.lines_of(text) if line.strip())
     elif text.lstrip().startswith("["):  # a JSON list, as some exports are
         yield from _parsed(file, 1, text, list)
     else:
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(rows.lines_of(text), start=1):
             if line.strip():
                 yield _parsed(file, number, line, dict)
 

@@ -110,7 +110,12 @@ def _either(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, UTF-16 or UTF-32, without a byte order mark.
+
+    Raises:
+        StageError: it cannot be read, or is in none of these encodings.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -125,15 +130,19 @@ def _text(path: Path) -> str:
         ) from None
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, with any line ends. `splitlines` would split strings that contain U+2028 and the like."""
+    return re.split(r"\r\n|\n|\r", text)
+
+
 def _lines(path: Path) -> Iterator[tuple[str, int, Any]]:
-    # Not splitlines: strings may contain U+2028 and the like.
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", _text(path)), 1):
+    for number, line in enumerate(lines_of(read_text(path)), 1):
         if line.strip():
             yield "line", number, _parsed(f"{path}, line {number}", line)
 
 
 def _json(path: Path) -> Iterator[tuple[str, int, Any]]:
-    text = _text(path)
+    text = read_text(path)
     if not text.lstrip().startswith("["):
         try:
             json.loads(text.lstrip().split("\n", 1)[0])
@@ -153,7 +162,7 @@ def _parsed(where: str, text: str) -> Any:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, int, Any]]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         for fields in reader:
             if None in fields or None in fields.values():

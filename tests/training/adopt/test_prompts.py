@@ -74,6 +74,15 @@ def test_files_with_a_byte_order_mark_lists_and_lines_of_text_are_read(tmp_path:
     assert counts == {"bom.jsonl": 1, "list.json": 2, "lines.txt": 2}
 
 
+def test_utf_16_and_line_separators_inside_of_strings_are_read(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "one\u2028more"}\r\n{"prompt": "two"}\r\n', encoding="utf-16")
+    assert [text_of_first(request) for request in prompts.read(tmp_path / "rows.jsonl")] == ["one\u2028more", "two"]
+
+
+def text_of_first(request: prompts.Request) -> object:
+    return request.messages[0]["content"]
+
+
 def test_a_directory_of_the_hub_is_read_by_its_training_files(tmp_path: Path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -118,7 +127,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, rows: list[object], named: str):
     ("name", "content", "named"),
     [
         ("a.jsonl", b'{"prompt": \n', "a.jsonl:1: not JSON"),
-        ("a.jsonl", b"\xff\xfe", "not UTF-8"),
+        ("a.jsonl", b"\x80abc", "not UTF-8"),
         ("a.csv", b"x", "prompts are read from"),
     ],
 )
