@@ -39,7 +39,7 @@ async def test_a_served_model_becomes_a_family(prompts: Path, tmp_path: Path, ca
     assert (family.name, family.reference, family.base, family.tokenizer) == ("adder", "max", None, None)
     assert family.context_tokens == 4096
     budget = family.checkpoint("budget-16")
-    assert (budget.budget, budget.answer_tokens) == (16, 4)
+    assert (budget.budget, budget.answer_tokens) == (16, 5)  # four words, and the mark behind the thinking
     assert family.checkpoint("off").overrides.body == {"chat_template_kwargs": {"enable_thinking": False}}
     accuracy = {c.name: c.frontier.overall.accuracy.mean for c in family.checkpoints}
     assert accuracy["max"] > 0.7
