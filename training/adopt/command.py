@@ -234,8 +234,10 @@ def _confirm(parsed: argparse.Namespace, console: Console, pilot: Sequence[Measu
         raise StageError("the engine refused every request of the first prompts")
     each = sum(reply.completion_tokens for reply in replies) / len(replies)
     seconds = sum(reply.seconds for reply in replies) / len(replies) * (total - len(pilot)) / parsed.at_once
+    minutes = max(round(seconds / 60), 1)
+    takes = f"{minutes} minute{'s' * (minutes > 1)}"
     console.print(
-        f"  cost: {total:,} requests, about {each * total:,.0f} generated tokens and {max(seconds / 60, 1):.0f} minutes"
+        f"  cost: {total:,} requests, about {each * total:,.0f} generated tokens and {takes}"
         f" ({each:.0f} tokens a reply in the first {len(replies)})",
         highlight=False,
         soft_wrap=True,

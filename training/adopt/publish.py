@@ -176,6 +176,8 @@ fitted on the others.
 | --- | --- | --- | --- |
 {chr(10).join(_scores(name, scores) for name, scores in report.items())}
 
+{verdict(report)}
+
 ## The engine
 
 {chr(10).join(f"- {line}" for line in adopted.facts.lines())}
@@ -225,3 +227,15 @@ def _asked(level: Level) -> str:
 def _scores(name: str, scores: Mapping[str, float]) -> str:
     figures = (scores.get(key) for key in ("log_loss", "log_loss_constant", "auc"))
     return f"| `{name}` | {' | '.join('-' if figure is None else f'{figure:.3f}' for figure in figures)} |"
+
+
+def verdict(report: Mapping[str, Mapping[str, float]]) -> str:
+    """What the scores mean."""
+    meaning = (
+        "How well it tells right answers from wrong ones, on prompts that it was not fitted on. It knows something if"
+        " its log loss\nis below that of a constant, and its AUC above 0.5."
+    )
+    scored = [s for s in report.values() if s.get("log_loss") is not None and s.get("log_loss_constant") is not None]
+    if any(s["log_loss"] < s["log_loss_constant"] for s in scored):
+        return meaning
+    return f"{meaning} **Here it knows nothing**: routing gives every prompt about the same level."
