@@ -6,6 +6,7 @@ A page marks where a table goes (`benchmarks.figures`); `make generated` fills i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.attackers import ATTACKS
@@ -45,22 +46,8 @@ def beyond_the_best(sources: Sources) -> str:
     return _table(["budget in tokens", "most accurate checkpoint", "`auto` compared with it"], rows)
 
 
-def adopted_qwen(sources: Sources) -> str:
-    """Every level of the adopted instruct model on fresh questions, and the routed choice."""
-    return _adopted(sources, "adopted-qwen")
-
-
-def adopted_abacus(sources: Sources) -> str:
-    """The same for levels of the shipped family's base, by budgets, on vLLM."""
-    return _adopted(sources, "adopted-abacus")
-
-
-def adopted_transformers(sources: Sources) -> str:
-    """The same on `transformers serve`, which knows no budgets."""
-    return _adopted(sources, "adopted-transformers")
-
-
-def _adopted(sources: Sources, source: str) -> str:
+def adopted(sources: Sources, source: str) -> str:
+    """Every level of an adopted family on fresh questions, and the routed choice."""
     rows = [
         (_bold(name, name == "routed"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
         for name, figures in sources.value(source, "levels").items()
@@ -294,8 +281,6 @@ TABLES = {
     "soak": soak,
     "soaked machine": soaked_machine,
     "rewards": rewards,
-    "adopted-qwen": adopted_qwen,
-    "adopted-abacus": adopted_abacus,
-    "adopted-transformers": adopted_transformers,
+    **{name: partial(adopted, source=name) for name in ("adopted-qwen", "adopted-abacus", "adopted-transformers")},
 }
 """By the name in a page's marker."""

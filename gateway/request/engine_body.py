@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking, leave_room
 from gateway.request.question import Body, Question
+from models.continued import LIMITS
 from models.continued import continued as continue_message
 from models.family import Checkpoint, Reasoning
 from models.overrides import with_cap, with_overrides
@@ -117,7 +118,7 @@ def shortened(
     most = None if question.max_tokens is None else question.max_tokens - tokens
     if any(remaining is not None and remaining <= 0 for remaining in (left, most)):
         return None
-    limits = {name: most for name in ("max_tokens", "max_completion_tokens") if question.body.get(name) is not None}
+    limits = {name: most for name in LIMITS if question.body.get(name) is not None}
     remaining = leave_room(replace(budget, tokens=left), most, answer_tokens)
     if remaining.tokens == 0:
         return None

@@ -15,7 +15,6 @@ question per line. Nothing else is read, least of all the answers of whoever ser
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,12 +101,9 @@ def _files(path: Path) -> Sequence[Path]:
 
 
 def _rows(file: Path) -> Iterator[object]:
-    try:
-        if file.suffix == ".parquet":
-            yield from _parquet(file)
-            return
-    except OSError as error:
-        raise StageError(f"{file}: cannot be read ({error.strerror})") from None
+    if file.suffix == ".parquet":
+        yield from rows.parquet_rows(file)
+        return
     text = rows.read_text(file)
     if file.suffix == ".txt":
         yield from ({"prompt": line} for line in rows.lines_of(text) if line.strip())
@@ -127,14 +123,6 @@ def _parsed(file: Path, number: int, text: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise StageError(f"{file.name}:{number}: must be a JSON {'object' if kind is dict else 'list'}")
     return value
-
-
-def _parquet(file: Path) -> Iterator[object]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise StageError(f"{file}: Parquet needs pyarrow: pip install 'laconic[parquet]'")
-    parquet = importlib.import_module("pyarrow.parquet")
-    for batch in parquet.ParquetFile(file).iter_batches():
-        yield from batch.to_pylist()
 
 
 def _request(where: str, row: object) -> Request:

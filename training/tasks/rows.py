@@ -172,13 +172,21 @@ def _csv(path: Path) -> Iterator[tuple[str, int, Any]]:
         raise StageError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, int, Any]]:
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file.
+
+    Raises:
+        StageError: it cannot be read, or pyarrow is not installed.
+    """
     if importlib.util.find_spec("pyarrow") is None:
         raise StageError(f"{path}: Parquet needs pyarrow: pip install 'laconic[parquet]'")
     try:
         batches = importlib.import_module("pyarrow.parquet").ParquetFile(path).iter_batches()
-        rows = [row for batch in batches for row in batch.to_pylist()]
+        return [row for batch in batches for row in batch.to_pylist()]
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
         raise StageError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-    for number, fields in enumerate(rows, 1):
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, int, Any]]:
+    for number, fields in enumerate(parquet_rows(path), 1):
         yield "row", number, fields
