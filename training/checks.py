@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from training import precheck
 from training.coldstart import marks
 from training.config import PretrainedBase, Recipe
@@ -9,7 +11,7 @@ from training.job import base_files, checkpoints, trl_settings
 
 
 def check(recipe: Recipe) -> None:
-    """Raise unless base, data and settings are usable here and by so many processes.
+    """Raise unless base, data and settings are usable on this machine.
 
     Raises:
         StageError: something is missing or malformed. Names it.
@@ -18,7 +20,8 @@ def check(recipe: Recipe) -> None:
     base = recipe.base
     if isinstance(base, PretrainedBase):
         directory = checkpoints.source_directory(base)
-        base_files.check(directory, base)
+        if directory != Path(base.model):  # it came from the hub, so `precheck` has not looked at it
+            base_files.check(directory, base)
         tokenizer = checkpoints.load_tokenizer(directory)
         if base.cold_start is not None:
             marks.add_marks(tokenizer)
