@@ -77,7 +77,8 @@ def engine_command(family: Family, directory: Path, port: int, dtype: str) -> li
     return [
         *(sys.executable, "-P", "-m", "gateway.process.launch_vllm"),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
-        *("--enforce-eager", "--disable-uvicorn-access-log"),
+        # On a CPU, a prompt with a seed that is computed in two parts ends the engine: torch's generator has no offset.
+        *("--no-enable-chunked-prefill", "--enforce-eager", "--disable-uvicorn-access-log"),
         *flags(options),
     ]
 

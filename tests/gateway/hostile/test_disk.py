@@ -145,17 +145,19 @@ async def test_the_gateway_says_so_while_a_kill_would_lose_entries(
     ):
 
         async def books() -> dict[str, Any]:
-            body = (await client.get("/health/ready")).json()
+            return (await client.get("/health/ready")).json()["books"]
+
+        async def in_metrics(said: dict[str, Any]) -> bool:
             metrics = (await client.get("/metrics")).text
-            assert f"laconic_ledger_unsafe_entries {body['books']['in_memory']:.1f}" in metrics
-            assert f"laconic_ledger_lost_total {body['books']['lost']:.1f}" in metrics
-            return body["books"]
+            in_memory = f"laconic_ledger_unsafe_entries {said['in_memory']:.1f}" in metrics
+            return in_memory and f"laconic_ledger_lost_total {said['lost']:.1f}" in metrics
 
         assert await books() == {"safe": True, "pending": 0, "in_memory": 0, "lost": 0}
         mortal_redis.kill()
         statuses = [(await serve.ask()).status_code for _ in range(30)]
         said = await books()
         assert said["safe"] is False
+        assert await in_metrics(said)
         assert said["pending"] == statuses.count(200)
         if policy == "serve":
             assert statuses == [200] * 30
@@ -170,8 +172,9 @@ async def test_the_gateway_says_so_while_a_kill_would_lose_entries(
 
         mortal_redis.start()
         async with asyncio.timeout(30):
-            while not (await books())["safe"] or (await books())["pending"]:
+            while not (said := await books())["safe"] or said["pending"]:
                 await asyncio.sleep(0.1)
+        assert await in_metrics(said)
         assert (await serve.ask()).status_code == 200
         assert serve.printed().count("entries are safe again; 0 were lost") == 1
         served = statuses.count(200) + 1

@@ -80,9 +80,8 @@ async def test_what_is_wrong_is_said_in_one_line(
     with pytest.raises(SystemExit) as stopped:
         await adopt(ScriptedEngine(), "--prompts", str(prompts), "--out", str(tmp_path / "f"), *arguments)
     assert stopped.value.code == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("laconic adopt: ")
-    assert named in last
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("laconic adopt: ")]
+    assert named in said
 
 
 async def test_nobody_is_charged_without_being_asked(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
