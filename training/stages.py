@@ -17,7 +17,6 @@ after a kill at any moment, the same command continues the run.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from training.coldstart import stage as cold_starting
 from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
+from training.job.allocator import give_back_freed_memory
 from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
@@ -137,8 +137,7 @@ def _train(recipe: Recipe, alpha: float, target: Path) -> None:
     trained.accelerator.wait_for_everyone()
     trained.accelerator.free_memory()
     del trained, model
-    gc.collect()
-    torch.cuda.empty_cache()
+    give_back_freed_memory()
 
 
 def evaluate(recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ from training.coldstart.sampler import sampler
 from training.config import ColdStart, PretrainedBase, Recipe
 from training.errors import StageError
 from training.job import checkpoints
+from training.job.allocator import give_back_freed_memory
 from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock
 from training.measure.outcomes import bar
@@ -51,6 +52,7 @@ def run(recipe: Recipe) -> None:
         drawn = _draw(recipe, stage, source, tokenizer)
         if not is_up_to_date(directory / "model", _model_record(recipe, stage), hint_remove=directory / "model"):
             _tune(recipe, stage, source, tokenizer, drawn)
+            give_back_freed_memory()
         if not is_up_to_date(directory / "cold-start.json", _report_record(recipe, stage)):
             figures = report.measure(recipe, stage, source, _validation(recipe, stage))
             write_json(directory / "cold-start.json", {"questions": len(drawn), **figures})
