@@ -207,7 +207,7 @@ class Data(_Section):
         return self
 
 
-Reward = Literal["outcome", "alpha", "progress", "l2t"]
+Reward = Literal["outcome", "alpha", "truncation", "solve_rate", "progress", "l2t"]
 _Alpha = Annotated[float, Field(ge=0, lt=1), AfterValidator(abs)]  # -0.0 is 0
 
 
@@ -215,8 +215,10 @@ class FamilyStage(_Section):
     """Reinforcement fine-tuning: one checkpoint per alpha (arXiv 2502.04463)."""
 
     reward: Reward = "alpha"
-    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `progress` adds the gain of each
-    episode; `l2t` also charges each episode (see DenseReward.charge). Both work at any alpha."""
+    """`alpha`: 1{correct} (1 - alpha f(length)). `outcome`: the same at alpha 0. `truncation`: 1{correct} up to
+    (1 - alpha) max_tokens (DLER). `solve_rate`: 1{correct} minus alpha times the prompt's solve rate times length /
+    max_tokens (ALP). `progress` adds the gain of each episode to `alpha`; `l2t` also charges each episode (see
+    DenseReward.charge). All but `outcome` work at any alpha."""
     alphas: tuple[_Alpha, ...] = Field(default=(0.0, 0.1, 0.2, 0.4), min_length=1)
     steps: int = Field(default=32, gt=0)
     prompts_per_step: int = Field(default=32, gt=0)
@@ -238,6 +240,10 @@ class FamilyStage(_Section):
     """Maximum number of rollouts in one forward pass of the update."""
     loss: Literal["token_sum", "sequence_mean"] = "token_sum"
     """A token sum over a constant, or the mean of each sequence, which shortens thinking at any alpha."""
+    normalise_advantages: bool = False
+    """Divide a step's advantages by their standard deviation (DLER), for rare rewards. Not with a dense reward."""
+    overlong_window: int = Field(default=0, ge=0)
+    """Tokens before max_tokens in which a penalty grows from 0 to -1 (DAPO's soft overlong punishment). 0: none."""
     kl: float = Field(default=0.0, ge=0)
     """Coefficient of the KL divergence from the base, as TRL estimates it (k3)."""
     max_tokens: int = Field(default=320, gt=0)
@@ -256,17 +262,23 @@ class FamilyStage(_Section):
             raise ValueError(f"alphas: two checkpoints would have the name {twice[0]}")
         if self.reward == "outcome" and self.alphas != (0,):
             raise ValueError("alphas: must be [0] with reward: outcome; reward: alpha takes others")
+        if self.overlong_window > self.max_tokens:
+            raise ValueError(f"overlong_window: must be at most max_tokens, {self.max_tokens}")
+        if self.normalise_advantages and self.reward in ("progress", "l2t"):
+            raise ValueError(f"normalise_advantages: must be false with reward: {self.reward}")
         if self.dense and self.reward not in ("progress", "l2t"):
             raise ValueError(f"dense: must be absent with reward: {self.reward}")
-        if (
-            self.dense
-            and self.dense.charge == "tokens"
-            and not (self.reward == "l2t" and self.dense.compression_weight)
-        ):
+        charges_tokens = self.dense is not None and self.dense.charge == "tokens"
+        if charges_tokens and not (self.reward == "l2t" and self.dense_reward and self.dense_reward.compression_weight):
             raise ValueError(
                 "dense.charge: tokens needs reward: l2t and a compression_weight above 0, else alpha has no effect"
             )
         return self
+
+    @property
+    def outcome_rule(self) -> Literal["alpha", "truncation", "solve_rate"]:
+        """How length reduces the outcome; the dense rewards reduce it as `alpha` does."""
+        return self.reward if self.reward in ("truncation", "solve_rate") else "alpha"
 
     @property
     def dense_reward(self) -> DenseReward | None:

@@ -51,8 +51,9 @@ from training.tasks.source import data_record, questions
 
 _console = Console(stderr=True)
 _NOT_THE_CHECKPOINT = {"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}
-"""Settings of the family stage that no checkpoint depends on, or that its record states otherwise. `lora_layers: all`
-is left out, too: it was so before it could be set."""
+"""Settings of the family stage that no checkpoint depends on, or that its record states otherwise."""
+_AS_IT_WAS = {"lora_layers": "all", "normalise_advantages": False, "overlong_window": 0}
+"""Settings left out of the record at these values: it was so before they could be set."""
 
 
 def base(recipe: Recipe) -> None:
@@ -114,7 +115,7 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
         "training": trainer.VERSION,
         "seed": recipe.seed,
         "data": data_record(recipe.data),
-        **stage.model_dump(exclude=_NOT_THE_CHECKPOINT | ({"lora_layers"} if stage.lora_layers == "all" else set())),
+        **stage.model_dump(exclude=_NOT_THE_CHECKPOINT | {k for k, v in _AS_IT_WAS.items() if getattr(stage, k) == v}),
         "dense": dense and dense.model_dump(exclude={"memory_gib"}),
         "dtype": checkpoints.dtype(recipe),
         "base": fingerprint(checkpoints.base_directory(recipe)),

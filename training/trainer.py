@@ -1,4 +1,4 @@
-"""How is one efficient checkpoint trained? With TRL's `GRPOTrainer`, a length penalty and, optionally, a dense reward.
+"""How is one efficient checkpoint trained? With TRL's `GRPOTrainer`, a price of length and, optionally, a dense reward.
 
 Differences from stock GRPO, and their reasons:
 - The reward needs the lengths of the whole group, and a group may span processes. So it is computed after the gather.
@@ -41,7 +41,7 @@ from training.job.trl_settings import adapter, grpo_config, samples_from_server
 from training.rewards import credit, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
-from training.rewards.length import length_reward
+from training.rewards.outcome import Rule, outcome_reward, overlong_penalty
 from training.rollouts import engine as engines
 from training.rollouts.alike import Alike
 from training.rollouts.batch import Rollouts, sorted_by_length
@@ -61,7 +61,8 @@ VERSION = 2
 class CheckpointTrainer(GRPOTrainer):
     """A_i = r_i - mean of the others' r, with r = 1{correct} (1 - alpha f(length)) (arXiv 2502.04463).
 
-    With `dense`, each episode of thinking has an advantage of its own in addition (arXiv 2505.10425).
+    `rule` chooses another r (`training/rewards/outcome.py`). With `dense`, each episode of thinking has an advantage of
+    its own in addition (arXiv 2505.10425).
 
     Raises:
         StageError: the installed TRL lacks something that this class overrides or reaches into.
@@ -71,6 +72,9 @@ class CheckpointTrainer(GRPOTrainer):
         self,
         *,
         alpha: float,
+        rule: Rule = "alpha",
+        normalise: bool = False,
+        overlong_window: int = 0,
         dense: DenseReward | None,
         final_temperature: float | None,
         episode_log_path: Path,
@@ -87,6 +91,8 @@ class CheckpointTrainer(GRPOTrainer):
         self._final_temperature = final_temperature or self._first_temperature
         self._alpha, self._dense, self._episode_log_path = alpha, dense, episode_log_path
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be charged twice
+        self._rule: Rule = rule
+        self._normalise, self._overlong_window = normalise, overlong_window
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None
         self._alike = Alike(self.args.max_steps)
@@ -145,7 +151,7 @@ class CheckpointTrainer(GRPOTrainer):
         local = [[o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished] for o in outcomes]
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
         correct, tokens, reasoning, episode_count, finished = table.unbind(1)
-        self._rewards = length_reward(correct, tokens, self.num_generations, self._outcome_alpha)
+        self._rewards = self._outcome_rewards(correct, tokens)
         measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episode_count, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         example = self._grader.explained(completion_ids_list[0], inputs[0]["gold"])
@@ -154,6 +160,20 @@ class CheckpointTrainer(GRPOTrainer):
         if said and self.accelerator.is_main_process:
             _console.print(f"family: {said}", markup=False, highlight=False)
         return self._rewards[:, None]
+
+    def _outcome_rewards(self, correct_B: Tensor, tokens_B: Tensor) -> Tensor:
+        longest = self.args.max_completion_length
+        reward_B = outcome_reward(
+            self._rule,
+            correct_B,
+            tokens_B,
+            group_size=self.num_generations,
+            alpha=self._outcome_alpha,
+            max_tokens=longest,
+        )
+        if not self._overlong_window:
+            return reward_B
+        return reward_B + overlong_penalty(tokens_B, max_tokens=longest, window=self._overlong_window)
 
     def _anneal_temperature(self) -> None:
         """Set this step's temperature, for sampling and for the log-probabilities in the loss."""
@@ -173,7 +193,11 @@ class CheckpointTrainer(GRPOTrainer):
         own = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         if self._episode_grader is None:
             output["advantages"] = credit.outcome_advantages(
-                self._rewards, output["completion_mask"], own=own, group_size=self.num_generations
+                self._rewards,
+                output["completion_mask"],
+                own=own,
+                group_size=self.num_generations,
+                normalise=self._normalise,
             )
         else:
             output["advantages"] = self._dense_advantages(output, [row["gold"] for row in inputs], own)
@@ -302,6 +326,9 @@ def train(
     with _engine(stage, model, work) as engine:
         trainer = CheckpointTrainer(
             alpha=alpha,
+            rule=stage.outcome_rule,
+            normalise=stage.normalise_advantages,
+            overlong_window=stage.overlong_window,
             dense=stage.dense_reward,
             final_temperature=stage.last_temperature,
             episode_log_path=episode_log_path,

@@ -43,6 +43,10 @@ def test_every_shipped_recipe_is_valid():
         ("family: {alphas: [-0.0, 0.0]}", "family"),
         ("family: {reward: progress, dense: {charge: tokens}}", "family"),
         ("family: {reward: l2t, dense: {charge: tokens, compression_weight: 0}}", "family"),
+        ("family: {reward: truncation, dense: {}}", "family"),
+        ("family: {reward: l2t, normalise_advantages: true}", "family"),
+        ("family: {max_tokens: 64, overlong_window: 65}", "family"),
+        ("family: {overlong_window: -1}", "family.overlong_window"),
     ],
 )
 def test_an_invalid_field_is_named(tmp_path, addition, field):

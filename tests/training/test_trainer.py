@@ -14,8 +14,9 @@ from training import trainer
 from training.base import train
 from training.config import DenseReward, FamilyStage
 from training.job import trl_settings
-from training.rewards.credit import leave_one_out
+from training.rewards.credit import leave_one_out, outcome_advantages
 from training.rewards.length import length_reward
+from training.rewards.outcome import outcome_reward
 from training.rollouts.merge import merged
 from training.rollouts.params import SamplingParams
 from training.tasks.prompts import prompts
@@ -358,3 +359,26 @@ def test_alpha_zero_and_alpha_differ_only_in_the_reward(tokenizer, rollouts, tmp
         assert logs[0][figure] == logs[1][figure]
     assert logs[0]["reward"] == pytest.approx(logs[0]["rollout/accuracy"])
     assert 0 < logs[1]["reward"] < logs[0]["reward"]
+
+
+def test_a_recipe_s_rule_window_and_normalisation_reach_the_step(model, tokenizer, rollouts, tmp_path, monkeypatch):
+    """What each step is asked to compute, and that the penalty is in the reward that is logged."""
+    asked = []
+
+    def recorded(rule, correct, tokens, **settings):
+        asked.append((rule, settings["alpha"], settings["max_tokens"], settings["group_size"]))
+        return outcome_reward(rule, correct, tokens, **settings)
+
+    def advantages(*args, normalise, **kwargs):
+        asked.append(normalise)
+        return outcome_advantages(*args, normalise=normalise, **kwargs)
+
+    monkeypatch.setattr(trainer, "outcome_reward", recorded)
+    monkeypatch.setattr(trainer.credit, "outcome_advantages", advantages)
+    stage = STAGE.model_copy(
+        update={"reward": "solve_rate", "normalise_advantages": True, "overlong_window": 12, "steps": 1}
+    )
+    trainer.train(model, tokenizer, stage, one_prompt(2), alpha=0.4, seed=0, work=tmp_path / "work")
+    assert asked == [("solve_rate", 0.4, 12, 4), True]
+    logged = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert logged["reward"] < logged["rollout/accuracy"] - 0.4 / 12 / 4 - 1 / 12

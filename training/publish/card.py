@@ -52,6 +52,10 @@ def _about(family: Family, provenance: Provenance) -> str:
 
 
 _LENGTH = "The checkpoints were trained with the length penalty of *Training Language Models to Reason Efficiently* (arXiv 2502.04463)"
+_OTHER = {
+    "truncation": "The checkpoints were trained with the truncation reward of *DLER* (arXiv 2510.15110): an answer counts as wrong beyond (1 - alpha) of the longest length",
+    "solve_rate": "The checkpoints were trained with the adaptive length penalty of *Just Enough Thinking* (arXiv 2506.05256), which charges more where a prompt is solved more often",
+}
 _CORRECTNESS = "The checkpoints were trained with the correctness of the answer as their reward"
 _DENSE = {
     "outcome": "",
@@ -69,6 +73,8 @@ def _how(provenance: Provenance, family: Family) -> str:
             " episode of thinking is rewarded for how much it raises the probability of the right answer, minus alpha times its"
             " length as a share of the mean length of the prompt's rollouts."
         )
+    if provenance.reward in _OTHER:
+        return f"{_OTHER[provenance.reward]}."
     penalised = any(checkpoint.alpha for checkpoint in family.checkpoints)
     return f"{_LENGTH if penalised else _CORRECTNESS}{_DENSE[provenance.reward]}."
 

@@ -21,7 +21,9 @@ RATIO = 5.0
 """Largest |r_it / m_i|."""
 
 
-def outcome_advantages(outcome_B: Tensor, mask_BT: Tensor, *, own: slice, group_size: int) -> Tensor:
+def outcome_advantages(
+    outcome_B: Tensor, mask_BT: Tensor, *, own: slice, group_size: int, normalise: bool = False
+) -> Tensor:
     """`leave_one_out` for every token of a rollout, 0 on padding, (B, T).
 
     Args:
@@ -29,11 +31,13 @@ def outcome_advantages(outcome_B: Tensor, mask_BT: Tensor, *, own: slice, group_
         mask_BT: 1 where there is a completion token.
         own: this process's rows of `outcome_B`.
         group_size: G >= 2; divides the number of rollouts.
+        normalise: by `batch_normalised`.
 
     Raises:
         ValueError: an incomplete group, or a group of one.
     """
-    return leave_one_out(outcome_B, group_size)[own][:, None] * mask_BT
+    advantage_B = leave_one_out(outcome_B, group_size)
+    return (batch_normalised(advantage_B) if normalise else advantage_B)[own][:, None] * mask_BT
 
 
 def episode_advantages(
@@ -151,6 +155,16 @@ def leave_one_out(reward_B: Tensor, group_size: int) -> Tensor:
     """
     groups = _groups(reward_B, group_size)
     return ((groups - groups.mean(1, keepdim=True)) * (group_size / (group_size - 1))).view(-1)
+
+
+def batch_normalised(advantage_B: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """A_i / (std of the batch's A + epsilon), (B,): DLER's normalisation (arXiv 2510.15110).
+
+    Groups whose rewards are all equal contribute 0 before and after it, so the others are not drowned when rewards are
+    rare. The mean of leave-one-out advantages is 0 in every group and need not be subtracted again. The standard
+    deviation is the population's.
+    """
+    return advantage_B / (advantage_B.std(correction=0) + epsilon)
 
 
 def normalised_costs(cost_BK: Tensor, group_size: int) -> Tensor:

@@ -7,6 +7,7 @@ from training.rewards.credit import (
     FLOOR,
     RATIO,
     TokenRewards,
+    batch_normalised,
     counterfactual_advantages,
     counterfactual_credit,
     dense_rewards,
@@ -286,3 +287,20 @@ def test_information_is_charged_on_one_scale_and_tokens_on_each_group_s_own_time
     reward, charged = dense_rewards(gain, cost, charge="tokens", **how)
     assert charged.flatten().tolist() == pytest.approx([0.4 * 0.5, 0.4 * 1.5] * 2)
     torch.testing.assert_close(reward, gain - 0.6 * charged)
+
+
+def test_the_batch_s_standard_deviation_is_the_scale_and_groups_without_a_difference_stay_0():
+    reward = torch.tensor([0.0, 0, 0, 0, 0, 1, 0, 0])
+    plain = leave_one_out(reward, 4)
+    normalised = batch_normalised(plain)
+    assert normalised[:4].tolist() == [0] * 4
+    assert normalised.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(normalised * plain.std(correction=0), plain, atol=1e-5)
+    assert batch_normalised(torch.zeros(4)).tolist() == [0] * 4
+
+
+def test_all_processes_are_normalised_by_one_scale():
+    reward, mask = torch.tensor([0.0, 1, 0, 0]), torch.ones(2, 3)
+    parts = [outcome_advantages(reward, mask, own=slice(at, at + 2), group_size=4, normalise=True) for at in (0, 2)]
+    expected = batch_normalised(leave_one_out(reward, 4))
+    assert torch.allclose(torch.cat(parts)[:, 0], expected)
