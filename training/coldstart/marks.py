@@ -40,7 +40,11 @@ def add_marks(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, marks: list[int]) -> None:
-    """Give a model embeddings of the marks: the mean of all others, from which they are learned. In place."""
+    """Give a model embeddings of the marks, from which they are learned. In place.
+
+    The opening mark's is the mean of all others. The closing mark's is that of the end of a turn: where the model would
+    end, it is to close its thinking instead. From the mean, it is too unlikely there, and few steps do not change that.
+    """
     table = model.get_input_embeddings().weight
     if len(tokenizer) > len(table):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -49,3 +53,4 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, marks:
         weight = embeddings.weight
         with torch.no_grad():
             weight[marks] = weight[others].float().mean(0).to(weight.dtype)
+            weight[marks[1]] = weight[tokenizer.eos_token_id]

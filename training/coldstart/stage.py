@@ -54,6 +54,7 @@ def run(recipe: Recipe) -> None:
             _tune(recipe, stage, source, tokenizer, drawn)
             give_back_freed_memory()
         if not is_up_to_date(directory / "cold-start.json", _report_record(recipe, stage)):
+            _console.print(f"cold start: measuring what has changed, on {stage.prompts} questions")
             figures = report.measure(recipe, stage, source, _validation(recipe, stage))
             write_json(directory / "cold-start.json", {"questions": len(drawn), **figures})
     _require_closed(directory)

@@ -60,9 +60,12 @@ def test_a_template_that_closes_the_thinking_by_itself_is_refused(own: PreTraine
         marks.add_marks(own)
 
 
-def test_new_embeddings_are_the_mean_of_the_others(own: PreTrainedTokenizerFast, model: Qwen3ForCausalLM) -> None:
+def test_the_opening_mark_begins_as_the_mean_and_the_closing_one_as_the_end_of_a_turn(
+    own: PreTrainedTokenizerFast, model: Qwen3ForCausalLM
+) -> None:
     ids = marks.add_marks(own)
     marks.make_room(model, own, ids)
-    table = model.get_input_embeddings().weight
     others = [token for token in range(len(own)) if token not in ids]
-    torch.testing.assert_close(table[ids[1]], table[others].mean(0))
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        torch.testing.assert_close(embeddings.weight[ids[0]], embeddings.weight[others].mean(0))
+        torch.testing.assert_close(embeddings.weight[ids[1]], embeddings.weight[own.eos_token_id])
