@@ -254,3 +254,13 @@ def test_what_earlier_weights_computed_is_not_used_again(engine, base, tokenizer
             expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
             assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
     assert not engine.directory.exists(), "a step's weights are not kept"
+
+
+def test_more_prompts_with_seeds_than_one_batch_takes_do_not_end_the_server(base: Path, tmp_path: Path) -> None:
+    """A prompt that is computed in two parts ended it: vLLM turns its generator back, and a CPU's cannot be."""
+    settings = ServerSettings(base, 256, "float32", sequences=64)
+    rows = [[number % 200 + 1] * 200 for number in range(64)]  # 12,800 tokens; a batch takes 4,096
+    with engines.started(settings, tmp_path) as engine:
+        first, again = (engine.sample(rows, SamplingParams(4, 1.0, 1, 7), eos=2) for _ in range(2))
+    assert [len(completion.ids) for completion in first] == [len(completion.ids) for completion in again]
+    assert all(1 <= len(completion.ids) <= 4 for completion in first)
