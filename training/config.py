@@ -208,6 +208,7 @@ class Data(_Section):
 
 
 Reward = Literal["outcome", "alpha", "truncation", "solve_rate", "progress", "l2t"]
+OutcomeRule = Literal["alpha", "truncation", "solve_rate"]
 _Alpha = Annotated[float, Field(ge=0, lt=1), AfterValidator(abs)]  # -0.0 is 0
 
 
@@ -276,7 +277,7 @@ class FamilyStage(_Section):
         return self
 
     @property
-    def outcome_rule(self) -> Literal["alpha", "truncation", "solve_rate"]:
+    def outcome_rule(self) -> OutcomeRule:
         """How length reduces the outcome; the dense rewards reduce it as `alpha` does."""
         return self.reward if self.reward in ("truncation", "solve_rate") else "alpha"
 

@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     from trl import GRPOTrainer
 
-from training.config import DenseReward, FamilyStage
+from training.config import DenseReward, FamilyStage, OutcomeRule
 from training.job import trl_guard
 from training.job.metrics import JsonLines, show_in_bar
 from training.job.resume import MarkComplete, last_checkpoint
@@ -41,7 +41,7 @@ from training.job.trl_settings import adapter, grpo_config, samples_from_server
 from training.rewards import credit, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
-from training.rewards.outcome import Rule, outcome_reward, overlong_penalty
+from training.rewards.outcome import outcome_reward, overlong_penalty
 from training.rollouts import engine as engines
 from training.rollouts.alike import Alike
 from training.rollouts.batch import Rollouts, sorted_by_length
@@ -72,7 +72,7 @@ class CheckpointTrainer(GRPOTrainer):
         self,
         *,
         alpha: float,
-        rule: Rule = "alpha",
+        rule: OutcomeRule = "alpha",
         normalise: bool = False,
         overlong_window: int = 0,
         dense: DenseReward | None,
@@ -91,7 +91,7 @@ class CheckpointTrainer(GRPOTrainer):
         self._final_temperature = final_temperature or self._first_temperature
         self._alpha, self._dense, self._episode_log_path = alpha, dense, episode_log_path
         self._outcome_alpha = 0.0 if dense and dense.charge == "tokens" else alpha  # or length would be charged twice
-        self._rule: Rule = rule
+        self._rule: OutcomeRule = rule
         self._normalise, self._overlong_window = normalise, overlong_window
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None

@@ -24,6 +24,18 @@ def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: f
     Raises:
         ValueError: alpha is out of range, the shapes differ, or a group is incomplete.
     """
+    require_groups(correct_B, tokens_B, group_size, alpha)
+    correct = correct_B.double().view(-1, group_size)
+    tokens = tokens_B.double().view(-1, group_size)
+    count = correct.sum(1, keepdim=True).clamp(min=1)
+    mean = (tokens * correct).sum(1, keepdim=True) / count
+    variance = ((tokens - mean) ** 2 * correct).sum(1, keepdim=True) / count
+    penalty = torch.sigmoid((tokens - mean) / (variance.sqrt() + 1e-7))
+    return (correct * (1 - alpha * penalty)).view(-1).float()
+
+
+def require_groups(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: float = 0.0) -> None:
+    """Raise ValueError unless alpha is in [0, 1), both are (B,), and they are whole groups."""
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha must be in [0, 1), got {alpha}")
     if correct_B.shape != tokens_B.shape or correct_B.ndim != 1:
@@ -32,10 +44,3 @@ def length_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alpha: f
         )
     if group_size < 1 or len(correct_B) % group_size:
         raise ValueError(f"{len(correct_B)} responses are not whole groups of {group_size}")
-    correct = correct_B.double().view(-1, group_size)
-    tokens = tokens_B.double().view(-1, group_size)
-    count = correct.sum(1, keepdim=True).clamp(min=1)
-    mean = (tokens * correct).sum(1, keepdim=True) / count
-    variance = ((tokens - mean) ** 2 * correct).sum(1, keepdim=True) / count
-    penalty = torch.sigmoid((tokens - mean) / (variance.sqrt() + 1e-7))
-    return (correct * (1 - alpha * penalty)).view(-1).float()

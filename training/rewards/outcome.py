@@ -7,17 +7,14 @@ length matters, and alpha 0 rewards correctness alone, so that a family of check
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
-from training.rewards.length import length_reward
-
-Rule = Literal["alpha", "truncation", "solve_rate"]
+from training.config import OutcomeRule
+from training.rewards.length import length_reward, require_groups
 
 
 def outcome_reward(
-    rule: Rule, correct_B: Tensor, tokens_B: Tensor, *, group_size: int, alpha: float, max_tokens: int
+    rule: OutcomeRule, correct_B: Tensor, tokens_B: Tensor, *, group_size: int, alpha: float, max_tokens: int
 ) -> Tensor:
     """The outcome reward of each rollout by the rule, float32, (B,).
 
@@ -36,7 +33,7 @@ def outcome_reward(
     if rule == "alpha":
         return length_reward(correct_B, tokens_B, group_size, alpha)
     if rule == "truncation":
-        _require(correct_B, tokens_B, 1, alpha)
+        require_groups(correct_B, tokens_B, 1, alpha)
         return truncation_reward(correct_B, tokens_B, round((1 - alpha) * max_tokens))
     return solve_rate_reward(correct_B, tokens_B, group_size, alpha, max_tokens=max_tokens)
 
@@ -67,7 +64,7 @@ def solve_rate_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alph
     Raises:
         ValueError: alpha is out of range, the shapes differ, or a group is incomplete.
     """
-    _require(correct_B, tokens_B, group_size, alpha)
+    require_groups(correct_B, tokens_B, group_size, alpha)
     solve_rate_B = correct_B.double().view(-1, group_size).mean(1).repeat_interleave(group_size)
     price_B = alpha * solve_rate_B.clamp(min=1 / group_size)
     return (correct_B - price_B * tokens_B / max_tokens).float()
@@ -115,14 +112,5 @@ def no_thinking_reward(
     """
     if bonus < 0:
         raise ValueError(f"bonus must be at least 0, got {bonus}")
-    _require(correct_B, thinks_B, group_size, 0.0)
+    require_groups(correct_B, thinks_B, group_size)
     return (bonus * ~thinks_B.bool() + correct_B - reference_accuracy_B).float()
-
-
-def _require(correct_B: Tensor, other_B: Tensor, group_size: int, alpha: float) -> None:
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
-    if correct_B.shape != other_B.shape or correct_B.ndim != 1:
-        raise ValueError(f"both must be (B,), got {tuple(correct_B.shape)} and {tuple(other_B.shape)}")
-    if group_size < 1 or len(correct_B) % group_size:
-        raise ValueError(f"{len(correct_B)} responses are not whole groups of {group_size}")
