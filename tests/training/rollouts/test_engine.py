@@ -104,7 +104,7 @@ def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
     patched.setattr(trainer.CheckpointTrainer, "_sample_from_engine", rolled_out)
     patched.setattr(Engine, "sample", sampled)
     patched.setattr(trainer.CheckpointTrainer, "_compute_loss", computed)
-    patched.setattr(trainer, "length_reward", lambda correct, *_: torch.arange(len(correct)) % 2.0)
+    patched.setattr(trainer, "outcome_reward", lambda rule, correct, *_, **__: torch.arange(len(correct)) % 2.0)
     for module in (engines, trl_settings):
         patched.setattr(module, "autocast_bf16", lambda: False)  # float32 on every machine
 
