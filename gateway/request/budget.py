@@ -3,9 +3,8 @@
 In order of precedence. Every level is checked even if a higher one decides, so that no malformed value is ignored:
 
 1. header `X-Reasoning-Budget`
-2. body `thinking_token_budget`, `reasoning` {max_tokens | effort}, `thinking` {type, budget_tokens}, and
-   `chat_template_kwargs` {enable_thinking: false}, which is a budget of 0
-3. body `reasoning_effort`
+2. the body's fields with a number or a switch, of any dialect (`dialects.py`)
+3. the body's fields with an effort's name alone, such as `reasoning_effort`
 4. the key's default, or else the operator's; `chat.py` passes whichever applies, and the source is `default_budget`
 
 Effort names are quantiles of the reasoning tokens that the reference checkpoint was measured to spend, over all
@@ -16,18 +15,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
 from gateway.errors import BadRequestError
+from gateway.request import dialects
+from gateway.request.dialects import MAX_BUDGET, TEMPLATE_SWITCHES, validate_tokens
 from models.family import Family
 
 HEADER = "X-Reasoning-Budget"
 POLICY_HEADER = "X-Reasoning-Budget-Policy"
-BUDGET_FIELDS: tuple[str, ...] = ("thinking_token_budget", "reasoning", "thinking", "reasoning_effort")
-"""The body's fields that this module turns into one cap. None of them is passed on."""
-MAX_BUDGET = 2**31 - 1
 LEAST_ANSWER_TOKENS, MOST_ANSWER_TOKENS = 16, 256
 
 QuantileName = Literal["p05", "p25", "p50", "p90", "p99"]
@@ -82,12 +80,12 @@ def parse(headers: Headers, body: Mapping[str, Any], default: str, family: Famil
         BadRequestError: a value is malformed, or two values of one level contradict each other; names header or fields.
     """
     policy = _policy(headers)
-    levels = (_from_header(headers, family), _from_fields(body, family), _from_effort(body, family))
-    for level in levels:
+    default_tokens = parse_budget_text(default, "default_budget", family)
+    for level in (_from_header(headers, family), _from_body(body, family, default_tokens)):
         if level is not None:
             source, tokens = level
             return Budget(tokens, source, policy)
-    return Budget(parse_budget_text(default, "default_budget", family), "default_budget", policy)
+    return Budget(default_tokens, "default_budget", policy)
 
 
 def most_thinking(max_tokens: int) -> int:
@@ -142,12 +140,12 @@ def parse_budget_text(text: str, param: str, family: Family) -> int | None:
     if normalized == "auto":
         return None
     if normalized in EFFORTS:
-        return _effort(normalized, param, family)
+        return _effort(normalized, family)
     if not re.fullmatch(r"[0-9]+", normalized):
         raise BadRequestError(
             f"{param} must be a whole number of reasoning tokens, auto, or one of {_names()}; got {text!r}", param
         )
-    return _validate_tokens(_parse_digits(normalized), param, original_text=text[:40])
+    return validate_tokens(_parse_digits(normalized), param, original_text=text[:40])
 
 
 def validate_budget(text: str) -> str:
@@ -166,7 +164,9 @@ def validate_budget(text: str) -> str:
 def forbids_thinking(body: Mapping[str, Any]) -> bool:
     """Whether the body asks the chat template to leave the thinking empty."""
     kwargs = body.get("chat_template_kwargs")
-    return isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("enable_thinking") is False
+    if not isinstance(kwargs, dict):
+        return False
+    return any(cast("dict[str, Any]", kwargs).get(name) is False for name in TEMPLATE_SWITCHES)
 
 
 def _parse_digits(digits: str) -> int:
@@ -180,50 +180,32 @@ def _from_header(headers: Headers, family: Family) -> tuple[str, int | None] | N
     return None if text is None else (HEADER, parse_budget_text(text, HEADER, family))
 
 
-def _from_fields(body: Mapping[str, Any], family: Family) -> tuple[str, int | None] | None:
-    budgets: dict[str, int | None] = {}
-    if (value := body.get("thinking_token_budget")) is not None:
-        budgets["thinking_token_budget"] = _validate_tokens(value, "thinking_token_budget")
-    if (reasoning := _object(body, "reasoning", {"max_tokens", "effort"})) is not None:
-        if (value := reasoning.get("max_tokens")) is not None:
-            budgets["reasoning.max_tokens"] = _validate_tokens(value, "reasoning.max_tokens")
-        if (value := reasoning.get("effort")) is not None:
-            budgets["reasoning.effort"] = _effort(value, "reasoning.effort", family)
-        if not any(field.startswith("reasoning.") for field in budgets):
-            raise BadRequestError("reasoning must have max_tokens or effort", "reasoning")
-    if (thinking := _object(body, "thinking", {"type", "budget_tokens"})) is not None:
-        field, tokens = _thinking(thinking)
-        budgets[field] = tokens
-    if forbids_thinking(body):
-        budgets["chat_template_kwargs.enable_thinking"] = 0
-    if len(set(budgets.values())) > 1:
-        fields = " and ".join(budgets)
-        raise BadRequestError(f"{fields} contradict each other: set only one of them", fields)
-    return next(iter(budgets.items()), None)
+def _from_body(body: Mapping[str, Any], family: Family, default: int | None) -> tuple[str, int | None] | None:
+    """What the fields of the body say, if they say how much. `on` alone leaves that to the default."""
+    statements = dialects.said(body)
+    for level in ("field", "effort"):
+        amounts = {
+            one.field: one.value if isinstance(one.value, int) else _effort(one.value, family)
+            for one in statements
+            if one.level == level and one.value not in ("auto", "on")
+        }
+        switched_on = [one.field for one in statements if one.value == "on"]
+        _require_agreement(amounts, switched_on if level == "field" else [])
+        if amounts:
+            return next(iter(amounts.items()))
+    undecided = next((one for one in statements if one.value == "auto"), None)
+    if undecided is None and default == 0:  # the caller wants it to think after all
+        undecided = next(iter(statements), None)
+    return None if undecided is None else (undecided.field, None)
 
 
-def _from_effort(body: Mapping[str, Any], family: Family) -> tuple[str, int | None] | None:
-    effort = body.get("reasoning_effort")
-    return None if effort is None else ("reasoning_effort", _effort(effort, "reasoning_effort", family))
-
-
-def _thinking(thinking: dict[str, Any]) -> tuple[str, int | None]:
-    kind, tokens = thinking.get("type"), thinking.get("budget_tokens")
-    if kind == "disabled":
-        if tokens is not None:
-            raise BadRequestError(
-                "thinking.type disabled and thinking.budget_tokens contradict each other: leave out one of them",
-                "thinking",
-            )
-        return "thinking.type", 0
-    if kind != "enabled":
-        raise BadRequestError(f"thinking.type must be enabled or disabled, got {kind!r}", "thinking.type")
-    if tokens is None:
-        raise BadRequestError(
-            "thinking.budget_tokens is missing: set it to a number of tokens, or leave out thinking",
-            "thinking.budget_tokens",
-        )
-    return "thinking.budget_tokens", _validate_tokens(tokens, "thinking.budget_tokens")
+def _require_agreement(amounts: Mapping[str, int | None], switched_on: Sequence[str]) -> None:
+    fields = list(amounts)
+    if 0 in amounts.values():
+        fields += switched_on
+    if len(set(amounts.values())) > 1 or len(fields) > len(amounts):
+        names = " and ".join(fields)
+        raise BadRequestError(f"{names} contradict each other: set only one of them", names)
 
 
 def _policy(headers: Headers) -> Policy:
@@ -243,37 +225,8 @@ def _single(headers: Headers, name: str) -> str | None:
     return values[0] if values else None
 
 
-def _object(body: Mapping[str, Any], field: str, allowed_fields: set[str]) -> dict[str, Any] | None:
-    value = body.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise BadRequestError(
-            f"{field} must be an object with {' or '.join(sorted(allowed_fields))}, got {value!r}", field
-        )
-    given = cast("dict[str, Any]", value)
-    if unknown := sorted(given.keys() - allowed_fields):
-        raise BadRequestError(
-            f"{field}.{unknown[0]} is unknown; {field} takes {', '.join(sorted(allowed_fields))}",
-            f"{field}.{unknown[0]}",
-        )
-    return given
-
-
-def _validate_tokens(value: object, param: str, *, original_text: str | None = None) -> int:
-    """The value if it is a valid cap. The error quotes `original_text` instead of the value, if given."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_BUDGET:
-        got = value if original_text is None else original_text
-        raise BadRequestError(
-            f"{param} must be a whole number of reasoning tokens from 0 to {MAX_BUDGET}, got {got!r}", param
-        )
-    return value
-
-
-def _effort(value: object, param: str, family: Family) -> int | None:
-    if not isinstance(value, str) or value not in EFFORTS:
-        raise BadRequestError(f"{param} must be one of {_names()}; got {value!r}", param)
-    level = EFFORTS[value]
+def _effort(name: str, family: Family) -> int | None:
+    level = EFFORTS[name]
     if level is None or isinstance(level, int):
         return level
     return math.ceil(family.checkpoint(family.reference).frontier.overall.quantiles[level])

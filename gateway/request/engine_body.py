@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from gateway.request.budget import BUDGET_FIELDS, Budget, forbids_thinking, leave_room
+from gateway.request.budget import Budget, forbids_thinking, leave_room
+from gateway.request.dialects import BUDGET_FIELDS, TEMPLATE_SWITCHES
 from gateway.request.question import Body, Question
 from models.continued import LIMITS
 from models.continued import continued as continue_message
@@ -39,10 +41,12 @@ def engine_body(
     body["model"] = model
     if cap == 0:
         # With the cap alone the model would open its thinking first; the template's empty thinking prevents that.
-        body["chat_template_kwargs"] = {"enable_thinking": False} | (body.get("chat_template_kwargs") or {})
+        kwargs: dict[str, Any] = body.get("chat_template_kwargs") or {}
+        switches = {name: False for name in TEMPLATE_SWITCHES if name in kwargs}
+        body["chat_template_kwargs"] = {"enable_thinking": False} | kwargs | switches
     elif forbids_thinking(body):  # a budget of 0 that a budget of a higher level overrules
-        kwargs = {name: value for name, value in body["chat_template_kwargs"].items() if name != "enable_thinking"}
-        body["chat_template_kwargs"] = kwargs
+        kwargs = body["chat_template_kwargs"]
+        body["chat_template_kwargs"] = {name: kwargs[name] for name in kwargs if name not in TEMPLATE_SWITCHES}
     if question.stream:
         body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
     if body.get("include_reasoning") is False:  # reasoning must arrive to be counted; it is removed on the way back

@@ -8,7 +8,8 @@ with (`chat_template`, `continue_final_message`), multiply the work behind one c
 the engine's plug-ins (`vllm_xargs`, `mm_processor_kwargs`). A name that nobody knows is most often a typing error.
 
 Variables of the family's own template are not listed: they are the family's business, and the template ignores those
-that it does not use. But `chat_template_kwargs` may not name what the engine itself passes to the template.
+that it does not use. But `chat_template_kwargs` may not name what the engine itself passes to the template, nor
+what looks like a budget and is none that `dialects.py` knows: the template would ignore it, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 from gateway.errors import BadRequestError
-from gateway.request.budget import BUDGET_FIELDS
+from gateway.request.dialects import BUDGET_FIELDS, unknown_template_fields
 
 OPENAI = frozenset(
     {
@@ -72,3 +73,4 @@ def _forbidden(body: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(template, dict):
         names = cast("dict[str, Any]", template)
         yield from (f"chat_template_kwargs.{name}" for name in names if name in TEMPLATE_PARAMETERS)
+        yield from unknown_template_fields(body)

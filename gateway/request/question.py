@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway import errors
 from gateway.errors import BadRequestError
 from gateway.request import fields
-from gateway.request.budget import MAX_BUDGET
+from gateway.request.dialects import MAX_BUDGET, hides_thinking
 from models.family import Family
 
 Body = dict[str, Any]
@@ -81,7 +81,7 @@ class Question:
     may_escalate: bool
     """Two responses can be joined into one: there is one choice, and the caller wants nothing per token."""
     hides_reasoning: bool
-    """The caller does not want to see the thinking (`include_reasoning: false`)."""
+    """The caller does not want to see the thinking (`include_reasoning: false`, or what other dialects call it)."""
     body: Body
     """The body as it came, with every field."""
     memory: int = 0
@@ -116,7 +116,7 @@ def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
         may_escalate=(chat.n or 1) == 1
         and not any(map(body.get, _PER_TOKEN_FIELDS))
         and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
-        hides_reasoning=chat.include_reasoning is False,
+        hides_reasoning=chat.include_reasoning is False or hides_thinking(body),
         body=body,
         memory=_memory(raw),
     )

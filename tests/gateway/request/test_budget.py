@@ -20,6 +20,7 @@ from gateway.request.budget import (
     leave_room,
     most_thinking,
 )
+from gateway.request.dialects import BUDGET_FIELDS
 from models.family import Family
 
 QUANTILES = {"minimal": 30, "low": 60, "medium": 90, "high": 180, "xhigh": 301}
@@ -104,15 +105,14 @@ def test_every_form_of_the_body_sets_a_budget(
     ("body", "param"),
     [
         ({"thinking_token_budget": bad}, "thinking_token_budget")
-        for bad in (-1, 1.5, 5.0, True, "5", [5], {}, MAX_BUDGET + 1)
+        for bad in (-2, 1.5, 5.0, True, "5", [5], {}, MAX_BUDGET + 1)
     ]
     + [({"reasoning": {"max_tokens": bad}}, "reasoning.max_tokens") for bad in (-1, 1.5, False, "x", [])]
-    + [({"reasoning": {"effort": bad}}, "reasoning.effort") for bad in ("auto", "x", "", 5, True, [])]
+    + [({"reasoning": {"effort": bad}}, "reasoning.effort") for bad in ("x", "", 5, True, [])]
     + [({"reasoning": bad}, "reasoning") for bad in ("low", 5, [], {}, True)]
     + [({"reasoning": {"effort": "low", "surprise": 1}}, "reasoning.surprise")]
     + [({"thinking": bad}, "thinking") for bad in ("enabled", 5, [])]
     + [({"thinking": {"type": bad, "budget_tokens": 5}}, "thinking.type") for bad in ("x", None, 1)]
-    + [({"thinking": {"type": "enabled"}}, "thinking.budget_tokens")]
     + [({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens")]
     + [({"thinking": {"type": "disabled", "budget_tokens": 5}}, "thinking")]
     + [({"reasoning_effort": bad}, "reasoning_effort") for bad in ("x", "LOW", 5, ["low"], True)],
@@ -124,7 +124,7 @@ def test_a_malformed_field_is_rejected_by_name(family: Family, body: dict[str, A
 
 
 def test_null_counts_as_absent(family: Family) -> None:
-    nothing: dict[str, Any] = dict.fromkeys(budget.BUDGET_FIELDS)
+    nothing: dict[str, Any] = dict.fromkeys(BUDGET_FIELDS)
     assert parse(family, nothing, default="12") == Budget(12, "default_budget", "cap")
 
 
@@ -189,13 +189,13 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(budget.BUDGET_FIELDS), JSON))
+@given(st.dictionaries(st.sampled_from(BUDGET_FIELDS), JSON))
 def test_any_body_is_a_budget_or_a_400(family: Family, body: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequestError):
         parsed = parse(family, body)
         assert parsed.tokens is None or 0 <= parsed.tokens <= MAX_BUDGET
-        has_no_budget = all(value is None for value in body.values())
-        assert (parsed.source == "default_budget") == has_no_budget
+        if all(value is None for value in body.values()):
+            assert parsed.source == "default_budget"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.config import shipped_family
 from gateway.request import question
 from gateway.request.budget import Budget, most_thinking
+from gateway.request.dialects import BUDGET_FIELDS
 from gateway.request.engine_body import cap_of, capped, capped_by_length, continued, engine_body, shortened
 from models import family as families
 from models.family import Checkpoint, Reasoning
@@ -50,6 +51,7 @@ def test_the_engine_gets_its_own_name_for_the_checkpoint_and_the_rest_unchanged(
         {"reasoning": {"max_tokens": 9}},
         {"thinking": {"type": "enabled", "budget_tokens": 9}},
         {"reasoning_effort": "low"},
+        *[{name: {}} for name in BUDGET_FIELDS],
     ],
 )
 def test_every_spelling_of_a_budget_becomes_the_one_cap(field: dict[str, Any]) -> None:
@@ -65,6 +67,17 @@ def test_a_budget_of_zero_also_closes_the_thinking_in_the_template() -> None:
 
 def test_a_larger_budget_overrules_a_template_that_forbids_thinking() -> None:
     assert sent(8, chat_template_kwargs={"enable_thinking": False, "a": 1})["chat_template_kwargs"] == {"a": 1}
+
+
+def test_the_template_s_own_switch_follows_the_cap() -> None:
+    """DeepSeek's templates call it `thinking`."""
+    assert sent(0, chat_template_kwargs={"thinking": True})["chat_template_kwargs"] == {
+        "enable_thinking": False,
+        "thinking": False,
+    }
+    assert sent(0, chat_template_kwargs={"enable_thinking": True})["chat_template_kwargs"] == {"enable_thinking": False}
+    assert sent(8, chat_template_kwargs={"thinking": False, "a": 1})["chat_template_kwargs"] == {"a": 1}
+    assert sent(8, chat_template_kwargs={"thinking": True})["chat_template_kwargs"] == {"thinking": True}
 
 
 def test_a_stream_is_always_asked_for_its_usage() -> None:

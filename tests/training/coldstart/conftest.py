@@ -53,15 +53,15 @@ def unmarked() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def stranger(unmarked: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a small Llama that was trained to give the same answer to everything."""
+    """The directory of a small Llama, of sizes that vLLM serves, trained to give the same answer to everything."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(unmarked),
-        hidden_size=48,
+        hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         max_position_embeddings=256,
         eos_token_id=unmarked.eos_token_id,
         pad_token_id=unmarked.pad_token_id,
