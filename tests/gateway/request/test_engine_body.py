@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from gateway.config import shipped_family
 from gateway.request import question
 from gateway.request.budget import Budget, most_thinking
-from gateway.request.dialects import BUDGET_FIELDS
 from gateway.request.engine_body import cap_of, capped, capped_by_length, continued, engine_body, shortened
 from models import family as families
 from models.family import Checkpoint, Reasoning
@@ -51,7 +50,15 @@ def test_the_engine_gets_its_own_name_for_the_checkpoint_and_the_rest_unchanged(
         {"reasoning": {"max_tokens": 9}},
         {"thinking": {"type": "enabled", "budget_tokens": 9}},
         {"reasoning_effort": "low"},
-        *[{name: {}} for name in BUDGET_FIELDS],
+        {"output_config": {"effort": "low"}},
+        {"thinking_config": {"thinking_budget": 9}},
+        {"google": {"thinking_config": {"thinking_budget": 9}}},
+        {"extra_body": {"google": {"thinking_config": {"thinking_budget": 9}}}},
+        {"thinking_budget": 9},
+        {"enable_thinking": False},
+        {"custom_params": {"thinking_budget": 9}},
+        {"thinking_budget_tokens": 9},
+        {"reasoning_budget": 9},
     ],
 )
 def test_every_spelling_of_a_budget_becomes_the_one_cap(field: dict[str, Any]) -> None:
