@@ -43,11 +43,12 @@ def create_app(services: Services) -> ASGIApp:
     routes = [
         Route("/v1/chat/completions", Endpoint(door, POST=chat.complete)),
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
-        Route("/v1/models", Endpoint(door, GET=models.list)),
+        *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
         *(Route(path, admin) for path in ("/v1/savings", "/v1/keys", "/v1/keys/{name}")),
         Route("/openapi.json", Endpoint(door, GET=operator.openapi)),
-        Route("/health/live", Endpoint(door, GET=operator.live)),
+        *(Route(path, Endpoint(door, GET=operator.live)) for path in ("/health", "/health/live", "/ping")),
+        Route("/version", Endpoint(door, GET=operator.version)),
         Route("/health/ready", Endpoint(door, GET=operator.ready)),
         Route("/metrics", Endpoint(door, GET=operator.metrics)),
     ]
@@ -177,6 +178,9 @@ class OperatorEndpoint:
 
     async def live(self, _: Request) -> Response:
         return JSONResponse({"status": "live"})
+
+    async def version(self, _: Request) -> Response:
+        return JSONResponse({"version": metadata.version("laconic")})
 
     async def ready(self, request: Request) -> Response:
         engines, ledger = self._services.engines, self._services.ledger

@@ -65,7 +65,8 @@ def document(family: Family, version: str) -> Json:
                 "get": {**_operation("Describe one of them"), "parameters": [_path("model", names)]}
             },
             **_admin_paths(version),
-            "/health/live": {"get": _operation("Whether the process runs")},
+            "/health/live": {"get": _operation("Whether the process runs; also at `/health` and `/ping`")},
+            "/version": {"get": _operation("The gateway's version")},
             "/health/ready": {"get": _operation("Whether an engine serves every checkpoint")},
             "/metrics": {
                 "get": _operation("Metrics for Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -23,6 +23,9 @@ SHARE = 7
 """A key may hold this many times what is free: alone, 7/8 of all."""
 BODIES_BYTES = 64 * 2**20
 """Memory for bodies that are being read, unless `max_body_bytes` is so large that eight bodies need more."""
+
+MOST_READ_AWAY, MOST_READ_AWAY_SECONDS = 64 * 2**20, 10.0
+"""How much of a body that is too long is read before the response, and for how long."""
 
 PARSED_BYTES = 512 * 2**20
 """Memory for the parsed bodies of requests in flight: 256 bodies of a mebibyte of prose, or 14 of empty objects."""
@@ -120,12 +123,16 @@ class Admission:
         """The request's body.
 
         Raises:
-            ApiError: 413, the body is too long; 408, it has not arrived within `seconds`; 429, all the memory for
-                bodies is in use, or the tenant's share of it.
+            ApiError: 413, the body is too long; 415, it is compressed; 408, it has not arrived within `seconds`; 429,
+                all the memory for bodies is in use, or the tenant's share of it.
             ClientDisconnect: the caller has left.
         """
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise _compressed(encoding)
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self._max_body_bytes:
+            await _read_away(request, seconds)
             raise _too_large(self._max_body_bytes)
         body = bytearray()
         with self._held_until_read(tenant, body):
@@ -136,10 +143,13 @@ class Admission:
                             raise errors.overloaded()
                         body += chunk
                         if len(body) > self._max_body_bytes:
-                            raise _too_large(self._max_body_bytes)
+                            break
             except TimeoutError:
                 raise errors.too_slow() from None
-            return bytes(body)
+            if len(body) <= self._max_body_bytes:
+                return bytes(body)
+        await _read_away(request, seconds)
+        raise _too_large(self._max_body_bytes)
 
     @contextmanager
     def _held_until_read(self, tenant: Tenant, body: bytearray) -> Generator[None]:
@@ -154,9 +164,31 @@ def request_id() -> str:
     return f"req_{secrets.token_hex(16)}"
 
 
+async def _read_away(request: Request, seconds: float) -> None:
+    """Read on and keep nothing: many clients read no response before their body is sent."""
+    read = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(min(seconds, MOST_READ_AWAY_SECONDS)):
+            while read < MOST_READ_AWAY:
+                message = await request.receive()
+                read += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+
+
 def _too_large(limit: int) -> ApiError:
     return ApiError(
         413,
-        f"The body is larger than {limit} bytes, the most that this gateway accepts. Send a shorter one.",
+        f"The body is larger than {limit} bytes, the most that this gateway accepts. Send a shorter one, or ask its"
+        " operator to raise --max-body-bytes.",
         code="request_too_large",
+    )
+
+
+def _compressed(encoding: str) -> ApiError:
+    return ApiError(
+        415,
+        f"Content-Encoding: this gateway reads no compressed bodies, but this one is {encoding[:40]!r}.",
+        param="Content-Encoding",
+        code="unsupported_encoding",
     )

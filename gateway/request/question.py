@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequestError
@@ -28,6 +28,10 @@ MAX_CHOICES = 128
 """OpenAI's own limit."""
 
 
+_ROLES_WITH_CONTENT = frozenset({"assistant", "developer", "system", "tool", "user"})
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content")
+
+
 class _Loose(BaseModel):
     """Strict about the types of its fields (a number is not a string), and indifferent to other fields."""
 
@@ -39,6 +43,14 @@ class ChatMessage(_Loose):
 
     role: str = Field(min_length=1)
     content: str | list[dict[str, Any]] | None = None
+    instead: Any = Field(default=None, validation_alias=AliasChoices(*_INSTEAD_OF_CONTENT))
+    """What an assistant's message may have instead of content."""
+
+    @property
+    def lacks_content(self) -> bool:
+        """Whether OpenAI's API would miss the content."""
+        may_be_without = self.role == "assistant" and self.instead is not None
+        return self.content is None and self.role in _ROLES_WITH_CONTENT and not may_be_without
 
 
 _PER_TOKEN_FIELDS = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids")
@@ -101,6 +113,10 @@ def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
     except ValidationError as error:
         raise errors.invalid(error.errors(include_url=False)) from None
     fields.check(body, opened)
+    for at, message in enumerate(chat.messages):
+        if message.lacks_content:
+            field = f"messages[{at}].content"
+            raise BadRequestError(f"{field}: missing; a message of the role {message.role} needs it", field)
     if chat.stream_options is not None and not chat.stream:
         raise BadRequestError(
             "stream_options is only allowed for streams: set stream to true, or leave it out", "stream_options"

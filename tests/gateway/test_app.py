@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from models.family import FamilyError
 from models.files import sha256
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, HARD, UNFAMILIAR, FakeEngine, Gateway, error, running
+
+
+async def test_what_monitoring_and_other_servers_callers_ask_first(gateway: Gateway) -> None:
+    for path in ("/health", "/ping", "/health/live"):
+        assert (await gateway.client.get(path)).json() == {"status": "live"}
+    assert (await gateway.client.get("/version")).json() == {"version": metadata.version("laconic")}
+    listed = await gateway.client.get("/v1/models")
+    assert (await gateway.client.get("/v1/models/")).json() == listed.json()
 
 
 async def test_models_lists_the_family_then_every_checkpoint_with_its_measurements(gateway: Gateway) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -156,8 +160,9 @@ async def test_a_budget_of_zero_also_disables_thinking_in_the_template(gateway: 
     await gateway.ask(headers={"X-Reasoning-Budget": "none"})
     assert engine.bodies[0]["thinking_token_budget"] == 0
     assert engine.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
-    await gateway.ask(thinking_token_budget=0, chat_template_kwargs={"enable_thinking": True, "style": "x"})
-    assert engine.bodies[1]["chat_template_kwargs"] == {"enable_thinking": True, "style": "x"}
+    kwargs = {"enable_thinking": True, "style": "x"}
+    await gateway.ask(headers={"X-Reasoning-Budget": "none"}, chat_template_kwargs=kwargs)
+    assert engine.bodies[1]["chat_template_kwargs"] == {"enable_thinking": False, "style": "x"}
 
 
 async def test_a_header_overrides_a_body_that_disables_thinking(gateway: Gateway, engine: FakeEngine) -> None:
@@ -332,6 +337,32 @@ async def test_a_body_over_the_limit_is_a_413(family_dir: Path, redis_server: Re
         response = await gateway.client.post("/v1/chat/completions", content=chunked_body(), headers=JSON)
         assert response.status_code == 413
         assert (await gateway.ask(EASY)).status_code == 200
+
+
+async def test_a_client_that_sends_first_and_reads_then_gets_its_413(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    """urllib writes its whole body before it reads: the gateway must not close the connection before."""
+    async with running(family_dir, redis_server.url, [engine.url], max_body_bytes=1000) as gateway:
+        request = urllib.request.Request(
+            f"{gateway.client.base_url}/v1/chat/completions", b" " * 30_000_000, {"content-type": "application/json"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            await asyncio.to_thread(urllib.request.urlopen, request, timeout=60)
+        assert refused.value.code == 413
+        assert b"--max-body-bytes" in refused.value.read()
+
+
+async def test_a_compressed_body_is_a_415(gateway: Gateway) -> None:
+    response = await gateway.client.post(
+        "/v1/chat/completions", content=gzip.compress(b"{}"), headers={**JSON, "content-encoding": "gzip"}
+    )
+    assert response.status_code == 415
+    assert error(response)["param"] == "Content-Encoding"
+    plain = await gateway.client.post(
+        "/v1/chat/completions", content=b"{}", headers={**JSON, "content-encoding": "identity"}
+    )
+    assert error(plain)["param"] == "model"
 
 
 async def test_neither_prompts_nor_answers_are_logged(

@@ -58,7 +58,6 @@ def test_max_completion_tokens_wins_over_max_tokens() -> None:
         ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}], "a\nb"),
         ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]}], None),
         ([{"role": "user", "content": []}], None),
-        ([{"role": "user"}], None),
         ([{"role": "system", "content": "Be brief."}], None),
         ([USER, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "5"}], "1 + 2?"),
     ],
@@ -140,3 +139,27 @@ def test_half_a_surrogate_pair_is_rejected_and_names_the_field() -> None:
 )
 def test_encoding_is_lossless(value: dict[str, Any]) -> None:
     assert json.loads(question.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": role} for role in ("user", "system", "developer", "tool", "assistant")]
+    + [{"role": "user", "content": None}, {"role": "user", "tool_calls": [{}]}, {"role": "assistant", "refusal": None}],
+)
+def test_a_message_without_content_is_refused_by_name(message: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse(messages=[USER, message])
+    assert refused.value.param == "messages[1].content"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "tool_calls": []},
+        {"role": "assistant", "function_call": {"name": "f", "arguments": ""}},
+        {"role": "assistant", "reasoning_content": "Hm."},
+        {"role": "function", "name": "f"},
+    ],
+)
+def test_some_messages_need_no_content(message: dict[str, Any]) -> None:
+    assert parse(messages=[USER, message]).prompt == USER["content"]
