@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib import metadata
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +19,7 @@ from gateway.chat import ChatEndpoint
 from gateway.engines.replica import EngineState
 from gateway.errors import ApiError
 from gateway.observe import logs
+from gateway.release import VERSION
 from gateway.request import browsers
 from gateway.request.admission import request_id
 from gateway.services import Services
@@ -174,13 +174,13 @@ class OperatorEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._document = openapi.document(services.family, metadata.version("laconic"))
+        self._document = openapi.document(services.family, VERSION)
 
     async def live(self, _: Request) -> Response:
         return JSONResponse({"status": "live"})
 
     async def version(self, _: Request) -> Response:
-        return JSONResponse({"version": metadata.version("laconic")})
+        return JSONResponse({"version": VERSION})
 
     async def ready(self, request: Request) -> Response:
         engines, ledger = self._services.engines, self._services.ledger

@@ -10,7 +10,6 @@ import runpy
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
 from gateway.process import engine_args
 from gateway.process.supervisor import StartError
+from gateway.release import VERSION
 from gateway.request import budget
 from gateway.routing.explain import explain
 from gateway.routing.rule import RoutingRequest
@@ -86,7 +86,7 @@ Each request is decided again on the predictions that were recorded with it. Not
 
 EXPORT_EXAMPLES = """examples:
   laconic export requests.jsonl                   one JSON object per request, without prompt and answer
-  laconic export requests.parquet --since 7d      needs pyarrow: pip install 'laconic[parquet]'"""
+  laconic export requests.parquet --since 7d      needs pyarrow: pip install 'laconic-gateway[parquet]'"""
 
 
 ENGINE_ARGS_EXAMPLES = """examples:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"laconic {metadata.version('laconic')}")
+    parser.add_argument("--version", action="version", version=f"laconic {VERSION}")
     parser.add_argument("command", choices=commands, metavar="|".join(commands))
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _adopt(arguments: Sequence[str]) -> None:
     if missing := [name for name in ("httpx", "matplotlib", "mpmath", "sklearn") if find_spec(name) is None]:
-        raise ConfigError(f"{missing[0]} is not installed; install it with: pip install 'laconic[adopt]'")
+        raise ConfigError(f"{missing[0]} is not installed; install it with: pip install 'laconic-gateway[adopt]'")
     # A program of its own: the gateway and the training job never import each other.
     sys.argv[1:] = arguments
     runpy.run_module("training.adopt", run_name="__main__")

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from gateway import openapi
 from gateway.config import shipped_family
+from gateway.release import VERSION
 from models import family as families
 
 Json = dict[str, Any]
@@ -99,7 +99,7 @@ def _anchor(name: str) -> str:
 
 def write(docs: Path, family_dir: Path) -> None:
     """Write the OpenAPI document of a family's gateway to `docs`, and the page made from it."""
-    document = openapi.document(families.load(family_dir, verify=False), metadata.version("laconic"))
+    document = openapi.document(families.load(family_dir, verify=False), VERSION)
     (docs / "openapi.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (docs / "http.md").write_text(render(document), encoding="utf-8")
 

@@ -40,7 +40,7 @@ def writer(file: Path, *, force: bool = False) -> Writer:
     if not file.parent.is_dir():
         raise ConfigError(f"file: there is no directory {file.parent}")
     if file.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError("file: Parquet needs pyarrow: pip install 'laconic[parquet]'")
+        raise ConfigError("file: Parquet needs pyarrow: pip install 'laconic-gateway[parquet]'")
 
     if not force:
         _refuse_existing(file)

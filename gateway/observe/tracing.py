@@ -113,7 +113,7 @@ def _exporting(endpoint: str) -> tuple[Any, Tracer]:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
-        raise ConfigError("otlp_endpoint: exporting traces needs pip install 'laconic[traces]'") from None
+        raise ConfigError("otlp_endpoint: exporting traces needs pip install 'laconic-gateway[traces]'") from None
     provider = TracerProvider(resource=Resource.create({"service.name": "laconic"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
     return provider, provider.get_tracer("laconic")

@@ -38,7 +38,9 @@ def test_a_stranger_s_model_becomes_a_family_that_is_served(stranger: Path, tmp_
     with launched(tmp_path / "state", "--family", str(recipe.publish_to)) as stack:
         for name in ("base", "alpha-0.1"):
             answer = stack.sdk.chat.completions.create(
-                model=f"stranger/{name}", messages=[{"role": "user", "content": questions(9)[8]["prompt"]}], max_tokens=64
+                model=f"stranger/{name}",
+                messages=[{"role": "user", "content": questions(9)[8]["prompt"]}],
+                max_tokens=64,
             )
             message = answer.choices[0].message
             assert "2" in (message.content or "")

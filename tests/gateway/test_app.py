@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from gateway.release import VERSION
 from models import family as families
 from models.family import FamilyError
 from models.files import sha256
@@ -19,7 +19,7 @@ from tests.gateway.fakes import EASY, HARD, UNFAMILIAR, FakeEngine, Gateway, err
 async def test_what_monitoring_and_other_servers_callers_ask_first(gateway: Gateway) -> None:
     for path in ("/health", "/ping", "/health/live"):
         assert (await gateway.client.get(path)).json() == {"status": "live"}
-    assert (await gateway.client.get("/version")).json() == {"version": metadata.version("laconic")}
+    assert (await gateway.client.get("/version")).json() == {"version": VERSION}
     listed = await gateway.client.get("/v1/models")
     assert (await gateway.client.get("/v1/models/")).json() == listed.json()
 

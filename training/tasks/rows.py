@@ -179,7 +179,7 @@ def parquet_rows(path: Path) -> list[dict[str, Any]]:
         StageError: it cannot be read, or pyarrow is not installed.
     """
     if importlib.util.find_spec("pyarrow") is None:
-        raise StageError(f"{path}: Parquet needs pyarrow: pip install 'laconic[parquet]'")
+        raise StageError(f"{path}: Parquet needs pyarrow: pip install 'laconic-gateway[parquet]'")
     try:
         batches = importlib.import_module("pyarrow.parquet").ParquetFile(path).iter_batches()
         return [row for batch in batches for row in batch.to_pylist()]
