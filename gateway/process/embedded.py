@@ -7,6 +7,8 @@ engine listens on the loopback interface, Redis on a Unix socket. `gateway.proce
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -29,6 +31,7 @@ from models.family import Family
 REDIS_SERVERS = ("valkey-server", "redis-server")
 """Programs that can serve as Redis, in order of preference."""
 MAX_SOCKET_PATH_BYTES = 100
+WARM_UP_TOKENS, WARM_UP_SECONDS = 4, 120.0
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -47,11 +50,15 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
 
     async def is_ready() -> bool:
         try:
-            async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/v1/models") as response:
-                listed = served_models(await response.read())
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+                async with http.get("/v1/models") as response:
+                    listed = served_models(await response.read())
+                if listed is None or not names <= listed:
+                    return False
+                await asyncio.gather(*(_warm_up(http, name) for name in names))
         except (aiohttp.ClientError, OSError):
             return False
-        return listed is not None and names <= listed
+        return True
 
     return Program(
         name="vLLM",
@@ -65,6 +72,18 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
         is_ready=is_ready,
         hint=f"The full log is in {state_dir / 'logs' / 'engine.log'}. To use your own engine, pass --engine URL.",
     )
+
+
+async def _warm_up(http: aiohttp.ClientSession, model: str) -> None:
+    """Ask a model one question: an engine compiles its template and its kernels when the first one comes.
+
+    What it answers is of no account. An engine that refuses is as ready as it will be.
+    """
+    question = {"model": model, "messages": [{"role": "user", "content": "1 + 1?"}], "max_tokens": WARM_UP_TOKENS}
+    timeout = aiohttp.ClientTimeout(WARM_UP_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        async with http.post("/v1/chat/completions", json=question, timeout=timeout) as response:
+            await response.read()
 
 
 def engine_command(family: Family, directory: Path, port: int, dtype: str) -> list[str]:

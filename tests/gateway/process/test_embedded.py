@@ -16,6 +16,7 @@ from gateway.process.supervisor import ChildProcess
 from gateway.store import connect
 from models.family import Family
 from tests.gateway.engines.raw import RawEngine, http, sends
+from tests.gateway.fakes import FakeEngine, respond_with
 
 
 def with_ranks(family: Family, directory: Path, *ranks: int) -> Family:
@@ -138,3 +139,28 @@ async def test_an_odd_list_of_models_does_not_make_the_engine_ready(
         assert await program.is_ready()
         other.models = sends(http(listed))
         assert not await program.is_ready()
+
+
+async def test_the_engine_is_ready_once_every_checkpoint_has_answered_a_question(
+    family: Family, tmp_path: Path
+) -> None:
+    """The first question to a checkpoint took 5 to 17 seconds, after the gateway had said that it is ready."""
+    family = with_ranks(family, tmp_path, 8, 8)
+    async with FakeEngine(family).listening() as other:
+        program = embedded.engine(family, tmp_path, int(other.url.rpartition(":")[2]), tmp_path)
+        assert await program.is_ready()
+        assert sorted(body["model"] for body in other.bodies) == sorted(other.serves)
+        assert all(body["max_tokens"] == embedded.WARM_UP_TOKENS for body in other.bodies)
+        other.serves = other.serves[:1]
+        assert not await program.is_ready()
+        assert len(other.bodies) == 3
+
+
+async def test_an_engine_that_refuses_the_first_question_is_as_ready_as_it_will_be(
+    family: Family, tmp_path: Path
+) -> None:
+    family = with_ranks(family, tmp_path, 8, 8)
+    async with FakeEngine(family).listening() as other:
+        other.script = respond_with(400, {"error": {"message": "no"}})
+        program = embedded.engine(family, tmp_path, int(other.url.rpartition(":")[2]), tmp_path)
+        assert await program.is_ready()
