@@ -4,6 +4,9 @@ uvicorn writes the headers, each chunk of the body and the terminator separately
 each. Most of them are written together: the headers with the first event, the last event with the terminator. As one
 write they cost one system call, and wake the caller once (docs/decisions/0024-hot-path.md).
 
+A response of unknown length to an HTTP/1.0 request ends with the connection; uvicorn would send chunks, which such a
+caller cannot read.
+
 This protocol also notices when a caller leaves after pipelining its next request. uvicorn tracks only the newest
 request of a connection, and stops reading while that request waits.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 CLOSE_SECONDS = 10.0
@@ -44,7 +47,27 @@ class BatchingProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, _until_closed(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
+
+
+def _until_closed(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+    """The application, with responses of unknown length sent as they are, without chunks."""
+
+    async def sending(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        is_declared = True
+
+        async def send_unchunked(message: ASGISendEvent) -> None:
+            nonlocal is_declared
+            if message["type"] == "http.response.start":
+                is_declared = any(name.lower() == b"content-length" for name, _ in message.get("headers", []))
+                cycle.chunked_encoding = None if is_declared else False
+            elif message["type"] == "http.response.body" and not is_declared:
+                cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn takes
+            await send(message)
+
+        await app(scope, receive, send_unchunked)
+
+    return sending
 
 
 class BatchingTransport:

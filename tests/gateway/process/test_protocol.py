@@ -79,14 +79,14 @@ async def test_other_calls_go_to_the_wrapped_transport() -> None:
 
 
 @asynccontextmanager
-async def get_from(app: App) -> AsyncIterator[asyncio.StreamReader]:
+async def get_from(app: App, version: str = "1.1") -> AsyncIterator[asyncio.StreamReader]:
     """Serve an application, send it one GET, and yield the connection to read from."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=BatchingProtocol, lifespan="off", log_level="critical")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server._serve([listener]))  # not `serve`, which takes over signals
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        writer.write(f"GET / HTTP/{version}\r\nhost: gateway\r\n\r\n".encode())
         try:
             yield reader
         finally:
@@ -111,3 +111,29 @@ async def test_headers_are_sent_with_the_first_chunk_and_the_terminator_with_the
         assert beginning.endswith(b"5\r\nfirst\r\n")  # sent at once, without waiting for the rest
         go_on.set()
         assert await reader.read(65_536) == b"4\r\nlast\r\n0\r\n\r\n"
+
+
+async def test_a_stream_to_an_http_1_0_caller_ends_with_the_connection() -> None:
+    """Such a caller does not know chunks."""
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for body in (b"first ", b"second ", b""):
+            await send({"type": "http.response.body", "body": body, "more_body": body != b""})
+
+    async with get_from(app, "1.0") as reader:
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert b"transfer-encoding" not in head
+        assert body == b"first second "
+
+
+async def test_a_response_of_known_length_is_checked_for_an_http_1_0_caller_as_well() -> None:
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": b"whole", "more_body": False})
+
+    async with get_from(app, "1.0") as reader:
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"content-length: 5" in head
+        assert body == b"whole"
