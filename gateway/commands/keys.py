@@ -28,6 +28,12 @@ EXAMPLES = """examples:
 A key's secret is shown once, when the key is created. After the first key, every caller needs one; gateways notice
 within a second or two. Limits count per minute and per day (UTC), over all gateways that share a Redis."""
 
+_NEVER_A_KEY = "There are no keys. Everyone who can reach the gateway may use it, so it listens on loopback only."
+_ALL_REVOKED = (
+    "All keys are revoked, so every request gets a 401: a gateway that has had keys wants one. Make one with"
+    " `laconic keys create NAME`."
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run `create`, `list` or `revoke`."""
@@ -93,12 +99,13 @@ def _create(parsed: argparse.Namespace) -> None:
 
 def _list(parsed: argparse.Namespace) -> None:
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
-    all_keys = terminal.with_redis("keys", settings, keys.load).keys
+    table_of_keys = terminal.with_redis("keys", settings, keys.load)
+    all_keys = table_of_keys.keys
     if parsed.json:
         print(json.dumps([key.public() for key in all_keys], indent=2))
         return
     if not all_keys:
-        print("There are no keys. Everyone who can reach the gateway may use it, so it listens on loopback only.")
+        print(_NEVER_A_KEY if table_of_keys.version == 0 else _ALL_REVOKED)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (

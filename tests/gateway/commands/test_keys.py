@@ -52,6 +52,8 @@ def test_a_key_is_created_shown_once_listed_and_revoked(
 
     run_keys(redis_server, "revoke", "team-a")
     assert redis_server.client.hlen(KEYS) == 0
+    run_keys(redis_server, "list")
+    assert "every request gets a 401" in capsys.readouterr().out
     with pytest.raises(SystemExit) as exit_:
         run_keys(redis_server, "revoke", "team-a")
     assert exit_.value.code == 1
