@@ -33,7 +33,7 @@ def savings_report(savings: Savings, price: float | None, *, bars: bool) -> Rend
         table.add_row(name, *_cells(group, price), *([_bar(group, longest)] if bars else []))
     table.add_section()
     table.add_row("total", *_cells(savings.total, price), style="bold")
-    return Lines(table, Text(_measured(savings.total)))
+    return Lines(table, Text(_others(savings.total) + _measured(savings.total)))
 
 
 def replay_report(replay: Replay) -> RenderableType:
@@ -113,7 +113,7 @@ def _cells(group: Group, price: float | None) -> list[str]:
         f"{totals.requests:,}",
         f"{totals.failed:,}",
         f"{totals.holdout:,}",
-        f"{totals.spent_tokens:,}",
+        f"{totals.estimated_spent_tokens:,}" if has_estimate else "-",
         f"{totals.expected_reference_tokens:,.0f}" if has_estimate else "-",
         f"{totals.saved_tokens:,.0f}" if has_estimate else "-",
         f"{totals.saved_share:.0%}" if totals.saved_share is not None else "-",
@@ -128,6 +128,18 @@ def _bar(group: Group, longest: float) -> str:
     spent = round(BAR_WIDTH * min(totals.estimated_spent_tokens / longest, 1))
     saved = max(round(BAR_WIDTH * totals.expected_reference_tokens / longest) - spent, 0)
     return "▇" * spent + "░" * saved
+
+
+def _others(total: Group) -> str:
+    """What the requests spent for which nothing is estimated."""
+    totals = total.totals
+    others = totals.requests - totals.estimated
+    if not others:
+        return ""
+    return (
+        f"{others:,} other requests spent {totals.spent_tokens - totals.estimated_spent_tokens:,} reasoning tokens and"
+        " save nothing: holdouts, failed, unanswered\nor pinned ones, and prompts that the profile does not know.\n"
+    )
 
 
 def _measured(total: Group) -> str:

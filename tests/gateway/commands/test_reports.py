@@ -23,8 +23,9 @@ async def test_savings_show_every_checkpoint_and_the_total(
     printed = capsys.readouterr().out
     lines = {cells[0]: cells[1:] for cells in map(cells_of, printed.splitlines()) if cells}
     assert lines["alpha-0.4"] == ["2", "0", "0", "80", "160", "80", "50%", "40.00", "▇" * 12 + "░" * 12]
-    assert lines["base"] == ["1", "0", "1", "1,500", "-", "-", "-", "-", ""]
-    assert lines["total"] == ["3", "0", "1", "1,580", "160", "80", "50%", "40.00", ""]
+    assert lines["base"] == ["1", "0", "1", "-", "-", "-", "-", "-", ""]
+    assert lines["total"] == ["3", "0", "1", "80", "160", "80", "50%", "40.00", ""]
+    assert "1 other requests spent 1,500 reasoning tokens" in " ".join(printed.split())
     assert "30 routed requests went to the reference checkpoint" in " ".join(printed.split())
 
 
@@ -40,6 +41,31 @@ async def test_savings_are_measured_with_enough_holdouts_and_drift_is_reported(
         r" requests only \([78],\d\d\d to 8,\d\d\d\), so the profile has drifted",
         printed,
     )
+
+
+async def test_spent_reference_and_saved_are_of_the_same_requests(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(redis_server.url, tmp_path)
+    await ledger.start()
+    ledger.put(entry(time=time.time(), reasoning_tokens=30, reference_tokens=100.0))
+    ledger.put(entry(time=time.time(), reasoning_tokens=500, holdout_fraction=None))
+    ledger.put(entry(time=time.time(), reasoning_tokens=7, status=502))
+    await ledger.aclose()
+    run("savings", "--redis", redis_server.url)
+    printed = capsys.readouterr().out
+    total = next(line for line in printed.splitlines() if "total" in line)
+    assert [cell.strip() for cell in total.strip("│").split("│")][:8] == [
+        "total",
+        "3",
+        "1",
+        "0",
+        "30",
+        "100",
+        "70",
+        "70%",
+    ]
+    assert "2 other requests spent 507 reasoning tokens" in " ".join(printed.split())
 
 
 async def test_requests_without_an_answer_are_counted_below_the_table(
