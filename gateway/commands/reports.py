@@ -136,9 +136,10 @@ def _others(total: Group) -> str:
     others = totals.requests - totals.estimated
     if not others:
         return ""
+    spent = totals.spent_tokens - totals.estimated_spent_tokens
     return (
-        f"{others:,} other requests spent {totals.spent_tokens - totals.estimated_spent_tokens:,} reasoning tokens and"
-        " save nothing: holdouts, failed, unanswered\nor pinned ones, and prompts that the profile does not know.\n"
+        f"Not in these figures: {others:,} of the requests, with {spent:,} reasoning tokens, that save nothing. They were"
+        "\nholdouts, failed, unanswered or pinned, or the profile does not know their prompts.\n"
     )
 
 

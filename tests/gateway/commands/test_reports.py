@@ -25,7 +25,7 @@ async def test_savings_show_every_checkpoint_and_the_total(
     assert lines["alpha-0.4"] == ["2", "0", "0", "80", "160", "80", "50%", "40.00", "▇" * 12 + "░" * 12]
     assert lines["base"] == ["1", "0", "1", "-", "-", "-", "-", "-", ""]
     assert lines["total"] == ["3", "0", "1", "80", "160", "80", "50%", "40.00", ""]
-    assert "1 other requests spent 1,500 reasoning tokens" in " ".join(printed.split())
+    assert "Not in these figures: 1 of the requests, with 1,500 reasoning tokens" in " ".join(printed.split())
     assert "30 routed requests went to the reference checkpoint" in " ".join(printed.split())
 
 
@@ -65,7 +65,7 @@ async def test_spent_reference_and_saved_are_of_the_same_requests(
         "70",
         "70%",
     ]
-    assert "2 other requests spent 507 reasoning tokens" in " ".join(printed.split())
+    assert "Not in these figures: 2 of the requests, with 507 reasoning tokens" in " ".join(printed.split())
 
 
 async def test_requests_without_an_answer_are_counted_below_the_table(
