@@ -138,8 +138,8 @@ def _others(total: Group) -> str:
         return ""
     spent = totals.spent_tokens - totals.estimated_spent_tokens
     return (
-        f"Not in these figures: {others:,} of the requests, with {spent:,} reasoning tokens, that save nothing. They were"
-        "\nholdouts, failed, unanswered or pinned, or the profile does not know their prompts.\n"
+        f"Not in these figures: {others:,} of the requests, with {spent:,} reasoning tokens, that save nothing. They"
+        "\nwere holdouts, failed, unanswered or pinned, or the profile does not know their prompts.\n"
     )
 
 
