@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from training.job.checkpoints import THINK_CLOSED, THINK_END
+from training.job.checkpoints import THINK_END
 from training.tasks.verify import final_answer, is_correct
 
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -22,6 +22,9 @@ _STATES = re.compile(r"answer is|\\boxed|\\fbox|####", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _LEFT_OPEN = re.compile(r"(?:\n[^\n]*:|\\\[|\$\$?|\*\*)\s*$")
 """What introduces an answer that is no longer there: a line that ends in a colon, an opened formula."""
+_PARAGRAPH = "\n\n"
+"""What comes before the closing mark: the break after which the untrained model states its answer. The trained one
+then has to choose once, between the mark and that sentence."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def encode(trace: Trace, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     prompt: list[int] = tokenizer.apply_chat_template(
         [{"role": "user", "content": trace.question}], add_generation_prompt=True, return_dict=False
     )
-    end = THINK_END if trace.forced else THINK_CLOSED.rstrip("\n")
+    end = THINK_END if trace.forced else f"{_PARAGRAPH}{THINK_END}"
     thinking = tokenizer.encode(f"{trace.thinking}{end}", add_special_tokens=False)
     answer = [*tokenizer.encode(f"\n\n{trace.answer}", add_special_tokens=False), tokenizer.eos_token_id]
     learned = answer if trace.forced else thinking + answer

@@ -57,8 +57,8 @@ def test_a_trace_teaches_thinking_and_answer_but_not_the_prompt(unmarked: PreTra
     example = traces.encode(Trace("Why?", "Because.", "Yes."), tokenizer)
     learned = [token for token in example["labels"] if token != -100]
     text = tokenizer.decode(example["input_ids"])
-    assert text == "<|user|>Why?<|end|><|assistant|><think>\nBecause.\n</think>\n\nYes.<|end|>"
-    assert tokenizer.decode(learned) == "Because.\n</think>\n\nYes.<|end|>"
+    assert text == "<|user|>Why?<|end|><|assistant|><think>\nBecause.\n\n</think>\n\nYes.<|end|>"
+    assert tokenizer.decode(learned) == "Because.\n\n</think>\n\nYes.<|end|>"
 
 
 def test_thinking_that_a_budget_ended_is_not_learned(unmarked: PreTrainedTokenizerFast) -> None:
