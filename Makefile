@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format docs train bench bench-gateway bench-attacks bench-soak routing-report generated lock clean
+.PHONY: help serve test lint format docs train family-real bench bench-gateway bench-attacks bench-soak routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -35,6 +35,12 @@ docs: ## build the documentation site into build/site, and check every link
 train: ## train the shipped family again (takes hours; resumes after an interruption)
 	@scripts/install.sh all
 	laconic-train run training/recipes/abacus.yaml
+
+family-real: ## train a family of Qwen2.5-Coder-0.5B-Instruct on GSM8K (an afternoon; resumes); BASE=DIR if you have the model
+	@scripts/install.sh all
+	@mkdir -p bases && if [ -n "$(BASE)" ]; then ln -sfn "$(abspath $(BASE))" bases/qwen2.5-coder-0.5b-instruct; \
+	else scripts/real-base.sh bases/qwen2.5-coder-0.5b-instruct; fi
+	laconic-train run training/recipes/qwen2.5-coder-0.5b.yaml
 
 bench: ## measure the cost of the dense reward and of routing, and the coverage of the savings interval
 	@scripts/install.sh all

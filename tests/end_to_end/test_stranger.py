@@ -18,7 +18,7 @@ __all__ = ["stranger", "unmarked"]  # fixtures
 
 def laconic_train(command: str, recipe: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "training.cli", command, str(recipe)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "training.launch", command, str(recipe)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -31,6 +31,7 @@ def test_a_stranger_s_model_becomes_a_family_that_is_served(stranger: Path, tmp_
 
     assert "memory on each GPU" in laconic_train("plan", file)
     laconic_train("run", file)
+    assert recipe.publish_to is not None
     family = families.load(recipe.publish_to)
     assert family.checkpoint("alpha-0.1").kind == "lora"
     assert json.loads((recipe.run_dir / "base" / "cold-start.json").read_text())["closed"] == 1

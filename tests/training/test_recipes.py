@@ -11,7 +11,11 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
 from training import config
 
-RECIPES = [path for path in sorted(Path("training/recipes").glob("*.yaml")) if path.stem != "abacus"]
+RECIPES = [
+    path
+    for path in sorted(Path("training/recipes").glob("*.yaml"))
+    if path.stem not in ("abacus", "qwen2.5-coder-0.5b")
+]
 LAUNCH = Path("training/recipes/accelerate")
 
 

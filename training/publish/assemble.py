@@ -11,7 +11,7 @@ from models import family
 from models.family import Checkpoint, Family, Measurements, Reasoning
 from models.files import hash_files
 from training.base.tokenizer import ANSWER_PREFIX
-from training.config import BaseStage, Data, DenseReward, Recipe, checkpoint_name
+from training.config import BaseStage, Data, DenseReward, PretrainedBase, Recipe, checkpoint_name
 from training.job import metrics
 from training.job.checkpoints import dtype
 from training.job.planning import architecture, parameters
@@ -88,7 +88,13 @@ def _provenance(recipe: Recipe, recipe_path: Path, logs: Mapping[str, Path]) -> 
         dense=dense and dense.model_dump(exclude={"memory_gib"}),
         minutes={name: round(metrics.minutes(log)) for name, log in timed.items()},
         curves={name: metrics.curves(log) for name, log in logs.items()},
+        quantized=None if trained_here else _quantized(base),
     )
+
+
+def _quantized(base: PretrainedBase) -> str | None:
+    note = Path(base.model) / "QUANTIZED"
+    return note.read_text().strip() if note.exists() else None
 
 
 def frontier(rows: list[Graded], recipe: Recipe, recipe_path: Path, name: str) -> Measurements:

@@ -43,7 +43,8 @@ def _head(provenance: Provenance) -> str:
 def _about(family: Family, provenance: Provenance) -> str:
     trained = len(family.checkpoints) - 1
     if provenance.pretrained is not None or provenance.parameters is None:
-        return f"{trained} checkpoints made from `{provenance.pretrained}`."
+        made = f"{trained} checkpoint{'' if trained == 1 else 's'} made from `{provenance.pretrained}`."
+        return f"{made} {provenance.quantized}" if provenance.quantized else made
     return (
         f"One Qwen3-architecture base of {provenance.parameters / 1e6:.1f} million parameters and {trained} LoRA adapters, "
         "served by one engine. The base overthinks: it checks its work about equally often whether a question needs it "

@@ -39,6 +39,8 @@ class Provenance:
     """Training time by checkpoint, from the training logs."""
     curves: Mapping[str, Curves] | None
     """Rollout figures by checkpoint and step, for the plot; None where they were not recorded."""
+    quantized: str | None = None
+    """What the base's directory says of weights that were quantized once, in its file `QUANTIZED`."""
 
 
 def save(provenance: Provenance, family_dir: Path) -> None:

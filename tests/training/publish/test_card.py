@@ -52,7 +52,7 @@ def family():
 
 @pytest.fixture
 def written(family):
-    provenance = Provenance(
+    trained_here = Provenance(
         recipe="recipe.yaml",
         pretrained=None,
         parameters=3_345_152,
@@ -76,7 +76,7 @@ def written(family):
         "report": {"base": fitted, "alpha-0.4": fitted | {"surprisal_auc": 0.91}},
         "escalations": {"alpha-0.4>base@10%": both},
     }
-    return lambda failures, family=family: card.write(
+    return lambda failures, family=family, provenance=trained_here: card.write(
         family, provenance, gate={**gate, "failures": failures}, profile=profile
     )
 
@@ -97,6 +97,18 @@ def test_the_card_says_what_was_rewarded(written):
     assert "each episode of thinking is rewarded for how much it raises the probability of the right answer" in text
     assert "minus alpha times its length" in text
     assert "length penalty" not in text, "the shipped family is not trained with it"
+
+
+def test_the_card_says_that_the_base_was_quantized(written):
+    def of(quantized: str | None) -> str:
+        return written(
+            [], provenance=Provenance("recipe.yaml", "bases/a", None, "alpha", None, {"alpha-0.4": 10}, None, quantized)
+        )
+
+    assert "1 checkpoint made from `bases/a`. It was quantized to 4 bits once.\n" in of(
+        "It was quantized to 4 bits once."
+    )
+    assert "1 checkpoint made from `bases/a`.\n" in of(None)
 
 
 def test_the_card_says_that_thinking_shortens_with_alpha_only_if_it_does(written, family):

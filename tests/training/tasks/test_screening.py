@@ -9,7 +9,11 @@ from training import config
 from training.errors import StageError
 from training.tasks import files, source
 
-GPU_RECIPES = [path for path in sorted(Path("training/recipes").glob("*.yaml")) if path.stem != "abacus"]
+GPU_RECIPES = [
+    path
+    for path in sorted(Path("training/recipes").glob("*.yaml"))
+    if path.stem not in ("abacus", "qwen2.5-coder-0.5b")
+]
 GOOD = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(60)]
 
 
