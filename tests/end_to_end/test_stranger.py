@@ -45,4 +45,4 @@ def test_a_stranger_s_model_becomes_a_family_that_is_served(stranger: Path, tmp_
             )
             message = answer.choices[0].message
             assert "2" in (message.content or "")
-            assert message.model_dump()["reasoning_content"].strip() == "There are two of them."
+            assert message.model_dump()["reasoning"].strip() == "There are two of them."
