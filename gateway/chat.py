@@ -8,6 +8,7 @@ One `RequestContext` makes the journey; the endpoint holds no state of its own.
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import ExitStack
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,17 +31,26 @@ from gateway.routing.headers import routing_headers
 from gateway.routing.rule import NoCheckpointError
 from gateway.services import Services
 from gateway.settlement import abandon, settle
+from gateway.surfaces.surface import CHAT, Surface
 from models.family import Reasoning
 
 
 class ChatEndpoint:
-    """`POST /v1/chat/completions` and `POST /v1/route`."""
+    """`POST /v1/chat/completions` and `POST /v1/route`, or another API's endpoint for the same."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, services: Services, surface: Surface = CHAT) -> None:
+        """`surface` is the API that callers speak here."""
+        self._services, self._surface = services, surface
 
     async def complete(self, request: Request) -> Response:
         """Answer a chat request. A stream continues after this returns and is settled when it ends."""
+        try:
+            return await self._complete(request)
+        except ApiError as error:
+            error.shape = self._surface.error
+            raise
+
+    async def _complete(self, request: Request) -> Response:
         services = self._services
         context = RequestContext(request.state.request_id)
         context.trace = services.tracing.start_trace(request.headers)
@@ -84,6 +94,19 @@ class ChatEndpoint:
                 settle(services, context, 500, error=type(error).__name__)
                 raise
 
+    async def count_tokens(self, request: Request) -> Response:
+        """About how many tokens messages and tools have: by the family's tokenizer, without its template."""
+        try:
+            context = RequestContext(request.state.request_id)
+            context.key = self._services.keyring.authenticate(request.headers)
+            await self._read(request, context, self._tenant(context))
+        except ApiError as error:
+            error.shape = self._surface.error
+            raise
+        body = context.question.body
+        tools = json.dumps(body["tools"], ensure_ascii=False) if body.get("tools") else ""
+        return JSONResponse({"input_tokens": self._services.counter.count(questions.text_of(body) + tools)})
+
     async def explain_route(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
         services = self._services
@@ -105,7 +128,7 @@ class ChatEndpoint:
         """Read the request's body: the question, who may answer it, and what it may spend."""
         settings, family, key = self._services.settings, self._services.family, context.key
         body = await self._services.admission.read_body(request, tenant, settings.send_timeout_seconds)
-        context.question = question = questions.parse(body, settings.allow_field)
+        context.question = question = questions.parse(body, settings.allow_field, self._surface.chat_body)
         context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
         context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget
@@ -148,7 +171,7 @@ class ChatEndpoint:
         settle(self._services, context, 200, done.cost, done.finish_reason)
         if done.cost.budget_hit:
             headers["x-laconic-budget-hit"] = "true"
-        return Response(done.body, 200, headers, "application/json")
+        return Response(self._surface.whole(done.body, question.asked), 200, headers, "application/json")
 
     def _stream(
         self, context: RequestContext, answer: Source, headers: dict[str, str], caller: Caller, cleanup: ExitStack
@@ -174,7 +197,10 @@ class ChatEndpoint:
                 settle_stream(reason)
 
         events = relayed(relay, answer, settle_stream)
-        return RelayedStream(events, headers, caller, services.settings.send_timeout_seconds, ended)
+        translate = self._surface.stream(question.asked)
+        return RelayedStream(
+            events, headers, caller, services.settings.send_timeout_seconds, ended, translate=translate
+        )
 
     def _terms(self, context: RequestContext) -> Terms:
         """What the cost of a response is decided by, besides the response."""

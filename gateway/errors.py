@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from starlette.requests import ClientDisconnect
@@ -57,9 +57,13 @@ class ApiError(Exception):
         self.code = code
         self.retry_after = retry_after
         self.headers = headers or {}
+        self.shape: Callable[[ApiError], dict[str, Any]] | None = None
+        """Another API's shape of an error, if the caller speaks one."""
 
     def body(self) -> bytes:
         """The JSON of the response. `kind` is its `type`."""
+        if self.shape is not None:
+            return json.dumps(self.shape(self)).encode()
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 

@@ -108,9 +108,12 @@ class Keyring:
         if not self._table.version:
             return ANONYMOUS
         values = headers.getlist("authorization")
-        scheme, _, secret = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        values += [f"Bearer {secret}" for secret in headers.getlist("x-api-key")]  # Anthropic's SDKs send this one
+        scheme, _, secret = values[0].partition(" ") if len(set(values)) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not secret:
-            raise errors.unauthorized("Send exactly one key, in the header Authorization: Bearer KEY.")
+            raise errors.unauthorized(
+                "Send exactly one key, in the header Authorization: Bearer KEY, or in x-api-key: KEY."
+            )
         fingerprint = keys.digest(secret.strip())
         key = self._by_digest.get(fingerprint)
         if key is None or not hmac.compare_digest(key.sha256, fingerprint):

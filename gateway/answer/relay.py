@@ -315,8 +315,19 @@ class RelayedStream(Response):
         caller: Caller,
         send_timeout: float,
         ended: Callable[[EndReason], None],
+        *,
+        translate: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        """`ended` gets the reason; it is `COMPLETE` if the stream was sent in full."""
+        """
+        Args:
+            events: whole events of a chat stream.
+            headers: of the response.
+            caller: may leave.
+            send_timeout: how long the caller may take for what it is sent, in seconds.
+            ended: gets the reason; it is `COMPLETE` if the stream was sent in full.
+            translate: turns events into those of the API that the caller speaks.
+        """
+        self._translate = translate
         self.status_code = 200
         self.raw_headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._events, self._caller, self._send_timeout, self._ended = events, caller, send_timeout, ended
@@ -350,6 +361,8 @@ class RelayedStream(Response):
             self._ended(reason)
 
     async def _send(self, send: Send, events: bytes, more: bool) -> None:
+        if self._translate is not None and events:
+            events = self._translate(events)
         self._sending_since = self._now()
         await send({"type": "http.response.body", "body": events, "more_body": more})
         self._last_sent, self._sending_since = self._now(), None

@@ -24,9 +24,10 @@ from gateway import errors
 ALLOWED_METHODS = "GET, POST, DELETE"
 ALLOWED_HEADERS = frozenset(
     {
-        "accept", "authorization", "cache-control", "content-type", "idempotency-key", "openai-beta",
-        "openai-organization", "openai-project", "traceparent", "tracestate", "user-agent", "x-laconic-debug",
-        "x-reasoning-budget", "x-reasoning-budget-policy", "x-request-id",
+        "accept", "anthropic-beta", "anthropic-version", "authorization", "cache-control", "content-type",
+        "idempotency-key", "openai-beta", "openai-organization", "openai-project", "traceparent", "tracestate",
+        "user-agent", "x-api-key", "x-laconic-debug", "x-reasoning-budget", "x-reasoning-budget-policy",
+        "x-request-id",
     }
 )  # fmt: skip
 """What a page may send, besides the `x-stainless-*` headers of OpenAI's SDKs."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
@@ -96,18 +96,26 @@ class Question:
     """The caller does not want to see the thinking (`include_reasoning: false`, or what other dialects call it)."""
     body: Body
     """The body as it came, with every field."""
+    asked: Body = field(default_factory=dict[str, Any])
+    """The same in the API that the caller speaks."""
     memory: int = 0
     """About how many bytes the body takes while the request is in flight."""
 
 
-def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
-    """The question in a request's body. `opened` are fields that the operator allows besides those on the list.
+def parse(raw: bytes, opened: Collection[str] = (), chat_body: Callable[[Body], Body] = lambda body: body) -> Question:
+    """The question in a request's body.
+
+    Args:
+        raw: the body.
+        opened: fields that the operator allows besides those on the list.
+        chat_body: translates the body of another API.
 
     Raises:
         BadRequestError: not JSON, a field that is not allowed, or a field that the gateway acts on is missing or of a
             wrong type; names the field.
     """
-    body = _json_object(raw)
+    asked = _json_object(raw)
+    body = chat_body(asked)
     try:
         chat = ChatRequest.model_validate(body)
     except ValidationError as error:
@@ -134,6 +142,7 @@ def parse(raw: bytes, opened: Collection[str] = ()) -> Question:
         and not (chat.stream_options and chat.stream_options.continuous_usage_stats),
         hides_reasoning=chat.include_reasoning is False or hides_thinking(body),
         body=body,
+        asked=asked,
         memory=_memory(raw),
     )
 

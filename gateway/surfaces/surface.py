@@ -1,0 +1,48 @@
+"""Which API does a request speak? Chat completions, Anthropic's Messages, or OpenAI's Responses.
+
+Whatever it speaks, it makes the journey of a chat request (`gateway/chat.py`): it is translated where it comes in, and
+its answer where it goes out. So routing, caps, counts and limits are the same for all
+(docs/decisions/0045-surfaces.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gateway.errors import ApiError
+from gateway.events import Json, encode_json, parse_object
+from gateway.surfaces import messages_in, messages_out, responses_in, responses_out
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One API. `asked` is the request's body as it came."""
+
+    chat_body: Callable[[Json], Json]
+    """The chat request that asks the same; raises `BadRequestError`."""
+    whole: Callable[[bytes, Json], bytes]
+    """The body of a response that does not stream, from that of the chat response."""
+    stream: Callable[[Json], Callable[[bytes], bytes] | None]
+    """What turns whole events of a chat stream into this API's; None if they stay as they are."""
+    error: Callable[[ApiError], Json] | None = None
+    """An error's body, where it is not OpenAI's."""
+
+
+def _message(completion: bytes, _: Json) -> bytes:
+    return encode_json(messages_out.message(parse_object(completion) or {}))
+
+
+def _response(completion: bytes, asked: Json) -> bytes:
+    return encode_json(responses_out.response(parse_object(completion) or {}, asked))
+
+
+def _counted(asked: Json) -> Json:
+    return messages_in.chat_body({"max_tokens": 1, **asked})
+
+
+CHAT = Surface(lambda body: body, lambda completion, _: completion, lambda _: None)
+MESSAGES = Surface(messages_in.chat_body, _message, lambda _: messages_out.MessageStream().feed, messages_out.error)
+COUNTED = replace(MESSAGES, chat_body=_counted)
+"""A message whose tokens are counted: it needs no `max_tokens`."""
+RESPONSES = Surface(responses_in.chat_body, _response, lambda asked: responses_out.ResponseStream(asked).feed)
