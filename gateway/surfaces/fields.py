@@ -43,9 +43,14 @@ def obj(value: object, path: str) -> Json:
 
 def objs(value: object, path: str) -> list[Json]:
     """A list of objects, or a 400."""
+    return [obj(item, f"{path}[{at}]") for at, item in enumerate(items(value, path))]
+
+
+def items(value: object, path: str) -> list[object]:
+    """A list, or a 400."""
     if not isinstance(value, list):
         raise wrong(path, "a list", value)
-    return [obj(item, f"{path}[{at}]") for at, item in enumerate(cast("list[object]", value))]
+    return cast("list[object]", value)
 
 
 def one_of(value: object, names: Collection[str], path: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.errors import BadRequestError
-from gateway.surfaces.fields import Json, obj, objs, one_of, only, text, wrong
+from gateway.surfaces.fields import Json, items, obj, objs, one_of, only, text, wrong
 
 _SAME = (
     "model", "stream", "temperature", "top_p", "top_logprobs", "parallel_tool_calls", "reasoning", "metadata",
@@ -61,7 +61,7 @@ def _require_nothing_stored(body: Json) -> None:
                 field,
                 code="not_stored",
             )
-    for at, name in enumerate(body.get("include") or []):
+    for at, name in enumerate(items(body.get("include") or [], "include")):
         one_of(name, (_ENCRYPTED,), f"include[{at}]")
     if body.get("truncation") is not None:
         one_of(body["truncation"], ("disabled",), "truncation")

@@ -55,7 +55,8 @@ def usage_of(usage: Json) -> Json:
     return {
         "input_tokens": integer_at(usage, "prompt_tokens"),
         "input_tokens_details": {
-            "cached_tokens": integer_at(object_at(usage, "prompt_tokens_details"), "cached_tokens")
+            "cached_tokens": integer_at(object_at(usage, "prompt_tokens_details"), "cached_tokens"),
+            "cache_write_tokens": 0,
         },
         "output_tokens": integer_at(usage, "completion_tokens"),
         "output_tokens_details": {

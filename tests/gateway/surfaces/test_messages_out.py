@@ -1,0 +1,105 @@
+"""What an answer is in the Messages API, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway import errors
+from gateway.events import encode_event
+from gateway.surfaces.messages_out import MessageStream, error, message
+
+USAGE = {
+    "prompt_tokens": 30,
+    "completion_tokens": 12,
+    "prompt_tokens_details": {"cached_tokens": 20},
+    "completion_tokens_details": {"reasoning_tokens": 5},
+}
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "read", "arguments": '{"path": "a"}'}}
+
+
+def completion(message: dict[str, Any], finish: str = "stop", **choice: Any) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-7",
+        "model": "abacus/base",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish, **choice}],
+        "usage": USAGE,
+    }
+
+
+def chunk(finish: str | None = None, **delta: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return encode_event({"id": "chatcmpl-7", "model": "abacus/base", "choices": [choice]})
+
+
+def events_of(*chunks: bytes) -> list[dict[str, Any]]:
+    stream, events = MessageStream(), []
+    for piece in chunks:
+        for event in stream.feed(piece).decode().split("\n\n"):
+            if event:
+                name, data = event.split("\n")
+                events.append(json.loads(data.removeprefix("data: ")))
+                assert name == f"event: {events[-1]['type']}"
+    return events
+
+
+def test_a_message_has_thinking_text_and_calls_in_this_order() -> None:
+    said = {"role": "assistant", "reasoning": "Hm.", "content": "Let me see.", "tool_calls": [CALL]}
+    answer = message(completion(said, "tool_calls"))
+    assert answer["content"] == [
+        {"type": "thinking", "thinking": "Hm.", "signature": ""},
+        {"type": "text", "text": "Let me see."},
+        {"type": "tool_use", "id": "call_1", "name": "read", "input": {"path": "a"}},
+    ]
+    assert (answer["id"], answer["stop_reason"]) == ("msg_7", "tool_use")
+    assert answer["usage"]["input_tokens"] == 10
+    assert answer["usage"]["cache_read_input_tokens"] == 20
+    assert answer["usage"]["output_tokens_details"] == {"thinking_tokens": 5}
+
+
+def test_why_it_stopped() -> None:
+    assert message(completion({"content": "x"}, "length"))["stop_reason"] == "max_tokens"
+    stopped = message(completion({"content": "x"}, "stop", stop_reason="END"))
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "END")
+
+
+def test_a_stream_opens_and_closes_a_block_for_each_part() -> None:
+    call = {**CALL, "function": {"name": "read", "arguments": ""}}
+    more = {"index": 0, "function": {"arguments": '{"path": "a"}'}}
+    usage = encode_event({"id": "chatcmpl-7", "choices": [], "usage": USAGE})
+    events = events_of(
+        chunk(role="assistant", content=""),
+        chunk(reasoning="H") + chunk(reasoning="m."),
+        chunk(content="See."),
+        chunk(tool_calls=[call]),
+        chunk(tool_calls=[more]),
+        chunk("tool_calls"),
+        usage + b"data: [DONE]\n\n",
+    )
+    assert [event["type"].removeprefix("content_block_") for event in events] == [
+        "message_start",
+        *("start", "delta", "delta", "delta", "stop"),
+        *("start", "delta", "stop"),
+        *("start", "delta", "stop"),
+        "message_delta",
+        "message_stop",
+    ]
+    assert [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"] == [
+        "thinking",
+        "text",
+        "tool_use",
+    ]
+    assert events[-2]["delta"]["stop_reason"] == "tool_use"
+    assert events[-2]["usage"]["output_tokens"] == 12
+
+
+def test_comments_pass_and_a_failure_is_an_error_event() -> None:
+    assert MessageStream().feed(b": keep-alive\n\n") == b": keep-alive\n\n"
+    *_, last = events_of(chunk(content="x"), errors.interrupted("It died.").event())
+    assert last == {"type": "error", "error": {"type": "api_error", "message": "It died."}}
+
+
+def test_errors_have_anthropic_s_names() -> None:
+    assert error(errors.unauthorized("no"))["error"] == {"type": "authentication_error", "message": "no"}
+    assert error(errors.overloaded())["error"]["type"] == "rate_limit_error"
+    assert error(errors.interrupted("x"))["error"]["type"] == "api_error"

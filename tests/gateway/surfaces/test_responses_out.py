@@ -1,0 +1,86 @@
+"""What an answer is in the Responses API, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from gateway import errors
+from gateway.events import encode_event
+from gateway.surfaces.responses_out import ResponseStream, response
+from tests.gateway.surfaces.test_messages_out import CALL, USAGE, chunk, completion
+
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+ASKED = {"model": "abacus", "input": "x", "instructions": "Be brief.", "tools": [], "metadata": {"a": "b"}}
+
+
+def events_of(*chunks: bytes) -> list[dict[str, Any]]:
+    stream, events = ResponseStream(ASKED), []
+    for piece in chunks:
+        for event in stream.feed(piece).decode().split("\n\n"):
+            if event:
+                events.append(json.loads(event.split("\n")[1].removeprefix("data: ")))
+                EVENT.validate_python(events[-1])
+    assert [event["sequence_number"] for event in events] == [*range(len(events))]
+    return events
+
+
+def test_a_response_has_reasoning_message_and_calls_in_this_order() -> None:
+    said = {"role": "assistant", "reasoning": "Hm.", "content": "Let me see.", "tool_calls": [CALL]}
+    answer = response(completion(said, "tool_calls"), ASKED)
+    Response.model_validate(answer)
+    assert [item["type"] for item in answer["output"]] == ["reasoning", "message", "function_call"]
+    assert answer["output"][0]["content"][0]["text"] == "Hm."
+    assert answer["output"][2]["call_id"] == "call_1"
+    assert answer["usage"]["output_tokens_details"] == {"reasoning_tokens": 5}
+    assert (answer["status"], answer["instructions"], answer["store"]) == ("completed", "Be brief.", False)
+    assert answer["metadata"] == {"a": "b"}
+
+
+def test_an_answer_that_was_cut_off_is_incomplete() -> None:
+    answer = response(completion({"content": "x"}, "length"), ASKED)
+    assert answer["status"] == "incomplete"
+    assert answer["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_a_stream_begins_and_ends_an_item_for_each_part() -> None:
+    call = {**CALL, "function": {"name": "read", "arguments": ""}}
+    more = {"index": 0, "function": {"arguments": '{"path": "a"}'}}
+    usage = encode_event({"id": "chatcmpl-7", "choices": [], "usage": USAGE | {"total_tokens": 42}})
+    events = events_of(
+        chunk(role="assistant", content=""),
+        chunk(reasoning="H") + chunk(reasoning="m."),
+        chunk(content="See."),
+        chunk(tool_calls=[call]),
+        chunk(tool_calls=[more]),
+        chunk("tool_calls"),
+        usage + b"data: [DONE]\n\n",
+    )
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        *("created", "in_progress"),
+        *("output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.delta"),
+        *("reasoning_text.done", "content_part.done", "output_item.done"),
+        *("output_item.added", "content_part.added", "output_text.delta"),
+        *("output_text.done", "content_part.done", "output_item.done"),
+        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"),
+        "completed",
+    ]
+    assert [event["output_index"] for event in events if event["type"] == "response.output_item.done"] == [0, 1, 2]
+    last = events[-1]["response"]
+    said = {"role": "assistant", "reasoning": "Hm.", "content": "See.", "tool_calls": [CALL]}
+    assert last["output"] == response(completion(said, "tool_calls"), ASKED)["output"]
+    assert last["usage"]["total_tokens"] == 42
+
+
+def test_a_failure_ends_the_stream_as_failed() -> None:
+    *_, last = events_of(chunk(content="x"), errors.interrupted("It died.").event())
+    assert last["type"] == "response.failed"
+    assert last["response"]["error"] == {"code": "server_error", "message": "It died."}
+
+
+def test_an_empty_answer_is_an_empty_message() -> None:
+    *_, last = events_of(chunk("stop", role="assistant", content=""), b"data: [DONE]\n\n")
+    assert [item["type"] for item in last["response"]["output"]] == ["message"]
