@@ -36,6 +36,21 @@ _ERROR = {
 }
 
 
+_MESSAGES_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "type": {"type": "string"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
+"""Anthropic's, which only `/v1/messages` has; a wrong method there is answered in OpenAI's."""
+
+
 def document(family: Family, version: str) -> Json:
     """The document for one family's gateway."""
     names = [family.name, *(family.served_name(checkpoint.name) for checkpoint in family.checkpoints)]
@@ -57,6 +72,7 @@ def document(family: Family, version: str) -> Json:
             "/v1/chat/completions": {
                 "post": {**_operation("Create a chat completion", content=answer | events), **chat}
             },
+            **_other_surfaces(names, chat["parameters"]),
             "/v1/route": {
                 "post": {**_operation("Explain how a chat request would be routed, without running it"), **chat}
             },
@@ -73,10 +89,45 @@ def document(family: Family, version: str) -> Json:
             },
         },
         "components": {
-            "schemas": {"Error": _ERROR},
+            "schemas": {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
+    }
+
+
+def _other_surfaces(names: list[str], parameters: Any) -> Json:
+    """Other APIs' endpoints. Their own documents describe their fields; the gateway checks them."""
+    model = {"type": "string", "examples": names}
+    messages = {"type": "array", "items": {"type": "object"}}
+    asked: Json = {"model": model, "messages": messages}
+    events = {"text/event-stream": {"schema": {"type": "object", "description": "server-sent events"}}}
+    content = {"application/json": {"schema": {"type": "object"}}} | events
+
+    def post(summary: str, content: Json | None, properties: Json, *required: str, shape: str = "Error") -> Json:
+        schema = {"type": "object", "required": list(required), "properties": properties}
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        described = _operation(summary, content=content, shape=shape)
+        return {"post": {**described, "parameters": parameters, "requestBody": body}}
+
+    most = {"max_tokens": {"type": "integer", "minimum": 1}, "stream": {"type": "boolean"}}
+    return {
+        "/v1/messages": post(
+            "Answer a request of Anthropic's Messages API",
+            content,
+            asked | most,
+            *("model", "messages", "max_tokens"),
+            shape="MessagesError",
+        ),
+        "/v1/messages/count_tokens": post(
+            "Estimate the tokens of such a request", None, asked, "model", "messages", shape="MessagesError"
+        ),
+        "/v1/responses": post(
+            "Answer a request of OpenAI's Responses API",
+            content,
+            {"model": model, "input": {"type": ["string", "array"]}, "stream": {"type": "boolean"}},
+            *("model", "input"),
+        ),
     }
 
 
@@ -93,8 +144,8 @@ def _admin_paths(version: str) -> Json:
     return paths
 
 
-def _operation(summary: str, status: str = "200", content: Json | None = None) -> Json:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+def _operation(summary: str, status: str = "200", content: Json | None = None, shape: str = "Error") -> Json:
+    error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     return {
         "summary": summary,
         "responses": {
