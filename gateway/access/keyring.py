@@ -107,9 +107,11 @@ class Keyring:
             raise errors.unavailable("Redis, which stores the keys, is not available.", code="keys_unavailable")
         if not self._table.version:
             return ANONYMOUS
-        values = headers.getlist("authorization")
-        values += [f"Bearer {secret}" for secret in headers.getlist("x-api-key")]  # Anthropic's SDKs send this one
-        scheme, _, secret = values[0].partition(" ") if len(set(values)) == 1 else ("", "", "")
+        bearers = headers.getlist("authorization")
+        plain = headers.getlist("x-api-key")  # Anthropic's SDKs send this one, and some callers both
+        values = {*bearers, *(f"Bearer {secret}" for secret in plain)}
+        is_one = len(values) == 1 and len(bearers) <= 1 and len(plain) <= 1
+        scheme, _, secret = values.pop().partition(" ") if is_one else ("", "", "")
         if scheme.lower() != "bearer" or not secret:
             raise errors.unauthorized(
                 "Send exactly one key, in the header Authorization: Bearer KEY, or in x-api-key: KEY."

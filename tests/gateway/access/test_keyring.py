@@ -43,6 +43,15 @@ async def test_everyone_is_let_in_until_there_is_a_key_and_then_only_its_owner(
             ring.authenticate(headers)
         assert refused.value.status == 401
         assert secret not in refused.value.message
+    assert ring.authenticate(Headers({"x-api-key": secret})) == key
+    assert ring.authenticate(Headers({"x-api-key": secret, "authorization": f"Bearer {secret}"})) == key
+    for headers in (
+        Headers({"x-api-key": secret, "authorization": "Bearer other"}),
+        Headers(raw=[(b"x-api-key", secret.encode())] * 2),
+        Headers({"x-api-key": ""}),
+    ):
+        with pytest.raises(ApiError):
+            ring.authenticate(headers)
     await keys.revoke(redis, "team-a")
     await ring.refresh()
     with pytest.raises(ApiError):
