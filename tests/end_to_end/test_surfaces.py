@@ -18,7 +18,7 @@ def test_messages_think_within_their_budget_and_answer(stack: Stack, stream: boo
     asked: Any = {
         "model": "abacus/base",
         "max_tokens": 300,
-        "temperature": 0,
+        "extra_body": {"temperature": 0},
         "messages": [{"role": "user", "content": QUESTION}],
         "thinking": {"type": "enabled", "budget_tokens": BUDGET},
     }
