@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -44,11 +45,8 @@ class ChatEndpoint:
 
     async def complete(self, request: Request) -> Response:
         """Answer a chat request. A stream continues after this returns and is settled when it ends."""
-        try:
+        with self._shaping_errors():
             return await self._complete(request)
-        except ApiError as error:
-            error.shape = self._surface.error
-            raise
 
     async def _complete(self, request: Request) -> Response:
         services = self._services
@@ -96,13 +94,10 @@ class ChatEndpoint:
 
     async def count_tokens(self, request: Request) -> Response:
         """About how many tokens messages and tools have: by the family's tokenizer, without its template."""
-        try:
+        with self._shaping_errors():
             context = RequestContext(request.state.request_id)
             context.key = self._services.keyring.authenticate(request.headers)
             await self._read(request, context, self._tenant(context))
-        except ApiError as error:
-            error.shape = self._surface.error
-            raise
         body = context.question.body
         tools = json.dumps(body["tools"], ensure_ascii=False) if body.get("tools") else ""
         return JSONResponse({"input_tokens": self._services.counter.count(questions.text_of(body) + tools)})
@@ -118,6 +113,15 @@ class ChatEndpoint:
             return JSONResponse(explain(services.family, routing, context.budget))
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
+
+    @contextmanager
+    def _shaping_errors(self) -> Generator[None]:
+        """Errors of the block leave in the shape of the API that callers speak here."""
+        try:
+            yield
+        except ApiError as error:
+            error.shape = self._surface.error
+            raise
 
     def _tenant(self, context: RequestContext) -> Tenant:
         """Whose share of the gateway the request takes."""

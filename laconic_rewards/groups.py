@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ class Settings:
     """Divide the advantages by their standard deviation over the batch, as DLER does."""
 
     def __post_init__(self) -> None:
-        if self.rule not in ("alpha", "truncation", "solve_rate"):
-            raise ValueError(f"rule must be alpha, truncation or solve_rate, got {self.rule!r}")
+        if self.rule not in get_args(OutcomeRule):
+            raise ValueError(f"rule must be one of {', '.join(get_args(OutcomeRule))}, got {self.rule!r}")
         if not 0 <= self.alpha < 1:
             raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
         if self.max_tokens < 0 or (self.max_tokens == 0 and (self.rule != "alpha" or self.overlong_window)):

@@ -5,16 +5,13 @@ from __future__ import annotations
 from gateway.errors import ApiError
 from gateway.events import (
     Json,
-    data_of,
-    encode_json,
     integer_at,
     object_at,
     objects,
     parse_object,
-    split_events,
     string_at,
 )
-from gateway.surfaces.said import failure_of, first_choice, reasoning_of
+from gateway.surfaces.said import ChatReader, first_choice, named_event, reasoning_of
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -103,43 +100,25 @@ def _stopped(choice: Json) -> Json:
     }
 
 
-class MessageStream:
+class MessageStream(ChatReader):
     """Turns the events of a chat stream into Anthropic's, as they come."""
 
     def __init__(self) -> None:
-        self._begun = False
+        super().__init__()
         self._block: str | None = None
         """What the open block holds: `thinking`, `text`, or `tool` and the index of the call."""
         self._index = -1
         self._stopped: Json = {"stop_reason": "end_turn", "stop_sequence": None}
-        self._usage: Json = {}
 
-    def feed(self, events: bytes) -> bytes:
-        """Take whole events of a chat stream. Comments pass."""
-        return b"".join(map(self._event, split_events(events)[0]))
-
-    def _event(self, event: bytes) -> bytes:
-        data = data_of(event)
-        if not data:
-            return event
-        if data == b"[DONE]":
-            return self._end()
-        chunk = parse_object(data) or {}
-        if (failure := failure_of(chunk)) is not None:
-            return _sse("error", {"type": "error", "error": {"type": "api_error", "message": failure}})
-        out = b"" if self._begun else self._begin(chunk)
-        if isinstance(chunk.get("usage"), dict):
-            self._usage = object_at(chunk, "usage")
-        for choice in objects(chunk.get("choices")):
-            out += self._delta(object_at(choice, "delta"))
-            if choice.get("finish_reason"):
-                self._stopped = _stopped(choice)
-        return out
-
-    def _begin(self, chunk: Json) -> bytes:
-        self._begun = True
+    def _begin(self) -> bytes:
         empty: Json = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage_of({})}
-        return _sse("message_start", {"type": "message_start", "message": {**_envelope(chunk), **empty}})
+        return _sse({"type": "message_start", "message": {**_envelope(self._first), **empty}})
+
+    def _finished(self, choice: Json) -> None:
+        self._stopped = _stopped(choice)
+
+    def _fail(self, message: str) -> bytes:
+        return _sse({"type": "error", "error": {"type": "api_error", "message": message}})
 
     def _delta(self, delta: Json) -> bytes:
         out = b""
@@ -168,23 +147,22 @@ class MessageStream:
         closed = self._close()
         self._block, self._index = block, self._index + 1
         opened = {"type": "content_block_start", "index": self._index, "content_block": start}
-        return closed + _sse("content_block_start", opened)
+        return closed + _sse(opened)
 
     def _say(self, delta: Json) -> bytes:
-        return _sse("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
+        return _sse({"type": "content_block_delta", "index": self._index, "delta": delta})
 
     def _close(self) -> bytes:
         if self._block is None:
             return b""
         out = self._say({"type": "signature_delta", "signature": ""}) if self._block == "thinking" else b""
         self._block = None
-        return out + _sse("content_block_stop", {"type": "content_block_stop", "index": self._index})
+        return out + _sse({"type": "content_block_stop", "index": self._index})
 
     def _end(self) -> bytes:
-        begun = b"" if self._begun else self._begin({})
         last = {"type": "message_delta", "delta": self._stopped, "usage": usage_of(self._usage)}
-        return begun + self._close() + _sse("message_delta", last) + _sse("message_stop", {"type": "message_stop"})
+        return self._close() + _sse(last) + _sse({"type": "message_stop"})
 
 
-def _sse(name: str, data: Json) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + encode_json(data) + b"\n\n"
+def _sse(data: Json) -> bytes:
+    return named_event(data["type"], data)

@@ -6,16 +6,12 @@ from typing import Any
 
 from gateway.events import (
     Json,
-    data_of,
-    encode_json,
     integer_at,
     object_at,
     objects,
-    parse_object,
-    split_events,
     string_at,
 )
-from gateway.surfaces.said import failure_of, first_choice, reasoning_of
+from gateway.surfaces.said import ChatReader, first_choice, named_event, reasoning_of
 
 _ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning", "temperature", "text",
@@ -121,46 +117,26 @@ def _call(name: str, at: int, call: Json, status: str) -> Json:
     }
 
 
-class ResponseStream:
+class ResponseStream(ChatReader):
     """Turns the events of a chat stream into those of the Responses API, as they come."""
 
     def __init__(self, asked: Json) -> None:
         """`asked` is the Responses request, whose settings are repeated."""
+        super().__init__()
         self._asked = asked
-        self._first: Json = {}
         self._number = 0
         self._open: tuple[str, Json] | None = None
         """The item that is being written: `reasoning`, `message`, or `call` and its index; and the item."""
         self._written: list[str] = []
         self._output: list[Json] = []
         self._finish: object = None
-        self._usage: Json = {}
 
-    def feed(self, events: bytes) -> bytes:
-        """Take whole events of a chat stream. Comments pass."""
-        return b"".join(map(self._event, split_events(events)[0]))
-
-    def _event(self, event: bytes) -> bytes:
-        data = data_of(event)
-        if not data:
-            return event
-        if data == b"[DONE]":
-            return self._end()
-        chunk = parse_object(data) or {}
-        if (failure := failure_of(chunk)) is not None:
-            return self._fail(failure)
-        out = b"" if self._first else self._begin(chunk)
-        if isinstance(chunk.get("usage"), dict):
-            self._usage = object_at(chunk, "usage")
-        for choice in objects(chunk.get("choices")):
-            out += self._delta(object_at(choice, "delta"))
-            self._finish = choice.get("finish_reason") or self._finish
-        return out
-
-    def _begin(self, chunk: Json) -> bytes:
-        self._first = {"id": "", **chunk}
+    def _begin(self) -> bytes:
         begun = _envelope(self._first, self._asked, None, [], None)
         return self._sse("response.created", response=begun) + self._sse("response.in_progress", response=begun)
+
+    def _finished(self, choice: Json) -> None:
+        self._finish = choice["finish_reason"]
 
     def _delta(self, delta: Json) -> bytes:
         name, out = _name(self._first), b""
@@ -226,7 +202,7 @@ class ResponseStream:
         return {"item_id": self._open[1]["id"], "output_index": len(self._output)}
 
     def _end(self) -> bytes:
-        out = b"" if self._first else self._begin({})
+        out = b""
         if not self._output and self._open is None:
             out += self._in("message", {**_message(_name(self._first), "", "in_progress"), "content": []})
         out += self._close()
@@ -234,7 +210,7 @@ class ResponseStream:
         return out + self._sse(f"response.{ended['status']}", response=ended)
 
     def _fail(self, message: str) -> bytes:
-        out = b"" if self._first else self._begin({})
+        out = self._begun({})
         failed = _envelope(self._first, self._asked, None, self._output, None)
         failed |= {"status": "failed", "error": {"code": "server_error", "message": message}}
         return out + self._sse("response.failed", response=failed)
@@ -242,4 +218,4 @@ class ResponseStream:
     def _sse(self, event: str, **data: Any) -> bytes:
         body = {"type": event, "sequence_number": self._number, **data}
         self._number += 1
-        return b"event: " + event.encode() + b"\ndata: " + encode_json(body) + b"\n\n"
+        return named_event(event, body)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.events import Json, object_at, objects, string_at
+from abc import ABC, abstractmethod
+
+from gateway.events import Json, data_of, encode_json, object_at, objects, parse_object, split_events, string_at
 
 
 def first_choice(completion: Json) -> Json:
@@ -19,3 +21,61 @@ def reasoning_of(message: Json) -> str:
 def failure_of(chunk: Json) -> str | None:
     """The message of an error event; None for any other."""
     return string_at(object_at(chunk, "error"), "message") if chunk.get("error") else None
+
+
+def named_event(name: str, data: Json) -> bytes:
+    """An event with its name, as APIs other than chat send it."""
+    return b"event: " + name.encode() + b"\ndata: " + encode_json(data) + b"\n\n"
+
+
+class ChatReader(ABC):
+    """Reads the events of a chat stream and writes those of another API, as they come."""
+
+    def __init__(self) -> None:
+        self._first: Json = {}
+        """The first chunk; empty until it came."""
+        self._usage: Json = {}
+
+    def feed(self, events: bytes) -> bytes:
+        """Take whole events of a chat stream. Comments pass."""
+        return b"".join(map(self._event, split_events(events)[0]))
+
+    def _event(self, event: bytes) -> bytes:
+        data = data_of(event)
+        if not data:
+            return event
+        if data == b"[DONE]":
+            return self._begun({}) + self._end()
+        chunk = parse_object(data) or {}
+        if (failure := failure_of(chunk)) is not None:
+            return self._fail(failure)
+        out = self._begun(chunk)
+        if isinstance(chunk.get("usage"), dict):
+            self._usage = object_at(chunk, "usage")
+        for choice in objects(chunk.get("choices")):
+            out += self._delta(object_at(choice, "delta"))
+            if choice.get("finish_reason"):
+                self._finished(choice)
+        return out
+
+    def _begun(self, chunk: Json) -> bytes:
+        """What opens the stream, with its first chunk."""
+        if self._first:
+            return b""
+        self._first = {"id": "", **chunk}
+        return self._begin()
+
+    @abstractmethod
+    def _begin(self) -> bytes: ...
+
+    @abstractmethod
+    def _delta(self, delta: Json) -> bytes: ...
+
+    @abstractmethod
+    def _finished(self, choice: Json) -> None: ...
+
+    @abstractmethod
+    def _fail(self, message: str) -> bytes: ...
+
+    @abstractmethod
+    def _end(self) -> bytes: ...

@@ -1,4 +1,4 @@
-"""The reward server: a batch in, its rewards out, and whom it serves."""
+"""The reward server: a batch in, its rewards out, and which callers need a key."""
 
 from __future__ import annotations
 

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from gateway import errors
 from gateway.events import encode_event
 from gateway.surfaces.messages_out import MessageStream, error, message
-
-USAGE = {
-    "prompt_tokens": 30,
-    "completion_tokens": 12,
-    "prompt_tokens_details": {"cached_tokens": 20},
-    "completion_tokens_details": {"reasoning_tokens": 5},
-}
-CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "read", "arguments": '{"path": "a"}'}}
-
-
-def completion(message: dict[str, Any], finish: str = "stop", **choice: Any) -> dict[str, Any]:
-    return {
-        "id": "chatcmpl-7",
-        "model": "abacus/base",
-        "choices": [{"index": 0, "message": message, "finish_reason": finish, **choice}],
-        "usage": USAGE,
-    }
-
-
-def chunk(finish: str | None = None, **delta: Any) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    return encode_event({"id": "chatcmpl-7", "model": "abacus/base", "choices": [choice]})
+from tests.gateway.surfaces.chats import CALL, USAGE, chunk, completion, events_from
 
 
 def events_of(*chunks: bytes) -> list[dict[str, Any]]:
-    stream, events = MessageStream(), []
-    for piece in chunks:
-        for event in stream.feed(piece).decode().split("\n\n"):
-            if event:
-                name, data = event.split("\n")
-                events.append(json.loads(data.removeprefix("data: ")))
-                assert name == f"event: {events[-1]['type']}"
-    return events
+    return events_from(MessageStream().feed, *chunks)
 
 
 def test_a_message_has_thinking_text_and_calls_in_this_order() -> None:

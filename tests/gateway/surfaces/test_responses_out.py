@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from openai.types.responses import Response, ResponseStreamEvent
@@ -11,19 +10,16 @@ from pydantic import TypeAdapter
 from gateway import errors
 from gateway.events import encode_event
 from gateway.surfaces.responses_out import ResponseStream, response
-from tests.gateway.surfaces.test_messages_out import CALL, USAGE, chunk, completion
+from tests.gateway.surfaces.chats import CALL, USAGE, chunk, completion, events_from
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 ASKED = {"model": "abacus", "input": "x", "instructions": "Be brief.", "tools": [], "metadata": {"a": "b"}}
 
 
 def events_of(*chunks: bytes) -> list[dict[str, Any]]:
-    stream, events = ResponseStream(ASKED), []
-    for piece in chunks:
-        for event in stream.feed(piece).decode().split("\n\n"):
-            if event:
-                events.append(json.loads(event.split("\n")[1].removeprefix("data: ")))
-                EVENT.validate_python(events[-1])
+    events = events_from(ResponseStream(ASKED).feed, *chunks)
+    for event in events:
+        EVENT.validate_python(event)
     assert [event["sequence_number"] for event in events] == [*range(len(events))]
     return events
 
