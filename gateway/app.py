@@ -23,7 +23,7 @@ from gateway.release import VERSION
 from gateway.request import browsers
 from gateway.request.admission import request_id
 from gateway.services import Services
-from gateway.surfaces.surface import COUNTED, MESSAGES, RESPONSES
+from gateway.surfaces.surface import COMPLETIONS, COUNTED, MESSAGES, RESPONSES
 from models.family import MANIFEST, Checkpoint, Family
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -33,8 +33,8 @@ def create_app(services: Services) -> ASGIApp:
     """The gateway for one family. Its lifespan starts and stops the services."""
     door = Door(services.keyring, frozenset(services.settings.cors_origin))
     chat, models = ChatEndpoint(services), ModelsEndpoint(services)
-    messages, responses = ChatEndpoint(services, MESSAGES), ChatEndpoint(services, RESPONSES)
-    counted = ChatEndpoint(services, COUNTED)
+    messages, counted = ChatEndpoint(services, MESSAGES), ChatEndpoint(services, COUNTED)
+    responses, completions = ChatEndpoint(services, RESPONSES), ChatEndpoint(services, COMPLETIONS)
     operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
     @asynccontextmanager
@@ -48,6 +48,7 @@ def create_app(services: Services) -> ASGIApp:
         Route("/v1/messages", Endpoint(door, POST=messages.complete)),
         Route("/v1/messages/count_tokens", Endpoint(door, POST=counted.count_tokens)),
         Route("/v1/responses", Endpoint(door, POST=responses.complete)),
+        Route("/v1/completions", Endpoint(door, POST=completions.complete)),
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),

@@ -128,6 +128,12 @@ def _other_surfaces(names: list[str], parameters: Any) -> Json:
             {"model": model, "input": {"type": ["string", "array"]}, "stream": {"type": "boolean"}},
             *("model", "input"),
         ),
+        "/v1/completions": post(
+            "Answer a prompt, as OpenAI's old completions API does",
+            content,
+            {"model": model, "prompt": {"type": ["string", "array"]}} | most,
+            *("model", "prompt"),
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""Which API does a request speak? Chat completions, Anthropic's Messages, or OpenAI's Responses.
+"""Which API does a request speak? Chat completions, Anthropic's Messages, OpenAI's Responses, or its completions.
 
 Whatever it speaks, it makes the journey of a chat request (`gateway/chat.py`): it is translated where it comes in, and
 its answer where it goes out. So routing, caps, counts and limits are the same for all
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import ApiError
 from gateway.events import Json, encode_json, parse_object
-from gateway.surfaces import messages_in, messages_out, responses_in, responses_out
+from gateway.surfaces import completions, messages_in, messages_out, responses_in, responses_out
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ def _response(completion: bytes, asked: Json) -> bytes:
     return encode_json(responses_out.response(parse_object(completion) or {}, asked))
 
 
+def _completion(completion: bytes, _: Json) -> bytes:
+    return encode_json(completions.completion(parse_object(completion) or {}))
+
+
 def _counted(asked: Json) -> Json:
     return messages_in.chat_body({"max_tokens": 1, **asked})
 
@@ -46,3 +50,4 @@ MESSAGES = Surface(messages_in.chat_body, _message, lambda _: messages_out.Messa
 COUNTED = replace(MESSAGES, chat_body=_counted)
 """A message whose tokens are counted: it needs no `max_tokens`."""
 RESPONSES = Surface(responses_in.chat_body, _response, lambda asked: responses_out.ResponseStream(asked).feed)
+COMPLETIONS = Surface(completions.chat_body, _completion, lambda _: completions.stream)

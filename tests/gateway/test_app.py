@@ -63,7 +63,7 @@ async def test_the_gateway_is_ready_only_while_every_checkpoint_is_served(gatewa
         ("GET", "/docs", 404),
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
-        ("POST", "/v1/completions", 404),
+        ("POST", "/v1/embeddings", 404),
     ],
 )
 async def test_unknown_paths_and_methods_have_the_same_error_shape(

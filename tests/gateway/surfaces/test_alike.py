@@ -38,6 +38,7 @@ def requests(prompt: str, budget: str, *, stream: bool) -> list[tuple[str, dict[
         ("/v1/chat/completions", {**common, **usage, "messages": messages, "max_tokens": 400, **own["chat"]}),
         ("/v1/messages", {**common, "messages": messages, "max_tokens": 400, **own["messages"]}),
         ("/v1/responses", {**common, "input": prompt, "max_output_tokens": 400, **own["responses"]}),
+        ("/v1/completions", {**common, **usage, "prompt": prompt, "max_tokens": 400, **own["chat"]}),
     ]
 
 
@@ -52,13 +53,13 @@ async def test_every_api_makes_the_same_journey(
         response = await gateway.client.post(path, json=body)
         assert response.status_code == 200, response.text
         headers.append({name: response.headers.get(name, "") for name in SAME})
-    assert headers[1:] == headers[:1] * 2
+    assert headers[1:] == headers[:1] * 3
     for body in engine.bodies:  # Responses has the newer name of the limit
         body["max_tokens"] = body.pop("max_completion_tokens", body.get("max_tokens"))
-    assert engine.bodies[1:] == engine.bodies[:1] * 2
-    entries = await gateway.entries(3)
+    assert engine.bodies[1:] == engine.bodies[:1] * 3
+    entries = await gateway.entries(4)
     counted = [
         (entry.prompt_tokens, entry.reasoning_tokens, entry.answer_tokens, entry.budget, entry.status, entry.choice)
         for entry in entries
     ]
-    assert counted[1:] == counted[:1] * 2
+    assert counted[1:] == counted[:1] * 3
