@@ -23,8 +23,16 @@ from gateway.release import VERSION
 from gateway.request import browsers
 from gateway.request.admission import request_id
 from gateway.services import Services
-from gateway.surfaces.surface import COMPLETIONS, COUNTED, MESSAGES, RESPONSES
-from models.family import MANIFEST, Checkpoint, Family
+from gateway.surfaces.surface import CHAT, COMPLETIONS, COUNTED, MESSAGES, RESPONSES
+from models.family import MANIFEST, Checkpoint
+
+SURFACES = {
+    "/v1/chat/completions": CHAT,
+    "/v1/messages": MESSAGES,
+    "/v1/responses": RESPONSES,
+    "/v1/completions": COMPLETIONS,
+}
+"""The APIs in which a request can be answered."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -33,8 +41,7 @@ def create_app(services: Services) -> ASGIApp:
     """The gateway for one family. Its lifespan starts and stops the services."""
     door = Door(services.keyring, frozenset(services.settings.cors_origin))
     chat, models = ChatEndpoint(services), ModelsEndpoint(services)
-    messages, counted = ChatEndpoint(services, MESSAGES), ChatEndpoint(services, COUNTED)
-    responses, completions = ChatEndpoint(services, RESPONSES), ChatEndpoint(services, COMPLETIONS)
+    counted = ChatEndpoint(services, COUNTED)
     operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
     @asynccontextmanager
@@ -44,11 +51,8 @@ def create_app(services: Services) -> ASGIApp:
         await services.aclose()
 
     routes = [
-        Route("/v1/chat/completions", Endpoint(door, POST=chat.complete)),
-        Route("/v1/messages", Endpoint(door, POST=messages.complete)),
+        *(Route(path, Endpoint(door, POST=ChatEndpoint(services, api).complete)) for path, api in SURFACES.items()),
         Route("/v1/messages/count_tokens", Endpoint(door, POST=counted.count_tokens)),
-        Route("/v1/responses", Endpoint(door, POST=responses.complete)),
-        Route("/v1/completions", Endpoint(door, POST=completions.complete)),
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
@@ -160,20 +164,56 @@ class ModelsEndpoint:
     """`/v1/models`: the family, which lets the gateway choose, then every checkpoint."""
 
     def __init__(self, services: Services) -> None:
-        self._keyring = services.keyring
-        created = int((services.settings.family / MANIFEST).stat().st_mtime)
-        self._models = _models(services.family, created)
+        self._services = services
+        self._created = int((services.settings.family / MANIFEST).stat().st_mtime)
 
     async def list(self, request: Request) -> Response:
-        self._keyring.authenticate(request.headers)
-        return JSONResponse({"object": "list", "data": [*self._models.values()]})
+        self._services.keyring.authenticate(request.headers)
+        return JSONResponse({"object": "list", "data": [*self._models().values()]})
 
     async def retrieve(self, request: Request) -> Response:
-        self._keyring.authenticate(request.headers)
-        name = request.path_params["model"]
-        if name not in self._models:
+        self._services.keyring.authenticate(request.headers)
+        name, models = request.path_params["model"], self._models()
+        if name not in models:
             raise errors.unknown_model(name)
-        return JSONResponse(self._models[name])
+        return JSONResponse(models[name])
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        """What is listed, by id, as far as it is known now."""
+        services, family = self._services, self._services.family
+        common = {"object": "model", "created": self._created, "owned_by": "laconic"}
+        models: dict[str, dict[str, Any]] = {
+            family.name: {
+                "id": family.name,
+                **common,
+                "context_tokens": family.context_tokens,
+                "description": family.description,
+                "checkpoints": [family.served_name(checkpoint.name) for checkpoint in family.checkpoints],
+                "surfaces": [*SURFACES],
+            }
+        }
+        for checkpoint in family.checkpoints:
+            name = family.served_name(checkpoint.name)
+            context = services.engines.context_of(checkpoint.name) or family.context_tokens
+            models[name] = {
+                "id": name,
+                **common,
+                "context_tokens": min(context, family.context_tokens),
+                "parent": family.name,
+                **_measured(checkpoint),
+                "abilities": self._abilities(checkpoint),
+            }
+        return models
+
+    def _abilities(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What it can do; null for what no request has shown yet."""
+        services = self._services
+        capped_by = "engine" if services.engines.keeps_caps(checkpoint.name) else "gateway"
+        return {
+            "reasoning": services.family.reasoning is not None,
+            "thinking_capped_by": None if checkpoint.cap == "none" else capped_by,
+            **services.abilities.of(checkpoint.name),
+        }
 
 
 class OperatorEndpoint:
@@ -242,23 +282,6 @@ def _state(engine: EngineState) -> dict[str, Any]:
         "assumed": engine.assumed,
         "caps_hold": engine.caps_hold,
     }
-
-
-def _models(family: Family, created: int) -> dict[str, dict[str, Any]]:
-    """What `/v1/models` lists, by id."""
-    common = {"object": "model", "created": created, "owned_by": "laconic", "context_tokens": family.context_tokens}
-    models: dict[str, dict[str, Any]] = {
-        family.name: {
-            "id": family.name,
-            **common,
-            "description": family.description,
-            "checkpoints": [family.served_name(checkpoint.name) for checkpoint in family.checkpoints],
-        }
-    }
-    for checkpoint in family.checkpoints:
-        name = family.served_name(checkpoint.name)
-        models[name] = {"id": name, **common, "parent": family.name, **_measured(checkpoint)}
-    return models
 
 
 def _measured(checkpoint: Checkpoint) -> dict[str, Any]:

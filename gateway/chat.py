@@ -35,6 +35,9 @@ from gateway.settlement import abandon, settle
 from gateway.surfaces.surface import CHAT, Surface
 from models.family import Reasoning
 
+IGNORED = "x-laconic-ignored"
+"""The header that names the field of the request that the engine does not heed."""
+
 
 class ChatEndpoint:
     """`POST /v1/chat/completions` and `POST /v1/route`, or another API's endpoint for the same."""
@@ -175,6 +178,8 @@ class ChatEndpoint:
         settle(self._services, context, 200, done.cost, done.finish_reason)
         if done.cost.budget_hit:
             headers["x-laconic-budget-hit"] = "true"
+        if ignored := self._services.abilities.learn_from_answer(context.answering, question.body, done.said):
+            headers[IGNORED] = ignored
         return Response(self._surface.whole(done.body, question.asked), 200, headers, "application/json")
 
     def _stream(
@@ -190,6 +195,7 @@ class ChatEndpoint:
                 error = "engine failed mid-stream"
                 settle(services, context, relay.failure.status, cost, relay.finish_reason, error=error)
             elif relay.done or reason is EndReason.COMPLETE:
+                services.abilities.learn_from_stream(context.answering, question.body, relay.finish_reason)
                 settle(services, context, 200, cost, relay.finish_reason)
             else:
                 status = errors.stopping().status if reason is EndReason.GATEWAY_STOPPED else CALLER_LEFT
@@ -201,6 +207,8 @@ class ChatEndpoint:
                 settle_stream(reason)
 
         events = relayed(relay, answer, settle_stream)
+        if ignored := services.abilities.ignored(context.answering, question.body):
+            headers[IGNORED] = ignored
         translate = self._surface.stream(question.asked)
         return RelayedStream(
             events, headers, caller, services.settings.send_timeout_seconds, ended, translate=translate

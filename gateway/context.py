@@ -65,6 +65,11 @@ class RequestContext:
     settled: bool = False
 
     @property
+    def answering(self) -> str:
+        """The checkpoint whose answer the caller gets, as far as that is decided; "" before routing."""
+        return self.escalated_to or (self.decision.checkpoint if self.decision else "")
+
+    @property
     def engine_cap(self) -> int | None:
         """The cap that the engine keeps: its own, or the length of each of several choices."""
         return self.cap if self.engine_caps or self.question.choices > 1 else None

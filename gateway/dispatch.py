@@ -80,6 +80,7 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
             routing = replace(routing, available=routing.available - {decision.checkpoint})
             continue
         except ApiError as refusal:
+            services.abilities.learn_from_refusal(decision.checkpoint, context.question.body, refusal)
             refusal.param = refusal.param or errors.field_at_fault(refusal.message, context.question.body)
             raise
         if context.question.stream:

@@ -25,7 +25,7 @@ _INVALID = "invalid_request_error"
 _TOO_LONG = re.compile(r"context length|maximum input length|max_model_len|longer than the maximum", re.IGNORECASE)
 _FIELDS_BY_PHRASE = {
     "Grammar error": ("response_format", "structured_outputs", "tools"),
-    "tool choice": ("tool_choice",),
+    "tool choice": ("tool_choice", "tools"),
     "multimodal": ("messages",),
     "jinja2": ("chat_template_kwargs", "messages"),
 }

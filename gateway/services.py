@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.access.keyring import Keyring
@@ -11,6 +11,7 @@ from gateway.answer import counting
 from gateway.answer.counting import TokenCounter
 from gateway.config import ConfigError, Settings
 from gateway.engines import credentials
+from gateway.engines.abilities import Abilities
 from gateway.engines.credentials import CredentialsError
 from gateway.engines.pool import Engines, Timeouts
 from gateway.ledger.ledger import Ledger
@@ -44,6 +45,7 @@ class Services:
     tracing: Tracing
     counter: TokenCounter
     admission: Admission
+    abilities: Abilities = field(default_factory=Abilities)
 
     @classmethod
     def create(cls, settings: Settings, family: Family, profile: Profile, worker: int = 0) -> Services:

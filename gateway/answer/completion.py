@@ -8,7 +8,7 @@ from gateway import errors
 from gateway.answer.cost import Cost, Terms, cost_of
 from gateway.answer.hiding import visible_response
 from gateway.answer.transcript import MAX_FINISH_REASON, Transcript
-from gateway.events import UnreadableError, encode_json, line_of, objects, read_object
+from gateway.events import Json, UnreadableError, encode_json, line_of, objects, read_object
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Completion:
     """A non-streaming response for the caller, and what it cost."""
 
     body: bytes
+    said: Json
+    """What the engine responded."""
     cost: Cost
     finish_reason: str
 
@@ -50,4 +52,4 @@ def completion(body: bytes, terms: Terms, *, hides_reasoning: bool) -> Completio
             body = encode_json({**shown, "usage": cost.usage})
         except UnreadableError:
             raise errors.interrupted("The engine's response is nested too deeply.") from None
-    return Completion(body, cost, reason)
+    return Completion(body, response, cost, reason)

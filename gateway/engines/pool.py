@@ -106,6 +106,16 @@ class Engines:
         """The checkpoints that no engine can serve now."""
         return sorted(self._names.keys() - self.available)
 
+    def context_of(self, checkpoint: str) -> int | None:
+        """The context in tokens that its engines list, the smallest if they differ; None if none tells it."""
+        model = self._names[checkpoint]
+        told = [r.contexts[model] for r in self._replicas if checkpoint in r.serving and model in r.contexts]
+        return min(told, default=None)
+
+    def keeps_caps(self, checkpoint: str) -> bool:
+        """Whether an engine that serves it is trusted to keep caps on thinking."""
+        return any(checkpoint in replica.serving and not replica.caps.lost for replica in self._replicas)
+
     @property
     def in_flight(self) -> dict[str, int]:
         """Requests in flight, by engine URL."""

@@ -171,10 +171,11 @@ class Probes:
                     return Problem(
                         "its list of models is too long", f"{TRIED} sent over {listing.MAX_LIST_BYTES} bytes", NO_API
                     )
-        names = listing.served_models(bytes(body))
-        if names is None:
+        models = listing.served_models(bytes(body))
+        if models is None:
             return Problem("its list of models cannot be read", f"{TRIED} sent {len(body)} bytes", NO_API)
-        return names
+        replica.contexts = {name: size for name, size in models.items() if size is not None}
+        return frozenset(models)
 
     def _serving(self, names: Iterable[str]) -> frozenset[str]:
         """The checkpoints of the family whose models are among these."""

@@ -56,6 +56,8 @@ class Replica:
         """Why it serves nothing."""
         self.listed: frozenset[str] | None = None
         """The names of the models that it listed last; None if it has listed none yet, or has no list."""
+        self.contexts: dict[str, int] = {}
+        """By model, the context in tokens that it listed last, where it told it."""
         self.lacks: str | None = None
         """What it lists too little, in a sentence for admins."""
         self._refused: dict[str, Problem] = {}

@@ -53,7 +53,7 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                 async with http.get("/v1/models") as response:
                     listed = served_models(await response.read())
-                if listed is None or not names <= listed:
+                if listed is None or not names <= listed.keys():
                     return False
                 await asyncio.gather(*(_warm_up(http, name) for name in names))
         except (aiohttp.ClientError, OSError):

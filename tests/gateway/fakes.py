@@ -159,6 +159,7 @@ class FakeEngine:
 
     def __init__(self, family: Family) -> None:
         self.serves = [family.served_name(checkpoint.name) for checkpoint in family.checkpoints]
+        self.contexts: dict[str, int] = {}
         self.script: Script = answer
         self.more: list[web.RouteDef] = []
         self.bodies: list[dict[str, Any]] = []
@@ -170,7 +171,8 @@ class FakeEngine:
         self.site: web.TCPSite
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name} for name in self.serves]})
+        data = [{"id": name, "max_model_len": self.contexts.get(name)} for name in self.serves]
+        return web.json_response({"object": "list", "data": data})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -37,7 +37,8 @@ def test_ids_are_read_and_everything_else_is_skipped(body: bytes, names: set[str
     if names is None or b"9999" in body:
         assert not found
     else:
-        assert found == names
+        assert found is not None
+        assert found.keys() == names
 
 
 @given(json_values())
@@ -51,3 +52,9 @@ def test_any_json_is_a_list_of_names_or_none(value: Any) -> None:
 def test_any_bytes_are_a_list_of_names_or_none(body: bytes) -> None:
     found = served_models(body)
     assert found is None or all(isinstance(name, str) for name in found)
+
+
+def test_the_context_is_read_where_it_is_told() -> None:
+    told = [("a", 4096), ("b", "4096"), ("c", -1), ("d", 2**40), ("e", None)]
+    body = json.dumps({"data": [{"id": name, "max_model_len": size} for name, size in told]})
+    assert served_models(body.encode()) == {"a": 4096, "b": None, "c": None, "d": None, "e": None}
