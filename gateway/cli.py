@@ -107,9 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"laconic {VERSION}")
-    parser.add_argument("command", choices=commands, metavar="|".join(commands))
+    parser.add_argument("command", nargs="?", choices=commands, metavar="|".join(commands))
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help()
+        return
     try:
         commands[parsed.command](parsed.rest)
     except (ConfigError, FamilyError, ProfileError) as error:

@@ -107,7 +107,11 @@ def invalid(details: Sequence[Mapping[str, Any]]) -> BadRequestError:
 
 def not_found(path: str) -> ApiError:
     """404: no endpoint at this path."""
-    return ApiError(404, f"There is nothing at {path}. GET /openapi.json lists what there is.", code="not_found")
+    return ApiError(
+        404,
+        f"There is nothing at {path}. Chats go to POST /v1/chat/completions; GET /openapi.json lists the rest.",
+        code="not_found",
+    )
 
 
 def unknown_model(model: str) -> ApiError:

@@ -42,7 +42,7 @@ from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
 from training.precheck import PROFILE_SEED_OFFSET, check_target
-from training.profile import fit
+from training.profile import enough, fit
 from training.publish import assemble
 from training.rollouts.params import SamplingParams
 from training.tasks import outcome
@@ -157,6 +157,8 @@ def fit_profile(recipe: Recipe) -> None:
     _require_family(recipe)
     directory, stage = recipe.run_dir / "profile", recipe.profile
     prompts = questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
+    if few := enough.warning(len(prompts), "profile.prompts:"):
+        _console.print(few, highlight=False, soft_wrap=True)
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}

@@ -67,7 +67,7 @@ async def wait(settings: Settings, family: Family, seconds: float) -> None:
                     notice = Readiness.of(engines).notice(family).rpartition("\n")[0]
                     raise StartError(f"wait_for_engines: {seconds:.0f} s are over. {notice}")
                 ready = len(family.checkpoints) - len(missing)
-                progress.update(line, description=f"{ready} of {len(family.checkpoints)} checkpoints have an engine")
+                progress.update(line, description=f"with an engine: {ready} of {len(family.checkpoints)}")
                 await asyncio.sleep(LOOK_SECONDS)
 
 

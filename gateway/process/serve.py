@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import json
 import signal
@@ -189,5 +190,7 @@ def _listening(settings: Settings) -> Generator[socket.socket]:
         try:
             listener.bind((settings.host, settings.port))
         except OSError as error:
-            raise ConfigError(f"port: cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
+            where = f"{settings.host}:{settings.port}"
+            advice = "; stop what listens there, or pass another --port" if error.errno == errno.EADDRINUSE else ""
+            raise ConfigError(f"port: cannot listen on {where} ({error.strerror}){advice}") from None
         yield listener

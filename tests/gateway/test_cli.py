@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_help_lists_the_commands_and_shows_examples(capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert "laconic serve --engine http://gpu1:8000" in printed
     assert "laconic savings --since 24h" in printed
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([])
+    assert "laconic serve --engine http://gpu1:8000" in capsys.readouterr().out
+
+
+def test_a_port_in_use_is_said_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert exit_code("serve", "--port", str(port), "--engine", "http://127.0.0.1:1") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"laconic serve: port: cannot listen on 127.0.0.1:{port} ")
+    assert printed.endswith("; stop what listens there, or pass another --port\n")
 
 
 def test_the_command_line_imports_neither_the_engine_nor_the_training_job() -> None:

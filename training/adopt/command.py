@@ -26,6 +26,7 @@ from training.adopt.measure import Measured, Plan, Sampling
 from training.adopt.probe import Facts
 from training.adopt.prompts import Request
 from training.errors import StageError
+from training.profile import enough
 
 MIN_PROMPTS = 50
 PROGRESS_SECONDS = 15.0
@@ -263,6 +264,8 @@ def _print_result(console: Console, adopted: publish.Adopted, family: Family) ->
         highlight=False,
         soft_wrap=True,
     )
+    if few := enough.warning(family.checkpoints[0].frontier.overall.prompts):
+        console.print(f"  {few}", highlight=False, soft_wrap=True)
 
 
 def _fail(message: str) -> NoReturn:

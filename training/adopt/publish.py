@@ -20,7 +20,7 @@ from training.adopt.levels import Level
 from training.adopt.measure import Plan
 from training.adopt.probe import Facts
 from training.measure.figures import summarise
-from training.profile import fit
+from training.profile import enough, fit
 from training.publish import plots
 from training.tasks.outcome import BudgetForced, Graded
 
@@ -147,10 +147,11 @@ def card(adopted: Adopted, family: Family, report: Mapping[str, Mapping[str, flo
         for c in family.checkpoints
     ]
     routed = adopted.routed
+    few = enough.warning(measured.overall.prompts)
     return f"""# {family.name}
 
 {family.description} Nothing was trained: these are levels of {", ".join(f"`{model}`" for model in models)}, measured on
-{measured.overall.prompts:,} prompts with {measured.samples_per_prompt} samples each.
+{measured.overall.prompts:,} prompts with {measured.samples_per_prompt} samples each.{f" **{few}**" if few else ""}
 
 | checkpoint | model | what is asked | {_accuracy(adopted.label)} | reasoning tokens |
 | --- | --- | --- | --- | --- |

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from models.family import Checkpoint, Estimate, Family, Slice
+from training.profile import enough
 from training.publish.provenance import Provenance
 from training.tasks.problems import DIFFICULTIES, KINDS
 
@@ -114,6 +115,7 @@ def _figures(family: Family, *, caution: bool) -> str:
     paragraphs = [
         "## Figures",
         method,
+        enough.warning(measured.overall.prompts) or "",
         _CAUTION if caution else "",
         _figures_table(family, "overall"),
         _recommended(family),

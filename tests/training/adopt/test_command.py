@@ -57,10 +57,17 @@ async def test_a_served_model_becomes_a_family(prompts: Path, tmp_path: Path, ca
     printed = capsys.readouterr().err
     for line in ("cap: `thinking_token_budget` holds", "cost: ", "routed ", "laconic serve --engine"):
         assert line in printed
+    assert "that is few" not in printed + card
     # The same command again asks nothing twice but what the engine can do.
     scripted.bodies.clear()
     await adopt(scripted, "--prompts", str(prompts), "--out", str(out))
     assert len(scripted.bodies) < 20
+
+
+async def test_figures_from_few_prompts_say_so(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    await adopt(ScriptedEngine(), "--prompts", str(prompts), "--most", "60", "--out", str(tmp_path / "family"))
+    for said in (capsys.readouterr().err, (tmp_path / "family" / "README.md").read_text()):
+        assert "Measured on 60 prompts: that is few." in said
 
 
 @pytest.mark.parametrize(
