@@ -29,6 +29,7 @@ from pydantic_settings import (
 from redis.asyncio import ConnectionPool
 
 import models
+from gateway.engines import more_args
 from gateway.request import browsers, budget
 from models import endpoint
 from models.field import one_line, path_of
@@ -105,6 +106,11 @@ class Settings(BaseSettings):
     engine: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="URL of a running engine, with or without /v1; repeat for several; default: start vLLM",
+    )
+    engine_args: str | None = Field(
+        default=None,
+        description="more arguments for the vLLM that is started, as in a shell, such as"
+        " --engine-args='--enable-auto-tool-choice --tool-call-parser hermes'",
     )
     engine_key_file: Path | None = Field(
         default=None,
@@ -245,6 +251,13 @@ class Settings(BaseSettings):
         if wrong := [name for name in names if not re.fullmatch(r"\w[\w.-]{0,99}", name)]:
             raise ValueError(f"{wrong[0]!r} is not a field's name such as priority or chat_template_kwargs.documents")
         return names
+
+    @field_validator("engine_args")
+    @classmethod
+    def _engine_words(cls, text: str | None) -> str | None:
+        if text is not None:
+            more_args.words(text)
+        return text
 
     @field_validator("engine_header")
     @classmethod

@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -35,8 +36,10 @@ WARM_UP_TOKENS, WARM_UP_SECONDS = 4, 120.0
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
-def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Program:
+def engine(family: Family, directory: Path, port: int, state_dir: Path, more: Sequence[str] = ()) -> Program:
     """The program that runs vLLM on a family, serving each checkpoint under its served name.
+
+    `more` are the operator's own arguments. They come last, so they win.
 
     Raises:
         ConfigError: vLLM is not installed, or one engine cannot serve this family.
@@ -62,7 +65,7 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path) -> Progr
 
     return Program(
         name="vLLM",
-        command=engine_command(family, directory, port, cpu_dtype()),
+        command=[*engine_command(family, directory, port, cpu_dtype()), *more],
         environment={
             **{name: os.environ.get(name, value) for name, value in _engine_environment().items()},
             # Without bytecode files, each start would compile vLLM and torch again, which takes seconds.

@@ -29,6 +29,7 @@ from gateway import store
 from gateway.access.journal import merge_journals
 from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
+from gateway.engines import more_args
 from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
 from gateway.process import embedded, readiness, state_dir
@@ -53,6 +54,8 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     logs.set_up(settings)
+    if settings.engine_args is not None and settings.engine:
+        raise ConfigError("engine_args: is for the vLLM that the gateway starts; give them to your own where it starts")
     # The weights matter to whoever loads them: the embedded engine.
     family = families.load(settings.family, verify=not settings.engine)
     with (
@@ -70,7 +73,8 @@ async def _serve(
     engine_urls, redis_url = settings.engine, settings.redis
     if not engine_urls:
         port = embedded.free_port()
-        programs.append(embedded.engine(family, settings.family, port, settings.state_dir))
+        more = more_args.words(settings.engine_args or "")
+        programs.append(embedded.engine(family, settings.family, port, settings.state_dir, more))
         engine_urls = [f"http://127.0.0.1:{port}"]
     if redis_url is None:
         programs.insert(0, embedded.redis(settings.state_dir))  # it is ready at once, and its news comes first

@@ -55,6 +55,12 @@ def test_the_largest_rank_is_rounded_up_to_one_that_vllm_supports(
     assert value_of(command, "--max-lora-rank") == flag
 
 
+def test_the_operators_own_arguments_come_last(family: Family, tmp_path: Path) -> None:
+    adapted, own = with_ranks(family, tmp_path, 8), ["--tool-call-parser", "hermes"]
+    program = embedded.engine(adapted, tmp_path, 1, tmp_path, own)
+    assert program.command == [*embedded.engine(adapted, tmp_path, 1, tmp_path).command, *own]
+
+
 def test_lora_is_not_enabled_for_a_base_without_adapters(family: Family, tmp_path: Path) -> None:
     assert "--enable-lora" not in embedded.engine_command(with_ranks(family, tmp_path), tmp_path, 1, "auto")
 
