@@ -29,7 +29,7 @@ from pydantic_settings import (
 from redis.asyncio import ConnectionPool
 
 import models
-from gateway.engines import more_args
+from gateway import more_args
 from gateway.request import browsers, budget
 from models import endpoint
 from models.field import one_line, path_of

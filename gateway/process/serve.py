@@ -25,11 +25,10 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gateway import store
+from gateway import more_args, store
 from gateway.access.journal import merge_journals
 from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
-from gateway.engines import more_args
 from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
 from gateway.process import embedded, readiness, state_dir

@@ -28,6 +28,7 @@ from models.family import Family
 
 FAMILY_DIR = Path(os.environ.get("LACONIC_TEST_FAMILY") or shipped_family())
 READY = "Ctrl-C stops it"
+TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes"
 LAUNCH = (sys.executable, "-m", "gateway.cli", "serve")
 
 
@@ -97,8 +98,11 @@ def launched(state_dir: Path, *arguments: str, launch: Sequence[str] = LAUNCH) -
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """A stack that embeds everything. It is stopped with Ctrl-C, after which no process may be left."""
-    with launched(tmp_path_factory.mktemp("stack")) as running:
+    """A stack that embeds everything. It is stopped with Ctrl-C, after which no process may be left.
+
+    Its vLLM has a tool parser; without one it refuses the tools that agents send.
+    """
+    with launched(tmp_path_factory.mktemp("stack"), f"--engine-args={TOOLS}") as running:
         yield running
         assert running.interrupt() == []
         assert running.process.returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.engines.more_args import words
+from gateway.more_args import words
 
 
 def test_a_line_is_split_as_a_shell_does() -> None:
