@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -36,9 +36,11 @@ class Times:
 class Caller(asyncio.Protocol):
     """One keep-alive connection, one request at a time; it is opened again if the server closed it."""
 
-    def __init__(self, url: str, times: Times, stream: bool) -> None:
+    def __init__(self, url: str, times: Times, stream: bool, end: bytes = b"[DONE]") -> None:
+        """`end` is in the last event of a stream that has not failed."""
         parts = urlsplit(url)
         self._place, self._times, self._stream = (parts.hostname or "", parts.port or 80), times, stream
+        self._end = end
         self._buffer = bytearray()
         self._done: asyncio.Future[None] | None = None
         self._began = self._last = 0.0
@@ -82,7 +84,7 @@ class Caller(asyncio.Protocol):
             assert self._done is not None
             if self._done.cancelled():  # nobody waits any more
                 return
-            if not self._buffer.startswith(b"HTTP/1.1 200") or (self._stream and b"[DONE]" not in self._buffer):
+            if not self._buffer.startswith(b"HTTP/1.1 200") or (self._stream and self._end not in self._buffer):
                 self._times.failed += 1
             self._times.total.append(now - self._began)
             self._done.set_result(None)
@@ -108,25 +110,32 @@ class Caller(asyncio.Protocol):
 
 def requests(url: str, prompts: Sequence[str], *, stream: bool, key: str = "", **more: object) -> list[bytes]:
     """A chat request for each prompt, as bytes."""
+    chats = ({"messages": [{"role": "user", "content": prompt}], **more} for prompt in prompts)
+    return [post(f"{url}/chat/completions", chat, stream=stream, key=key) for chat in chats]
+
+
+def post(url: str, asked: Mapping[str, object], *, stream: bool, key: str = "") -> bytes:
+    """A request for the model `abacus`, as bytes."""
     parts = urlsplit(url)
     auth = f"authorization: Bearer {key}\r\n" if key else ""
-    head = f"POST {parts.path}/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\n{auth}"
-    made: list[bytes] = []
-    for prompt in prompts:
-        chat: dict[str, object] = {"model": "abacus", "messages": [{"role": "user", "content": prompt}], **more}
-        if stream:
-            chat["stream"] = True
-        body = json.dumps(chat).encode()
-        made.append(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-    return made
+    body = json.dumps({"model": "abacus", **asked, **({"stream": True} if stream else {})}).encode()
+    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{auth}content-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def load(
-    url: str, messages: Sequence[bytes], clients: int, seconds: float, *, stream: bool, rate: float
+    url: str,
+    messages: Sequence[bytes],
+    clients: int,
+    seconds: float,
+    *,
+    stream: bool,
+    rate: float = 0.0,
+    end: bytes = b"[DONE]",
 ) -> Times:
     """Closed load from `clients` clients; with a `rate`, one request every 1 / rate seconds on any free client."""
     times = Times()
-    callers = [Caller(url, times, stream) for _ in range(clients)]
+    callers = [Caller(url, times, stream, end) for _ in range(clients)]
     coming = itertools.cycle(messages)
     # The first request of each connection is a warm-up.
     await asyncio.gather(*(caller.ask(next(coming)) for caller in callers))

@@ -353,6 +353,13 @@ class Recipe(_Section):
                 f"family.dense.answer: {dense.answer!r} must be base.cold_start.answer, {cold.answer!r}:"
                 " so the model states its answers"
             )
+        if self.evaluate.temperature == 0:
+            for stage, samples in (("evaluate", self.evaluate.samples), ("profile", self.profile.samples)):
+                if samples > 1:
+                    raise ValueError(
+                        f"{stage}.samples: {samples} samples at evaluate.temperature 0 are {samples} times the same;"
+                        " set it to 1, or raise the temperature"
+                    )
         if self.publish_to is not None and self.run_dir.absolute().is_relative_to(self.publish_to.absolute()):
             raise ValueError(f"publish_to: {self.publish_to} would replace run_dir, which is {self.run_dir}")
         if self.data.task != "arithmetic" and isinstance(self.base, BaseStage):
