@@ -41,6 +41,7 @@ from training.job.allocator import give_back_freed_memory
 from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
+from training.measure.drawing import draws
 from training.precheck import PROFILE_SEED_OFFSET, check_target
 from training.profile import enough, fit
 from training.publish import assemble
@@ -147,9 +148,10 @@ def evaluate(recipe: Recipe) -> None:
     stage = recipe.evaluate
     prompts = questions(recipe.data, "heldout", recipe.seed, stage.prompts)
     params = outcomes.sampling_params(recipe, samples=stage.samples)
-    for name in checkpoints.names(recipe):
-        path = outcomes.path_in(recipe.run_dir / "evaluate", name)
-        outcomes.measure(recipe, name, prompts, path, params)
+    with draws(recipe) as drawn:
+        for name in checkpoints.names(recipe):
+            path = outcomes.path_in(recipe.run_dir / "evaluate", name)
+            outcomes.measure(recipe, name, prompts, path, params, draws=drawn)
 
 
 def fit_profile(recipe: Recipe) -> None:
@@ -162,14 +164,16 @@ def fit_profile(recipe: Recipe) -> None:
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
-    for name, path in paths.items():
-        outcomes.measure(recipe, name, prompts, path, params, surprisal=_can_escalate(name))
-        outcomes.measure_budget_forced(recipe, name, prompts[: stage.budget_forced_count], forced_paths[name])
+    forced = prompts[: stage.budget_forced_count]
+    with draws(recipe) as drawn:
+        for name, path in paths.items():
+            outcomes.measure(recipe, name, prompts, path, params, surprisal=_can_escalate(name), draws=drawn)
+            outcomes.measure_budget_forced(recipe, name, forced, forced_paths[name], draws=drawn)
     if is_up_to_date(directory / "profile.json", _profile_record(directory, paths)):
         return
     measured = {name: outcome.load(path) for name, path in paths.items()}
-    forced = {name: outcome.load_budget_forced(path) for name, path in forced_paths.items()}
-    fit.save(fit.fit(measured, forced, recipe.seed), directory / "profile.json")
+    answers = {name: outcome.load_budget_forced(path) for name, path in forced_paths.items()}
+    fit.save(fit.fit(measured, answers, recipe.seed), directory / "profile.json")
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:

@@ -39,7 +39,9 @@ def measured(monkeypatch) -> dict[str, tuple[Sequence[Question], SamplingParams]
     def measure(_recipe: Recipe, _name: str, prompts: Sequence[Question], path: Path, params, **_: object) -> None:
         calls[path.name] = (prompts, params)
 
-    def measure_budget_forced(_recipe: Recipe, _name: str, prompts: Sequence[Question], path: Path) -> None:
+    def measure_budget_forced(
+        _recipe: Recipe, _name: str, prompts: Sequence[Question], path: Path, **_: object
+    ) -> None:
         calls[path.name] = (prompts, None)
 
     monkeypatch.setattr(stages, "_require_family", lambda _recipe: None)

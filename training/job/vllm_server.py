@@ -46,6 +46,8 @@ class ServerSettings:
     """Completions that are sampled at once."""
     kv_bytes_per_token: int = 0
     """Of one token's keys and values in all layers; 0 gives the cache 1 GiB."""
+    at_temperature: bool = True
+    """Whether log probabilities are those at the temperature of the draw, or at temperature 1."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def command(settings: ServerSettings, path: Path) -> list[str]:
         *("--dtype", settings.dtype, "--max-model-len", str(settings.context_tokens)),
         *("--max-num-seqs", str(settings.sequences)),
         # The model's own generation_config would set top-p, top-k and penalties, and the policy would be another one.
-        *("--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"),
+        *("--generation-config", "vllm"),
+        *("--logprobs-mode", "processed_logprobs" if settings.at_temperature else "raw_logprobs"),
         # A prompt is computed once for its group only in whole blocks, and the default block is 128 tokens.
         *("--block-size", "32"),
         # On a CPU, a prompt with a seed that is computed in two parts ends the engine: torch's generator has no offset.

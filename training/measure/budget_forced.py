@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training.measure.drawing import Draw
 from training.rollouts.grade import Grader
 from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded, sample
@@ -26,24 +28,26 @@ def measure(
     params: SamplingParams,
     *,
     on_batch: Callable[[int], None] = lambda _: None,
+    draw: Draw | None = None,
 ) -> list[BudgetForced]:
     """One budget-forced answer per prompt: sample a completion, end its thinking at a random budget, sample an answer.
 
     The budget is below the length of the thinking and uniform in log(1 + budget). Prompts whose completion has no
-    thinking are left out. `on_batch` receives the number of completions so far, of two per prompt.
+    thinking are left out. `on_batch` receives the number of completions so far, of two per prompt. `draw` samples from
+    the model; None: in this process.
     """
     ids = encoded(tokenizer, prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     eos: int = tokenizer.eos_token_id
-    completions = sample(model, [ids[i] for i in order], params, eos=eos, on_batch=on_batch)
+    draw = draw or partial(sample, model)
+    completions = draw([ids[i] for i in order], params, eos=eos, on_batch=on_batch)
     grade, rng = Grader(tokenizer), np.random.default_rng(params.seed)
     forced: list[tuple[int, int, list[int]]] = []
     for i, completion in zip(order, completions, strict=True):
         if (thinking_tokens := grade(completion, prompts[i].answer).reasoning_tokens) > 0:
             budget = int(np.expm1(rng.uniform(0, np.log1p(thinking_tokens))))
             forced.append((i, budget, grade.budget_forced(completion, budget)))
-    answers = sample(
-        model,
+    answers = draw(
         [ids[i] + thinking for i, _, thinking in forced],
         replace(params, seed=None),
         eos=eos,

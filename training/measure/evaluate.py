@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.config import DenseReward
+from training.measure.drawing import Draw
 from training.rewards.dense import EpisodeGrader
 from training.rewards.information_gain import answer_probabilities
 from training.rollouts.batch import Rollouts
@@ -27,9 +29,11 @@ def sample_and_grade(
     on_batch: Callable[[int], None] = lambda _: None,
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
+    draw: Draw | None = None,
 ) -> list[Graded]:
     """Sample every prompt `params.samples` times and grade the completions.
 
+    `draw` samples from the model; None: in this process.
     `first_episode`: if given, outcomes also have `after_first`, P(gold answer) after the first episode, split and
     probed with these settings. `surprisal`: outcomes also have the thinking's -log P.
     """
@@ -38,8 +42,7 @@ def sample_and_grade(
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     repeated = [i for i in order for _ in range(params.samples)]
     nats: list[list[float]] = []
-    completions = sample(
-        model,
+    completions = (draw or partial(sample, model))(
         [ids[i] for i in order],
         params,
         eos=tokenizer.eos_token_id,

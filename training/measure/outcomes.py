@@ -17,6 +17,7 @@ from training.errors import StageError
 from training.job import checkpoints
 from training.job.record import fingerprint, is_up_to_date
 from training.measure import budget_forced, evaluate
+from training.measure.drawing import Draws
 from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.question import Question
@@ -36,22 +37,29 @@ def measure(
     *,
     first_episode: DenseReward | None = None,
     surprisal: bool = False,
+    draws: Draws | None = None,
 ) -> None:
-    """Measure one checkpoint on these questions and save its outcomes, unless the file is up to date."""
+    """Measure one checkpoint on these questions and save its outcomes, unless the file is up to date.
+
+    `draws` says who samples; None: the model in this process.
+    """
     extras: dict[str, Any] = {"first_episode": first_episode, "surprisal": surprisal}
     made_from = record(recipe, name, params, prompts=len(questions), **extras)
     run = partial(evaluate.sample_and_grade, prompts=questions, params=params, **extras)
     completions = len(questions) * params.samples
-    _measure_unless_up_to_date(recipe, name, path, made_from, run=run, save=outcome.save, completions=completions)
+    save = outcome.save
+    _measure_unless_up_to_date(recipe, name, path, made_from, run=run, save=save, completions=completions, draws=draws)
 
 
-def measure_budget_forced(recipe: Recipe, name: str, questions: Sequence[Question], path: Path) -> None:
+def measure_budget_forced(
+    recipe: Recipe, name: str, questions: Sequence[Question], path: Path, *, draws: Draws | None = None
+) -> None:
     """Save the budget-forced answers of one checkpoint to these questions, unless the file is up to date."""
     params = sampling_params(recipe, samples=1)
     made_from = record(recipe, name, params, prompts=len(questions))
     run = partial(budget_forced.measure, prompts=questions, params=params)
     save, completions = outcome.save_budget_forced, 2 * len(questions)
-    _measure_unless_up_to_date(recipe, name, path, made_from, run=run, save=save, completions=completions)
+    _measure_unless_up_to_date(recipe, name, path, made_from, run=run, save=save, completions=completions, draws=draws)
 
 
 def _measure_unless_up_to_date(
@@ -63,6 +71,7 @@ def _measure_unless_up_to_date(
     run: Callable[..., T],
     save: Callable[[T, Path], None],
     completions: int,
+    draws: Draws | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_up_to_date(path, made_from):
@@ -70,7 +79,8 @@ def _measure_unless_up_to_date(
         return
     model, tokenizer = checkpoints.load(recipe, name)
     with bar(completions, f"{path.parent.name} {path.stem}") as progress:
-        measured = run(model, tokenizer, on_batch=progress)
+        drawn = {} if draws is None else {"draw": draws.of(model)}
+        measured = run(model, tokenizer, on_batch=progress, **drawn)
     save(measured, path)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Completion(NamedTuple):
     ids: list[int]
     """Token ids, the eos included if it was sampled."""
     logprobs: list[float]
-    """log P in nats of each token at the temperature that it was drawn at; NaN where vLLM had none."""
+    """log P in nats of each token, as the server's `at_temperature` says; NaN where vLLM had none."""
 
 
 @dataclass
@@ -63,7 +63,12 @@ class Engine:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         shutil.copy(self.server.settings.model / "config.json", self.directory)
-        tensors = {name: weight.detach().to(dtype).contiguous() for name, weight in weights.items()}
+        tensors: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            tensor = weight.detach().to(dtype).contiguous()
+            # On a CPU, vLLM repacks the output embeddings and keeps the old ones unless they are there by their name.
+            is_tied = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+            tensors[name] = tensor.clone() if is_tied else tensor
         save_file(tensors, self.directory / "model.safetensors", metadata={"format": "pt"})
         arguments = {"method": "reload_weights", "kwargs": {"weights_path": str(self.directory.absolute())}}
         self._post("/collective_rpc", arguments)
@@ -71,13 +76,21 @@ class Engine:
             raise self.server.failure("it keeps what earlier weights computed")
         shutil.rmtree(self.directory)
 
-    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, eos: int) -> list[Completion]:
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        eos: int,
+        on_group: Callable[[int], None] = lambda _: None,
+    ) -> list[Completion]:
         """`params.samples` completions of each prompt, grouped by prompt; each ends with `eos` or was truncated.
 
         Args:
             prompts: token ids.
             params: a seed makes the draw repeatable as far as vLLM's batches are; prompts have different ones.
             eos: the only token id that ends a completion.
+            on_group: receives the number of prompts so far, in their order.
 
         Raises:
             StageError: a prompt leaves no room for its completion, or vLLM has ended.
@@ -92,7 +105,11 @@ class Engine:
             return []
         with ThreadPoolExecutor(len(prompts)) as threads:
             groups = threads.map(lambda job: self._group(job[1], params, eos, job[0]), enumerate(prompts))
-            return [completion for group in groups for completion in group]
+            completions: list[Completion] = []
+            for done, group in enumerate(groups, 1):
+                completions += group
+                on_group(done)
+            return completions
 
     def _group(self, prompt: Sequence[int], params: SamplingParams, eos: int, number: int) -> list[Completion]:
         seed = None if params.seed is None else (params.seed + number * _SEEDS_APART) % _LARGEST_SEED
@@ -136,7 +153,9 @@ class Engine:
         return response
 
 
-def settings_for(model: Path, config: Any, *, max_tokens: int, sequences: int) -> ServerSettings:
+def settings_for(
+    model: Path, config: Any, *, max_tokens: int, sequences: int, at_temperature: bool = True
+) -> ServerSettings:
     """What a server for a model must hold, in the format that is fast on this machine.
 
     Args:
@@ -144,6 +163,7 @@ def settings_for(model: Path, config: Any, *, max_tokens: int, sequences: int) -
         config: its text config.
         max_tokens: longest completion.
         sequences: completions that are sampled at once.
+        at_temperature: whether log probabilities are those at the temperature of the draw, or at temperature 1.
     """
     dtype = torch.bfloat16 if autocast_bf16() else torch.float32
     return ServerSettings(
@@ -152,6 +172,7 @@ def settings_for(model: Path, config: Any, *, max_tokens: int, sequences: int) -
         dtype=str(dtype).removeprefix("torch."),
         sequences=sequences,
         kv_bytes_per_token=cached_values(config) * dtype.itemsize,
+        at_temperature=at_temperature,
     )
 
 

@@ -30,12 +30,13 @@ def merged(model: Any) -> Iterator[None]:
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
-    """The weights of a model under the names of its own files, without those of an adapter; tied ones once.
+    """The weights of a model by the names in its own files, without those of an adapter; tied ones by each name.
 
     Within `merged`, they are the weights that the model samples with.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    named = ((name, weight) for name, weight in base.named_parameters() if "lora_" not in name)
+    every = base.named_parameters(remove_duplicate=False)
+    named = ((name, weight) for name, weight in every if "lora_" not in name)
     return {name.replace(".base_layer.", "."): weight for name, weight in named}
 
 

@@ -2,7 +2,7 @@
 
 Finished sequences leave the batch. Hugging Face's `generate` computes every row until the longest is done; with
 reasoning of very different lengths that is more than half the work (docs/decisions/0003-rollouts.md). Evaluation
-samples here. So does training, unless `family.engine: vllm` is set, which is faster on a GPU.
+and training sample here. With `family.engine: vllm` training does not, and without a GPU evaluation does not, either.
 """
 
 from __future__ import annotations
