@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format docs train family-real bench bench-gateway bench-attacks bench-soak routing-report generated lock clean
+.PHONY: help serve test test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-soak routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -15,6 +15,11 @@ serve: ## start vLLM, Redis and the gateway with the shipped family on http://12
 test: ## run all tests, including the end-to-end tests on a real stack
 	@scripts/install.sh all
 	python -m pytest
+
+test-clients: ## try the gateway with other people's clients, which it installs (some need Node.js)
+	@scripts/install.sh all
+	@scripts/clients.sh
+	python -m pytest tests/clients -v
 
 lint: ## check formatting, style, types and the import layers
 	@scripts/install.sh all
@@ -74,5 +79,5 @@ lock: ## resolve requirements/*.txt again from pyproject.toml
 	scripts/lock.sh
 
 clean: ## remove .venv and the caches of tools; training runs are kept
-	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-peers .venv-clients tests/clients/node/node_modules build *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

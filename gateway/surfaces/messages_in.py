@@ -23,6 +23,8 @@ _FIELDS = frozenset(
     }
 )  # fmt: skip
 _CACHED = frozenset({"cache_control"})
+THREADS = "thread_unsupported_request"
+"""Anthropic's code of an error after which its clients send the whole conversation instead of a `thread`."""
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -32,6 +34,8 @@ def chat_body(body: Json) -> Json:
     Raises:
         BadRequestError: a field is missing, malformed, or asks for what no engine behind this gateway can do.
     """
+    if body.get("thread") is not None:
+        raise BadRequestError("thread: this gateway stores no messages. Send all of them.", "thread", THREADS)
     only(body, _FIELDS)
     if body.get("max_tokens") is None:
         raise BadRequestError("max_tokens: missing; the Messages API needs it", "max_tokens")

@@ -11,6 +11,7 @@ from gateway.events import (
     parse_object,
     string_at,
 )
+from gateway.surfaces.messages_in import THREADS
 from gateway.surfaces.said import ChatReader, first_choice, named_event, reasoning_of
 
 _STOP_REASONS = {
@@ -61,9 +62,10 @@ def message(completion: Json) -> Json:
 
 
 def error(failure: ApiError) -> Json:
-    """An error in Anthropic's shape."""
+    """An error in Anthropic's shape. Its clients need `details` to see that a `thread` cannot be had."""
     kind = _ERRORS.get(failure.status, "api_error" if failure.status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": failure.message}}
+    details = {"details": {"error_code": THREADS, "unsupported": ["thread"]}} if failure.code == THREADS else {}
+    return {"type": "error", "error": {"type": kind, "message": failure.message, **details}}
 
 
 def usage_of(usage: Json) -> Json:

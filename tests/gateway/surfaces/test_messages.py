@@ -59,6 +59,17 @@ async def test_an_error_is_in_anthropic_s_shape(client: anthropic.AsyncAnthropic
     }
 
 
+async def test_a_tool_runner_sends_the_whole_conversation_because_no_thread_is_stored(
+    client: anthropic.AsyncAnthropic, engine: FakeEngine
+) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="stores no messages"):
+        await client.beta.messages.create(**asked(thread={"type": "create"}))
+    assert engine.bodies == []
+    runner = client.beta.messages.tool_runner(**asked(tools=[WEATHER]))
+    message = await runner.until_done()
+    assert [block.type for block in message.content] == ["thinking", "text"]
+
+
 async def test_tokens_are_counted_before_anything_is_sent(client: anthropic.AsyncAnthropic, engine: FakeEngine) -> None:
     counted = await client.messages.count_tokens(model="abacus", messages=[{"role": "user", "content": EASY}])
     more = await client.messages.count_tokens(
