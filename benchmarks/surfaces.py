@@ -2,9 +2,9 @@
 
     python -m benchmarks.surfaces --out benchmarks/results
 
-The upstream does no work and answers chats (`benchmarks/upstream.py`). Laconic runs one worker with everything on. Every
-turn measures each API once; ratios are of requests a second in the same turn, beside chat completions in that turn. The
-median is reported with the lowest and the highest. Five turns take about two minutes.
+The upstream does no work and answers chats (`benchmarks/upstream.py`). Laconic runs one worker with everything on. Each
+turn measures each API once; ratios are of requests a second, beside chat completions in the same turn. The median is
+reported with the lowest and the highest. Five turns take about two minutes.
 """
 
 from __future__ import annotations
