@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-soak routing-report generated lock clean
+.PHONY: help serve test test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -61,6 +61,10 @@ bench-gateway: ## measure the cost of the gateway beside vllm-router and LiteLLM
 bench-attacks: ## measure what another caller notices while the gateway is attacked (about twelve minutes)
 	@scripts/install.sh all
 	python -m benchmarks.attacks --out benchmarks/results
+
+bench-surfaces: ## measure what Messages, Responses and completions cost beside chat completions (two minutes)
+	@scripts/install.sh all
+	python -m benchmarks.surfaces --out benchmarks/results
 
 bench-soak: ## send 100 streamed requests a second for twenty minutes, and check memory, open files and ledger
 	@scripts/install.sh all

@@ -25,6 +25,7 @@ FILES = {
     "gateway": "benchmarks/results/gateway.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",
+    "surfaces": "benchmarks/results/surfaces.json",
     "dense": "benchmarks/results/dense_reward.json",
     "decision": "benchmarks/results/decision.json",
     "savings": "benchmarks/results/savings_interval.json",

@@ -14,13 +14,13 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import uvloop
 from rich.progress import Progress
 
 from benchmarks import load, machine
+from benchmarks.figures import spread
 from benchmarks.peers import laconic, upstream_server
 from training.tasks.prompts import prompts
 
@@ -72,14 +72,7 @@ def main() -> None:
         "turns": arguments.turns,
         "seconds": arguments.seconds,
         "clients": CLIENTS,
-        "ratios": {
-            what: {
-                "median": round(median(values), 3),
-                "lowest": round(min(values), 3),
-                "highest": round(max(values), 3),
-            }
-            for what, values in ratios.items()
-        },
+        "ratios": {what: spread(values) for what, values in ratios.items()},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "surfaces.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -193,9 +193,24 @@ def soak(sources: Sources) -> str:
     return _table(names, [[f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values]])
 
 
+def surfaces(sources: Sources) -> str:
+    """What other APIs cost beside chat completions."""
+    apis: dict[str, list[str]] = {}
+    for what, ratio in sources.value("surfaces", "ratios").items():
+        _, kind, api = what.partition(" / ")[0].split(", ")
+        apis.setdefault(api, []).append(render(ratio, ".2"))
+        assert kind == ("streamed" if len(apis[api]) == 1 else "whole")
+    return _table(["API", "streamed", "whole"], [[api, *ratios] for api, ratios in apis.items()])
+
+
 def attacked_machine(sources: Sources) -> str:
     """What the attacks were measured on."""
     return _machine(sources.value("attacks", "machine"))
+
+
+def surfaces_machine(sources: Sources) -> str:
+    """What other APIs were measured on."""
+    return _machine(sources.value("surfaces", "machine"))
 
 
 def soaked_machine(sources: Sources) -> str:
@@ -280,6 +295,8 @@ TABLES = {
     "attacked machine": attacked_machine,
     "soak": soak,
     "soaked machine": soaked_machine,
+    "surfaces": surfaces,
+    "surfaces machine": surfaces_machine,
     "rewards": rewards,
     **{name: partial(adopted, source=name) for name in ("adopted-qwen", "adopted-abacus", "adopted-transformers")},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -403,4 +404,12 @@ def load(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = path_of(part for part in first["loc"] if part not in _KIND) or "recipe"
-        raise RecipeError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+        message = _no_such_field(str(first["loc"][-1])) if first["type"] == "extra_forbidden" else first["msg"]
+        raise RecipeError(f"{path}: {field}: {message.removeprefix('Value error, ')}") from None
+
+
+def _no_such_field(name: str) -> str:
+    """What to say about a field that there is not, with the one that was probably meant."""
+    known = {field for section in _Section.__subclasses__() for field in section.model_fields}
+    close = get_close_matches(name, known - {name}, 1)
+    return f"there is no such field; did you mean {close[0]}?" if close else "there is no such field here"

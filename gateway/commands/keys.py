@@ -73,6 +73,9 @@ def main(arguments: Sequence[str]) -> None:
     {"create": _create, "list": _list, "revoke": _revoke}[parsed.action](parsed)
 
 
+NEEDED = "From now on, requests without a key are refused, also once every key is revoked."
+
+
 def _create(parsed: argparse.Namespace) -> None:
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config", "family")
     try:
@@ -94,7 +97,7 @@ def _create(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps({"key": secret, **key.public()}))
     else:
-        print(f"{secret}\n\nThis is the secret of the key {key.name}. It is not shown again.")
+        print(f"{secret}\n\nThis is the secret of the key {key.name}. It is not shown again. {NEEDED}")
 
 
 def _list(parsed: argparse.Namespace) -> None:
@@ -142,4 +145,4 @@ def _revoke(parsed: argparse.Namespace) -> None:
 
     if not terminal.with_redis("keys", settings, revoke):
         terminal.fail(f"laconic keys: there is no key named {parsed.name!r}", 1)
-    print(f"The key {parsed.name} is revoked. Gateways reject it within a second or two.")
+    print(f"The key {parsed.name} is revoked. Gateways reject it within a second or two. {NEEDED}")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
 import socket
 from collections.abc import Generator
 from typing import Any
@@ -26,6 +27,10 @@ from models.family import Family
 M_MMAP_THRESHOLD = -3
 """glibc's name for the size from which a block is mapped by itself."""
 
+log = logging.getLogger("laconic")
+
+LAST_SECONDS = 5.0
+"""For requests to end that were cancelled."""
 TRIM_SECONDS = 30
 GROWTH = 1.1
 
@@ -49,6 +54,7 @@ class Server:
         self.engines = services.engines
         self._reloader = Reloader(services, read_level or (lambda: settings.log_level))
         self._server = _Uvicorn(_config(app, settings))
+        self._drain_seconds = settings.drain_seconds
         self._listener = listener
         self._serving: asyncio.Task[None] | None = None
 
@@ -77,6 +83,13 @@ class Server:
 
     def stop(self, starting: asyncio.Task[Any] | None = None) -> None:
         """Drain and stop. If called again, stop without draining; before the server has started, cancel `starting`."""
+        if not self._server.should_exit and (requests := len(self._server.server_state.tasks)):
+            log.info(
+                "stopping: %d request%s in flight may go on for up to %.0f s; a second signal ends them at once",
+                requests,
+                "s" if requests > 1 else "",
+                self._drain_seconds,
+            )
         self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
         if not self._server.started and starting is not None:
@@ -107,6 +120,20 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop. After a second signal, uvicorn would leave requests and the application as they are.
+
+        Their end is awaited here: their callers are told, their cost is recorded, and the ledger is flushed, before the
+        engine and Redis stop.
+        """
+        await super().shutdown(sockets)
+        if self.force_exit:
+            if tasks := [*self.server_state.tasks]:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=LAST_SECONDS)
+            await self.lifespan.shutdown()
 
 
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

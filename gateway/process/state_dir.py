@@ -53,7 +53,10 @@ def locked(settings: Settings) -> Generator[IO[str]]:
             lock.seek(0)
             process_id = one_line(lock.read(20))
             if time.monotonic() > deadline or _is_running(process_id):
-                raise ConfigError(f"state_dir: {directory} is in use by another laconic (process {process_id})")
+                raise ConfigError(
+                    f"state_dir: {directory} is in use by another laconic (process {process_id});"
+                    " stop that one, or pass another --state-dir"
+                )
             time.sleep(0.1)
         with contextlib.suppress(OSError):  # on a full disk, messages cannot name this process
             os.ftruncate(lock.fileno(), 0)

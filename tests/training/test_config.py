@@ -56,6 +56,13 @@ def test_an_invalid_field_is_named(tmp_path, addition, field):
         config.load(recipe_file(tmp_path, GOOD + addition))
 
 
+def test_a_misspelt_field_is_told_with_the_one_that_was_meant(tmp_path):
+    with pytest.raises(config.RecipeError, match=r"family\.rollout: there is no such field; did you mean rollouts\?"):
+        config.load(recipe_file(tmp_path, GOOD + "family: {rollout: 8}"))
+    with pytest.raises(config.RecipeError, match=r"zzz: there is no such field here"):
+        config.load(recipe_file(tmp_path, GOOD + "zzz: 8"))
+
+
 def test_an_invalid_family_name_is_rejected(tmp_path):
     with pytest.raises(config.RecipeError, match=r"recipe.yaml: name: "):
         config.load(recipe_file(tmp_path, GOOD.replace("name: ", "name: " + "a" * 64)))

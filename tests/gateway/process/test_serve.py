@@ -12,9 +12,10 @@ import pytest
 from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant
+from gateway.ledger.spool import SPOOL
 from gateway.process.embedded import REDIS_SERVERS, free_port
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EVENTS, FakeEngine, event, stream
+from tests.gateway.fakes import EVENTS, FakeEngine, event, forever, stream
 from tests.gateway.process.serving import CHAT, all_ended, fail_to_start, refuses_connections, serving
 
 
@@ -121,3 +122,24 @@ async def test_without_keys_only_loopback_may_be_served(
         assert (await serve.ask()).status_code == 401
         async with httpx.AsyncClient(base_url=serve.url, headers={"authorization": f"Bearer {secret}"}) as client:
             assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+async def test_a_second_ctrl_c_ends_streams_at_once_and_their_callers_and_the_ledger_hear_of_it(
+    engine: FakeEngine, family_dir: Path, tmp_path: Path
+) -> None:
+    engine.script = stream(event({"reasoning": "Hm."}), then=forever)
+    async with serving(engine, family_dir, tmp_path) as serve, httpx.AsyncClient(base_url=serve.url) as client:
+        async with client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}, timeout=60) as answer:
+            pieces = answer.aiter_text()
+            received = await anext(pieces)
+            serve.process.send_signal(signal.SIGINT)
+            while "a second signal ends them at once" not in serve.printed():
+                await asyncio.sleep(0.02)
+            serve.process.send_signal(signal.SIGINT)
+            received += "".join([piece async for piece in pieces])
+        await serve.process.communicate()
+        assert "gateway_stopping" in received
+        assert serve.process.returncode == 0
+        for noise in ("Traceback", "is down", "is spooled", "are spooled"):
+            assert noise not in serve.printed()
+        assert not (tmp_path / SPOOL).exists() or not (tmp_path / SPOOL).read_text()
