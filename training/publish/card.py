@@ -154,6 +154,9 @@ def _recommended(family: Family) -> str:
     good = [c for c in trained if c.frontier.overall.accuracy.mean >= base.frontier.overall.accuracy.mean]
     if not good:
         return "No checkpoint is as accurate as the base."
+    good = [c for c in good if c.frontier.overall.reasoning_tokens.mean < base.frontier.overall.reasoning_tokens.mean]
+    if not good:
+        return "No checkpoint is as accurate as the base with shorter reasoning."
     best = min(good, key=lambda checkpoint: checkpoint.frontier.overall.reasoning_tokens.mean)
     share = best.frontier.overall.reasoning_tokens.mean / base.frontier.overall.reasoning_tokens.mean
     return (

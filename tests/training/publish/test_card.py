@@ -126,6 +126,13 @@ def test_the_card_recommends_the_shortest_checkpoint_that_matches_the_base(writt
     assert "It uses 22 % of the base's tokens" in text
 
 
+def test_the_card_recommends_none_that_thinks_longer_than_the_base(written, family):
+    base, trained = family.checkpoints[0], family.checkpoints[-1]
+    longer = trained.model_copy(update={"frontier": base.frontier})
+    text = written([], family.model_copy(update={"checkpoints": (base, longer)}))
+    assert "No checkpoint is as accurate as the base with shorter reasoning." in text
+
+
 def test_the_card_says_how_long_training_took(written):
     assert "took 57 minutes for base and 10 minutes for alpha-0.4: 67 minutes in all" in written([])
 
