@@ -230,6 +230,9 @@ class FamilyStage(_Section):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0, at the first step, to lr; at least one step."""
     weight_decay: float = Field(default=0.0, ge=0)
+    questions: Literal["all", "solved"] = "all"
+    """Which training questions are drawn. `solved`: only those that the cold start's samples solved at least once. A
+    price on the length of right answers teaches nothing where no rollout is right."""
     tune: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(default=16, gt=0)
     lora_layers: Literal["all", "upper_half"] = "all"
@@ -354,6 +357,8 @@ class Recipe(_Section):
                 f"family.dense.answer: {dense.answer!r} must be base.cold_start.answer, {cold.answer!r}:"
                 " so the model states its answers"
             )
+        if self.family.questions == "solved" and cold is None:
+            raise ValueError("family.questions: solved needs base.cold_start, which samples the questions")
         if self.evaluate.temperature == 0:
             for stage, samples in (("evaluate", self.evaluate.samples), ("profile", self.profile.samples)):
                 if samples > 1:

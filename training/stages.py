@@ -53,7 +53,7 @@ from training.tasks.source import data_record, questions
 _console = Console(stderr=True)
 _NOT_THE_CHECKPOINT = {"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}
 """Settings of the family stage that no checkpoint depends on, or that its record states otherwise."""
-_AS_IT_WAS = {"lora_layers": "all", "normalise_advantages": False, "overlong_window": 0}
+_AS_IT_WAS = {"lora_layers": "all", "questions": "all", "normalise_advantages": False, "overlong_window": 0}
 """Settings left out of the record at these values: it was so before they could be set."""
 
 
@@ -127,7 +127,10 @@ def _train(recipe: Recipe, alpha: float, target: Path) -> None:
     """Train one checkpoint. A function of its own, so that its memory is freed before the next one is trained."""
     model, tokenizer = checkpoints.load_base(recipe)
     count = recipe.family.steps * recipe.family.prompts_per_step
-    prompts = questions(recipe.data, "train", recipe.seed + 1, count)
+    if recipe.family.questions == "solved":
+        prompts = cold_starting.solved(recipe, count)
+    else:
+        prompts = questions(recipe.data, "train", recipe.seed + 1, count)
     _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
     work = target.with_name("work" if target.name == "adapter" else "work-of-model")
     trained = trainer.train(model, tokenizer, recipe.family, prompts, alpha=alpha, seed=recipe.seed, work=work)

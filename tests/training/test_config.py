@@ -27,6 +27,8 @@ def test_every_shipped_recipe_is_valid():
         ("base: {steps: 0}", "base.steps"),
         ("family: {rollouts: 1}", "family.rollouts"),
         ("evaluate: {temperature: 0}", "recipe: evaluate.samples"),
+        ("family: {questions: solved}", "recipe: family.questions"),
+        ("family: {questions: hard}", "family.questions"),
         ("evaluate: {temperature: 0, samples: 1}", "recipe: profile.samples"),
         ("family: {alphas: [0.1, much]}", "family.alphas.1"),
         ("family: {alphas: [1.0]}", "family.alphas.0"),

@@ -10,6 +10,7 @@ Each step is skipped if its file is there and was made from the same inputs; sam
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,23 @@ def run(recipe: Recipe) -> None:
     _require_closed(directory)
 
 
+def solved(recipe: Recipe, count: int) -> Sequence[Question]:
+    """`count` of the questions whose samples were right at least once; each equally often, in a new order each time.
+
+    Raises:
+        StageError: no sample of any question was right.
+    """
+    _, stage = _of(recipe)
+    right = {row.question for row in samples.read(recipe.run_dir / "base" / "samples.jsonl") if row.correct}
+    found = [question for question in _asked(recipe, stage) if question.prompt in right]
+    if not found:
+        raise StageError(f"family.questions: the cold start solved none of its {stage.questions} questions")
+    rng, drawn = random.Random(f"solved/{recipe.seed}"), list[Question]()
+    while len(drawn) < count:
+        drawn += rng.sample(found, len(found))
+    return drawn[:count]
+
+
 def require(recipe: Recipe) -> None:
     """Raise StageError unless the cold-started base exists, was made from this recipe, and closes its thinking."""
     _, stage = _of(recipe)
@@ -80,7 +98,7 @@ def _draw(
     recipe: Recipe, stage: ColdStart, source: Path, tokenizer: PreTrainedTokenizerBase
 ) -> Sequence[samples.Drawn]:
     path = recipe.run_dir / "base" / "samples.jsonl"
-    asked = questions(recipe.data, "train", recipe.seed + COLD_START_SEED_OFFSET, stage.questions)
+    asked = _asked(recipe, stage)
     made_from = _samples_record(recipe, stage)
     if is_up_to_date(path, made_from) and len(done := samples.read(path)) == len(asked):
         return done
@@ -95,6 +113,10 @@ def _draw(
             seed=recipe.seed,
             on_block=progress,
         )
+
+
+def _asked(recipe: Recipe, stage: ColdStart) -> Sequence[Question]:
+    return questions(recipe.data, "train", recipe.seed + COLD_START_SEED_OFFSET, stage.questions)
 
 
 def _tune(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -12,6 +13,7 @@ from training.coldstart import samples, stage
 from training.config import ColdStart, Recipe
 from training.errors import StageError
 from training.job import checkpoints
+from training.tasks.question import Question
 
 
 def cold(recipe: Recipe, **change: object) -> Recipe:
@@ -58,6 +60,38 @@ def test_a_family_needs_its_cold_start(recipe: Recipe) -> None:
 def test_the_family_is_trained_from_the_cold_started_base(copied: Recipe) -> None:
     stages.family(copied)
     assert (checkpoints.trained_path(copied, "alpha-0.1") / "adapter_config.json").exists()
+
+
+def test_a_family_may_draw_only_questions_that_the_cold_start_solved(copied: Recipe) -> None:
+    path = copied.run_dir / "base" / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    solved = {row["question"] for row in rows[::4]}
+    for row in rows:
+        row["correct"] = int(row["question"] in solved)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    drawn = stage.solved(copied, 3 * len(solved))
+    assert {question.prompt for question in drawn} == solved
+    assert Counter(question.prompt for question in drawn) == dict.fromkeys(solved, 3)
+    first, second = drawn[: len(solved)], drawn[len(solved) : 2 * len(solved)]
+    assert first != second, "in another order each time"
+    assert drawn == stage.solved(copied, 3 * len(solved))
+    path.write_text("".join(f"{json.dumps({**row, 'correct': 0})}\n" for row in rows))
+    with pytest.raises(StageError, match=r"family\.questions: the cold start solved none of its \d+ questions"):
+        stage.solved(copied, 3)
+
+
+def test_solved_questions_are_what_is_trained_on(copied: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained_on: list[list[Question]] = []
+
+    def train(_model: object, _tokenizer: object, _stage: object, questions: list[Question], **_: object) -> None:
+        trained_on.append(questions)
+        raise StageError("stopped")
+
+    monkeypatch.setattr(stages.trainer, "train", train)
+    family = copied.family.model_copy(update={"questions": "solved"})
+    with pytest.raises(StageError, match="stopped"):
+        stages.family(copied.model_copy(update={"family": family}))
+    assert trained_on == [stage.solved(copied, copied.family.steps * copied.family.prompts_per_step)]
 
 
 def test_answers_that_are_all_wrong_cannot_be_learned(recipe: Recipe) -> None:
