@@ -11,7 +11,7 @@ from typing import cast
 
 from gateway.errors import BadRequestError
 from gateway.events import Json, data_of, encode_json, object_at, objects, parse_object, split_events, string_at
-from gateway.surfaces.said import failure_of, reasoning_of
+from gateway.surfaces.said import failure_of, piece_of, reasoning_of
 
 _RAW = {"echo": False, "suffix": "", "logprobs": None, "prompt_logprobs": None, "best_of": 1}
 """What has no meaning once the prompt is a chat, and the value that changes nothing."""
@@ -63,9 +63,26 @@ def completion(chat: Json) -> Json:
     }
 
 
-def stream(events: bytes) -> bytes:
-    """The events of a completion's stream, from whole events of a chat stream. Comments and `[DONE]` pass."""
-    return b"".join(map(_event, split_events(events)[0]))
+class CompletionStream:
+    """Turns the events of a chat stream into those of a completion's, as they come."""
+
+    def __init__(self) -> None:
+        self._heads: tuple[bytes, bytes] = (b"", b"")
+        """What a chat's event says before its choices, and what the completion's does."""
+
+    def feed(self, events: bytes) -> bytes:
+        """Take whole events of a chat stream. Comments and `[DONE]` pass."""
+        return b"".join(map(self._event, split_events(events)[0]))
+
+    def _event(self, event: bytes) -> bytes:
+        piece = piece_of(event)
+        if piece is None or (chunk := parse_object(data_of(event)) if piece.head != self._heads[0] else {}) is None:
+            return _event(event)
+        if chunk:
+            self._heads = piece.head, b"data: " + encode_json(_envelope(chunk))[:-1]
+        said = b'"text":"","reasoning":%b' if piece.is_reasoning else b'"text":%b'
+        choice = b'{"index":0,' + said % piece.text + b',"logprobs":null,"finish_reason":null}'
+        return self._heads[1] + b',"choices":[' + choice + b"]}\n\n"
 
 
 def _event(event: bytes) -> bytes:
@@ -78,7 +95,7 @@ def _event(event: bytes) -> bytes:
     shown = [choice for choice in shown if choice["text"] or "reasoning" in choice or choice["finish_reason"]]
     if choices and not shown:
         return b""  # what opens a chat message says nothing here
-    usage = {"usage": chunk["usage"]} if "usage" in chunk else {}
+    usage = {"usage": chunk["usage"]} if chunk.get("usage") else {}
     return b"data: " + encode_json(_envelope(chunk) | {"choices": shown} | usage) + b"\n\n"
 
 

@@ -12,7 +12,7 @@ from gateway.events import (
     string_at,
 )
 from gateway.surfaces.messages_in import THREADS
-from gateway.surfaces.said import ChatReader, first_choice, named_event, reasoning_of
+from gateway.surfaces.said import ChatReader, Piece, first_choice, named_event, reasoning_of
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -102,6 +102,13 @@ def _stopped(choice: Json) -> Json:
     }
 
 
+_DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%%d,"delta":{"type":"%b","%b":%%b}}\n\n'
+)
+_THINKING = _DELTA % (b"thinking_delta", b"thinking")
+_TEXT = _DELTA % (b"text_delta", b"text")
+
+
 class MessageStream(ChatReader):
     """Turns the events of a chat stream into Anthropic's, as they come."""
 
@@ -121,6 +128,11 @@ class MessageStream(ChatReader):
 
     def _fail(self, message: str) -> bytes:
         return _sse({"type": "error", "error": {"type": "api_error", "message": message}})
+
+    def _plain(self, piece: Piece) -> bytes | None:
+        if self._block != ("thinking" if piece.is_reasoning else "text"):
+            return None
+        return (_THINKING if piece.is_reasoning else _TEXT) % (self._index, piece.text)
 
     def _delta(self, delta: Json) -> bytes:
         out = b""

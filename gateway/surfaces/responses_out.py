@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from gateway.events import (
@@ -11,7 +12,7 @@ from gateway.events import (
     objects,
     string_at,
 )
-from gateway.surfaces.said import ChatReader, first_choice, named_event, reasoning_of
+from gateway.surfaces.said import ChatReader, Piece, first_choice, named_event, reasoning_of
 
 _ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning", "temperature", "text",
@@ -117,6 +118,14 @@ def _call(name: str, at: int, call: Json, status: str) -> Json:
     }
 
 
+_DELTA = (
+    b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":%%d,"item_id":%%b,'
+    b'"output_index":%%d,"delta":%%b,"content_index":0%b}\n\n'
+)
+_THINKING = _DELTA % (b"reasoning_text", b"reasoning_text", b"")
+_TEXT = _DELTA % (b"output_text", b"output_text", b',"logprobs":[]')
+
+
 class ResponseStream(ChatReader):
     """Turns the events of a chat stream into those of the Responses API, as they come."""
 
@@ -137,6 +146,15 @@ class ResponseStream(ChatReader):
 
     def _finished(self, choice: Json) -> None:
         self._finish = choice["finish_reason"]
+
+    def _plain(self, piece: Piece) -> bytes | None:
+        kind, item = self._open or ("", {})
+        if kind != ("reasoning" if piece.is_reasoning else "message"):
+            return None
+        self._written.append(json.loads(piece.text))
+        place = (self._number, json.dumps(item["id"]).encode(), len(self._output), piece.text)
+        self._number += 1
+        return (_THINKING if piece.is_reasoning else _TEXT) % place
 
     def _delta(self, delta: Json) -> bytes:
         name, out = _name(self._first), b""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from gateway.events import Json, data_of, encode_json, object_at, objects, parse_object, split_events, string_at
 
@@ -28,6 +30,49 @@ def named_event(name: str, data: Json) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + encode_json(data) + b"\n\n"
 
 
+class Piece(NamedTuple):
+    """A piece of one choice's thinking or answer."""
+
+    is_reasoning: bool
+    text: bytes
+    """As JSON, with its quotes."""
+    head: bytes
+    """The event up to its choices."""
+
+
+def piece_of(event: bytes) -> Piece | None:
+    """What most events of a stream say, read without a JSON parser; None if only that can tell.
+
+    Parsing and writing such an event costs several times as much as this. The text is valid JSON, whoever sent it.
+    """
+    at = event.find(b'"choices":[')
+    if at < 0 or (match := _PLAIN.match(event, at)) is None or not event.startswith(b"data: {"):
+        return None
+    head, rest = event[:at], event[match.end() :]
+    if not _REST.fullmatch(rest) or _NOT_PLAIN.search(head) or not _is_utf8(match[2]):
+        return None
+    return Piece(match[1] != b"content", match[2], head)
+
+
+_PLAIN = re.compile(
+    rb'"choices":\[\{"index":0,"delta":\{"(reasoning|reasoning_content|content)":(?!"")'
+    rb'("(?>[^"\\\x00-\x1f]+|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")'
+    rb'\}(?:,"logprobs":null)?,"finish_reason":null(?:,"(?:token_ids|stop_reason)":null)*\}\]'
+)
+_NOT_PLAIN = re.compile(rb'"error"|"usage"|\n')
+_REST = re.compile(rb'(?:,"(?:usage|prompt_token_ids|system_fingerprint)":null)*\}\n\n')
+
+
+def _is_utf8(text: bytes) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class ChatReader(ABC):
     """Reads the events of a chat stream and writes those of another API, as they come."""
 
@@ -41,6 +86,8 @@ class ChatReader(ABC):
         return b"".join(map(self._event, split_events(events)[0]))
 
     def _event(self, event: bytes) -> bytes:
+        if self._first and (piece := piece_of(event)) is not None and (said := self._plain(piece)) is not None:
+            return said
         data = data_of(event)
         if not data:
             return event
@@ -67,6 +114,10 @@ class ChatReader(ABC):
 
     @abstractmethod
     def _begin(self) -> bytes: ...
+
+    @abstractmethod
+    def _plain(self, piece: Piece) -> bytes | None:
+        """What a piece becomes that goes on with what is open; None if it opens something else."""
 
     @abstractmethod
     def _delta(self, delta: Json) -> bytes: ...

@@ -50,4 +50,4 @@ MESSAGES = Surface(messages_in.chat_body, _message, lambda _: messages_out.Messa
 COUNTED = replace(MESSAGES, chat_body=_counted)
 """A message whose tokens are counted: it needs no `max_tokens`."""
 RESPONSES = Surface(responses_in.chat_body, _response, lambda asked: responses_out.ResponseStream(asked).feed)
-COMPLETIONS = Surface(completions.chat_body, _completion, lambda _: completions.stream)
+COMPLETIONS = Surface(completions.chat_body, _completion, lambda _: completions.CompletionStream().feed)

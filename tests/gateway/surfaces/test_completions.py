@@ -15,7 +15,7 @@ from openai.types import Completion
 
 from gateway.errors import BadRequestError
 from gateway.events import encode_event
-from gateway.surfaces.completions import chat_body, completion, stream
+from gateway.surfaces.completions import CompletionStream, chat_body, completion
 from tests.gateway.fakes import EASY, FakeEngine, Gateway
 from tests.gateway.surfaces import chats
 
@@ -119,7 +119,9 @@ def test_every_choice_has_its_text_and_its_thinking() -> None:
 def test_what_opens_a_chat_message_is_not_an_event_and_the_rest_is() -> None:
     usage = encode_event({"id": "chatcmpl-7", "choices": [], "usage": chats.USAGE})
     chunks = [chats.chunk(role="assistant", content=""), chats.chunk(reasoning="Hm."), chats.chunk(content="2")]
-    events = stream(b": keep-alive\n\n" + b"".join(chunks) + chats.chunk("stop") + usage + b"data: [DONE]\n\n")
+    events = CompletionStream().feed(
+        b": keep-alive\n\n" + b"".join(chunks) + chats.chunk("stop") + usage + b"data: [DONE]\n\n"
+    )
     comment, *said, done, rest = events.split(b"\n\n")
     assert (comment, done, rest) == (b": keep-alive", b"data: [DONE]", b"")
     read = [json.loads(event.removeprefix(b"data: ")) for event in said]
@@ -135,4 +137,4 @@ def test_what_opens_a_chat_message_is_not_an_event_and_the_rest_is() -> None:
 
 def test_an_error_event_passes() -> None:
     event = encode_event({"error": {"message": "The engine stopped."}})
-    assert stream(event) == event
+    assert CompletionStream().feed(event) == event
