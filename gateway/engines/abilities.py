@@ -80,6 +80,8 @@ class Abilities:
     def ignored(self, checkpoint: str, body: Json) -> str | None:
         """The field of a request that this checkpoint's engine ignored before; None if there is none."""
         known = self.of(checkpoint)
+        if False not in known.values():
+            return None
         wants = wanted(body)
         if STRUCTURED in wants and known[STRUCTURED] is False:
             return STRUCTURED

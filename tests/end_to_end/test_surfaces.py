@@ -14,6 +14,24 @@ QUESTION = "What is 47 * 86?"
 BUDGET = 16
 
 
+def messaged(client: anthropic.Anthropic, asked: Any, *, stream: bool) -> anthropic.types.Message:
+    """The message that answers, whole or put together from a stream."""
+    if not stream:
+        return client.messages.create(**asked)
+    with client.messages.stream(**asked) as events:
+        return events.get_final_message()
+
+
+def responded(stack: Stack, asked: Any, *, stream: bool) -> Any:
+    """The response that answers, whole or put together from a stream."""
+    if not stream:
+        return stack.sdk.responses.create(**asked)
+    with stack.sdk.responses.stream(**asked) as events:
+        for _ in events:
+            pass
+        return events.get_final_response()
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_messages_think_within_their_budget_and_answer(stack: Stack, stream: bool) -> None:
     asked: Any = {
@@ -24,11 +42,7 @@ def test_messages_think_within_their_budget_and_answer(stack: Stack, stream: boo
         "thinking": {"type": "enabled", "budget_tokens": BUDGET},
     }
     with anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=600) as client:
-        if stream:
-            with client.messages.stream(**asked) as events:
-                message = events.get_final_message()
-        else:
-            message = client.messages.create(**asked)
+        message = messaged(client, asked, stream=stream)
     assert [block.type for block in message.content] == ["thinking", "text"]
     assert "The answer is" in message.content[1].text  # type: ignore[union-attr]
     assert message.stop_reason == "end_turn"
@@ -45,13 +59,7 @@ def test_responses_think_within_their_budget_and_answer(stack: Stack, stream: bo
         "max_output_tokens": 300,
         "reasoning": {"max_tokens": BUDGET},
     }
-    if stream:
-        with stack.sdk.responses.stream(**asked) as events:
-            for _ in events:
-                pass
-            response = events.get_final_response()
-    else:
-        response = stack.sdk.responses.create(**asked)
+    response = responded(stack, asked, stream=stream)
     assert [item.type for item in response.output] == ["reasoning", "message"]
     assert "The answer is" in response.output_text
     assert response.status == "completed"
@@ -97,11 +105,7 @@ def test_a_turn_as_claude_code_sends_it_is_answered(stack: Stack, stream: bool) 
         "extra_body": {"temperature": 0},
     }
     with anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=600) as client:
-        if stream:
-            with client.messages.stream(**asked) as events:
-                message = events.get_final_message()
-        else:
-            message = client.messages.create(**asked)
+        message = messaged(client, asked, stream=stream)
         counted = client.messages.count_tokens(
             **{name: asked[name] for name in ("model", "messages", "system", "tools")}
         )
@@ -135,13 +139,7 @@ def test_a_turn_as_codex_sends_it_is_answered(stack: Stack, stream: bool) -> Non
         "max_output_tokens": 300,
         "temperature": 0,
     }
-    if stream:
-        with stack.sdk.responses.stream(**asked) as events:
-            for _ in events:
-                pass
-            response = events.get_final_response()
-    else:
-        response = stack.sdk.responses.create(**asked)
+    response = responded(stack, asked, stream=stream)
     assert response.output
     assert response.status in ("completed", "incomplete")
     assert response.usage is not None

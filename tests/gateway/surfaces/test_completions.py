@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -16,15 +15,8 @@ from openai.types import Completion
 from gateway.errors import BadRequestError
 from gateway.events import encode_event
 from gateway.surfaces.completions import CompletionStream, chat_body, completion
-from tests.gateway.fakes import EASY, FakeEngine, Gateway
+from tests.gateway.fakes import EASY, FakeEngine
 from tests.gateway.surfaces import chats
-
-
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
-    url = f"{gateway.client.base_url}/v1".replace("//v1", "/v1")
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as sdk:
-        yield sdk
 
 
 async def test_the_text_is_the_answer_and_the_thinking_is_counted(client: openai.AsyncOpenAI) -> None:

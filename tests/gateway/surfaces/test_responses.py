@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.gateway.fakes import EASY, FakeEngine, Gateway
-
-
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
-    url = f"{gateway.client.base_url}/v1".replace("//v1", "/v1")
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as sdk:
-        yield sdk
+from tests.gateway.fakes import EASY, FakeEngine
 
 
 async def test_a_response_has_its_thinking_its_answer_and_its_tokens(client: openai.AsyncOpenAI) -> None:
