@@ -6,8 +6,9 @@ from pathlib import Path
 
 from training import precheck
 from training.coldstart import marks
-from training.config import PretrainedBase, Recipe
+from training.config import Recipe
 from training.job import base_files, checkpoints, trl_settings
+from training.recipe_base import PretrainedBase
 
 
 def check(recipe: Recipe) -> None:

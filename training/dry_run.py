@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from training import precheck
 from training.coldstart import marks
-from training.config import BaseStage, PretrainedBase, Recipe
+from training.config import Recipe
 from training.job import checkpoints, trl_settings
+from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts.sample import encoded
 from training.tasks.question import Question
 

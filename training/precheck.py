@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models import family as manifest
-from training.config import ColdStart, PretrainedBase, Recipe
+from training.config import Recipe
 from training.errors import StageError
 from training.job import base_files
+from training.recipe_base import ColdStart, PretrainedBase
 from training.tasks.question import Question
 from training.tasks.source import questions
 from training.tasks.verify import is_correct

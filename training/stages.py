@@ -34,7 +34,7 @@ from training.base import train as base_training
 from training.base.tokenizer import build as build_tokenizer
 from training.checks import check
 from training.coldstart import stage as cold_starting
-from training.config import BaseStage, PretrainedBase, Recipe, checkpoint_name
+from training.config import Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.allocator import give_back_freed_memory
@@ -45,6 +45,7 @@ from training.measure.drawing import draws
 from training.precheck import PROFILE_SEED_OFFSET, check_target
 from training.profile import enough, fit
 from training.publish import assemble
+from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts.params import SamplingParams
 from training.tasks import outcome
 from training.tasks.problems import DIFFICULTIES

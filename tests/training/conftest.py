@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from training.base import train
 from training.base.tokenizer import build
-from training.config import BaseStage, EvaluateStage, FamilyStage, PretrainedBase, Recipe
+from training.config import EvaluateStage, FamilyStage, Recipe
+from training.recipe_base import BaseStage, PretrainedBase
 
 TINY = BaseStage(
     hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp=64, vocabulary=400, steps=32, batch_tokens=512

@@ -5,8 +5,9 @@ import copy
 import pytest
 
 from training import checks, precheck, stages
-from training.config import Data, PretrainedBase
+from training.config import Data
 from training.errors import StageError
+from training.recipe_base import PretrainedBase
 
 
 @pytest.mark.parametrize("existing", ["notes.txt", "family/weights"])

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from training import cli, config, dry_run
-from training.config import ColdStart, PretrainedBase
+from training.recipe_base import ColdStart, PretrainedBase
 
 ON_CPUS = ("abacus", "qwen2.5-coder-0.5b")
 RECIPES = [path for path in sorted(Path("training/recipes").glob("*.yaml")) if path.stem not in ON_CPUS]

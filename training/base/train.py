@@ -19,11 +19,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from training.base import traces
 from training.base.muon import Muon
 from training.base.tokenizer import ANSWER_PREFIX
-from training.config import BaseStage
 from training.job.metrics import JsonLines, show_in_bar
 from training.job.planning import architecture
 from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint
+from training.recipe_base import BaseStage
 from training.tasks.problems import DIFFICULTIES
 from training.tasks.prompts import Prompt, stream
 

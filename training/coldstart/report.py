@@ -10,9 +10,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from training.coldstart.sampler import sampler
-from training.config import ColdStart, Recipe
+from training.config import Recipe
 from training.job import checkpoints
 from training.measure import figures
+from training.recipe_base import ColdStart
 from training.rollouts.grade import Grader
 from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded

@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from models.files import write_text
 from training.coldstart import traces
 from training.coldstart.traces import Trace
-from training.config import ColdStart
+from training.recipe_base import ColdStart
 from training.rollouts.params import SamplingParams
-from training.rollouts.sample import encoded
 from training.tasks.question import Question
 from training.tasks.source import with_instruction
 from training.tasks.verify import is_correct
@@ -57,7 +56,7 @@ def draw(
     """Ask all questions, and make traces of the right answers, some with thinking that a budget ends.
 
     Args:
-        questions: of the training split; `stage.instruction` is appended to each.
+        questions: of the training split; each is asked as `asked` says.
         tokenizer: the untrained model's.
         stage: what to draw and keep.
         sample: the untrained model.
@@ -77,6 +76,24 @@ def draw(
         done += drawn
         on_block(len(done))
     return done
+
+
+def asked(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], stage: ColdStart) -> list[list[int]]:
+    """Token ids of each question as the untrained model is asked: behind the examples, with the instruction."""
+    turns: list[dict[str, str]] = []
+    for example in stage.examples:
+        stated = stage.answer.replace("{}", example.answer)
+        turns += _turn("user", f"{example.question}\n{stage.instruction}")
+        turns += _turn("assistant", f"{example.thinking}\n\n{stated}")
+    return tokenizer.apply_chat_template(
+        [[*turns, *_turn("user", question.prompt)] for question in with_instruction(questions, stage.instruction)],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+
+
+def _turn(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
 
 
 def read(path: Path) -> list[Drawn]:
@@ -110,7 +127,7 @@ class _Block:
     ) -> None:
         self._questions, self._tokenizer, self._stage, self._sample = questions, tokenizer, stage, sample
         self._seed, self._rng = seed, random.Random(f"cold start/{seed}")
-        self._prompts = encoded(tokenizer, with_instruction(questions, stage.instruction))
+        self._prompts = asked(tokenizer, questions, stage)
 
     def draw(self, max_tokens: int) -> list[Drawn]:
         stage = self._stage
@@ -120,7 +137,7 @@ class _Block:
         for at, question in enumerate(self._questions):
             own = completions[at * stage.samples : (at + 1) * stage.samples]
             ended = [self._text(ids) for ids in own if ids and ids[-1] == self._tokenizer.eos_token_id]
-            right = traces.right_ones(question.prompt, ended, question.answer, pattern=stage.answer, keep=stage.keep)
+            right = traces.right_ones(question.prompt, ended, question.answer, stage)
             correct = sum(is_correct(text, question.answer) for text in ended)
             rows.append(Drawn(question.prompt, correct, sum(map(len, own)), tuple(right)))
         return self._with_forced(rows)

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from models.files import atomic_directory, write_json
 from training.coldstart import marks, report, samples, tune
 from training.coldstart.sampler import sampler
-from training.config import ColdStart, PretrainedBase, Recipe
+from training.config import Recipe
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.allocator import give_back_freed_memory
@@ -29,6 +29,7 @@ from training.job.record import fingerprint, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock
 from training.measure.outcomes import bar
 from training.precheck import COLD_START_SEED_OFFSET
+from training.recipe_base import ColdStart, PretrainedBase
 from training.tasks.question import Question
 from training.tasks.source import data_record, questions
 
@@ -158,6 +159,7 @@ def _require_closed(directory: Path) -> None:
 
 def _samples_record(recipe: Recipe, stage: ColdStart) -> dict[str, Any]:
     drawing = {"instruction", "answer", "questions", "samples", "temperature", "keep", "forced"}
+    drawing |= {name for name in ("examples", "lengths") if name in stage.model_dump(exclude_defaults=True)}
     source = fingerprint(checkpoints.source_directory(_of(recipe)[0]))
     return {
         **stage.model_dump(include=drawing),

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from training.job.checkpoints import THINK_END
+from training.recipe_base import ColdStart
 from training.tasks.verify import final_answer, is_correct
 
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -54,20 +55,21 @@ def thinking_of(completion: str) -> str:
     return _BOX.sub(r"\1", text)
 
 
-def right_ones(question: str, completions: Sequence[str], gold: str, *, pattern: str, keep: int) -> list[Trace]:
-    """Traces of at most `keep` different right completions, of evenly spread lengths.
+def right_ones(question: str, completions: Sequence[str], gold: str, stage: ColdStart) -> list[Trace]:
+    """Traces of at most `stage.keep` different right completions, chosen by their lengths.
 
     Args:
         question: as the trained model will be asked.
         completions: the untrained model's, those that ended by themselves.
         gold: the gold answer.
-        pattern: how an answer is stated, with {} in its place.
-        keep: how many. With 2, they are the shortest and the longest.
+        stage: how many, which, and how answers are stated. Two of spread lengths are the shortest and the longest.
     """
     thoughts = {thinking_of(text) for text in completions if final_answer(text) is not None and is_correct(text, gold)}
     ordered = sorted((thought for thought in thoughts if thought), key=lambda thought: (len(thought), thought))
-    chosen = sorted(set(np.linspace(0, len(ordered) - 1, min(keep, len(ordered))).round().astype(int).tolist()))
-    return [Trace(question, ordered[at], pattern.replace("{}", gold)) for at in chosen]
+    count = min(stage.keep, len(ordered))
+    last = len(ordered) - 1 if stage.lengths == "spread" else count - 1
+    chosen = sorted(set(np.linspace(0, last, count).round().astype(int).tolist()))
+    return [Trace(question, ordered[at], stage.answer.replace("{}", gold)) for at in chosen]
 
 
 def cut_at_a_budget(thinking: Sequence[int], rng: random.Random) -> list[int]:

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from training.coldstart.traces import Trace, encode
-from training.config import ColdStart
 from training.job.metrics import JsonLines, show_in_bar
 from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint
+from training.recipe_base import ColdStart
 
 
 def tune(

@@ -18,11 +18,12 @@ from rich.console import Console
 from models.field import first_error
 from models.files import write_json
 from training import checks, stages
-from training.config import DenseReward, PretrainedBase, Recipe, Reward, checkpoint_name
+from training.config import DenseReward, Recipe, Reward, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.record import fingerprint_of, first_difference, require_up_to_date
 from training.measure import figures, outcomes
+from training.recipe_base import PretrainedBase
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 from training.tasks.source import questions

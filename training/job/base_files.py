@@ -16,10 +16,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from training.config import Architecture, BaseStage, PretrainedBase, Recipe
+from training.config import Recipe
 from training.errors import StageError
 from training.job import planning
 from training.job.template import QUESTION, THINK_END, no_end_mark, require_open
+from training.recipe_base import Architecture, BaseStage, PretrainedBase
 
 _PLAIN_TOKENIZERS = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that have no end-of-answer token of their own."""

@@ -20,11 +20,12 @@ from transformers import (
 
 from models import family as manifest
 from models.field import path_of
-from training.config import Architecture, BaseStage, PretrainedBase, Recipe, checkpoint_name
+from training.config import Recipe, checkpoint_name
 from training.errors import StageError
 from training.job import planning, template
 from training.job.resume import processes
 from training.job.template import THINK_END
+from training.recipe_base import Architecture, BaseStage, PretrainedBase
 
 THINK_CLOSED = f"\n{THINK_END}\n\n"
 """What stands between the thinking and the answer."""

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from rich.table import Column, Table
 
-from training.config import Architecture, BaseStage, FamilyStage, Recipe
+from training.config import FamilyStage, Recipe
+from training.recipe_base import Architecture, BaseStage
 
 GIB = 2**30
 PROMPT_TOKENS = 256

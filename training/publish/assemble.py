@@ -11,12 +11,13 @@ from models import family
 from models.family import Checkpoint, Family, Measurements, Reasoning
 from models.files import hash_files
 from training.base.tokenizer import ANSWER_PREFIX
-from training.config import BaseStage, Data, DenseReward, PretrainedBase, Recipe, checkpoint_name
+from training.config import Data, DenseReward, Recipe, checkpoint_name
 from training.job import metrics
 from training.job.checkpoints import dtype
 from training.job.planning import architecture, parameters
 from training.measure import figures
 from training.publish import provenance, report
+from training.recipe_base import BaseStage, PretrainedBase
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 

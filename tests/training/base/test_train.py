@@ -6,7 +6,7 @@ import torch
 from tests.training.conftest import TINY
 from training.base import traces, train
 from training.base.train import Batches, encode
-from training.config import BaseStage
+from training.recipe_base import BaseStage
 from training.tasks.prompts import prompts
 
 

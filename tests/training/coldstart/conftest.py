@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from training.coldstart import stage
-from training.config import ColdStart, Data, EvaluateStage, FamilyStage, PretrainedBase, ProfileStage, Recipe
+from training.config import Data, EvaluateStage, FamilyStage, ProfileStage, Recipe
+from training.recipe_base import ColdStart, PretrainedBase
 
 ANSWER = "There are two of them.\nThe final answer is \\boxed{2}."
 TEMPLATE = (

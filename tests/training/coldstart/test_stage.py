@@ -10,9 +10,10 @@ import pytest
 from tests.training.coldstart.conftest import marks_thinking
 from training import checks, stages
 from training.coldstart import samples, stage
-from training.config import ColdStart, Recipe
+from training.config import Recipe
 from training.errors import StageError
 from training.job import checkpoints
+from training.recipe_base import ColdStart
 from training.tasks.question import Question
 
 

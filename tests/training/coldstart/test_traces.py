@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from training.coldstart import marks, traces
 from training.coldstart.traces import Trace
+from training.recipe_base import ColdStart
 
-PATTERN = "The answer is \\boxed{{}}."
+
+def stage(keep: int, lengths: Literal["spread", "shortest"] = "spread") -> ColdStart:
+    return ColdStart(keep=keep, lengths=lengths)
 
 
 @pytest.mark.parametrize(
@@ -34,16 +38,23 @@ def test_thinking_ends_before_the_answer_is_stated(completion: str, thinking: st
 
 def test_right_completions_of_spread_lengths_are_kept() -> None:
     completions = [f"{'so ' * length}on.\nThe answer is {answer}." for length in (1, 2, 3, 9) for answer in (5, 6)]
-    kept = traces.right_ones("q", completions, "5", pattern=PATTERN, keep=3)
+    kept = traces.right_ones("q", completions, "5", stage(3))
     assert [trace.thinking.count("so") for trace in kept] == [1, 3, 9]
     assert {trace.answer for trace in kept} == {"The answer is \\boxed{5}."}
-    assert [t.thinking.count("so") for t in traces.right_ones("q", completions, "6", pattern=PATTERN, keep=1)] == [1]
-    assert traces.right_ones("q", completions, "7", pattern=PATTERN, keep=3) == []
+    assert [t.thinking.count("so") for t in traces.right_ones("q", completions, "6", stage(1))] == [1]
+    assert traces.right_ones("q", completions, "7", stage(3)) == []
+
+
+def test_the_shortest_right_completions_are_kept_where_they_are_asked_for() -> None:
+    completions = [f"{'so ' * length}on.\nThe answer is {answer}." for length in (9, 3, 2, 1) for answer in (5, 6)]
+    kept = traces.right_ones("q", completions, "5", stage(2, "shortest"))
+    assert [trace.thinking.count("so") for trace in kept] == [1, 2]
+    assert len(traces.right_ones("q", completions, "5", stage(9, "shortest"))) == 4
 
 
 @given(st.text(), st.integers(1, 5))
 def test_any_completion_can_be_read(text: str, keep: int) -> None:
-    assert len(traces.right_ones("q", [text, text], "5", pattern=PATTERN, keep=keep)) <= 1
+    assert len(traces.right_ones("q", [text, text], "5", stage(keep))) <= 1
 
 
 @given(st.lists(st.integers(0, 9)), st.integers())

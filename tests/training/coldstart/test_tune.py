@@ -10,8 +10,8 @@ import torch
 
 from training.coldstart import marks, tune
 from training.coldstart.traces import Trace
-from training.config import ColdStart
 from training.job import checkpoints
+from training.recipe_base import ColdStart
 
 TRACES = [Trace(f"How many are {number}?", "There are two.", "The answer is \\boxed{2}.") for number in range(8)]
 STAGE = ColdStart(epochs=4, batch=4, micro_batch=2, lr=1e-2, lora_rank=4)

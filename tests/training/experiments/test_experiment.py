@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from training.config import BaseStage, Data, PretrainedBase
+from training.config import Data
 from training.errors import StageError
 from training.experiments import experiment
 from training.measure import outcomes
+from training.recipe_base import BaseStage, PretrainedBase
 from training.tasks.outcome import Graded, Outcome, load
 
 

@@ -4,9 +4,9 @@ import huggingface_hub
 import pytest
 
 from training import stages
-from training.config import PretrainedBase
 from training.errors import StageError
 from training.job import checkpoints
+from training.recipe_base import PretrainedBase
 
 
 def test_a_base_that_cannot_be_found_is_named_before_training(on_shipped, monkeypatch):

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from tests.training.conftest import TINY
 from training import cli, config
 from training.base import train
-from training.config import Architecture, BaseStage, Data, DenseReward, Recipe
+from training.config import Data, DenseReward, Recipe
 from training.job import planning
+from training.recipe_base import Architecture, BaseStage
 
 RECIPES = [
     path

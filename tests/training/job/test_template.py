@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from training.config import ColdStart, PretrainedBase
 from training.errors import StageError
 from training.job import base_files, checkpoints
 from training.job.template import opening
+from training.recipe_base import ColdStart, PretrainedBase
 
 USER = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n"

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.training.conftest import TINY
 from training.base import train as base_training
-from training.config import BaseStage, FamilyStage, PretrainedBase, Recipe
+from training.config import FamilyStage, Recipe
 from training.job import trl_settings
 from training.measure.drawing import Draws, draws
+from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts import engine
 from training.rollouts.params import SamplingParams
 from training.rollouts.sample import sample

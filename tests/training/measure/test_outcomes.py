@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import TINY
 from training.base import train
-from training.config import DenseReward, FamilyStage, PretrainedBase, Recipe
+from training.config import DenseReward, FamilyStage, Recipe
 from training.job import checkpoints
 from training.measure import budget_forced, evaluate, outcomes, served
+from training.recipe_base import PretrainedBase
 from training.rollouts.params import SamplingParams
 from training.tasks.outcome import load, load_budget_forced
 from training.tasks.prompts import prompts

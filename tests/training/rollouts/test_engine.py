@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from tests.training.conftest import TINY
 from training import trainer
 from training.base import train as base_training
-from training.config import BaseStage, FamilyStage
+from training.config import FamilyStage
 from training.errors import StageError
 from training.job import checkpoints, trl_settings
 from training.job.vllm_server import ServerSettings
+from training.recipe_base import BaseStage
 from training.rollouts import engine as engines
 from training.rollouts.engine import Completion, Engine
 from training.rollouts.merge import plain_weights
