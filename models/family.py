@@ -299,7 +299,9 @@ def _check_file(family: Family, directory: Path, root: Path, path: str) -> None:
     if not file.resolve().is_relative_to(root):
         raise FamilyError(f"{manifest}: {path} leads outside the family's directory")
     if not file.exists():
-        raise FamilyError(f"{manifest}: {path} is missing")
+        hint = family.base and path in family.base_checkpoint.files
+        hint = f"; if it is a public model's, `laconic-train rebuild {directory}` makes it" if hint else ""
+        raise FamilyError(f"{manifest}: {path} is missing{hint}")
     if not file.is_file():
         raise FamilyError(f"{manifest}: {path} is not a regular file")
     largest = {family.tokenizer: MAX_TOKENIZER_BYTES, family.profile: MAX_JSON_BYTES}.get(path)

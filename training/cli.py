@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from models.family import Family, FamilyError
-from models.family import load as load_family
-from training.config import LARGEST_SEED, Data, Recipe, RecipeError
-from training.config import load as load_recipe
+from training import cli_published
+from training.cli_common import fail, load
+from training.config import LARGEST_SEED
 from training.errors import StageError
 from training.job.allocator import keep_freed_memory
 from training.tasks.problems import Difficulty, Kind, Split
-
-if TYPE_CHECKING:
-    from training.rollouts.params import SamplingParams
-    from training.tasks.outcome import Graded
-    from training.tasks.question import Question
 
 SHIPPED_RECIPE = Path("training/recipes/abacus.yaml")
 RESULTS = Path("runs/experiments/results")
@@ -72,7 +64,7 @@ def run(
 
         laconic-train run training/recipes/abacus.yaml
     """
-    loaded = _load(recipe)
+    loaded = load(recipe)
     if dry_run:
         from training import dry_run as rehearsal
 
@@ -101,7 +93,7 @@ def base(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     """
     from training import stages
 
-    stages.base(_load(recipe))
+    stages.base(load(recipe))
 
 
 @app.command("cold-start")
@@ -115,7 +107,7 @@ def cold_start(recipe: RecipePath) -> None:
     """
     from training.coldstart import stage
 
-    stage.run(_load(recipe))
+    stage.run(load(recipe))
 
 
 @app.command()
@@ -135,10 +127,10 @@ def family(
     """
     from training import stages
 
-    loaded = _load(recipe)
+    loaded = load(recipe)
     if unknown := set(alpha or ()) - set(loaded.family.alphas):
         alphas = ", ".join(f"{a:g}" for a in loaded.family.alphas)
-        _fail(f"--alpha: {min(unknown):g} is not in {recipe}, which has {alphas}")
+        fail(f"--alpha: {min(unknown):g} is not in {recipe}, which has {alphas}")
     stages.family(loaded, alpha)
 
 
@@ -152,7 +144,7 @@ def evaluate(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     """
     from training import stages
 
-    stages.evaluate(_load(recipe))
+    stages.evaluate(load(recipe))
 
 
 @app.command()
@@ -165,7 +157,7 @@ def profile(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     """
     from training import stages
 
-    stages.fit_profile(_load(recipe))
+    stages.fit_profile(load(recipe))
 
 
 @app.command()
@@ -178,27 +170,7 @@ def publish(recipe: RecipePath = SHIPPED_RECIPE) -> None:
     """
     from training import stages
 
-    stages.publish_family(_load(recipe), recipe)
-
-
-@app.command()
-def card(
-    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="The directory of a published family.")] = Path(
-        "models/abacus"
-    ),
-) -> None:
-    """Write the model card and the plots of a published family again, from its own directory.
-
-    Needs no run directory. The same directory gives the same bytes; the hashes in the manifest are updated.
-
-        laconic-train card models/abacus
-    """
-    from training.publish import report as reporting
-
-    try:
-        reporting.write(family_dir)
-    except FamilyError as error:
-        _fail(str(error))
+    stages.publish_family(load(recipe), recipe)
 
 
 @app.command()
@@ -220,7 +192,7 @@ def experiment(
     """
     from training.experiments import experiment as experimenting
 
-    loaded = [_load(path) for path in recipes]
+    loaded = [load(path) for path in recipes]
     every = [recipe.with_seed(number) for number in seed for recipe in loaded]
     experimenting.check(every, results)
     for recipe in every:
@@ -244,58 +216,7 @@ def report(
     reporting.write(results, out)
 
 
-@app.command()
-def measure(
-    family_dir: Annotated[Path, typer.Argument(metavar="FAMILY", help="The directory of a published family.")],
-    checkpoint: Annotated[str, typer.Option(help="The checkpoint's name, e.g. base or alpha-0.2.")],
-    split: Annotated[
-        Split,
-        typer.Option(help="Which prompts. No stage trains on heldout, but designs were compared on its seeds 0 to 2."),
-    ] = "heldout",
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED - 1, help="Another seed draws other prompts.")] = 1,
-    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 900,
-    samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 4,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longer completions are truncated, and so incorrect.")] = 320,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Use the questions and the dtype of this recipe; default: arithmetic and float32."),
-    ] = None,
-    served: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Measure through a running gateway, e.g. http://127.0.0.1:8080/v1."),
-    ] = None,
-) -> None:
-    """Measure a checkpoint of a published family: accuracy and reasoning tokens with 95 % intervals, as JSON.
-
-    With `--served`, no model is loaded. Requests go to the running gateway, and tokens are those of the responses'
-    usage.
-
-        laconic-train measure models/abacus --checkpoint alpha-0.2 --prompts 90
-    """
-    from training.measure import figures
-    from training.rollouts.params import SamplingParams
-    from training.tasks.source import questions
-
-    published = _published(family_dir, checkpoint)
-    loaded = _load(recipe) if recipe else None
-    drawn = questions(loaded.data if loaded else Data(), split, seed, prompts)
-    params = SamplingParams(max_tokens, temperature, samples, seed)
-    if served:
-        rows = _measured_over_http(served, published.served_name(checkpoint), drawn, params)
-    else:
-        from training.measure import published as measuring
-
-        rows = measuring.sample_and_grade(family_dir, published, checkpoint, recipe=loaded, drawn=drawn, params=params)
-    parts = {"overall": rows} | {d: [row for row in rows if row.difficulty == d] for d in figures.difficulties(rows)}
-    typer.echo(json.dumps({part: figures.summarise(own, seed).model_dump() for part, own in parts.items()}, indent=1))
-
-
-def _measured_over_http(url: str, model: str, drawn: Sequence[Question], params: SamplingParams) -> list[Graded]:
-    from training.measure import outcomes, served
-
-    with outcomes.bar(len(drawn) * params.samples, model) as progress:
-        return asyncio.run(served.sample_and_grade(url, model, drawn, params, on_batch=progress))
+app.add_typer(cli_published.app)
 
 
 @app.command()
@@ -323,7 +244,7 @@ def plan(
 
     from training import plan as planning
 
-    loaded = _load(recipe)
+    loaded = load(recipe)
     tables, refusal = planning.tables(
         loaded, gpus=gpus, shard=shard, gpu_gib=gpu_gib, tflops=tflops, price=price, prompt_tokens=prompt_tokens
     )
@@ -356,7 +277,7 @@ def prompts(
     try:
         drawn = source.prompts(split, seed, count, task=task, difficulty=difficulty)
     except ValueError as error:
-        _fail(f"--{error}")
+        fail(f"--{error}")
     for prompt in drawn:
         sys.stdout.write(json.dumps(prompt.as_row(), ensure_ascii=False) + "\n")
 
@@ -367,31 +288,7 @@ def main() -> None:
     try:
         app()
     except StageError as error:
-        _fail(str(error))
-
-
-def _load(path: Path) -> Recipe:
-    try:
-        return load_recipe(path)
-    except RecipeError as error:
-        _fail(str(error))
-
-
-def _published(directory: Path, checkpoint: str) -> Family:
-    """The family in a directory, which has this checkpoint."""
-    try:
-        published = load_family(directory)
-        published.checkpoint(checkpoint)
-    except FamilyError as error:
-        _fail(str(error))
-    except KeyError:
-        _fail(f"--checkpoint: {checkpoint!r} is not one of {', '.join(c.name for c in published.checkpoints)}")
-    return published
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"laconic-train: {message}", err=True)
-    raise SystemExit(2)
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from tests.training.coldstart.conftest import questions, recipe_in, stranger, un
 __all__ = ["stranger", "unmarked"]  # fixtures
 
 
-def laconic_train(command: str, recipe: Path) -> str:
+def laconic_train(command: str, path: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "training.launch", command, str(recipe)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "training.launch", command, str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -35,6 +35,12 @@ def test_a_stranger_s_model_becomes_a_family_that_is_served(stranger: Path, tmp_
     family = families.load(recipe.publish_to)
     assert family.checkpoint("alpha-0.1").kind == "lora"
     assert json.loads((recipe.run_dir / "base" / "cold-start.json").read_text())["closed"] == 1
+
+    weights = recipe.publish_to / "base" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()  # as the family is passed on
+    laconic_train("rebuild", recipe.publish_to)
+    assert weights.read_bytes() == before
 
     with launched(tmp_path / "state", "--family", str(recipe.publish_to)) as stack:
         for name in ("base", "alpha-0.1"):

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from training.cli import app, main
@@ -8,7 +9,7 @@ from training.cli import app, main
 run = CliRunner().invoke
 
 
-@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
+@pytest.mark.parametrize("command", typer.main.get_command(app).commands)
 def test_the_help_of_every_command_has_an_example(command):
     result = run(app, [command, "--help"], terminal_width=200)
     assert result.exit_code == 0

@@ -2,6 +2,7 @@
 
     RUN/base/samples.jsonl     what the untrained model answered, and the traces made of it, a line for each question
     RUN/base/metrics.jsonl     the log of the fine-tuning
+    RUN/base/adapter/          what it learned, unless all weights were trained
     RUN/base/model/            the model that marks its thinking: the base of the family
     RUN/base/cold-start.json   what it changed, on validation questions
 
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from models.files import atomic_directory, write_json
-from training.coldstart import marks, report, samples, tune
+from training.coldstart import marks, merge, report, samples, tune
 from training.coldstart.sampler import sampler
 from training.config import Recipe
 from training.errors import StageError
@@ -139,9 +141,15 @@ def _tune(
     ids = marks.add_marks(tokenizer)
     marks.make_room(model, tokenizer, ids)
     trained = tune.tune(model, tokenizer, learned, stage, marks=ids, seed=recipe.seed, work=directory / "work")
+    dtype = checkpoints.config(source).dtype
     with atomic_directory(directory / "model") as unfinished:
-        trained.to(checkpoints.config(source).dtype).save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+        if isinstance(trained, PeftModel):
+            merge.save_adapter(trained, directory / "adapter", dtype)
+            del model, trained
+            merge.write_base(source, directory / "adapter", unfinished)
+        else:
+            trained.to(dtype).save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
 
 
 def _validation(recipe: Recipe, stage: ColdStart) -> Sequence[Question]:

@@ -1,4 +1,4 @@
-"""How does the model learn its traces? Supervised fine-tuning of an adapter, which is merged, or of all weights.
+"""How does the model learn its traces? Supervised fine-tuning of an adapter, or of all weights.
 
 With an adapter, the embeddings of the marks are trained beside it: they are new, and an adapter does not reach them.
 Therefore transformers' `Trainer` does it: TRL's `SFTTrainer` multiplies with the weight of the output embeddings as it
@@ -38,8 +38,8 @@ def tune(
     marks: Sequence[int],
     seed: int,
     work: Path,
-) -> PreTrainedModel:
-    """Train the model on the traces, or resume from the last complete checkpoint in `work`.
+) -> PreTrainedModel | PeftModel:
+    """Train the model on the traces, or resume from the last complete checkpoint in `work`. An adapter is not merged.
 
     Args:
         model: has embeddings of the marks.
@@ -81,8 +81,7 @@ def tune(
     )
     show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    return trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
+    return trainer.accelerator.unwrap_model(trainer.model)
 
 
 def _adapter(model: PreTrainedModel, stage: ColdStart, marks: Sequence[int]) -> LoraConfig:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from models import family
 from models.family import Checkpoint, Family, Measurements, Reasoning
-from models.files import hash_files
+from models.files import hash_files, sha256
 from training.base.tokenizer import ANSWER_PREFIX
 from training.config import Data, DenseReward, Recipe, checkpoint_name
 from training.job import metrics
-from training.job.checkpoints import dtype
+from training.job.checkpoints import dtype, source_directory
 from training.job.planning import architecture, parameters
 from training.measure import figures
 from training.publish import provenance, report
@@ -23,6 +23,8 @@ from training.tasks.outcome import Graded
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+COLD_START = "cold-start"
+"""The directory of the adapter that made the base of a public model."""
 
 
 def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> None:
@@ -57,7 +59,7 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
         context_tokens=recipe.base.context_tokens,
         tokenizer="base/tokenizer.json",
         profile="profile.json",
-        files=hash_files(target, "profile.json"),
+        files=hash_files(target, "profile.json") | hash_files(target, COLD_START),
         checkpoints=tuple(checkpoints),
     )
     family.save(manifest, target)
@@ -67,6 +69,8 @@ def assemble(recipe: Recipe, recipe_path: Path, base: Path, target: Path) -> Non
 def _copy_models(recipe: Recipe, base: Path, target: Path, names: Iterable[str]) -> None:
     """Copy the base, and the adapter or the whole model of every trained checkpoint."""
     _copy(base, target / "base", _MODEL_FILES)
+    if (learned := recipe.run_dir / "base" / "adapter").exists():
+        _copy(learned, target / COLD_START, _ADAPTER_FILES)
     for name in names:
         trained = recipe.run_dir / "family" / name
         if recipe.family.tune == "full":
@@ -89,8 +93,15 @@ def _provenance(recipe: Recipe, recipe_path: Path, logs: Mapping[str, Path]) -> 
         dense=dense and dense.model_dump(exclude={"memory_gib"}),
         minutes={name: round(metrics.minutes(log)) for name, log in timed.items()},
         curves={name: metrics.curves(log) for name, log in logs.items()},
+        revision=None if trained_here else base.revision,
+        weights={} if trained_here else weights_of(source_directory(base)),
         quantized=None if trained_here else _quantized(base),
     )
+
+
+def weights_of(source: Path) -> dict[str, str]:
+    """SHA-256 of a model's weights, by file."""
+    return {file.name: sha256(file) for file in sorted(source.glob("*.safetensors"))}
 
 
 def _quantized(base: PretrainedBase) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class Provenance:
     """Training time by checkpoint, from the training logs."""
     curves: Mapping[str, Curves] | None
     """Rollout figures by checkpoint and step, for the plot; None where they were not recorded."""
+    revision: str | None = None
+    """The commit of a pretrained model on the Hugging Face Hub, if the recipe names it."""
+    weights: Mapping[str, str] = field(default_factory=dict[str, str])
+    """SHA-256 of the pretrained model's own weights, by file."""
     quantized: str | None = None
     """What the base's directory says of weights that were quantized once, in its file `QUANTIZED`."""
 

@@ -114,7 +114,7 @@ def copied(finished: Recipe, stranger: Path, tmp_path: Path) -> Recipe:
 def recipe_in(directory: Path, stranger: Path) -> Recipe:
     data = directory / "questions.jsonl"
     data.write_text("".join(f"{json.dumps(row)}\n" for row in questions(400)))
-    cold = ColdStart(questions=40, samples=2, epochs=20, batch=8, micro_batch=8, lr=1e-2, tune="full", prompts=8)
+    cold = ColdStart(questions=40, samples=2, epochs=20, batch=8, micro_batch=8, lr=1e-2, prompts=8)
     return Recipe(
         name="stranger",
         description="d",

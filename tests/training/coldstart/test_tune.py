@@ -22,7 +22,7 @@ def tuned(stranger: Path, stage: ColdStart, work: Path):
     ids = marks.add_marks(tokenizer)
     marks.make_room(model, tokenizer, ids)
     before = copy.deepcopy(model.state_dict())
-    trained = tune.tune(model, tokenizer, TRACES, stage, marks=ids, seed=0, work=work)
+    trained = tune.tune(model, tokenizer, TRACES, stage, marks=ids, seed=0, work=work).merge_and_unload()
     return before, trained, tokenizer, ids
 
 

@@ -101,9 +101,8 @@ def test_the_card_says_what_was_rewarded(written):
 
 def test_the_card_says_that_the_base_was_quantized(written):
     def of(quantized: str | None) -> str:
-        return written(
-            [], provenance=Provenance("recipe.yaml", "bases/a", None, "alpha", None, {"alpha-0.4": 10}, None, quantized)
-        )
+        made = Provenance("recipe.yaml", "bases/a", None, "alpha", None, {"alpha-0.4": 10}, None, quantized=quantized)
+        return written([], provenance=made)
 
     assert "1 checkpoint made from `bases/a`. It was quantized to 4 bits once.\n" in of(
         "It was quantized to 4 bits once."
