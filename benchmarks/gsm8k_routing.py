@@ -58,10 +58,14 @@ def read(file: Path) -> Outcomes:
 
 def apgr(gain: Array, accuracy: Array) -> float:
     """Average performance gap recovered by sending problems to the strong model in the order of `gain`, (problems,)."""
-    weak, strong = accuracy[:, WEAK], accuracy[:, STRONG]
+    return recovered(gain, accuracy[:, WEAK], accuracy[:, STRONG])
+
+
+def recovered(gain: Array, weak: Array, strong: Array) -> float:
+    """APGR of sending prompts from a weak model to a strong one in the order of `gain`; all are (prompts,)."""
     order = np.argsort(-gain, kind="stable")
-    recovered = np.concatenate([[0.0], np.cumsum((strong - weak)[order])]) / (strong.sum() - weak.sum())
-    return float(np.trapezoid(recovered, np.linspace(0, 1, len(recovered))))
+    share = np.concatenate([[0.0], np.cumsum((strong - weak)[order])]) / (strong.sum() - weak.sum())
+    return float(np.trapezoid(share, np.linspace(0, 1, len(share))))
 
 
 def figures(correct: Array, cost: Array, measured: Outcomes) -> dict[str, float]:

@@ -22,6 +22,7 @@ FILES = {
     "difficulty": "docs/profile/difficulty.json",
     "tolerance": "docs/profile/tolerance.json",
     "gsm8k": "docs/profile/gsm8k.json",
+    "readers": "docs/profile/readers.json",
     "gateway": "benchmarks/results/gateway.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",

@@ -102,6 +102,18 @@ def gsm8k(sources: Sources) -> str:
     return _table(["", "AUC of P(175B with verifier is right)", "APGR, 6B to 175B with verifier", "closed"], rows)
 
 
+def readers(sources: Sources) -> str:
+    """Figures of every reader of prompts between four real models, and of the one that fitting chooses."""
+    rows: list[tuple[str, ...]] = []
+    for name, figures in [*sources.value("readers", "readers").items(), ("auto minus length", _gained(sources))]:
+        rows.append((_bold(name, name == "auto"), *(render(figure, ".3") for figure in figures.values())))
+    return _table(["", "log loss", "APGR, least to most accurate model"], rows)
+
+
+def _gained(sources: Sources) -> Mapping[str, Any]:
+    return sources.value("readers", "auto minus length")
+
+
 def probing(sources: Sources) -> str:
     """How many times as fast packed probes are, at the benchmark's 16 episodes."""
     rows = [
@@ -284,6 +296,7 @@ TABLES = {
     "fixed": fixed,
     "tolerances": tolerances,
     "gsm8k": gsm8k,
+    "readers": readers,
     "probing": probing,
     "savings": savings,
     "streaming": streaming,

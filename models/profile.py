@@ -7,8 +7,8 @@ checkpoint c in the family as an input:
     log(1 + tokens) | x, c  = g(x, c) + exp(h(x, c)) z,   z drawn from the checkpoint's residual quantiles
 
 The first is the two-parameter logistic model of item response theory (Birnbaum, 1968). One function of the prompt, f,
-says how easy the question is; each checkpoint adds two numbers. Checkpoints differ much less than questions do, and
-with two numbers each even small differences can be learned.
+says how easy the question is: the reader that fitting chose (`models.reader`). Each checkpoint adds two numbers.
+Checkpoints differ much less than questions do, and with two numbers each even small differences can be learned.
 
 Thinking that is ended by a budget B (budget-forced) can still lead to a correct answer. One more forest and a vector
 of shifts d for each checkpoint predict how often; the prediction never falls as B grows:
@@ -42,10 +42,13 @@ from models.features import FEATURES, features_of, is_familiar
 from models.field import first_error, one_line
 from models.files import MIB, read_json
 from models.forest import Forest, Forests
+from models.reader import Reader, StoredReader
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
+READABLE = (7, 8)
+"""Version 7 had no reader: easiness was the forest's value."""
 MAX_BYTES = 64 * MIB
 MAX_SHIFTS = 64
 """Most values of u, which is the logarithm of a budget."""
@@ -145,6 +148,8 @@ class _Stored(BaseModel):
     upper: list[float]
     difficulties: list[float]
     correct: Forest
+    reader: StoredReader | None = None
+    """How easy a prompt looks; None for what the forest `correct` says."""
     scales: dict[str, tuple[float, float]]
     """a and b by checkpoint."""
     tokens: Forest
@@ -180,6 +185,7 @@ class Profile:
             name: Escalation(first=fitted.first, second=fitted.second, surprisal=fitted.surprisal)
             for name, fitted in stored.escalations.items()
         }
+        self._reader = stored.reader and Reader(stored.reader)
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._slope, self._shift = np.array(list(stored.scales.values())).T
@@ -197,8 +203,11 @@ class Profile:
 
         Characters beyond 1.25 times the longest fitting prompt are not read: such a prompt is unfamiliar anyway.
         """
-        x = features_of(prompt[: self._longest + 1], self._vocabulary)
+        text = prompt[: self._longest + 1]
+        x = features_of(text, self._vocabulary)
         correct, mean, spread = self._forests(x).T
+        if self._reader is not None:
+            correct = self._reader(text, x) + self._reader.forest * correct
         p_correct = _sigmoid(self._slope * correct + self._shift)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
@@ -316,8 +325,8 @@ def load(path: Path) -> Profile:
         raise ProfileError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ProfileError(f"{path}: not JSON ({one_line(str(error))})") from None
-    if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") != SCHEMA_VERSION:
-        raise ProfileError(f"{path}: not a difficulty profile of version {SCHEMA_VERSION}")
+    if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") not in READABLE:
+        raise ProfileError(f"{path}: not a difficulty profile of version {' or '.join(map(str, READABLE))}")
     try:
         return Profile.of(cast("object", raw))
     except ValidationError as error:

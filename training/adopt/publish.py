@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from training.adopt.levels import Level
 from training.adopt.measure import Plan
 from training.adopt.probe import Facts
 from training.measure.figures import summarise
-from training.profile import enough, fit
+from training.profile import compared, enough, fit
 from training.publish import plots
 from training.tasks.outcome import BudgetForced, Graded
 
@@ -106,7 +107,7 @@ def publish(adopted: Adopted, target: Path, tokenizer: Path | None) -> Family:
         )
         families.save(manifest, directory)
         plots.frontier(manifest.checkpoints, directory / "frontier.png")
-        write_text(directory / "README.md", card(adopted, manifest, profile["report"]))
+        write_text(directory / "README.md", card(adopted, manifest, profile))
     return families.load(target)
 
 
@@ -137,8 +138,9 @@ def _checkpoint(adopted: Adopted, name: str) -> Checkpoint:
     )
 
 
-def card(adopted: Adopted, family: Family, report: Mapping[str, Mapping[str, float]]) -> str:
-    """The family's card as Markdown."""
+def card(adopted: Adopted, family: Family, profile: Mapping[str, Any]) -> str:
+    """The family's card as Markdown; `profile` is what was fitted, as JSON."""
+    report: Mapping[str, Mapping[str, float]] = profile["report"]
     measured = family.checkpoints[0].frontier
     models = sorted({checkpoint.model or "" for checkpoint in family.checkpoints})
     rows = [
@@ -178,6 +180,8 @@ fitted on the others.
 {chr(10).join(_scores(name, scores) for name, scores in report.items())}
 
 {verdict(report)}
+
+{compared.section(profile.get("reader"))}
 
 ## The engine
 

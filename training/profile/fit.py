@@ -1,7 +1,7 @@
-"""How is the difficulty profile fitted? Boosted trees on the features of a prompt, from validation outcomes.
+"""How is the difficulty profile fitted? A reader of prompts and boosted trees, from validation outcomes.
 
-One forest serves all checkpoints, so that it learns from all their outcomes what makes a question hard. For P(correct),
-one forest predicts how easy the prompt is, and each checkpoint scales the result. For lengths, the position of the
+One reader serves all checkpoints, so that it learns from all their outcomes what makes a question hard: `readers`
+chooses it, and each checkpoint scales what it says. For lengths there is a forest, of which the position of the
 checkpoint in the family is an input. `models.profile` describes the file and reads it; `benchmarks.difficulty` compares
 this fit with others.
 
@@ -25,7 +25,7 @@ from sklearn.model_selection import GroupKFold
 from models.features import features_of, words_of
 from models.files import write_text
 from models.profile import LEVELS, SCHEMA_VERSION
-from training.profile import cascade
+from training.profile import cascade, readers
 from training.profile.boosting import RISING, SHARE, VALUE, boost, constant_forest
 from training.profile.logistic import fit_logistic, fit_scale, sigmoid
 from training.profile.scores import correct_scores, log_loss, token_scores
@@ -69,7 +69,8 @@ def fit(
     tokens = np.stack(
         [[[o.reasoning_tokens for o in row.outcomes] for row in rows] for rows in outcomes.values()], axis=1
     ).reshape(len(inputs), -1)
-    stored, out_of_fold = forests(inputs, accuracy, tokens.astype(float), n_checkpoints, seed)
+    seen = readers.see(prompts, features)
+    stored, out_of_fold = forests(inputs, accuracy, tokens.astype(float), n_checkpoints, seed, seen=seen)
     failure = 1 - out_of_fold.correct.reshape(-1, n_checkpoints).mean(1)
     forced, shifts, forced_scores = _fit_budget_forced([budget_forced[name] for name in outcomes], vocabulary, seed)
     return {
@@ -112,7 +113,7 @@ class OutOfFold(NamedTuple):
 
 
 def forests(
-    inputs: Array, accuracy: Array, tokens: Array, n_checkpoints: int, seed: int
+    inputs: Array, accuracy: Array, tokens: Array, n_checkpoints: int, seed: int, *, seen: readers.Seen | None = None
 ) -> tuple[dict[str, Any], OutOfFold]:
     """The three forests, the scales and the residuals by position, and the predictions of cross-validation.
 
@@ -122,6 +123,7 @@ def forests(
         tokens: reasoning tokens, (prompts * n_checkpoints, samples).
         n_checkpoints: the number of checkpoints.
         seed: for folds and trees.
+        seen: what readers see of the prompts, of which the best one is chosen; None: the forest reads the inputs.
     """
     prompt = np.repeat(np.arange(len(inputs) // n_checkpoints), n_checkpoints)
     splits = GroupKFold(min(_FOLDS, prompt[-1] + 1), shuffle=True, random_state=seed)
@@ -131,7 +133,12 @@ def forests(
         (train[::n_checkpoints] // n_checkpoints, test[::n_checkpoints] // n_checkpoints) for train, test in folds
     ]
     by_position = accuracy.reshape(-1, n_checkpoints)
-    correct, easiness = boost(SHARE, inputs[::n_checkpoints, :-1], by_position.mean(1), prompt_folds, seed)
+    reader: dict[str, Any] = {}
+    if seen is None:
+        correct, easiness = boost(SHARE, inputs[::n_checkpoints, :-1], by_position.mean(1), prompt_folds, seed)
+    else:
+        choice = readers.choose(seen, by_position.mean(1), prompt_folds, seed)
+        correct, easiness, reader = choice.forest, choice.easiness, {"reader": choice.stored}
     scales = [fit_scale(easiness, by_position[:, position]) for position in range(n_checkpoints)]
     logits = np.stack([a * easiness + b for a, b in scales], axis=1).ravel()
     mean, predicted_mean = boost(VALUE, inputs, log_tokens.mean(1), folds, seed)
@@ -142,6 +149,7 @@ def forests(
     quantiles = np.expm1(predicted_mean[:, None] + size * np.tile(residuals, (prompt[-1] + 1, 1)))
     stored = {
         "correct": correct,
+        **reader,
         "scales": [list(scale) for scale in scales],
         "tokens": mean,
         "spread": spread,

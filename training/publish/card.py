@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from models.family import Checkpoint, Estimate, Family, Slice
-from training.profile import enough
+from training.profile import compared, enough
 from training.publish.provenance import Provenance
 from training.tasks.problems import DIFFICULTIES, KINDS
 
@@ -23,6 +23,7 @@ def write(family: Family, provenance: Provenance, *, gate: Mapping[str, Any] | N
         _figures(family, caution=trained_here),
         _at_the_gate(gate) if gate else "",
         _profile_section(profile["report"]),
+        compared.section(profile.get("reader")),
         _escalations(profile["escalations"]),
         _reproduce(family, provenance),
     ]
