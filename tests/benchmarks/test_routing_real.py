@@ -28,10 +28,10 @@ def test_a_table_has_outcomes_in_any_form(suffix: str, tmp_path: Path) -> None:
 
 def test_predictions_are_of_the_reader_that_the_other_folds_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 60, 120)
+    lengths = rng.integers(1, 60, 300)
     prompts = ["word " * int(length) for length in lengths]
-    strong = (rng.random(120) < 0.9).astype(float)
-    weak = (rng.random(120) < 1 / (1 + np.exp((lengths - 30) / 6))).astype(float)
+    strong = (rng.random(300) < 0.9).astype(float)
+    weak = (rng.random(300) < 1 / (1 + np.exp((lengths - 30) / 6))).astype(float)
     monkeypatch.setattr(routing_real, "FOLDS", 3)
     monkeypatch.setattr(readers, "PENALTIES", (0.03, 3.0))
     predicted, chosen = routing_real.crossed(prompts, np.stack([weak, strong], axis=1), seed=0)
