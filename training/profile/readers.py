@@ -32,7 +32,8 @@ Rows = NDArray[np.int64]
 BUCKETS = 4096
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
 """Inverse strengths of the linear readers' ridge penalty, of which cross-validation chooses."""
-INNER_FOLDS = 4
+INNER_FOLDS = 3
+_LINEAR: tuple[Kind, ...] = ("length", "counts", "text", "ngrams")
 STACKED = ("text", "ngrams", "forest")
 _CONSTANT = 1e-9
 """Inputs that vary less are the same everywhere but for rounding."""
@@ -92,15 +93,16 @@ def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
         folds: the outer folds, over prompts.
         seed: of inner folds and trees.
     """
-    easiness = {name: np.zeros(len(share)) for name in ORDER}
-    for train, test in folds:
-        for name, values in _out_of_fold(seen, share, train, test, seed).items():
-            easiness[name][test] = values
-    losses = {name: _losses(share, values) for name, values in easiness.items()}
     # With few prompts, one of many readers is good by chance, so only the simplest two are weighed up.
-    name = simplest_good_one({name: losses[name] for name in (ORDER if len(share) >= FEW else ORDER[:2])})
+    names = ORDER if len(share) >= FEW else ORDER[:2]
+    easiness = {name: np.zeros(len(share)) for name in names}
+    for train, test in folds:
+        for name, fitted in fit_all(seen, share, train, seed, names).items():
+            easiness[name][test] = values_of(fitted, seen, test)
+    losses = {name: _losses(share, values) for name, values in easiness.items()}
+    name = simplest_good_one(losses)
     everything = np.arange(len(share))
-    fitted = fit_all(seen, share, everything, seed)[name]
+    fitted = fit_all(seen, share, everything, seed, names)[name]
     compared = {
         reader: {"log_loss": float(losses[reader].mean()), "auc": auc(share, sigmoid(values))}
         for reader, values in easiness.items()
@@ -131,22 +133,28 @@ def simplest_good_one(losses: dict[str, Array]) -> str:
     return best
 
 
-def _out_of_fold(seen: Seen, share: Array, train: Rows, test: Rows, seed: int) -> dict[str, Array]:
-    """Every reader's easiness of the test prompts, fitted on the others."""
-    return {name: values_of(fitted, seen, test) for name, fitted in fit_all(seen, share, train, seed).items()}
+def fit_all(seen: Seen, share: Array, rows: Rows, seed: int, names: Sequence[str] = ORDER) -> dict[str, Fitted]:
+    """Readers, fitted on some prompts; what each chooses for itself is cross-validated within them.
 
-
-def fit_all(seen: Seen, share: Array, rows: Rows, seed: int) -> dict[str, Fitted]:
-    """Every reader, fitted on some prompts; what it chooses for itself is cross-validated within them."""
+    Args:
+        seen: of all prompts.
+        share: of right samples, of all prompts.
+        rows: the prompts to fit on.
+        seed: of folds and trees.
+        names: which readers; the stack needs those that it stacks.
+    """
     inner = _folds(rows, seed)
     target = share[rows]
     fitted = {"constant": Fitted(_average(target), 0.0, {}, None)}
     out_of_fold: dict[str, Array] = {}
-    for kind in ("length", "counts", "text", "ngrams"):
+    kinds: list[Kind] = [kind for kind in _LINEAR if kind in names]
+    for kind in kinds:
         fitted[kind], out_of_fold[kind] = _linear(kind, seen.inputs[kind][rows], target, inner)
-    trees, out_of_fold["forest"] = boost(SHARE, seen.counts[rows], target, inner, seed)
-    fitted["forest"] = Fitted(0.0, 1.0, {}, trees)
-    fitted["stack"] = _stack(fitted, out_of_fold, target)
+    if "forest" in names:
+        trees, out_of_fold["forest"] = boost(SHARE, seen.counts[rows], target, inner, seed)
+        fitted["forest"] = Fitted(0.0, 1.0, {}, trees)
+    if "stack" in names:
+        fitted["stack"] = _stack(fitted, out_of_fold, target)
     return fitted
 
 

@@ -95,9 +95,9 @@ def test_no_outer_fold_is_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     fits: list[set[int]] = []
     really = readers.fit_all
 
-    def recorded(seen: readers.Seen, share: np.ndarray, rows: np.ndarray, seed: int) -> dict[str, readers.Fitted]:
+    def recorded(seen: readers.Seen, share: np.ndarray, rows: np.ndarray, *rest: object) -> dict[str, readers.Fitted]:
         fits.append(set(rows.tolist()))
-        return really(seen, share, rows, seed)
+        return really(seen, share, rows, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(readers, "fit_all", recorded)
     folds = list(KFold(3, shuffle=True, random_state=0).split(PROMPTS))
