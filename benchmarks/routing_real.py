@@ -32,6 +32,7 @@ from benchmarks.gsm8k_routing import recovered
 from models.features import features_of
 from training.profile import readers
 from training.profile.logistic import fit_scale, sigmoid
+from training.profile.scores import log_loss
 
 Array = NDArray[np.float64]
 FOLDS, RESAMPLES = 5, 1000
@@ -71,11 +72,10 @@ def crossed(prompts: Sequence[str], right: Array, seed: int) -> tuple[dict[str, 
 
 def figures(predicted: Array, right: Array) -> dict[str, float]:
     """Log loss and APGR of some prompts' predictions."""
-    p = np.clip(predicted, 1e-6, 1 - 1e-6)
     weak, strong = int(right.mean(0).argmin()), int(right.mean(0).argmax())
     gain = predicted[:, strong] - predicted[:, weak]
     return {
-        "log loss": float(-(right * np.log(p) + (1 - right) * np.log(1 - p)).mean()),
+        "log loss": log_loss(right, predicted),
         "APGR": recovered(gain, right[:, weak], right[:, strong]),
     }
 

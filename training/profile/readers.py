@@ -23,7 +23,7 @@ from models.text import ngrams_of, text_of
 from training.profile.boosting import SHARE, Folds, boost, constant_forest
 from training.profile.enough import FEW
 from training.profile.logistic import fit_logistic, logit, sigmoid
-from training.profile.scores import auc
+from training.profile.scores import auc, log_losses
 
 Array = NDArray[np.float64]
 Matrix = Array | csr_array
@@ -99,7 +99,7 @@ def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
     for train, test in folds:
         for name, fitted in fit_all(seen, share, train, seed, names).items():
             easiness[name][test] = values_of(fitted, seen, test)
-    losses = {name: _losses(share, values) for name, values in easiness.items()}
+    losses = {name: log_losses(share, sigmoid(values)) for name, values in easiness.items()}
     name = simplest_good_one(losses)
     everything = np.arange(len(share))
     fitted = fit_all(seen, share, everything, seed, names)[name]
@@ -169,7 +169,7 @@ def _linear(kind: Kind, inputs: Matrix, share: Array, folds: Folds) -> tuple[Fit
             weights, intercept = _ridge(standard[train], share[train], penalty)
             values[test] = standard[test] @ weights + intercept
         tried.append(values)
-    best = int(np.argmin([_losses(share, values).mean() for values in tried]))
+    best = int(np.argmin([log_losses(share, sigmoid(values)).mean() for values in tried]))
     weights, intercept = _ridge(standard, share, PENALTIES[best])
     weights = weights / scale
     return Fitted(intercept - float(weights @ mean), 0.0, {kind: weights}, None), tried[best]
@@ -260,9 +260,3 @@ def _hashed(prompts: Sequence[str]) -> csr_array:
 def _average(share: Array) -> float:
     """The logit of the mean share, with one sample more, half right, so that few prompts are never certain."""
     return logit(float(share.sum() + 0.5) / (len(share) + 1))
-
-
-def _losses(share: Array, easiness: Array) -> Array:
-    """Log loss of each prompt, in nats."""
-    p = np.clip(sigmoid(easiness), 1e-6, 1 - 1e-6)
-    return -(share * np.log(p) + (1 - share) * np.log(1 - p))

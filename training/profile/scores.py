@@ -47,8 +47,13 @@ def pinball(tokens: Array, quantiles: Array) -> float:
 
 def log_loss(accuracy: Array, predicted: Array) -> float:
     """Log loss of P(correct), in nats."""
+    return float(log_losses(accuracy, predicted).mean())
+
+
+def log_losses(accuracy: Array, predicted: Array) -> Array:
+    """Log loss of each P(correct), in nats, in the shape of the predictions."""
     p = np.clip(predicted, 1e-6, 1 - 1e-6)
-    return float(-(accuracy * np.log(p) + (1 - accuracy) * np.log(1 - p)).mean())
+    return -(accuracy * np.log(p) + (1 - accuracy) * np.log(1 - p))
 
 
 def auc(accuracy: Array, predicted: Array) -> float:
