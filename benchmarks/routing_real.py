@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks.gsm8k_routing import recovered
+from models import encoder as encoders
+from models.encoder import Encoder
 from models.features import features_of
 from training.profile import readers
 from training.profile.logistic import fit_scale, sigmoid
@@ -40,8 +43,9 @@ FOLDS, RESAMPLES = 5, 1000
 
 def read(table: Path, prompt: str, models: Sequence[str]) -> tuple[list[str], Array]:
     """The prompts, and whether each model was right, (prompts, models)."""
-    text = table.read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines())) if table.suffix == ".csv" else [*map(json.loads, text.splitlines())]
+    text = table.read_bytes().decode("utf-8-sig")  # line ends as they are: a prompt may have some
+    lines = [line for line in text.split("\n") if line.strip()]
+    rows = list(csv.DictReader(io.StringIO(text))) if table.suffix == ".csv" else [*map(json.loads, lines)]
     return [row[prompt] for row in rows], np.array([[_right(row[model]) for model in models] for row in rows])
 
 
@@ -51,19 +55,20 @@ def _right(outcome: Any) -> float:
     return words[value.lower()] if isinstance(value, str) and value.lower() in words else float(value)
 
 
-def crossed(prompts: Sequence[str], right: Array, seed: int) -> tuple[dict[str, Array], list[str]]:
+def crossed(
+    prompts: Sequence[str], right: Array, seed: int, encoder: Encoder | None = None
+) -> tuple[dict[str, Array], list[str]]:
     """P(right) of every prompt by reader, predicted from the other folds, (prompts, models); what `auto` chose."""
-    predicted = {name: np.zeros_like(right) for name in ("auto", *readers.ORDER)}
+    seen = readers.see(prompts, np.stack([features_of(prompt, ()) for prompt in prompts]), encoder)
+    predicted = {name: np.zeros_like(right) for name in ("auto", *seen.readers)}
     chosen: list[str] = []
-    seen = readers.see(prompts, np.stack([features_of(prompt, ()) for prompt in prompts]))
     for train, test in tqdm(list(KFold(FOLDS, shuffle=True, random_state=seed).split(prompts))):
         share = right[train].mean(1)
         part, inner = seen.of(train), list(KFold(FOLDS, shuffle=True, random_state=seed).split(train))
         choice = readers.choose(part, share, inner, seed)
-        fitted = readers.fit_all(part, share, np.arange(len(train)), seed)
         for name, easiness in choice.every.items():
             scales = [fit_scale(easiness, right[train, model]) for model in range(right.shape[1])]
-            values = readers.values_of(fitted[name], seen, test)
+            values = readers.values_of(choice.fitted[name], seen, test)
             predicted[name][test] = sigmoid(np.stack([a * values + b for a, b in scales], axis=1))
         chosen.append(choice.stored["name"])
         predicted["auto"][test] = predicted[chosen[-1]][test]
@@ -87,10 +92,12 @@ def main() -> None:
     parser.add_argument("--prompt", default="prompt", help="the column of the prompts")
     parser.add_argument("--models", required=True, help="the columns of the outcomes, separated by commas")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--no-encoder", action="store_true", help="leave the sentence encoder out, though installed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     prompts, right = read(arguments.table, arguments.prompt, arguments.models.split(","))
-    predicted, chosen = crossed(prompts, right, arguments.seed)
+    encoder = encoders.load() if encoders.is_installed() and not arguments.no_encoder else None
+    predicted, chosen = crossed(prompts, right, arguments.seed, encoder)
     rng = np.random.default_rng(arguments.seed)
     draws = [rng.integers(0, len(prompts), len(prompts)) for _ in range(RESAMPLES)]
     resampled = {name: [figures(p[rows], right[rows]) for rows in draws] for name, p in predicted.items()}

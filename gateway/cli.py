@@ -196,7 +196,7 @@ def _route(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "family", "quality_tolerance", "config")
     family = families.load(settings.family, verify=False)
-    profile = profiles.load(settings.family / family.profile)
+    profile = profiles.load(settings.family / family.profile, settings.encoder)
     source = "default_budget" if parsed.budget is None else "--budget"
     names = frozenset(checkpoint.name for checkpoint in family.checkpoints)
     if parsed.checkpoint is not None and parsed.checkpoint not in names:

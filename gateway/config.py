@@ -124,6 +124,10 @@ class Settings(BaseSettings):
     engine_ca: Path | None = Field(
         default=None, description="file with certificates of the engines' authority; default: the system's"
     )
+    encoder: Path | None = Field(
+        default=None,
+        description="directory of the sentence encoder, if the profile needs one; default: the extra's",
+    )
     engine_family: Path | None = Field(
         default=None,
         description="directory of the family as the engines see it, for loading missing adapters; default: --family",
@@ -290,7 +294,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{redact_url(url)!r} cannot be used: {error}") from None
         return url
 
-    @field_validator("family", "state_dir", "engine_key_file", "engine_ca")
+    @field_validator("family", "state_dir", "engine_key_file", "engine_ca", "encoder")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()

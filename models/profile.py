@@ -38,6 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models import encoder as encoders
+from models.encoder import Encoder, EncoderError, StoredEncoder
 from models.features import FEATURES, features_of, is_familiar
 from models.field import first_error, one_line
 from models.files import MIB, read_json
@@ -46,9 +48,9 @@ from models.reader import Reader, StoredReader
 
 Vector = NDArray[np.float64]
 
-SCHEMA_VERSION = 8
-READABLE = (7, 8)
-"""Version 7 had no reader: easiness was the forest's value."""
+SCHEMA_VERSION = 9
+READABLE = (7, 8, 9)
+"""Version 7 had no reader: easiness was the forest's value. Version 8 had no encoder."""
 MAX_BYTES = 64 * MIB
 MAX_SHIFTS = 64
 """Most values of u, which is the logarithm of a budget."""
@@ -150,6 +152,8 @@ class _Stored(BaseModel):
     correct: Forest
     reader: StoredReader | None = None
     """How easy a prompt looks; None for what the forest `correct` says."""
+    encoder: StoredEncoder | None = None
+    """Which encoder the reader needs; None if it needs none."""
     scales: dict[str, tuple[float, float]]
     """a and b by checkpoint."""
     tokens: Forest
@@ -168,8 +172,9 @@ class _Stored(BaseModel):
 class Profile:
     """A fitted profile. `predict` is pure and takes well under a millisecond."""
 
-    def __init__(self, stored: _Stored) -> None:
+    def __init__(self, stored: _Stored, encoder: Encoder | None = None) -> None:
         _check(stored)
+        _check_encoder(stored, encoder)
         checkpoints = len(stored.residuals)
         try:
             self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(FEATURES), checkpoints)
@@ -185,7 +190,7 @@ class Profile:
             name: Escalation(first=fitted.first, second=fitted.second, surprisal=fitted.surprisal)
             for name, fitted in stored.escalations.items()
         }
-        self._reader = stored.reader and Reader(stored.reader)
+        self._reader = stored.reader and Reader(stored.reader, encoder)
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._slope, self._shift = np.array(list(stored.scales.values())).T
@@ -194,9 +199,22 @@ class Profile:
         self._difficulties = np.sort(np.array(stored.difficulties))
 
     @classmethod
-    def of(cls, raw: object) -> Self:
-        """A profile from the JSON of its file, or from what `training.profile.fit.fit` returned."""
-        return cls(_Stored.model_validate(raw))
+    def of(cls, raw: object, encoder: Encoder | None = None) -> Self:
+        """A profile from the JSON of its file, or from what `training.profile.fit.fit` returned.
+
+        Args:
+            raw: the JSON.
+            encoder: the one that it was fitted with, if its reader needs one.
+
+        Raises:
+            ProfileError: its arrays do not fit each other, or it needs another encoder.
+        """
+        return cls(_Stored.model_validate(raw), encoder)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a sentence encoder reads each prompt: a prediction then takes milliseconds."""
+        return self.stored.encoder is not None
 
     def predict(self, prompt: str) -> Prediction:
         """Predict for one prompt, which may be any text, even an empty one.
@@ -313,11 +331,30 @@ def _check_names(stored: _Stored) -> None:
                 raise ProfileError(f"escalations.{name}.{field}: {checkpoint} is not one of the checkpoints")
 
 
-def load(path: Path) -> Profile:
+def _check_encoder(stored: _Stored, encoder: Encoder | None) -> None:
+    """Raise ProfileError unless this is the encoder that the reader needs."""
+    width = stored.reader.encoder_width if stored.reader else None
+    if (stored.encoder is None) != (width is None):
+        raise ProfileError("encoder: must name one if the reader has parts for it, and else be missing")
+    if stored.encoder is None:
+        return
+    if encoder is None or encoder.stored.sha256 != stored.encoder.sha256:
+        has = "none" if encoder is None else encoder.stored.name
+        raise ProfileError(f"encoder: fitted with {one_line(stored.encoder.name)}, and given is {has}")
+    if encoder.width != width:
+        raise ProfileError(f"reader: for encoder vectors of {width} numbers, not {encoder.width}")
+
+
+def load(path: Path, encoder: Path | None = None) -> Profile:
     """Read a profile from a file.
 
+    Args:
+        path: the file.
+        encoder: directory of the sentence encoder, if it needs one; None for the one that the extra installs.
+
     Raises:
-        ProfileError: the file is missing or not JSON, its version is unknown, or its arrays do not fit each other.
+        ProfileError: the file is missing or not JSON, its version is unknown, its arrays do not fit each other, or it
+            needs a sentence encoder that is not there.
     """
     try:
         raw = read_json(path, MAX_BYTES)
@@ -328,7 +365,10 @@ def load(path: Path) -> Profile:
     if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") not in READABLE:
         raise ProfileError(f"{path}: not a difficulty profile of version {' or '.join(map(str, READABLE))}")
     try:
-        return Profile.of(cast("object", raw))
+        stored = _Stored.model_validate(raw)
+        return Profile(stored, encoders.load(encoder) if stored.encoder else None)
+    except EncoderError as error:
+        raise ProfileError(f"{path}: encoder: {one_line(str(error))}") from None
     except ValidationError as error:
         raise ProfileError(f"{path}: {': '.join(first_error(error))}") from None
     except ProfileError as error:

@@ -191,6 +191,8 @@ class ProfileStage(Section):
     prompts: int = Field(default=1500, ge=5)
     """At least five, for five folds of cross-validation."""
     samples: int = Field(default=4, gt=0)
+    encoder: bool = False
+    """Whether the sentence encoder of the extra `encoder` may read prompts; the gateway then needs it, too."""
     budget_forced_prompts: int = Field(default=2000, ge=5)
     """How many of these prompts are also measured with budget-forced thinking."""
 

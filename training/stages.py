@@ -25,7 +25,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from models import encoder as encoders
 from models import family as manifest
+from models.encoder import Encoder, EncoderError
 from models.files import atomic_directory, write_json
 from models.profile import SCHEMA_VERSION
 from training import trainer
@@ -165,6 +167,7 @@ def fit_profile(recipe: Recipe) -> None:
     prompts = questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     if few := enough.warning(len(prompts), "profile.prompts:"):
         _console.print(few, highlight=False, soft_wrap=True)
+    encoder = _encoder() if stage.encoder else None
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
@@ -173,11 +176,18 @@ def fit_profile(recipe: Recipe) -> None:
         for name, path in paths.items():
             outcomes.measure(recipe, name, prompts, path, params, surprisal=_can_escalate(name), draws=drawn)
             outcomes.measure_budget_forced(recipe, name, forced, forced_paths[name], draws=drawn)
-    if is_up_to_date(directory / "profile.json", _profile_record(directory, paths)):
+    if is_up_to_date(directory / "profile.json", _profile_record(directory, paths, encoder=stage.encoder)):
         return
     measured = {name: outcome.load(path) for name, path in paths.items()}
     answers = {name: outcome.load_budget_forced(path) for name, path in forced_paths.items()}
-    fit.save(fit.fit(measured, answers, recipe.seed), directory / "profile.json")
+    fit.save(fit.fit(measured, answers, recipe.seed, encoder), directory / "profile.json")
+
+
+def _encoder() -> Encoder:
+    try:
+        return encoders.load()
+    except EncoderError as error:
+        raise StageError(f"profile.encoder: {error}") from None
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:
@@ -194,7 +204,9 @@ def publish_family(recipe: Recipe, recipe_path: Path) -> None:
         require_up_to_date(outcomes.path_in(run / "profile", name), record | profiled | surprisal)
         forced = {"prompts": recipe.profile.budget_forced_count, "samples": 1}
         require_up_to_date(outcomes.path_in(run / "profile", name, budget_forced=True), record | forced)
-    require_up_to_date(run / "profile" / "profile.json", _profile_record(run / "profile", names))
+    require_up_to_date(
+        run / "profile" / "profile.json", _profile_record(run / "profile", names, encoder=recipe.profile.encoder)
+    )
     for name in names[1:]:
         if not (log := checkpoints.trained_path(recipe, name).with_name("metrics.jsonl")).exists():
             raise StageError(f"{log} is missing, and the card needs it: remove {log.parent} to train again")
@@ -237,9 +249,9 @@ def _gate_record(recipe: Recipe, directory: Path, stage: BaseStage) -> dict[str,
     return {**measured, "base": fingerprint(directory / "model")}
 
 
-def _profile_record(directory: Path, names: Iterable[str]) -> dict[str, Any]:
+def _profile_record(directory: Path, names: Iterable[str], *, encoder: bool) -> dict[str, Any]:
     files = [outcomes.path_in(directory, name, budget_forced=forced) for name in names for forced in (False, True)]
-    return {"version": SCHEMA_VERSION, **{file.name: fingerprint(file) for file in files}}
+    return {"version": SCHEMA_VERSION, "encoder": encoder, **{file.name: fingerprint(file) for file in files}}
 
 
 def _can_escalate(name: str) -> bool:

@@ -77,7 +77,7 @@ class Reloader:
         path = directory / manifest.profile
         if sha256(path) != manifest.all_files()[manifest.profile]:
             raise FamilyError(f"{path} differs from its SHA-256 in the manifest")
-        profile = profiles.load(path)
+        profile = profiles.load(path, self._services.settings.encoder)
         check_profile(profile, self._services.family, path)
         return profile
 

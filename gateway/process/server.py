@@ -48,7 +48,7 @@ class Server:
     ) -> None:
         """`settings` must name the engines and the Redis. `read_level` reads the log level again when reloading."""
         raise_descriptor_limit(settings.max_connections, settings.max_concurrency)
-        profile = profiles.load(settings.family / family.profile)
+        profile = profiles.load(settings.family / family.profile, settings.encoder)
         services = Services.create(settings, family, profile, worker)
         app = create_app(services)
         self.engines = services.engines

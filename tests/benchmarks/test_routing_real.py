@@ -14,15 +14,15 @@ from training.profile import readers
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_table_has_outcomes_in_any_form(suffix: str, tmp_path: Path) -> None:
-    rows = [{"q": 'one, "two"', "a": True, "b": 0.25}, {"q": "three", "a": False, "b": 1}]
+    rows = [{"q": 'one,\n"two"', "a": True, "b": 0.25}, {"q": "three", "a": False, "b": 1}]
     file = tmp_path / f"table{suffix}"
     if suffix == ".csv":
-        file.write_text('q,a,b\n"one, ""two""",True,0.25\nthree,false,1\n')
+        file.write_text('\ufeffq,a,b\n"one,\n""two""",True,0.25\nthree,false,1\n', encoding="utf-8")
     else:
         rows[1]["a"] = {"is_correct": False}
         file.write_text("\n".join(map(json.dumps, rows)))
     prompts, right = routing_real.read(file, "q", ["a", "b"])
-    assert prompts == ['one, "two"', "three"]
+    assert prompts == ['one,\n"two"', "three"]
     assert right.tolist() == [[1, 0.25], [0, 1]]
 
 

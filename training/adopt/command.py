@@ -16,6 +16,8 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models import encoder as encoders
+from models.encoder import Encoder, EncoderError
 from models.family import Family
 from models.overrides import CAPS
 from training.adopt import assess, crossval, labels, levels, measure, probe, prompts, publish
@@ -96,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=int, help="longest completion; default: the engine's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quality-tolerance", type=float, default=0.005, help="as in `laconic serve`; default: 0.005")
+    how = "sentence encoder that may read the prompts: auto (if the extra `encoder` is installed), none, or a directory"
+    parser.add_argument("--encoder", metavar="NAME", default="auto", help=f"{how}; default: auto")
     parser.add_argument("--cap", choices=CAPS, help="how the engine takes a cap; default: found out")
     parser.add_argument("--context-tokens", type=int, help="context length, if the engine does not say")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, for exact counts")
@@ -119,7 +123,7 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         raise StageError(
             f"--prompts: {len(requests)} prompts are too few to learn from; at least {MIN_PROMPTS} are needed"
         )
-    label = _label(parsed, requests)
+    label, encoder = _label(parsed, requests), _encoder(parsed.encoder)
     if label == "agreement" and parsed.samples < 2:
         raise StageError("--samples: agreement needs 2 or more, because the reference is compared with itself, too")
     access = Access(parsed.key_file, parsed.header, parsed.ca)
@@ -142,7 +146,7 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
             decide = _decide(parsed, label, judge, requests)
         outcomes = publish.longest_first(await assess.graded(requests, replies, facts.marks, decide))
     reference = levels.reference(chosen).name
-    routed = crossval.routed(outcomes, parsed.quality_tolerance, reference, parsed.seed)
+    routed = crossval.routed(outcomes, parsed.quality_tolerance, reference, parsed.seed, encoder)
     adopted = publish.Adopted(
         name=parsed.name or publish.family_name(parsed.model),
         description=f"{parsed.model} at {len(chosen)} levels of thinking.",
@@ -154,12 +158,23 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         replies=replies,
         routed=crossval.compare(routed, outcomes[reference], parsed.seed),
         tolerance=parsed.quality_tolerance,
+        encoder=encoder,
         label=label,
         command=shlex.join(command),
     )
     family = publish.publish(adopted, parsed.out, parsed.tokenizer)
     _print_result(console, adopted, family)
     return family
+
+
+def _encoder(name: str) -> Encoder | None:
+    """The sentence encoder that may read the prompts, with a memory, because fits read them several times."""
+    if name == "none" or (name == "auto" and not encoders.is_installed()):
+        return None
+    try:
+        return encoders.remembering(encoders.load(None if name == "auto" else Path(name)))
+    except EncoderError as error:
+        raise StageError(f"--encoder: {error}") from None
 
 
 def _work(parsed: argparse.Namespace) -> Path:

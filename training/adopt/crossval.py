@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
+from models.encoder import Encoder
 from models.family import Estimate
 from models.profile import Profile
 from models.rule import cheapest_good_enough, forecasts_of
@@ -46,13 +47,19 @@ class Fold:
     """Of these prompts by choice: the levels, and the profile's escalations, simulated."""
 
 
-def routed(outcomes: Mapping[str, Sequence[Graded]], tolerance: float, fallback: str, seed: int) -> Array:
+def routed(
+    outcomes: Mapping[str, Sequence[Graded]],
+    tolerance: float,
+    fallback: str,
+    seed: int,
+    encoder: Encoder | None = None,
+) -> Array:
     """Return accuracy and tokens of what the rule chooses for each prompt, (prompts, 2).
 
     Each prompt is decided by a profile that was fitted on other prompts. An unfamiliar prompt gets `fallback`.
     """
     decided = np.zeros((len(next(iter(outcomes.values()))), 2))
-    for fold in folds(outcomes, seed):
+    for fold in folds(outcomes, seed, encoder):
         for row, prompt in enumerate(fold.prompts):
             prediction = fold.profile.predict(fold.outcomes[fallback][row].prompt)
             choice = fallback
@@ -63,12 +70,12 @@ def routed(outcomes: Mapping[str, Sequence[Graded]], tolerance: float, fallback:
     return decided
 
 
-def folds(outcomes: Mapping[str, Sequence[Graded]], seed: int) -> Iterator[Fold]:
+def folds(outcomes: Mapping[str, Sequence[Graded]], seed: int, encoder: Encoder | None = None) -> Iterator[Fold]:
     """Each fifth of the prompts, with a profile that was fitted on the other four."""
     prompts = np.arange(len(next(iter(outcomes.values()))))
     for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(prompts):
         training = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
-        profile = Profile.of(fit.fit(training, {name: [] for name in training}, seed))
+        profile = Profile.of(fit.fit(training, {name: [] for name in training}, seed, encoder), encoder)
         others = {name: [rows[i] for i in test] for name, rows in outcomes.items()}
         others |= {
             name: simulated(others[pair.first], others[pair.second], pair.surprisal)

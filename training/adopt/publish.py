@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models import family as families
+from models.encoder import Encoder
 from models.family import Checkpoint, Estimate, Family, Measurements
 from models.files import atomic_directory, hash_files, write_text
 from training.adopt.assess import Replies
@@ -44,6 +45,8 @@ class Adopted:
     routed: Comparison
     """The routed choice, beside the reference."""
     tolerance: float
+    encoder: Encoder | None
+    """Weighed up as a reader of prompts."""
     label: str
     command: str
     """The command that adopts it again."""
@@ -89,7 +92,8 @@ def budget_forced(levels: Sequence[Level], outcomes: Mapping[str, Sequence[Grade
 def publish(adopted: Adopted, target: Path, tokenizer: Path | None) -> Family:
     """Write the family into the directory `target`, which is replaced as a whole."""
     forced = budget_forced(adopted.plan.levels, adopted.outcomes)
-    profile = fit.fit(adopted.outcomes, {name: forced[name] for name in adopted.outcomes}, adopted.plan.sampling.seed)
+    by_name = {name: forced[name] for name in adopted.outcomes}
+    profile = fit.fit(adopted.outcomes, by_name, adopted.plan.sampling.seed, adopted.encoder)
     with atomic_directory(target) as directory:
         fit.save(profile, directory / "profile.json")
         if tokenizer is not None:

@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
+from models.encoder import Encoder
 from models.features import features_of, words_of
 from models.files import write_text
 from models.profile import LEVELS, SCHEMA_VERSION
 from training.profile import cascade, readers
 from training.profile.boosting import RISING, SHARE, VALUE, boost, constant_forest
+from training.profile.enough import FEW
 from training.profile.logistic import fit_logistic, fit_scale, sigmoid
 from training.profile.scores import correct_scores, log_loss, token_scores
 from training.tasks.outcome import BudgetForced, Graded
@@ -43,7 +45,10 @@ _MARGIN = float(np.log(1.25))
 
 
 def fit(
-    outcomes: Mapping[str, Sequence[Graded]], budget_forced: Mapping[str, Sequence[BudgetForced]], seed: int
+    outcomes: Mapping[str, Sequence[Graded]],
+    budget_forced: Mapping[str, Sequence[BudgetForced]],
+    seed: int,
+    encoder: Encoder | None = None,
 ) -> dict[str, Any]:
     """The profile as JSON, escalations that pay included.
 
@@ -51,6 +56,7 @@ def fit(
         outcomes: by checkpoint, over the same prompts; the order of checkpoints gives their positions.
         budget_forced: by checkpoint, answers after thinking that a budget ended; over any prompts.
         seed: for folds and trees.
+        encoder: makes readers that need it candidates, too.
 
     Raises:
         ValueError: the checkpoints were not measured on the same prompts.
@@ -69,7 +75,7 @@ def fit(
     tokens = np.stack(
         [[[o.reasoning_tokens for o in row.outcomes] for row in rows] for rows in outcomes.values()], axis=1
     ).reshape(len(inputs), -1)
-    seen = readers.see(prompts, features)
+    seen = readers.see(prompts, features, encoder if len(prompts) >= FEW else None)
     stored, out_of_fold = forests(inputs, accuracy, tokens.astype(float), n_checkpoints, seed, seen=seen)
     failure = 1 - out_of_fold.correct.reshape(-1, n_checkpoints).mean(1)
     forced, shifts, forced_scores = _fit_budget_forced([budget_forced[name] for name in outcomes], vocabulary, seed)
@@ -138,7 +144,7 @@ def forests(
         correct, easiness = boost(SHARE, inputs[::n_checkpoints, :-1], by_position.mean(1), prompt_folds, seed)
     else:
         choice = readers.choose(seen, by_position.mean(1), prompt_folds, seed)
-        correct, easiness, reader = choice.forest, choice.easiness, {"reader": choice.stored}
+        correct, easiness, reader = choice.forest, choice.easiness, {"reader": choice.stored, "encoder": choice.encoder}
     scales = [fit_scale(easiness, by_position[:, position]) for position in range(n_checkpoints)]
     logits = np.stack([a * easiness + b for a, b in scales], axis=1).ravel()
     mean, predicted_mean = boost(VALUE, inputs, log_tokens.mean(1), folds, seed)

@@ -18,6 +18,8 @@ from scipy.sparse import csr_array, vstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
+from models.encoder import Encoder
+from models.neighbours import MOST, Neighbours
 from models.reader import Kind
 from models.text import ngrams_of, text_of
 from training.profile.boosting import SHARE, Folds, boost, constant_forest
@@ -33,11 +35,16 @@ BUCKETS = 4096
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
 """Inverse strengths of the linear readers' ridge penalty, of which cross-validation chooses."""
 INNER_FOLDS = 3
-_LINEAR: tuple[Kind, ...] = ("length", "counts", "text", "ngrams")
-STACKED = ("text", "ngrams", "forest")
+_LINEAR: tuple[Kind, ...] = ("length", "counts", "text", "ngrams", "encoder")
+STACKS: dict[str, tuple[str, ...]] = {
+    "stack": ("text", "ngrams", "forest"),
+    "full": ("text", "ngrams", "forest", "neighbours", "encoder"),
+}
+"""What each stack weighs up."""
 _CONSTANT = 1e-9
 """Inputs that vary less are the same everywhere but for rounding."""
-ORDER = ("constant", "length", "counts", "text", "ngrams", "forest", "stack")
+WITHOUT_ENCODER = ("constant", "length", "counts", "text", "ngrams", "forest", "stack")
+ORDER = (*WITHOUT_ENCODER, "neighbours", "encoder", "full")
 """The readers, the simplest first."""
 
 
@@ -45,22 +52,33 @@ class Seen(NamedTuple):
     """What the readers see of the prompts."""
 
     inputs: dict[str, Matrix]
-    """By reader, (prompts, width)."""
-    counts: Array
-    """What the forest sees, (prompts, features)."""
+    """By kind, (prompts, width). The forest sees the counts, neighbours what the encoder makes of the prompts."""
+    encoder: Encoder | None
+
+    @property
+    def counts(self) -> Array:
+        """What the forest sees, (prompts, features)."""
+        return _dense(self.inputs["counts"])
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The readers that can be weighed up, the simplest first."""
+        return WITHOUT_ENCODER if self.encoder is None else ORDER
 
     def of(self, rows: Rows) -> Seen:
         """What they see of some of the prompts."""
-        return Seen({name: inputs[rows] for name, inputs in self.inputs.items()}, self.counts[rows])
+        return Seen({name: inputs[rows] for name, inputs in self.inputs.items()}, self.encoder)
 
 
 class Fitted(NamedTuple):
-    """One reader: easiness = intercept + forest x the forest's value + the parts' values."""
+    """One reader: easiness = intercept + forest x the forest's value + near x the neighbours' + the parts' values."""
 
     intercept: float
-    forest: float
     parts: dict[Kind, Array]
-    trees: dict[str, Any] | None
+    forest: float = 0.0
+    trees: dict[str, Any] | None = None
+    near: float = 0.0
+    neighbours: Neighbours | None = None
 
 
 @dataclass(frozen=True)
@@ -69,19 +87,29 @@ class Choice:
 
     stored: dict[str, Any]
     """As `models.reader.StoredReader` reads it."""
+    encoder: dict[str, str] | None
+    """As `models.encoder.StoredEncoder` reads it; None if the reader needs none."""
     forest: dict[str, Any]
     """The forest that it reads, or a constant one."""
     easiness: Array
     """Out-of-fold easiness of every prompt, in logits, (prompts,)."""
     every: dict[str, Array]
     """The same, by each reader."""
+    fitted: dict[str, Fitted]
+    """Each reader, fitted on all prompts."""
 
 
-def see(prompts: Sequence[str], counts: Array) -> Seen:
-    """What the readers see of these prompts."""
-    length = np.log1p([[float(len(prompt))] for prompt in prompts])
-    text = np.stack([text_of(prompt) for prompt in prompts])
-    return Seen({"length": length, "counts": counts, "text": text, "ngrams": _hashed(prompts)}, counts)
+def see(prompts: Sequence[str], counts: Array, encoder: Encoder | None = None) -> Seen:
+    """What the readers see of these prompts; with an encoder, those that need it are weighed up, too."""
+    inputs: dict[str, Matrix] = {
+        "length": np.log1p([[float(len(prompt))] for prompt in prompts]),
+        "counts": counts,
+        "text": np.stack([text_of(prompt) for prompt in prompts]),
+        "ngrams": _hashed(prompts),
+    }
+    if encoder is not None:
+        inputs["encoder"] = np.stack([encoder(prompt) for prompt in prompts])
+    return Seen(inputs, encoder)
 
 
 def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
@@ -94,15 +122,15 @@ def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
         seed: of inner folds and trees.
     """
     # With few prompts, one of many readers is good by chance, so only the simplest two are weighed up.
-    names = ORDER if len(share) >= FEW else ORDER[:2]
+    names = seen.readers if len(share) >= FEW else ORDER[:2]
     easiness = {name: np.zeros(len(share)) for name in names}
     for train, test in folds:
         for name, fitted in fit_all(seen, share, train, seed, names).items():
             easiness[name][test] = values_of(fitted, seen, test)
     losses = {name: log_losses(share, sigmoid(values)) for name, values in easiness.items()}
     name = simplest_good_one(losses)
-    everything = np.arange(len(share))
-    fitted = fit_all(seen, share, everything, seed, names)[name]
+    every = fit_all(seen, share, np.arange(len(share)), seed, names)
+    fitted = every[name]
     compared = {
         reader: {"log_loss": float(losses[reader].mean()), "auc": auc(share, sigmoid(values))}
         for reader, values in easiness.items()
@@ -112,11 +140,20 @@ def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
         "intercept": fitted.intercept,
         "forest": fitted.forest,
         "parts": [{"kind": kind, "weights": weights.tolist()} for kind, weights in fitted.parts.items()],
+        "neighbours": fitted.neighbours and fitted.neighbours.store(fitted.near),
         "compared": compared,
     }
+    encodes = seen.encoder is not None and ("encoder" in fitted.parts or fitted.neighbours is not None)
     # A constant that leaves a fold out is lower where that fold is higher; scaled by that, it would turn round.
     values = np.full(len(share), fitted.intercept) if name == "constant" else easiness[name]
-    return Choice(stored, fitted.trees or constant_forest(0.5), values, easiness)
+    return Choice(
+        stored,
+        seen.encoder.stored.model_dump() if seen.encoder and encodes else None,
+        fitted.trees or constant_forest(0.5),
+        values,
+        easiness,
+        every,
+    )
 
 
 def simplest_good_one(losses: dict[str, Array]) -> str:
@@ -133,7 +170,9 @@ def simplest_good_one(losses: dict[str, Array]) -> str:
     return best
 
 
-def fit_all(seen: Seen, share: Array, rows: Rows, seed: int, names: Sequence[str] = ORDER) -> dict[str, Fitted]:
+def fit_all(
+    seen: Seen, share: Array, rows: Rows, seed: int, names: Sequence[str] = WITHOUT_ENCODER
+) -> dict[str, Fitted]:
     """Readers, fitted on some prompts; what each chooses for itself is cross-validated within them.
 
     Args:
@@ -145,17 +184,21 @@ def fit_all(seen: Seen, share: Array, rows: Rows, seed: int, names: Sequence[str
     """
     inner = _folds(rows, seed)
     target = share[rows]
-    fitted = {"constant": Fitted(_average(target), 0.0, {}, None)}
+    fitted = {"constant": Fitted(_average(target), {})}
     out_of_fold: dict[str, Array] = {}
     kinds: list[Kind] = [kind for kind in _LINEAR if kind in names]
     for kind in kinds:
         fitted[kind], out_of_fold[kind] = _linear(kind, seen.inputs[kind][rows], target, inner)
     if "forest" in names:
         trees, out_of_fold["forest"] = boost(SHARE, seen.counts[rows], target, inner, seed)
-        fitted["forest"] = Fitted(0.0, 1.0, {}, trees)
-    if "stack" in names:
-        fitted["stack"] = _stack(fitted, out_of_fold, target)
-    return fitted
+        fitted["forest"] = Fitted(0.0, {}, forest=1.0, trees=trees)
+    if "neighbours" in names:
+        kept = np.arange(len(rows))[:MOST]
+        neighbours = Neighbours.of(_dense(seen.inputs["encoder"])[rows[kept]], target[kept])
+        out_of_fold["neighbours"] = neighbours(_dense(seen.inputs["encoder"])[rows])
+        out_of_fold["neighbours"][kept] = neighbours.without_each()
+        fitted["neighbours"] = Fitted(0.0, {}, near=1.0, neighbours=neighbours)
+    return fitted | {name: _stack(fitted, out_of_fold, target, STACKS[name]) for name in STACKS if name in names}
 
 
 def _linear(kind: Kind, inputs: Matrix, share: Array, folds: Folds) -> tuple[Fitted, Array]:
@@ -172,7 +215,7 @@ def _linear(kind: Kind, inputs: Matrix, share: Array, folds: Folds) -> tuple[Fit
     best = int(np.argmin([log_losses(share, sigmoid(values)).mean() for values in tried]))
     weights, intercept = _ridge(standard, share, PENALTIES[best])
     weights = weights / scale
-    return Fitted(intercept - float(weights @ mean), 0.0, {kind: weights}, None), tried[best]
+    return Fitted(intercept - float(weights @ mean), {kind: weights}), tried[best]
 
 
 def _ridge(inputs: Matrix, share: Array, penalty: float) -> tuple[Array, float]:
@@ -183,14 +226,16 @@ def _ridge(inputs: Matrix, share: Array, penalty: float) -> tuple[Array, float]:
     labels = np.r_[np.ones(len(share)), np.zeros(len(share))][used]
     if len(set(labels)) == 1:
         return np.zeros(width), _average(share)
+    is_sparse = isinstance(inputs, csr_array)
     both = vstack([inputs, inputs]).tocsr() if isinstance(inputs, csr_array) else np.r_[inputs, inputs]
-    model = LogisticRegression(C=penalty, max_iter=500).fit(both[used], labels, sample_weight=weights[used])
-    return model.coef_[0], float(model.intercept_[0])
+    model = LogisticRegression(C=penalty, max_iter=500, solver="lbfgs" if is_sparse else "newton-cholesky")
+    model.fit(both[used], labels, sample_weight=weights[used])
+    return np.ravel(model.coef_), float(np.ravel(model.intercept_)[0])
 
 
-def _stack(fitted: dict[str, Fitted], out_of_fold: dict[str, Array], share: Array) -> Fitted:
+def _stack(fitted: dict[str, Fitted], out_of_fold: dict[str, Array], share: Array, stacked: Sequence[str]) -> Fitted:
     """A sum of some readers, weighted by how well they predict together; weights are never negative."""
-    names = [*STACKED]
+    names = [*stacked]
     while True:
         x = np.column_stack([*(out_of_fold[name] for name in names), np.ones(len(share))])
         prior = np.r_[np.full(len(names), 1 / len(names)), 0.0]
@@ -200,13 +245,19 @@ def _stack(fitted: dict[str, Fitted], out_of_fold: dict[str, Array], share: Arra
             break
         del names[lowest]
     parts: dict[Kind, Array] = {}
-    intercept, forest = float(weights[-1]), 0.0
-    for name, weight in zip(names, weights, strict=False):
-        one = fitted[name]
-        intercept += weight * one.intercept
-        forest += weight * one.forest
-        parts |= {kind: weight * values for kind, values in one.parts.items()}
-    return Fitted(intercept, forest, parts, fitted["forest"].trees if forest else None)
+    intercept, by_name = float(weights[-1]), dict(zip(names, weights.tolist(), strict=False))
+    for name, weight in by_name.items():
+        intercept += weight * fitted[name].intercept
+        parts |= {kind: weight * values for kind, values in fitted[name].parts.items()}
+    forest, near = by_name.get("forest", 0.0), by_name.get("neighbours", 0.0)
+    return Fitted(
+        intercept,
+        parts,
+        forest=forest,
+        trees=fitted["forest"].trees if forest else None,
+        near=near,
+        neighbours=fitted["neighbours"].neighbours if near else None,
+    )
 
 
 def values_of(fitted: Fitted, seen: Seen, rows: Rows) -> Array:
@@ -216,6 +267,8 @@ def values_of(fitted: Fitted, seen: Seen, rows: Rows) -> Array:
         values += seen.inputs[kind][rows] @ weights
     if fitted.forest and fitted.trees:
         values += fitted.forest * _walked(fitted.trees, seen.counts[rows])
+    if fitted.near and fitted.neighbours:
+        values += fitted.near * fitted.neighbours(_dense(seen.inputs["encoder"])[rows])
     return values
 
 
@@ -242,6 +295,11 @@ def _standard(inputs: Matrix) -> tuple[Array, Array]:
         return np.zeros(_width(inputs)), np.ones(_width(inputs))
     spread = inputs.std(0)
     return inputs.mean(0), np.where(spread > _CONSTANT, spread, 1.0)
+
+
+def _dense(inputs: Matrix) -> Array:
+    assert not isinstance(inputs, csr_array)
+    return inputs
 
 
 def _width(inputs: Matrix) -> int:

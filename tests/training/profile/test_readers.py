@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import KFold
 
+from models import encoder as encoders
 from models.features import features_of
 from models.reader import Reader, StoredReader
 from training.profile import readers
@@ -22,8 +23,10 @@ def prompts(count: int) -> list[str]:
 
 
 PROMPTS = prompts(300)
+ANIMALS = ("cat dog horse", "cow sheep goat", "pig lion tiger", "bear wolf fox", "rabbit deer mouse")
+FOODS = ("bread cheese soup", "rice pasta cake", "pie salad pizza", "butter honey jam", "stew pudding toast")
 COUNTS = np.stack([features_of(prompt, ()) for prompt in PROMPTS])
-SEEN = readers.see(PROMPTS, COUNTS)
+SEEN = readers.see(PROMPTS, COUNTS, encoders.load())
 
 
 def chosen(easiness: Callable[[str], float], rows: int = 300, samples: int = 8) -> readers.Choice:
@@ -56,6 +59,26 @@ def test_words_are_read_where_they_matter() -> None:
     assert choice.stored["compared"]["ngrams"]["auc"] > choice.stored["compared"]["length"]["auc"] + 0.1
 
 
+@pytest.mark.parametrize("encoded", [False, True])
+def test_meaning_is_read_where_an_encoder_may_be_used(encoded: bool) -> None:
+    """No word of a fold is in another one, so that words alone say nothing."""
+    blocks = [(fold, block.split(), 0.9) for fold, block in enumerate(ANIMALS)]
+    blocks += [(fold, block.split(), 0.2) for fold, block in enumerate(FOODS)]
+    pairs = 2 * [(fold, f"{one} and {other}", share) for fold, w, share in blocks for one in w for other in w]
+    groups, texts, shares = zip(*pairs, strict=True)
+    group, share = np.array(groups), np.array(shares)
+    folds = [(np.flatnonzero(group != fold), np.flatnonzero(group == fold)) for fold in range(5)]
+    seen = readers.see(texts, np.stack([features_of(text, ()) for text in texts]), encoders.load() if encoded else None)
+    choice = readers.choose(seen, share, folds, seed=0)
+    if not encoded:
+        assert choice.encoder is None
+        assert tuple(choice.every) == readers.WITHOUT_ENCODER
+        return
+    assert choice.stored["compared"]["encoder"]["auc"] > 0.7 > choice.stored["compared"]["ngrams"]["auc"]
+    assert choice.encoder == encoders.load().stored.model_dump()
+    Reader(StoredReader.model_validate(choice.stored), encoders.load())
+
+
 def test_few_prompts_choose_a_simple_reader() -> None:
     assert chosen(lambda prompt: 0.5 if "owl" in prompt.split() else 0.0, rows=30, samples=1).stored["name"] in (
         "constant",
@@ -67,15 +90,25 @@ def test_few_prompts_choose_a_simple_reader() -> None:
 def test_a_reader_is_stored_as_it_was_fitted(name: str) -> None:
     """What the gateway reads from the stored form is the easiness that was fitted."""
     share = sigmoid(np.array([1.0 - 0.1 * words(prompt) + ("owl" in prompt) for prompt in PROMPTS]))
-    fitted = readers.fit_all(SEEN, share, np.arange(200), 0)[name]
+    fitted = readers.fit_all(SEEN, share, np.arange(200), 0, readers.ORDER)[name]
     expected = readers.values_of(fitted, SEEN, np.arange(200, 300))
     parts = [{"kind": kind, "weights": tuple(weights.tolist())} for kind, weights in fitted.parts.items()]
     read = Reader(
-        StoredReader(name=name, intercept=fitted.intercept, forest=fitted.forest, parts=tuple(parts), compared={})
+        StoredReader.model_validate(
+            {
+                "name": name,
+                "intercept": fitted.intercept,
+                "forest": fitted.forest,
+                "parts": parts,
+                "neighbours": fitted.neighbours and fitted.neighbours.store(fitted.near),
+                "compared": {},
+            }
+        ),
+        encoders.load(),
     )
     forest = readers._walked(fitted.trees, COUNTS[200:]) if fitted.trees else np.zeros(100)
     values = [read(prompt, counts) for prompt, counts in zip(PROMPTS[200:], COUNTS[200:], strict=True)]
-    assert np.array(values) + fitted.forest * forest == pytest.approx(expected, abs=1e-9)
+    assert np.array(values) + fitted.forest * forest == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_simplest_reader_within_one_standard_error_is_good() -> None:
