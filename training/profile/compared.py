@@ -35,8 +35,8 @@ def section(reader: Mapping[str, Any] | None) -> str:
     return "\n".join(
         [
             f"How easy a prompt looks is read by **{reader['name']}**, the simplest reader with a log loss within one",
-            "standard error of the lowest. Figures are cross-validated, of P(right) averaged over the checkpoints. Times",
-            "are of one prompt, where the profile was fitted, beyond the counts and forests that every decision needs.",
+            "standard error of the lowest. Figures are cross-validated, of P(right) averaged over the checkpoints.",
+            "Microseconds are those of one prompt, where the profile was fitted, beyond what every decision needs.",
             "",
             "| reader | what it sees | log loss | AUC | microseconds |",
             "| --- | --- | --- | --- | --- |",

@@ -73,7 +73,7 @@ class Seen(NamedTuple):
     def of(self, rows: Rows) -> Seen:
         """What they see of some of the prompts."""
         inputs = {kind: matrix[rows] for kind, matrix in self.inputs.items()}
-        return Seen([self.prompts[row] for row in rows.tolist()], inputs, self.encoder)
+        return Seen([self.prompts[int(row)] for row in rows], inputs, self.encoder)
 
 
 class Fitted(NamedTuple):
