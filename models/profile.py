@@ -167,6 +167,8 @@ class _Stored(BaseModel):
     residuals: dict[str, list[float]]
     """Quantiles of z at `LEVELS`, by checkpoint in the order of their positions."""
     report: dict[str, dict[str, float]]
+    reliability: dict[str, list[tuple[float, float, float]]] = {}
+    """By checkpoint, in bins of P(correct): its mean, the share that was correct, and the prompts; for people."""
 
 
 class Profile:

@@ -4,8 +4,9 @@ A field is on the list if it changes only the caller's own answer, and the gatew
 chat fields, vLLM's sampling and structured-output fields, and the budget's fields. Every other one is rejected by name
 (docs/decisions/0030-allowed-fields.md). Such a field can jump the queue (`priority`), name other requests or their
 cache (`request_id`, `session_id`, `kv_transfer_params`, `cache_salt`), replace the prompt that the family was trained
-with (`chat_template`, `continue_final_message`), multiply the work behind one choice (`use_beam_search`), or reach into
-the engine's plug-ins (`vllm_xargs`, `mm_processor_kwargs`). A name that nobody knows is most often a typing error.
+with (`chat_template`, `continue_final_message`), multiply the work behind one choice (`use_beam_search`), end the engine
+(`prompt_logprobs`: several such requests in a batch with adapters end vLLM 0.32 on CPUs), or reach into its plug-ins
+(`vllm_xargs`, `mm_processor_kwargs`). A name that nobody knows is most often a typing error.
 
 Variables of the family's own template are not listed: they are the family's business, and the template ignores those
 that it does not use. But `chat_template_kwargs` may not name what the engine itself passes to the template, nor
@@ -33,7 +34,7 @@ OPENAI = frozenset(
 VLLM = frozenset(
     {
         "allowed_token_ids", "bad_words", "chat_template_kwargs", "ignore_eos", "include_reasoning",
-        "include_stop_str_in_output", "length_penalty", "logprob_token_ids", "min_p", "min_tokens", "prompt_logprobs",
+        "include_stop_str_in_output", "length_penalty", "logprob_token_ids", "min_p", "min_tokens",
         "repetition_detection", "repetition_penalty", "return_token_ids", "return_tokens_as_token_ids",
         "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs", "top_k",
         "truncate_prompt_tokens", "truncation_side",

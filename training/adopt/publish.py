@@ -187,6 +187,8 @@ fitted on the others.
 
 {compared.section(profile.get("reader"))}
 
+{compared.calibration(profile.get("reliability"))}
+
 ## The engine
 
 {chr(10).join(f"- {line}" for line in adopted.facts.lines())}

@@ -1,8 +1,11 @@
-"""Which reader of prompts was chosen, and what would the others have done? A section of a family's card."""
+"""How are prompts read, and how far can that be trusted? Sections of a family's card.
+
+Which reader was chosen, what the others would have done, and whether predictions are as sure as they should be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _READS = {
@@ -47,3 +50,30 @@ def section(reader: Mapping[str, Any] | None) -> str:
 
 def _time(scores: Mapping[str, float]) -> str:
     return f"{scores['microseconds']:,.0f}" if "microseconds" in scores else ""
+
+
+def calibration(reliability: Mapping[str, Sequence[Sequence[float]]] | None) -> str:
+    """Are the predictions as sure as they should be? Predicted and measured shares in bins, as Markdown.
+
+    Args:
+        reliability: the profile's, as JSON; empty for an older profile.
+    """
+    if not reliability:
+        return ""
+    width = max(map(len, reliability.values()))
+    rows = [
+        f"| `{name}` | "
+        + " | ".join(f"{predicted:.0%} → {right:.0%}".replace("%", " %") for predicted, right, _ in bins)
+        + " |" * (width - len(bins) + 1)
+        for name, bins in reliability.items()
+    ]
+    return "\n".join(
+        [
+            "Are the predictions as sure as they should be? In each fifth of the prompts by predicted success, the",
+            "mean prediction → the share that was right:",
+            "",
+            f"| checkpoint | hardest fifth |{' |' * max(width - 2, 0)} easiest fifth |",
+            "| --- |" + " --- |" * width,
+            *rows,
+        ]
+    )

@@ -30,7 +30,7 @@ from training.profile import cascade, readers
 from training.profile.boosting import RISING, SHARE, VALUE, boost, constant_forest
 from training.profile.enough import FEW
 from training.profile.logistic import fit_logistic, fit_scale, sigmoid
-from training.profile.scores import correct_scores, log_loss, token_scores
+from training.profile.scores import correct_scores, log_loss, reliability, token_scores
 from training.tasks.outcome import BudgetForced, Graded
 
 Array = NDArray[np.float64]
@@ -89,6 +89,10 @@ def fit(
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
         "escalations": _fit_escalations(outcomes, out_of_fold),
+        "reliability": {
+            name: reliability(accuracy[c::n_checkpoints], out_of_fold.correct[c::n_checkpoints])
+            for c, name in enumerate(outcomes)
+        },
         "budget_forced": forced,
         "budget_forced_shifts": dict(zip(outcomes, shifts, strict=True)),
         "report": {

@@ -76,3 +76,9 @@ def calibration_error(accuracy: Array, predicted: Array, bins: int = 10) -> floa
         sum(len(part) * abs(accuracy[part].mean() - predicted[part].mean()) for part in parts if len(part))
         / len(predicted)
     )
+
+
+def reliability(accuracy: Array, predicted: Array, bins: int = 5) -> list[list[float]]:
+    """Mean P(correct), the share that was correct, and the number of prompts, in bins of equally many prompts."""
+    parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
+    return [[float(predicted[part].mean()), float(accuracy[part].mean()), float(len(part))] for part in parts]

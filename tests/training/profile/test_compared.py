@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from training.profile import compared, readers
+from training.profile.scores import reliability
 
 
 def test_every_reader_has_a_line_and_the_chosen_one_is_bold() -> None:
@@ -23,3 +27,20 @@ def test_figures_without_times_are_shown() -> None:
     assert "| 0.5000 | 0.500 |  |" in compared.section(
         {"name": "length", "compared": {"length": {"log_loss": 0.5, "auc": 0.5}}}
     )
+
+
+def test_calibration_has_a_line_for_each_checkpoint() -> None:
+    bins = [[0.1, 0.2, 20.0], [0.4, 0.35, 20.0], [0.9, 0.95, 19.0]]
+    text = compared.calibration({"low": bins, "high": bins[:2]})
+    assert "| `low` | 10 % → 20 % | 40 % → 35 % | 90 % → 95 % |" in text
+    assert "| `high` | 10 % → 20 % | 40 % → 35 % | |" in text
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {5}
+    assert compared.calibration(None) == ""
+
+
+def test_bins_have_equally_many_prompts_in_the_order_of_their_predictions() -> None:
+    predicted = np.array([0.9, 0.1, 0.5, 0.2, 0.8, 0.3])
+    accuracy = np.array([1.0, 0.0, 0.5, 0.5, 0.5, 0.0])
+    bins = reliability(accuracy, predicted, bins=3)
+    assert np.array(bins) == pytest.approx(np.array([[0.15, 0.25, 2], [0.4, 0.25, 2], [0.85, 0.75, 2]]))
+    assert len(reliability(accuracy[:2], predicted[:2])) == 2
