@@ -41,7 +41,7 @@ from training.precheck import PROFILE_SEED_OFFSET
 from training.tasks.question import Question
 from training.tasks.source import questions
 
-AT_ONCE = 32
+AT_ONCE = 96
 POOLED = ("last", "mean")
 WARM_UP = 5
 """Requests before times are taken."""
@@ -94,7 +94,7 @@ def main() -> None:
     plan = Plan(
         subject, drawn, settings, arguments.samples, arguments.timed, shots, arguments.seed, arguments.work, port
     )
-    _same(plan, {**settings, "prompts": len(drawn), "seed": arguments.seed})
+    _same(plan, {**settings, "seed": arguments.seed})  # more prompts or samples only add to what is there
     measure(plan)
     take_times(plan)
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
@@ -130,6 +130,8 @@ def measure(plan: Plan) -> None:
     if answers.missing(asked):
         with _running(plan, subject.answering(plan.port), "answering") as client:
             answers.fill(asked, lambda key: _answer(client, plan, *key), "answers")
+            if not subject.is_family:  # LoRA adapters and these log probabilities do not go together
+                read.fill(every, lambda i: _read(client, plan, i), "log probabilities")
     if read.missing(every):
         with _running(plan, subject.reading(plan.port), "reading") as client:
             read.fill(every, lambda i: _read(client, plan, i), "log probabilities")

@@ -129,7 +129,8 @@ def running(command: Sequence[str], port: int, log: Path) -> Iterator[httpx.Clie
             stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True,
         )  # fmt: skip
     try:
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+        # vLLM closes a connection that was idle for 5 s; one that it closes just now must not be used again.
+        limits = httpx.Limits(max_connections=128, max_keepalive_connections=128, keepalive_expiry=2)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, limits=limits, trust_env=False) as client:
             _wait(process, client, log)
             yield client

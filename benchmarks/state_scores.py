@@ -27,7 +27,7 @@ from training.profile.logistic import fit_scale, sigmoid
 from training.profile.scores import auc, log_loss
 
 Array = NDArray[np.float64]
-FOLDS, INNER_FOLDS, RESAMPLES = 5, 4, 1000
+FOLDS, INNER_FOLDS, RESAMPLES = 5, 4, 200
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of the penalty."""
 BASELINE, BOOSTED = "text", "counts, boosted"
