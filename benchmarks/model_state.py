@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--timed", type=int, default=100, help="prompts whose times are measured; 0 leaves that to a quieter hour"
     )
+    parser.add_argument("--times-only", action="store_true", help="no answers and no states, so no predictions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=0, help="of the engines, one after the other; 0 for a free one")
     parser.add_argument("--work", type=Path, required=True, help="directory for what was measured")
@@ -95,12 +96,13 @@ def main() -> None:
         subject, drawn, settings, arguments.samples, arguments.timed, shots, arguments.seed, arguments.work, port
     )
     _same(plan, {**settings, "seed": arguments.seed})  # more prompts or samples only add to what is there
-    measure(plan)
+    if not arguments.times_only:
+        measure(plan)
     take_times(plan)
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    results[arguments.name or arguments.model.name] = {
-        **settings, "samples": plan.samples, "seed": plan.seed, **scored(plan)
-    }  # fmt: skip
+    predicted = {} if arguments.times_only else scored(plan)
+    about = {**settings, "samples": plan.samples, "seed": plan.seed}
+    results[arguments.name or arguments.model.name] = {**about, **predicted, **timed(plan)}
     write_text(arguments.out, json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
@@ -224,11 +226,8 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.by_key: dict[Hashable, Any] = {}
-        whole = [line for line in _text(path).splitlines(keepends=True) if line.endswith("\n")]
-        for key, value in map(json.loads, whole):
+        for key, value in map(json.loads, _whole(path)):
             self.by_key[tuple(key) if isinstance(key, list) else key] = value
-        if path.exists():
-            write_text(path, "".join(whole))  # a line that was cut off by a kill is measured again
 
     def missing(self, keys: Sequence[Hashable]) -> list[Hashable]:
         """Those of the keys that are not there yet."""
@@ -236,6 +235,8 @@ class Lines:
 
     def fill(self, keys: Sequence[Any], ask: Callable[[Any], Any], what: str, *, at_once: int = AT_ONCE) -> None:
         """Measure what is missing, several at once, with a progress bar."""
+        if self._path.exists():
+            write_text(self._path, "".join(_whole(self._path)))
         with self._path.open("a") as file, ThreadPoolExecutor(at_once) as pool:
             futures = {pool.submit(ask, key): key for key in self.missing(keys)}
             try:
@@ -248,12 +249,17 @@ class Lines:
                 raise
 
 
+def _whole(path: Path) -> list[str]:
+    """Its lines, but for one that was cut off by a kill, which is measured again."""
+    return [line for line in _text(path).splitlines(keepends=True) if line.endswith("\n")]
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
 def scored(plan: Plan) -> dict[str, Any]:
-    """All figures, of what WORK has."""
+    """The figures of the predictions, of what WORK has."""
     names, count = plan.subject.names, len(plan.questions)
     answers = Lines(plan.work / "answers.jsonl").by_key
 
@@ -266,10 +272,10 @@ def scored(plan: Plan) -> dict[str, Any]:
     right, tokens = table("correct"), table("tokens")
     outcomes = Outcomes([question.prompt for question in plan.questions], right.mean(2), tokens)
     read = Lines(plan.work / "read.jsonl").by_key
-    states = {how: np.array([Lines(plan.work / f"{how}.jsonl").by_key[i] for i in range(count)]) for how in POOLED}
+    states = {how: Lines(plan.work / f"{how}.jsonl").by_key for how in POOLED}
     seen = {
         "log probabilities": np.stack([state_engine.features(read[i]) for i in range(count)]),
-        **{f"{how} state": state for how, state in states.items()},
+        **{f"{how} state": np.array([state[i] for i in range(count)]) for how, state in states.items()},
     }
     return {
         "prompts": count,
@@ -277,9 +283,13 @@ def scored(plan: Plan) -> dict[str, Any]:
         "tokens": dict(zip(names, tokens.mean((0, 2)).tolist(), strict=True)),
         **state_scores.compared(outcomes, seen, plan.seed),
         "AUC of the answer's own surprisal": state_scores.of_surprisal(right, table("surprisal"), plan.seed),
-        "times": state_scores.times(Lines(plan.work / "times.jsonl").by_key, plan.seed),
-        "machine": json.loads(_text(plan.work / "machine.json") or "{}"),
     }
+
+
+def timed(plan: Plan) -> dict[str, Any]:
+    """The figures of the times, and the machine that they are of."""
+    times = state_scores.times(Lines(plan.work / "times.jsonl").by_key, plan.seed)
+    return {"times": times, "machine": json.loads(_text(plan.work / "machine.json") or "{}")}
 
 
 if __name__ == "__main__":

@@ -17,17 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
+from tqdm import tqdm
 
 from benchmarks import predictors
-from benchmarks.frontiers import oracle, share_closed, singles, swept
+from benchmarks.frontiers import TOLERANCES, Point, chosen, share_closed
 from benchmarks.predictors import Outcomes
 from models.features import features_of
 from models.text import text_of
 from training.profile.logistic import fit_scale, sigmoid
-from training.profile.scores import auc, log_loss
+from training.profile.scores import log_loss, log_losses
 
 Array = NDArray[np.float64]
-FOLDS, INNER_FOLDS, RESAMPLES = 5, 4, 200
+FOLDS, INNER_FOLDS, RESAMPLES = 5, 4, 500
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of the penalty."""
 BASELINE, BOOSTED = "text", "counts, boosted"
@@ -43,29 +44,19 @@ def compared(outcomes: Outcomes, states: Mapping[str, Array], seed: int) -> dict
         states: by name, (prompts, width); one is named `log probabilities`.
         seed: of the folds and of the resampling.
     """
-    predicted = {name: crossed(blocks, outcomes.accuracy, seed) for name, blocks in _inputs(outcomes, states).items()}
-    predicted[BOOSTED] = crossed_boosted(outcomes, seed)
-    tokens = outcomes.tokens.mean(2)
-    draws = _draws(len(tokens), seed)
-    every = {
-        name: [figures(p[rows], outcomes.accuracy[rows], tokens[rows]) for rows in draws]
-        for name, p in predicted.items()
+    inputs = _inputs(outcomes, states)
+    predicted = {
+        name: crossed(inputs[name], outcomes.accuracy, seed) for name in tqdm(inputs, "readers", mininterval=5)
     }
-    own = {name: figures(p, outcomes.accuracy, tokens) for name, p in predicted.items()}
+    predicted[BOOSTED] = crossed_boosted(outcomes, seed)
+    weights = _weights(len(outcomes.prompts), seed)
+    tokens = outcomes.tokens.mean(2)
+    every = {name: figures(p, outcomes.accuracy, tokens, weights) for name, p in predicted.items()}
     return {
-        "readers": {
-            name: {key: _interval(value, [one[key] for one in every[name]]) for key, value in own[name].items()}
-            for name in predicted
-        },
+        "readers": {name: {key: _interval(values) for key, values in one.items()} for name, one in every.items()},
         f"minus {BASELINE}": {
-            name: {
-                key: _interval(
-                    value - own[BASELINE][key],
-                    [one[key] - other[key] for one, other in zip(every[name], every[BASELINE], strict=True)],
-                )
-                for key, value in own[name].items()
-            }
-            for name in predicted
+            name: {key: _interval(values - every[BASELINE][key]) for key, values in one.items()}
+            for name, one in every.items()
             if name != BASELINE
         },
     }
@@ -132,19 +123,50 @@ def _fit(x: Array, share: Array, strength: float) -> Callable[[Array], Array]:
     return model.decision_function
 
 
-def figures(predicted: Array, accuracy: Array, tokens: Array) -> dict[str, float]:
-    """Log loss of P(right) in nats, its AUC, and what routing by it closes; all are (prompts, checkpoints).
+def figures(predicted: Array, accuracy: Array, tokens: Array, weights: Array) -> dict[str, Array]:
+    """Log loss of P(right) in nats, its AUC, and what routing by it closes, each (resamplings,).
 
     *Closed* is `benchmarks.frontiers.share_closed` at the checkpoints' mean tokens; it is left out for one checkpoint.
+
+    Args:
+        predicted: P(right), (prompts, checkpoints).
+        accuracy: share of right answers, (prompts, checkpoints).
+        tokens: (prompts, checkpoints).
+        weights: how often each prompt was drawn, (resamplings, prompts).
     """
     checkpoints = range(accuracy.shape[1])
-    areas = [auc(accuracy[:, c], predicted[:, c]) for c in checkpoints]
-    scores = {"log loss": log_loss(accuracy, predicted), "AUC": float(np.mean(areas))}
-    if len(checkpoints) == 1:
-        return scores
-    cost = np.tile(tokens.mean(0), (len(tokens), 1))
-    rule = swept(predicted, cost, accuracy, tokens)
-    return {**scores, "closed": share_closed(rule, oracle(accuracy, tokens), singles(accuracy, tokens))}
+    scores = {
+        "log loss": weights @ log_losses(accuracy, predicted).mean(1) / weights.sum(1),
+        "AUC": np.mean([areas(accuracy[:, c], predicted[:, c], weights) for c in checkpoints], axis=0),
+    }
+    return scores if len(checkpoints) == 1 else {**scores, "closed": _closed(predicted, accuracy, tokens, weights)}
+
+
+def areas(accuracy: Array, predicted: Array, weights: Array) -> Array:
+    """`training.profile.scores.auc` of every resampling, (resamplings,); 0.5 where all are right or all are wrong."""
+    above = (predicted > predicted[:, None]) + 0.5 * (predicted == predicted[:, None])
+    right, wrong = weights * accuracy, weights * (1 - accuracy)
+    pairs = right.sum(1) * wrong.sum(1)
+    ordered = ((wrong @ above) * right).sum(1)
+    return np.divide(ordered, pairs, out=np.full(len(weights), 0.5), where=pairs > 0)
+
+
+def _closed(predicted: Array, accuracy: Array, tokens: Array, weights: Array) -> Array:
+    shares = weights / weights.sum(1, keepdims=True)
+    rows = np.arange(len(accuracy))
+
+    def points(success: Array, cost: Array) -> Array:
+        """What the rule does at every tolerance, (resamplings, tolerances, 2)."""
+        picks = [chosen(success, cost, tolerance) for tolerance in TOLERANCES]
+        return np.stack([shares @ np.stack([what[rows, pick] for pick in picks], 1) for what in (tokens, accuracy)], 2)
+
+    rule, known = points(predicted, np.tile(tokens.mean(0), (len(tokens), 1))), points(accuracy, tokens)
+    single = np.stack([shares @ tokens, shares @ accuracy], 2)
+    return np.array([share_closed(*map(_points, each)) for each in zip(rule, known, single, strict=True)])
+
+
+def _points(table: Array) -> list[Point]:
+    return [(float(tokens), float(accuracy)) for tokens, accuracy in table]
 
 
 def of_surprisal(right: Array, surprisal: Array, seed: int) -> dict[str, float]:
@@ -152,12 +174,10 @@ def of_surprisal(right: Array, surprisal: Array, seed: int) -> dict[str, float]:
 
     The answer must be there for it. Both arguments are (prompts, checkpoints, samples).
     """
-
-    def area(rows: NDArray[np.int64]) -> float:
-        checkpoints = range(right.shape[1])
-        return float(np.mean([auc(right[rows, c].ravel(), -surprisal[rows, c].ravel()) for c in checkpoints]))
-
-    return _interval(area(np.arange(len(right))), [area(rows) for rows in _draws(len(right), seed)])
+    prompts, checkpoints, samples = right.shape
+    weights = np.repeat(_weights(prompts, seed), samples, axis=1)
+    each = [areas(right[:, c].ravel(), -surprisal[:, c].ravel(), weights) for c in range(checkpoints)]
+    return _interval(np.mean(each, axis=0))
 
 
 def times(rows: Mapping[Hashable, Mapping[str, float]], seed: int) -> dict[str, Any]:
@@ -180,12 +200,13 @@ def _timed(rows: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
     if "alone" not in column:
         return table
     added = 1000 * (column["state"] + column["after"] - column["alone"])
-    medians = [float(np.median(added[draw])) for draw in _draws(len(rows), seed)]
+    rng = np.random.default_rng(seed)
+    medians = [np.median(added), *(np.median(rng.choice(added, len(added))) for _ in range(RESAMPLES))]
     return {
         **table,
         "ms to first token": _spread(1000 * column["alone"]),
         "ms to first token, after reading": _spread(1000 * (column["state"] + column["after"])),
-        "ms added": _interval(float(np.median(added)), medians),
+        "ms added": _interval(np.array(medians)),
         "prompt tokens": float(np.median(column["tokens"])),
         "cached without reading": float((column["had"] / column["tokens"]).mean()),
         "cached after reading": float((column["cached"] / column["tokens"]).mean()),
@@ -196,11 +217,14 @@ def _spread(values: Array) -> dict[str, float]:
     return {"median": float(np.median(values)), "p95": float(np.quantile(values, 0.95))}
 
 
-def _draws(count: int, seed: int) -> list[NDArray[np.int64]]:
+def _weights(count: int, seed: int) -> Array:
+    """How often each prompt is drawn, (1 + RESAMPLES, prompts); at first each once."""
     rng = np.random.default_rng(seed)
-    return [rng.integers(0, count, count) for _ in range(RESAMPLES)]
+    draws = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
+    return np.stack([np.ones(count), *draws])
 
 
-def _interval(mean: float, resampled: Sequence[float]) -> dict[str, float]:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return {"mean": mean, "low": float(low), "high": float(high)}
+def _interval(values: Array) -> dict[str, float]:
+    """The figure, which is the first value, and its interval from the others."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return {"mean": float(values[0]), "low": float(low), "high": float(high)}

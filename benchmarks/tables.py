@@ -116,7 +116,8 @@ def _gained(sources: Sources) -> Mapping[str, Any]:
 
 def model_state(sources: Sources) -> str:
     """What reading the model's own state adds to reading the text, for each model that was measured."""
-    measured: Mapping[str, Any] = sources.value("state", "")
+    every: Mapping[str, Any] = sources.value("state", "")
+    measured = {name: one for name, one in every.items() if "readers" in one}
     rows = [
         (
             name,

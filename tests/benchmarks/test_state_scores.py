@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks import state_scores
+from benchmarks import frontiers, state_scores
 from benchmarks.predictors import Outcomes
+from training.profile.scores import auc, log_loss
 
 PROMPTS, CHECKPOINTS = 400, 2
 
@@ -68,7 +69,25 @@ def test_each_checkpoint_has_its_own_scale() -> None:
 
 def test_one_checkpoint_cannot_be_routed() -> None:
     accuracy: NDArray[np.float64] = np.array([[1.0], [0.0]])
-    assert state_scores.figures(np.array([[0.9], [0.2]]), accuracy, np.ones((2, 1))).keys() == {"log loss", "AUC"}
+    scores = state_scores.figures(np.array([[0.9], [0.2]]), accuracy, np.ones((2, 1)), np.ones((1, 2)))
+    assert scores.keys() == {"log loss", "AUC"}
+
+
+def test_figures_of_a_resampling_are_those_of_the_prompts_that_it_drew() -> None:
+    rng = np.random.default_rng(3)
+    predicted, tokens = rng.random((50, 3)).round(1), rng.integers(5, 90, (50, 3)).astype(float)
+    accuracy = rng.integers(0, 3, (50, 3)) / 2
+    rows = rng.integers(0, 50, 50)
+    weights = np.stack([np.ones(50), np.bincount(rows, minlength=50)])
+    scores = state_scores.figures(predicted, accuracy, tokens, weights)
+    cost = np.tile(tokens.mean(0), (50, 1))
+    for number, drawn in enumerate((np.arange(50), rows)):
+        right, p, spent = accuracy[drawn], predicted[drawn], tokens[drawn]
+        assert scores["log loss"][number] == pytest.approx(log_loss(right, p))
+        assert scores["AUC"][number] == pytest.approx(np.mean([auc(right[:, c], p[:, c]) for c in range(3)]))
+        rule = frontiers.swept(p, cost[drawn], right, spent)
+        closed = frontiers.share_closed(rule, frontiers.oracle(right, spent), frontiers.singles(right, spent))
+        assert scores["closed"][number] == pytest.approx(closed)
 
 
 def test_surprisal_is_a_sign_of_a_wrong_answer() -> None:
