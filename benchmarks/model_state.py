@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument(
         "--timed", type=int, default=100, help="prompts whose times are measured; 0 leaves that to a quieter hour"
     )
-    parser.add_argument("--times-only", action="store_true", help="no answers and no states, so no predictions")
+    parser.add_argument(
+        "--times-only", action="store_true", help="measure no answers and no states; figures of them stay"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=0, help="of the engines, one after the other; 0 for a free one")
     parser.add_argument("--work", type=Path, required=True, help="directory for what was measured")
@@ -102,7 +104,8 @@ def main() -> None:
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     predicted = {} if arguments.times_only else scored(plan)
     about = {**settings, "samples": plan.samples, "seed": plan.seed}
-    results[arguments.name or arguments.model.name] = {**about, **predicted, **timed(plan)}
+    name = arguments.name or arguments.model.name
+    results[name] = {**results.get(name, {}), **about, **predicted, **timed(plan)}
     write_text(arguments.out, json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
