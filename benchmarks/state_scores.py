@@ -10,7 +10,7 @@ Intervals are 95 % intervals from resampling prompts. Differences are paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,7 +180,7 @@ def of_surprisal(right: Array, surprisal: Array, seed: int) -> dict[str, float]:
     return _interval(np.mean(each, axis=0))
 
 
-def times(rows: Mapping[Hashable, Mapping[str, float]], seed: int) -> dict[str, Any]:
+def times(rows: Mapping[Any, Mapping[str, float]], seed: int) -> dict[str, Any]:
     """Of each kind that was timed: milliseconds, what reading the state adds, and shares of the prompt's tokens.
 
     Args:
@@ -189,7 +189,6 @@ def times(rows: Mapping[Hashable, Mapping[str, float]], seed: int) -> dict[str, 
     """
     kinds: dict[str, list[Mapping[str, float]]] = {}
     for key, row in rows.items():
-        assert isinstance(key, tuple)
         kinds.setdefault(str(key[0]), []).append(row)
     return {kind: _timed(measured, seed) for kind, measured in kinds.items()}
 
@@ -206,7 +205,7 @@ def _timed(rows: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
         **table,
         "ms to first token": _spread(1000 * column["alone"]),
         "ms to first token, after reading": _spread(1000 * (column["state"] + column["after"])),
-        "ms added": _interval(np.array(medians)),
+        "ms added": _interval(np.array(medians, dtype=np.float64)),
         "prompt tokens": float(np.median(column["tokens"])),
         "cached without reading": float((column["had"] / column["tokens"]).mean()),
         "cached after reading": float((column["cached"] / column["tokens"]).mean()),
@@ -220,7 +219,7 @@ def _spread(values: Array) -> dict[str, float]:
 def _weights(count: int, seed: int) -> Array:
     """How often each prompt is drawn, (1 + RESAMPLES, prompts); at first each once."""
     rng = np.random.default_rng(seed)
-    draws = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
+    draws = [np.bincount(rng.integers(0, count, count), minlength=count).astype(float) for _ in range(RESAMPLES)]
     return np.stack([np.ones(count), *draws])
 
 

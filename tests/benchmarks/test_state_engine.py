@@ -20,7 +20,7 @@ CHAT = [{"role": "user", "content": "1 + 1?"}]
 def _client(reply: dict[str, Any] | str, asked: list[dict[str, Any]]) -> httpx.Client:
     def handle(request: httpx.Request) -> httpx.Response:
         asked.append(json.loads(request.content))
-        return httpx.Response(200, **({"text": reply} if isinstance(reply, str) else {"json": reply}))
+        return httpx.Response(200, text=reply if isinstance(reply, str) else json.dumps(reply))
 
     return httpx.Client(transport=httpx.MockTransport(handle), base_url="http://engine")
 

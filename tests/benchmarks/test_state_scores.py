@@ -78,7 +78,7 @@ def test_figures_of_a_resampling_are_those_of_the_prompts_that_it_drew() -> None
     predicted, tokens = rng.random((50, 3)).round(1), rng.integers(5, 90, (50, 3)).astype(float)
     accuracy = rng.integers(0, 3, (50, 3)) / 2
     rows = rng.integers(0, 50, 50)
-    weights = np.stack([np.ones(50), np.bincount(rows, minlength=50)])
+    weights = np.stack([np.ones(50), np.bincount(rows, minlength=50).astype(float)])
     scores = state_scores.figures(predicted, accuracy, tokens, weights)
     cost = np.tile(tokens.mean(0), (50, 1))
     for number, drawn in enumerate((np.arange(50), rows)):
