@@ -23,6 +23,7 @@ FILES = {
     "tolerance": "docs/profile/tolerance.json",
     "gsm8k": "docs/profile/gsm8k.json",
     "readers": "docs/profile/readers.json",
+    "state": "docs/profile/model-state.json",
     "gateway": "benchmarks/results/gateway.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",

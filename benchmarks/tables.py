@@ -114,6 +114,58 @@ def _gained(sources: Sources) -> Mapping[str, Any]:
     return sources.value("readers", "auto minus length")
 
 
+def model_state(sources: Sources) -> str:
+    """What reading the model's own state adds to reading the text, for each model that was measured."""
+    every: Mapping[str, Any] = sources.value("state", "")
+    measured = {name: one for name, one in every.items() if "readers" in one}
+    rows = [
+        (
+            name,
+            *(
+                cell
+                for one in measured.values()
+                for cell in (
+                    render(one["readers"][name]["log loss"]["mean"], ".3"),
+                    render(one["minus text"][name]["log loss"], "+3") if name in one["minus text"] else "",
+                    render(one["readers"][name]["AUC"]["mean"], ".3"),
+                )
+            ),
+        )
+        for name in next(iter(measured.values()))["readers"]
+    ]
+    heads = [f"{name}: {column}" for name in measured for column in ("log loss", "minus that of the text", "AUC")]
+    return _table(["", *heads], rows)
+
+
+def model_state_times(sources: Sources) -> str:
+    """What a request for the model's state costs before the first token."""
+    names = {
+        "prompt": "log probabilities of the prompt",
+        "first": "log probabilities of the first token",
+        "shots": "log probabilities of the prompt, behind a cached prefix",
+        "last": "last state, another engine",
+        "mean": "mean state, another engine",
+        "last, shots": "last state, another engine, behind a cached prefix",
+        "mean, shots": "mean state, another engine, behind a cached prefix",
+    }
+    rows = [
+        (
+            f"{model}: {names[kind]}",
+            _ms(times.get("ms to first token")),
+            _ms(times["ms of reading"]),
+            render(times["ms added"], ".0") if "ms added" in times else _ms(times["ms of reading"]),
+            render(times["cached after reading"], "%0") if "cached after reading" in times else "-",
+        )
+        for model, one in sources.value("state", "").items()
+        for kind, times in one["times"].items()
+    ]
+    return _table(["", "ms to first token", "ms of reading", "ms added", "of the prompt found in the cache"], rows)
+
+
+def _ms(spread: Mapping[str, float] | None) -> str:
+    return "-" if spread is None else f"{spread['median']:.0f}, {spread['p95']:.0f}"
+
+
 def probing(sources: Sources) -> str:
     """How many times as fast packed probes are, at the benchmark's 16 episodes."""
     rows = [
@@ -297,6 +349,8 @@ TABLES = {
     "tolerances": tolerances,
     "gsm8k": gsm8k,
     "readers": readers,
+    "model-state": model_state,
+    "model-state-times": model_state_times,
     "probing": probing,
     "savings": savings,
     "streaming": streaming,

@@ -4,9 +4,9 @@ A field is on the list if it changes only the caller's own answer, and the gatew
 chat fields, vLLM's sampling and structured-output fields, and the budget's fields. Every other one is rejected by name
 (docs/decisions/0030-allowed-fields.md). Such a field can jump the queue (`priority`), name other requests or their
 cache (`request_id`, `session_id`, `kv_transfer_params`, `cache_salt`), replace the prompt that the family was trained
-with (`chat_template`, `continue_final_message`), multiply the work behind one choice (`use_beam_search`), end the engine
-(`prompt_logprobs`: several such requests in a batch with adapters end vLLM 0.32 on CPUs), or reach into its plug-ins
-(`vllm_xargs`, `mm_processor_kwargs`). A name that nobody knows is most often a typing error.
+with (`chat_template`, `continue_final_message`), multiply the work behind one choice (`use_beam_search`), end the
+engine (`prompt_logprobs`: several such requests in a batch with adapters end vLLM 0.32 on CPUs), or reach into its
+plug-ins (`vllm_xargs`, `mm_processor_kwargs`). A name that nobody knows is most often a typing error.
 
 Variables of the family's own template are not listed: they are the family's business, and the template ignores those
 that it does not use. But `chat_template_kwargs` may not name what the engine itself passes to the template, nor
