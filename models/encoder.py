@@ -66,11 +66,6 @@ class Encoder:
         self._session, self._tokenizer = session, tokenizer
         self.stored, self.width = stored, width
 
-    @property
-    def forgetful(self) -> Encoder:
-        """The encoder itself, if this one has a memory."""
-        return self
-
     def __call__(self, text: str) -> Vector:
         """What it makes of a text, which may be any, (width,)."""
         head, tail = _CHARACTERS * HEAD, _CHARACTERS * TAIL
@@ -88,10 +83,6 @@ class _Remembering(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         self._encoder, self._known = encoder, dict[str, Vector]()
         self.stored, self.width = encoder.stored, encoder.width
-
-    @property
-    def forgetful(self) -> Encoder:
-        return self._encoder
 
     def __call__(self, text: str) -> Vector:
         if text not in self._known:

@@ -15,6 +15,7 @@ from models import family as families
 from models.encoder import Encoder
 from models.family import Checkpoint, Estimate, Family, Measurements
 from models.files import atomic_directory, hash_files, write_text
+from models.profile import Profile
 from training.adopt.assess import Replies
 from training.adopt.cost import split
 from training.adopt.crossval import Comparison
@@ -94,6 +95,8 @@ def publish(adopted: Adopted, target: Path, tokenizer: Path | None) -> Family:
     forced = budget_forced(adopted.plan.levels, adopted.outcomes)
     by_name = {name: forced[name] for name in adopted.outcomes}
     profile = fit.fit(adopted.outcomes, by_name, adopted.plan.sampling.seed, adopted.encoder)
+    rows = next(iter(adopted.outcomes.values()))
+    cost = compared.cost(Profile.of(profile, adopted.encoder), [row.prompt for row in rows])
     with atomic_directory(target) as directory:
         fit.save(profile, directory / "profile.json")
         if tokenizer is not None:
@@ -111,7 +114,7 @@ def publish(adopted: Adopted, target: Path, tokenizer: Path | None) -> Family:
         )
         families.save(manifest, directory)
         plots.frontier(manifest.checkpoints, directory / "frontier.png")
-        write_text(directory / "README.md", card(adopted, manifest, profile))
+        write_text(directory / "README.md", card(adopted, manifest, profile, cost))
     return families.load(target)
 
 
@@ -142,8 +145,8 @@ def _checkpoint(adopted: Adopted, name: str) -> Checkpoint:
     )
 
 
-def card(adopted: Adopted, family: Family, profile: Mapping[str, Any]) -> str:
-    """The family's card as Markdown; `profile` is what was fitted, as JSON."""
+def card(adopted: Adopted, family: Family, profile: Mapping[str, Any], cost: str) -> str:
+    """The family's card as Markdown; `profile` is what was fitted, as JSON, and `cost` says what a prediction takes."""
     report: Mapping[str, Mapping[str, float]] = profile["report"]
     measured = family.checkpoints[0].frontier
     models = sorted({checkpoint.model or "" for checkpoint in family.checkpoints})
@@ -186,6 +189,8 @@ fitted on the others.
 {verdict(report)}
 
 {compared.section(profile.get("reader"))}
+
+{cost}
 
 {compared.calibration(profile.get("reliability"))}
 

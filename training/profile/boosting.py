@@ -1,4 +1,4 @@
-"""How is one forest of the profile fitted? Boosted trees, as many as cross-validation chooses."""
+"""How is one forest of the profile fitted? Boosted trees on histograms, as many as cross-validation chooses."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from training.profile.logistic import logit
 
 Array = NDArray[np.float64]
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """Row indices to fit on and to predict, fold by fold."""
-Model = GradientBoostingClassifier | GradientBoostingRegressor | HistGradientBoostingClassifier | None
+Model = HistGradientBoostingClassifier | HistGradientBoostingRegressor | None
 """None is the constant model, for targets that are all equal."""
 
-_TREES = {"n_estimators": 100, "learning_rate": 0.1, "max_leaf_nodes": 6, "max_depth": None, "min_samples_leaf": 40}
-"""The maximum number of trees; cross-validation chooses how many of them are used."""
+MOST_TREES = 100
+"""Cross-validation chooses how many of them are used."""
+_TREES = {"learning_rate": 0.1, "max_leaf_nodes": 6, "min_samples_leaf": 40, "early_stopping": False}
 _NODE_FIELDS = ("feature", "threshold", "left", "right", "value")
 
 
@@ -33,10 +34,9 @@ class Objective(NamedTuple):
 
 def boost(objective: Objective, inputs: Array, target: Array, folds: Folds, seed: int) -> tuple[dict[str, Any], Array]:
     """A forest with the number of trees that predicts best across folds, and its out-of-fold predictions, (rows,)."""
-    most = _TREES["n_estimators"]
-    staged = np.zeros((most, len(inputs)))
+    staged = np.zeros((MOST_TREES, len(inputs)))
     for train, test in folds:
-        model = objective.fit(inputs[train], target[train], most, seed)
+        model = objective.fit(inputs[train], target[train], MOST_TREES, seed)
         staged[:, test] = _staged(model, inputs[test], target[train])
     best = int(objective.losses(target, staged).argmin())
     return to_forest(objective.fit(inputs, target, best + 1, seed), target), staged[best]
@@ -51,30 +51,6 @@ def to_forest(model: Model, target: Array) -> dict[str, Any]:
     """The fitted model as JSON for `models.forest.Forest`."""
     if model is None:
         return constant_forest(float(target.mean()))
-    if isinstance(model, HistGradientBoostingClassifier):
-        return _from_histograms(model)
-    initial: Any = model.init_
-    if isinstance(model, GradientBoostingClassifier):
-        wrong, correct = initial.class_prior_
-        intercept = float(np.log(correct / wrong))
-    else:
-        intercept = float(initial.constant_.item())
-    nodes: dict[str, list[Any]] = {name: [] for name in _NODE_FIELDS}
-    roots: list[int] = []
-    for estimator in model.estimators_[:, 0]:
-        tree, offset = estimator.tree_, len(nodes["value"])
-        leaf = tree.children_left < 0
-        own = np.arange(tree.node_count)
-        roots.append(offset)
-        nodes["feature"] += np.where(leaf, 0, tree.feature).tolist()
-        nodes["threshold"] += np.where(leaf, 0.0, tree.threshold).tolist()
-        nodes["left"] += (offset + np.where(leaf, own, tree.children_left)).tolist()
-        nodes["right"] += (offset + np.where(leaf, own, tree.children_right)).tolist()
-        nodes["value"] += (model.learning_rate * tree.value[:, 0, 0]).tolist()
-    return {"intercept": intercept, "roots": roots, **nodes}
-
-
-def _from_histograms(model: HistGradientBoostingClassifier) -> dict[str, Any]:
     nodes: dict[str, list[Any]] = {name: [] for name in _NODE_FIELDS}
     roots: list[int] = []
     for (tree,) in model._predictors:  # noqa: SLF001  scikit-learn has no public way to these trees
@@ -96,7 +72,7 @@ def _fit_share(inputs: Array, share: Array, trees: int, seed: int) -> Model:
     used = weights > 0
     if len(set(labels[used])) == 1:  # every sample is correct, or every one is wrong
         return None
-    model = GradientBoostingClassifier(**{**_TREES, "n_estimators": trees}, random_state=seed)
+    model = HistGradientBoostingClassifier(**_TREES, max_iter=trees, random_state=seed)
     return model.fit(np.r_[inputs, inputs][used], labels[used], sample_weight=weights[used])
 
 
@@ -106,20 +82,19 @@ def _fit_rising(inputs: Array, correct: Array, trees: int, seed: int) -> Model:
         return None
     constraints = np.zeros(inputs.shape[1], dtype=int)
     constraints[-1] = 1
-    settings = {**_TREES, "max_iter": trees, "early_stopping": False, "random_state": seed}
-    del settings["n_estimators"]
+    settings = {**_TREES, "max_iter": trees, "random_state": seed}
     return HistGradientBoostingClassifier(**settings, monotonic_cst=constraints).fit(inputs, correct)
 
 
 def _fit_value(inputs: Array, target: Array, trees: int, seed: int) -> Model:
-    return GradientBoostingRegressor(**{**_TREES, "n_estimators": trees}, random_state=seed).fit(inputs, target)
+    return HistGradientBoostingRegressor(**_TREES, max_iter=trees, random_state=seed).fit(inputs, target)
 
 
 def _staged(model: Model, inputs: Array, target: Array) -> Array:
     """The model's predictions after every tree, (trees, rows); logits if it predicts probabilities."""
     if model is None:
-        return np.full((_TREES["n_estimators"], len(inputs)), logit(float(target.mean())))
-    if isinstance(model, GradientBoostingClassifier | HistGradientBoostingClassifier):
+        return np.full((MOST_TREES, len(inputs)), logit(float(target.mean())))
+    if isinstance(model, HistGradientBoostingClassifier):
         return np.stack([np.ravel(stage) for stage in model.staged_decision_function(inputs)])
     return np.stack(list(model.staged_predict(inputs)))
 

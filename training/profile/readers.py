@@ -8,7 +8,6 @@ difference, prompt by prompt. With few prompts or a text that says nothing, that
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from sklearn.model_selection import KFold
 
 from models.encoder import Encoder
 from models.neighbours import MOST, Neighbours
-from models.reader import Kind, Reader, StoredReader
+from models.reader import Kind
 from models.text import ngrams_of, text_of
 from training.profile.boosting import SHARE, Folds, boost, constant_forest
 from training.profile.enough import FEW
@@ -36,8 +35,6 @@ BUCKETS = 4096
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
 """Inverse strengths of the linear readers' ridge penalty, of which cross-validation chooses."""
 INNER_FOLDS = 3
-TIMED = 50
-"""How many prompts each reader is timed with."""
 _LINEAR: tuple[Kind, ...] = ("length", "counts", "text", "ngrams", "encoder")
 STACKS: dict[str, tuple[str, ...]] = {
     "stack": ("text", "ngrams", "forest"),
@@ -54,8 +51,6 @@ ORDER = (*WITHOUT_ENCODER, "neighbours", "encoder", "full")
 class Seen(NamedTuple):
     """What the readers see of the prompts."""
 
-    prompts: Sequence[str]
-    """In order."""
     inputs: dict[str, Matrix]
     """By kind, (prompts, width). The forest sees the counts, neighbours what the encoder makes of the prompts."""
     encoder: Encoder | None
@@ -73,7 +68,7 @@ class Seen(NamedTuple):
     def of(self, rows: Rows) -> Seen:
         """What they see of some of the prompts."""
         inputs = {kind: matrix[rows] for kind, matrix in self.inputs.items()}
-        return Seen([self.prompts[int(row)] for row in rows], inputs, self.encoder)
+        return Seen(inputs, self.encoder)
 
 
 class Fitted(NamedTuple):
@@ -115,7 +110,7 @@ def see(prompts: Sequence[str], counts: Array, encoder: Encoder | None = None) -
     }
     if encoder is not None:
         inputs["encoder"] = np.stack([encoder(prompt) for prompt in prompts])
-    return Seen(prompts, inputs, encoder)
+    return Seen(inputs, encoder)
 
 
 def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
@@ -138,14 +133,17 @@ def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
     every = fit_all(seen, share, np.arange(len(share)), seed, names)
     fitted = every[name]
     compared = {
-        reader: {
-            "log_loss": float(losses[reader].mean()),
-            "auc": auc(share, sigmoid(values)),
-            "microseconds": _microseconds(every[reader], seen),
-        }
+        reader: {"log_loss": float(losses[reader].mean()), "auc": auc(share, sigmoid(values))}
         for reader, values in easiness.items()
     }
-    stored = _stored(name, fitted) | {"compared": compared}
+    stored = {
+        "name": name,
+        "intercept": fitted.intercept,
+        "forest": fitted.forest,
+        "parts": [{"kind": kind, "weights": weights.tolist()} for kind, weights in fitted.parts.items()],
+        "neighbours": fitted.neighbours and fitted.neighbours.store(fitted.near),
+        "compared": compared,
+    }
     encodes = seen.encoder is not None and ("encoder" in fitted.parts or fitted.neighbours is not None)
     # A constant that leaves a fold out is lower where that fold is higher; scaled by that, it would turn round.
     values = np.full(len(share), fitted.intercept) if name == "constant" else easiness[name]
@@ -157,28 +155,6 @@ def choose(seen: Seen, share: Array, folds: Folds, seed: int) -> Choice:
         easiness,
         every,
     )
-
-
-def _stored(name: str, fitted: Fitted) -> dict[str, Any]:
-    return {
-        "name": name,
-        "intercept": fitted.intercept,
-        "forest": fitted.forest,
-        "parts": [{"kind": kind, "weights": weights.tolist()} for kind, weights in fitted.parts.items()],
-        "neighbours": fitted.neighbours and fitted.neighbours.store(fitted.near),
-        "compared": {},
-    }
-
-
-def _microseconds(fitted: Fitted, seen: Seen) -> float:
-    """The median time that the gateway's form of a reader takes for a prompt, beyond the counts and the forests."""
-    reader = Reader(StoredReader.model_validate(_stored("", fitted)), seen.encoder and seen.encoder.forgetful)
-    times: list[float] = []
-    for prompt, counts in zip(seen.prompts[:TIMED], seen.counts, strict=False):
-        start = time.perf_counter()
-        reader(prompt, counts)
-        times.append(time.perf_counter() - start)
-    return float(np.round(1e6 * np.median(times)))
 
 
 def simplest_good_one(losses: dict[str, Array]) -> str:

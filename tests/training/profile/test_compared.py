@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import numpy as np
 import pytest
 
@@ -10,9 +13,9 @@ from training.profile.scores import reliability
 
 
 def test_every_reader_has_a_line_and_the_chosen_one_is_bold() -> None:
-    scores = {"log_loss": 0.61234, "auc": 0.7, "microseconds": 1234.0}
+    scores = {"log_loss": 0.61234, "auc": 0.7}
     text = compared.section({"name": "text", "compared": dict.fromkeys(readers.ORDER, scores)})
-    lines = [line for line in text.splitlines() if line.startswith("| ") and "0.6123 | 0.700 | 1,234 |" in line]
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "0.6123 | 0.700 |" in line]
     assert [line.split("|")[1].strip() for line in lines] == [
         f"**{name}**" if name == "text" else name for name in readers.ORDER
     ]
@@ -23,10 +26,19 @@ def test_a_profile_without_a_reader_has_no_section() -> None:
     assert compared.section(None) == ""
 
 
-def test_figures_without_times_are_shown() -> None:
-    assert "| 0.5000 | 0.500 |  |" in compared.section(
-        {"name": "length", "compared": {"length": {"log_loss": 0.5, "auc": 0.5}}}
-    )
+def test_the_cost_is_the_time_of_a_prediction() -> None:
+    seen: list[str] = []
+
+    class Slow:
+        def predict(self, prompt: str) -> None:
+            seen.append(prompt)
+            time.sleep(0.002)
+
+    text = compared.cost(Slow(), ["a", "b", "c"])  # type: ignore[arg-type]
+    assert seen == ["a", "b", "c"]
+    figure, count = re.findall(r"[\d,]+", text)
+    assert int(figure.replace(",", "")) >= 2000
+    assert count == "3"
 
 
 def test_calibration_has_a_line_for_each_checkpoint() -> None:
