@@ -41,6 +41,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.features import FEATURES, features_of, is_familiar
 from models.field import first_error, one_line
 from models.files import MIB, read_json
+from models.floor import Floor
 from models.forest import Forest, Forests
 from models.reader import Reader, StoredReader
 
@@ -163,6 +164,8 @@ class _Stored(BaseModel):
     residuals: dict[str, list[float]]
     """Quantiles of z at `LEVELS`, by checkpoint in the order of their positions."""
     report: dict[str, dict[str, float]]
+    floors: list[Floor] = []
+    """What keeps which share of the reference's quality, the lowest share first; empty if that was not tested."""
 
 
 class Profile:
@@ -185,6 +188,7 @@ class Profile:
             name: Escalation(first=fitted.first, second=fitted.second, surprisal=fitted.surprisal)
             for name, fitted in stored.escalations.items()
         }
+        self.floors = tuple(stored.floors)
         self._reader = stored.reader and Reader(stored.reader)
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)

@@ -1,7 +1,7 @@
 """At which tolerance is routing certain to keep a share of the reference's quality? Learn then Test; pure.
 
-Routing keeps the floor f if E[a - f r] >= 0, for a the routed accuracy of a prompt and r the reference's. Each tolerance
-is a null hypothesis, E[a - f r] < 0, and those that are rejected are certified (Angelopoulos et al., arXiv 2110.01052).
+Routing keeps the floor f if E[a - f r] >= 0, for a the routed accuracy of a prompt and r the reference's. Each
+tolerance is a null hypothesis, E[a - f r] < 0, and those that are rejected are certified (arXiv 2110.01052).
 
 - The p-value is of betting (Waudby-Smith and Ramdas, arXiv 2010.09686): if the null is true, a gambler who stakes a
   share s_i of his wealth on prompt i, chosen before seeing it, multiplies his wealth by 1 + s_i (a_i / f - r_i), in
@@ -65,15 +65,18 @@ def certify(floor: float, reference: Outcomes, ways: Mapping[Way, Sequence[Outco
     certified: dict[Way, Certified | None] = {"alone": None, "escalating": None}
     needed: list[int] = []
     for way, tried in ways.items():
-        rejected: list[Certified] = []
-        for tolerance, routed in zip(TOLERANCES, tried, strict=True):
+        rejected: list[int] = []
+        for which, routed in enumerate(tried):
             pair = routed.accuracy[order], reference.accuracy[order]
             if p_value(*pair, floor, level) > level:
                 if not rejected and (prompts := prompts_needed(*pair, floor, level)) is not None:
                     needed.append(prompts)
                 break
-            rejected.append(_certified(tolerance, routed, reference, lower_bound(*pair, level)))
-        certified[way] = min(rejected, key=lambda one: one.tokens, default=None)
+            rejected.append(which)
+        if rejected:
+            best = min(rejected, key=lambda which: float(tried[which].tokens.mean()))
+            low = lower_bound(tried[best].accuracy[order], reference.accuracy[order], level)
+            certified[way] = _certified(TOLERANCES[best], tried[best], reference, low)
     return Floor(
         floor=floor,
         confidence=1 - ALPHA,
@@ -125,7 +128,8 @@ def prompts_needed(accuracy: Array, reference: Array, floor: float, level: float
     if mean <= 0:
         return None
     # With the best stake wealth grows by mean ** 2 / (2 variance) a prompt, and with the largest by about the mean.
-    needed = log(1 / level) * (2 * float(gain.var()) / mean**2 + 1 / np.log1p(_LARGEST_STAKE * mean))
+    # The first stakes are small, whatever the prompts are like: that takes a tenth more.
+    needed = 1.1 * log(1 / level) * (2 * float(gain.var()) / mean**2 + 1 / np.log1p(_LARGEST_STAKE * mean))
     digits = max(int(np.floor(np.log10(needed))) - 1, 0)
     return int(np.ceil(needed / 10**digits) * 10**digits)
 
