@@ -23,6 +23,8 @@ FILES = {
     "tolerance": "docs/profile/tolerance.json",
     "gsm8k": "docs/profile/gsm8k.json",
     "readers": "docs/profile/readers.json",
+    "floor": "docs/profile/floor.json",
+    "few": "docs/profile/few_prompts.json",
     "gateway": "benchmarks/results/gateway.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",
