@@ -117,6 +117,7 @@ def floors(sources: Sources) -> str:
             name,
             render(kind["floor"], "%0"),
             render(kind["prompts"], ",0"),
+            render(kind["fits"], ",0"),
             render(kind["below the floor"], "%1"),
             render(kind["kept"], "%1"),
             render(kind["tokens"], "%0"),
@@ -124,7 +125,7 @@ def floors(sources: Sources) -> str:
         for name, kind in sources.value("floor", "kinds").items()
     ]
     return _table(
-        ["", "floor", "prompts", "fits below the floor", "kept on average", "of the reference's tokens"], rows
+        ["", "floor", "prompts", "fits", "fits below the floor", "kept on average", "of the reference's tokens"], rows
     )
 
 
