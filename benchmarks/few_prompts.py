@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/few-prompts.jsonl"), help="where fits are kept")
     parser.add_argument("--prompts", type=int, default=150, help="of each fit")
     parser.add_argument("--fits", type=int, default=200)
+    parser.add_argument("--only", choices=FAMILIES, help="one family; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the first fit")
     arguments = parser.parse_args()
     where = machine.describe()
@@ -56,8 +57,10 @@ def main() -> None:
     kept = [json.loads(line) for line in arguments.work.read_text().splitlines()]
     families: dict[str, Any] = {}
     for family, names in FAMILIES.items():
+        if arguments.only not in (None, family):
+            continue
         of = {"family": family, "prompts": arguments.prompts, "seed": arguments.seed}
-        done = [row for row in kept if row["of"] == of]
+        done = [row for row in kept if row["of"] == of][: arguments.fits]
         with arguments.work.open("a") as log:
             for number in tqdm(range(len(done), arguments.fits), family, initial=len(done), total=arguments.fits):
                 done.append({"of": of, **one_fit(measured, names, arguments.prompts, arguments.seed + number)})

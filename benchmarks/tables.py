@@ -135,13 +135,14 @@ def few_prompts(sources: Sources) -> str:
         (
             family if tolerance == "0" else "",
             _bold(tolerance, tolerance == DEFAULT_TOLERANCE),
+            render(fits["fits"], ",0"),
             render(figures["within"], "%1"),
             render(figures["95 % below"], "P2"),
         )
         for family, fits in sources.value("few", "families").items()
         for tolerance, figures in fits["tolerances"].items()
     ]
-    return _table(["", "tolerance", "fits within 0.5 points", "95 % of fits lose at most, points"], rows)
+    return _table(["", "tolerance", "fits", "fits within 0.5 points", "95 % of fits lose at most, points"], rows)
 
 
 def _gained(sources: Sources) -> Mapping[str, Any]:
