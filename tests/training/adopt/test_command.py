@@ -79,7 +79,7 @@ async def test_a_floor_is_certified_or_the_reference_serves(
     assert "quality floor 0.999: not certified" in printed
     assert "so max serves everything" in printed
     assert "with no tolerance that keeps the floor" in card
-    assert "+0.0 points (+0.0 to +0.0) and 100.0 % (100.0 % to 100.0 %) of the tokens of max" in printed
+    assert "+0.0 points (+0.0 to +0.0) and 100.0 % (100.0 to 100.0 %) of the tokens of max" in printed
     assert "| 0.999 | not certified" in card
 
 
