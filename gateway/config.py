@@ -151,8 +151,7 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         le=1,
-        description="share of the reference's quality that routing must keep with 95 % confidence, such as 0.99; it"
-        " replaces quality_tolerance by what the profile is certified for, and excludes overload_tolerance",
+        description="share of the reference's quality to keep with 95 % confidence, such as 0.99; sets the tolerance",
     )
     overload_tolerance: float = Field(
         default=0.0,
