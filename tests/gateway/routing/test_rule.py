@@ -262,8 +262,9 @@ def test_a_floor_escalates_only_if_that_is_certified(family: Family) -> None:
 
 def test_a_request_that_cannot_have_escalations_is_routed_by_what_is_certified_without_them(family: Family) -> None:
     only_escalating = kept(None, certified(0.02, 0.3))
-    for without in ({"may_escalate": False}, {"available": ALL - {"alpha-0.1"}}):
-        decision = decide(family, EASY, floor=only_escalating, **without)
+    unable = decide(family, EASY, floor=only_escalating, may_escalate=False)
+    down = decide(family, EASY, floor=only_escalating, available=ALL - {"alpha-0.1"})
+    for decision in (unable, down):
         assert decision.checkpoint == "base"
         assert "nothing that this request may use is certified" in decision.reason
 
