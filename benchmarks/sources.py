@@ -24,6 +24,8 @@ FILES = {
     "gsm8k": "docs/profile/gsm8k.json",
     "readers": "docs/profile/readers.json",
     "state": "docs/profile/model-state.json",
+    "floor": "docs/profile/floor.json",
+    "few": "docs/profile/few_prompts.json",
     "gateway": "benchmarks/results/gateway.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",

@@ -110,6 +110,41 @@ def readers(sources: Sources) -> str:
     return _table(["", "log loss", "APGR, least to most accurate model"], rows)
 
 
+def floors(sources: Sources) -> str:
+    """How often what was certified kept the floor, for every kind of family."""
+    rows = [
+        (
+            name,
+            render(kind["floor"], "%0"),
+            render(kind["prompts"], ",0"),
+            render(kind["fits"], ",0"),
+            render(kind["below the floor"], "%1"),
+            render(kind["kept"], "%1"),
+            render(kind["tokens"], "%0"),
+        )
+        for name, kind in sources.value("floor", "kinds").items()
+    ]
+    return _table(
+        ["", "floor", "prompts", "fits", "fits below the floor", "kept on average", "of the reference's tokens"], rows
+    )
+
+
+def few_prompts(sources: Sources) -> str:
+    """How often a fit of few prompts is close to the best mixture of single checkpoints."""
+    rows = [
+        (
+            family if tolerance == "0" else "",
+            _bold(tolerance, tolerance == DEFAULT_TOLERANCE),
+            render(fits["fits"], ",0"),
+            render(figures["within"], "%1"),
+            render(figures["95 % below"], "P2"),
+        )
+        for family, fits in sources.value("few", "families").items()
+        for tolerance, figures in fits["tolerances"].items()
+    ]
+    return _table(["", "tolerance", "fits", "fits within 0.5 points", "95 % of fits lose at most, points"], rows)
+
+
 def _gained(sources: Sources) -> Mapping[str, Any]:
     return sources.value("readers", "auto minus length")
 
@@ -351,6 +386,8 @@ TABLES = {
     "readers": readers,
     "model-state": model_state,
     "model-state-times": model_state_times,
+    "floors": floors,
+    "few-prompts": few_prompts,
     "probing": probing,
     "savings": savings,
     "streaming": streaming,

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from benchmarks.frontiers import Point, at, hull
 from models.rule import cheapest_good_enough, forecasts_of
-from training.adopt.crossval import FOLDS, folds
 from training.profile.cascade import tokens_and_accuracy, worthwhile
+from training.profile.crossfit import FOLDS, folds
 from training.tasks import outcome
 from training.tasks.outcome import Graded
 

@@ -28,6 +28,7 @@ from gateway.process.supervisor import StartError
 from gateway.release import VERSION
 from gateway.request import budget
 from gateway.routing.explain import explain
+from gateway.routing.floor import floor_of
 from gateway.routing.rule import RoutingRequest
 from models import family as families
 from models import profile as profiles
@@ -59,6 +60,7 @@ ROUTE_EXAMPLES = """examples:
   laconic route "What is 12 + 35 - 8?"
   laconic route "What is 47 * 86?" --budget 64 --json
   laconic route "What is 47 * 86?" --family ./my-family --quality-tolerance 0
+  laconic route "What is 47 * 86?" --family ./my-family --quality-floor 0.99
 
 success   predicted probability of a correct answer within the budget
 correct   the same without a budget
@@ -169,6 +171,7 @@ def _engine_args(arguments: Sequence[str]) -> None:
 
 def _serve(arguments: Sequence[str]) -> None:
     settings = config.load(arguments)
+    config.require_one_tolerance(settings)
     from gateway.process.serve import serve  # noqa: PLC0415  so that --help and errors in flags appear at once
 
     serve(settings, lambda: config.load(arguments).log_level)
@@ -191,10 +194,14 @@ def _route(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--quality-tolerance", metavar="X", help="how much predicted success a cheaper checkpoint may cost"
     )
+    parser.add_argument(
+        "--quality-floor", metavar="X", help="share of the reference's quality that must be kept, such as 0.99"
+    )
     parser.add_argument("--config", metavar="PATH", help="configuration file of `laconic serve`")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = terminal.load_settings(parsed, "family", "quality_tolerance", "config")
+    settings = terminal.load_settings(parsed, "family", "quality_tolerance", "quality_floor", "config")
+    config.require_one_tolerance(settings)
     family = families.load(settings.family, verify=False)
     profile = profiles.load(settings.family / family.profile, settings.encoder)
     source = "default_budget" if parsed.budget is None else "--budget"
@@ -212,6 +219,7 @@ def _route(arguments: Sequence[str]) -> None:
         limit=tokens,
         pinned=parsed.checkpoint,
         tolerance=settings.quality_tolerance,
+        floor=floor_of(settings.quality_floor, profile.floors),
         allowed=names,
         available=names,
     )

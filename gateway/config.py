@@ -151,6 +151,12 @@ class Settings(BaseSettings):
     quality_tolerance: float = Field(
         default=0.005, ge=0, le=1, description="how much predicted success a cheaper checkpoint may cost, from 0 to 1"
     )
+    quality_floor: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of the reference's quality to keep with 95 % confidence, such as 0.99; sets the tolerance",
+    )
     overload_tolerance: float = Field(
         default=0.0,
         ge=0,
@@ -309,6 +315,20 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _ConfigFile(settings_cls)
+
+
+def require_one_tolerance(settings: Settings) -> None:
+    """Raise ConfigError if a quality floor is set beside a tolerance that it would contradict."""
+    if settings.quality_floor is None:
+        return
+    if "quality_tolerance" in settings.model_fields_set:
+        raise ConfigError(
+            "quality_floor: quality_tolerance is set, too, and the floor chooses it; leave out one of them"
+        )
+    if settings.overload_tolerance > 0:
+        raise ConfigError(
+            "quality_floor: overload_tolerance is set, too, and would break the floor under load; leave out one of them"
+        )
 
 
 def load(arguments: Sequence[str]) -> Settings:

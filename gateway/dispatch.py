@@ -40,6 +40,7 @@ def routing_request(
         limit=context.limit,
         pinned=context.pinned,
         tolerance=services.settings.quality_tolerance + pressure,
+        floor=services.floor,
         pressure=pressure,
         holdout=holdout,
         may_escalate=context.question.may_escalate,

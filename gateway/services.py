@@ -18,8 +18,10 @@ from gateway.ledger.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
 from gateway.request.admission import Admission
+from gateway.routing.floor import floor_of
 from gateway.supervision import guard
 from models.family import Family, FamilyError
+from models.floor import Floor
 from models.profile import Profile
 
 
@@ -56,11 +58,13 @@ class Services:
 
         Raises:
             FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
+            ProfileError: the profile was not tested at the quality floor.
             ConfigError: traces are to be exported and the SDK for that is not installed; or what engines want cannot be
                 used.
         """
         assert settings.redis is not None
         check_profile(profile, family, settings.family / family.profile)
+        floor_of(settings.quality_floor, profile.floors)
         engines = connect_engines(settings, family)
         limiter = Limiter(settings.redis, settings.state_dir, worker)
         ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
@@ -82,6 +86,11 @@ class Services:
     def profile(self) -> Profile:
         """The difficulty profile of now."""
         return self.profiles.current
+
+    @property
+    def floor(self) -> Floor | None:
+        """What the profile of now certifies for the quality floor; None if there is none to keep."""
+        return floor_of(self.settings.quality_floor, self.profile.floors)
 
     async def start(self) -> None:
         """Start every service that has connections or tasks. Redis and engines need not be up yet."""

@@ -43,6 +43,7 @@ from models.encoder import Encoder, EncoderError, StoredEncoder
 from models.features import FEATURES, features_of, is_familiar
 from models.field import first_error, one_line
 from models.files import MIB, read_json
+from models.floor import Floor
 from models.forest import Forest, Forests
 from models.reader import Reader, StoredReader
 
@@ -169,6 +170,8 @@ class _Stored(BaseModel):
     report: dict[str, dict[str, float]]
     reliability: dict[str, list[tuple[float, float, float]]] = {}
     """By checkpoint, in bins of P(correct): its mean, the share that was correct, and the prompts; for people."""
+    floors: list[Floor] = []
+    """What keeps which share of the reference's quality, the lowest share first; empty if that was not tested."""
 
 
 class Profile:
@@ -192,6 +195,7 @@ class Profile:
             name: Escalation(first=fitted.first, second=fitted.second, surprisal=fitted.surprisal)
             for name, fitted in stored.escalations.items()
         }
+        self.floors = tuple(stored.floors)
         self._reader = stored.reader and Reader(stored.reader, encoder)
         self._vocabulary = frozenset(stored.vocabulary)
         self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)

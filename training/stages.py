@@ -45,7 +45,7 @@ from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
 from training.measure.drawing import draws
 from training.precheck import PROFILE_SEED_OFFSET, check_target
-from training.profile import enough, fit
+from training.profile import crossfit, enough, fit
 from training.publish import assemble
 from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts.params import SamplingParams
@@ -180,7 +180,11 @@ def fit_profile(recipe: Recipe) -> None:
         return
     measured = {name: outcome.load(path) for name, path in paths.items()}
     answers = {name: outcome.load_budget_forced(path) for name, path in forced_paths.items()}
-    fit.save(fit.fit(measured, answers, recipe.seed, encoder), directory / "profile.json")
+    fitted = fit.fit(measured, answers, recipe.seed, encoder)
+    _console.print("profile: certifying what keeps the base's quality", highlight=False, soft_wrap=True)
+    held_out = list(crossfit.folds(measured, recipe.seed, encoder))
+    fitted["floors"] = [floor.model_dump() for floor in crossfit.certified(held_out, "base", recipe.seed)]
+    fit.save(fitted, directory / "profile.json")
 
 
 def _encoder() -> Encoder:

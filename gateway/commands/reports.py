@@ -77,6 +77,8 @@ def route_report(explained: dict[str, Any]) -> RenderableType:
         f"{explained['checkpoint']} ({explained['decision']}): {explained['reason']}.",
         f"Difficulty {difficulty} on a scale of 0 to 1. Budget {tokens} ({budget['source']}).",
     ]
+    if explained["floor"] is not None:
+        sentences.append(_floor(explained["floor"], explained["reference"]))
     if explained["expected_saving"] is not None:
         sentences.append(
             f"Expected to save {explained['expected_saving']:.0f} tokens compared with {explained['reference']}."
@@ -87,6 +89,24 @@ def route_report(explained: dict[str, Any]) -> RenderableType:
             f"{subject} predicted to answer within it; the smallest feasible budget is {budget['smallest_feasible']}."
         )
     return Lines(table, Text("\n".join(sentences)))
+
+
+def _floor(floor: dict[str, Any], reference: str) -> str:
+    """The quality floor and its bound."""
+    asked, way = f"Quality floor {floor['floor']:g}", floor["certified"]
+    if way is None:
+        needed = floor["needed"]
+        more = (
+            ""
+            if needed is None
+            else f"; about {needed:,} prompts would certify something, {floor['prompts']:,} did not"
+        )
+        return f"{asked}: nothing is certified for this request, so {reference} serves{more}."
+    return (
+        f"{asked}: a tolerance of {way['tolerance']:g} is certified with {100 * floor['confidence']:.0f} % confidence."
+        f" On {floor['prompts']:,} prompts it kept {100 * way['kept']:.1f} % of the accuracy of {reference} (at least"
+        f" {100 * way['low']:.1f} %), for {100 * way['tokens']:.0f} % of its tokens."
+    )
 
 
 def savings_rows(savings: Savings, price: float | None) -> Iterable[dict[str, object]]:

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from gateway.config import ConfigError
 from gateway.observe import logs
+from gateway.routing.floor import floor_of
 from gateway.services import Services, check_profile
 from gateway.supervision import BackgroundTask
 from models import family as families
@@ -79,6 +80,7 @@ class Reloader:
             raise FamilyError(f"{path} differs from its SHA-256 in the manifest")
         profile = profiles.load(path, self._services.settings.encoder)
         check_profile(profile, self._services.family, path)
+        floor_of(self._services.settings.quality_floor, profile.floors)
         return profile
 
     def _level(self) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import ipaddress
 import json
+import logging
 import signal
 import socket
 import sys
@@ -37,8 +38,12 @@ from gateway.process.reload import ReadLevel
 from gateway.process.server import Server
 from gateway.process.supervisor import ChildProcess, Program
 from gateway.process.workers import Workers
+from gateway.routing.floor import floor_of, notice
 from models import family as families
+from models import profile as profiles
 from models.family import Family
+
+log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 15.0
 
@@ -57,12 +62,21 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
         raise ConfigError("engine_args: is for the vLLM that the gateway starts; give them to your own where it starts")
     # The weights matter to whoever loads them: the embedded engine.
     family = families.load(settings.family, verify=not settings.engine)
+    _check_floor(settings, family)
     with (
         state_dir.locked(settings) as lock,
         _listening(settings) as listener,
         contextlib.suppress(asyncio.CancelledError),
     ):
         uvloop.run(_serve(settings, family, listener, lock, read_level))
+
+
+def _check_floor(settings: Settings, family: Family) -> None:
+    """Say what the quality floor means for this family, before anything is started."""
+    if settings.quality_floor is not None:
+        floor = floor_of(settings.quality_floor, profiles.load(settings.family / family.profile).floors)
+        assert floor is not None
+        log.warning("%s", notice(floor, family.reference))
 
 
 async def _serve(

@@ -36,6 +36,7 @@ def explain(family: Family, request: RoutingRequest, budget: Budget) -> dict[str
         "budget": _budget(request, budget),
         "expected_saving": _saving(decision),
         "reference": family.reference,
+        "floor": _floor(family, request),
         "checkpoints": {
             checkpoint.name: {"alpha": checkpoint.alpha, **_choice(predictions.get(checkpoint.name), request.limit)}
             for checkpoint in family.checkpoints
@@ -57,6 +58,20 @@ def _budget(request: RoutingRequest, budget: Budget) -> dict[str, Any]:
         "feasible": smallest is None if request.usable_prediction else None,
         "smallest_feasible": smallest,
         "refused": smallest is not None and budget.policy == "reject",
+    }
+
+
+def _floor(family: Family, request: RoutingRequest) -> dict[str, Any] | None:
+    """The quality floor, and what is certified for this request; None if no floor is set."""
+    if (floor := request.floor) is None:
+        return None
+    way = rule.certified(family, request)
+    return {
+        "floor": floor.floor,
+        "confidence": floor.confidence,
+        "prompts": floor.prompts,
+        "certified": None if way is None else {**way.model_dump(), "escalates": way is floor.escalating},
+        "needed": floor.needed,
     }
 
 

@@ -4,15 +4,20 @@ For each checkpoint c the profile predicts P_c(correct | prompt, thinking limite
 The rule chooses the checkpoint with the fewest expected reasoning tokens under B among those whose success is within
 `tolerance` of the best success. An escalation (one checkpoint after another, see `models.profile`) competes like a
 checkpoint.
+
+A quality floor replaces the tolerance by the one that the profile is certified for, and what is not certified goes to
+the reference checkpoint. The certificate is about a choice among everything, so a key that may not use every
+checkpoint has none, and while a checkpoint is unavailable the one without escalations counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.family import Family
+from models.floor import Certified, Floor
 from models.profile import ChoicePrediction, Escalation, Prediction
 from models.rule import Forecast, cheapest_good_enough, forecasts_of
 
@@ -36,6 +41,8 @@ class RoutingRequest:
     """The checkpoint that the caller named. The rule never overrules it."""
     tolerance: float
     """How much predicted success a cheaper checkpoint may give up, in [0, 1]."""
+    floor: Floor | None = None
+    """What is certified to keep the reference's quality; it replaces the tolerance. None: no floor is to be kept."""
     pressure: float = 0.0
     """The part of the tolerance that is due to load. The reason states it."""
     holdout: bool = False
@@ -80,12 +87,16 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     Raises:
         NoCheckpointError: the pinned checkpoint is not available, or none is.
     """
+    way = certified(family, request)
+    if way is not None and request.floor is not None:
+        escalates = request.may_escalate and way is request.floor.escalating
+        request = replace(request, tolerance=way.tolerance, may_escalate=escalates)
     prediction = request.usable_prediction
     predictions = prediction.choices if prediction else {}
     all_forecasts = forecasts_of(predictions, request.limit)
     candidates = _candidates(predictions, request)
     forecasts = {name: forecast for name, forecast in all_forecasts.items() if name in candidates}
-    choice, kind, reason = _choose(family, request, forecasts)
+    choice, kind, reason = _choose(family, request, {} if request.floor and way is None else forecasts)
     routed = kind == "routed"
     escalation = predictions[choice].escalation if choice in predictions else None
     checkpoint = escalation.first if escalation else choice
@@ -98,8 +109,10 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     if checkpoint not in request.available:
         if request.pinned is not None or not request.available:
             raise NoCheckpointError(checkpoint)
-        neighbour = _neighbour(family, checkpoint, request.available)
-        reason = f"{checkpoint} was chosen ({reason}) but is unavailable; {neighbour}, its neighbour, serves instead"
+        keeps = request.floor is not None and family.reference in request.available
+        neighbour = family.reference if keeps else _neighbour(family, checkpoint, request.available)
+        what = "the reference" if keeps else "its neighbour"
+        reason = f"{checkpoint} was chosen ({reason}) but is unavailable; {neighbour}, {what}, serves instead"
         checkpoint, kind = neighbour, "fallback"
     serving = choice if escalation else checkpoint
     return Decision(
@@ -116,6 +129,14 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     )
 
 
+def certified(family: Family, request: RoutingRequest) -> Certified | None:
+    """How the request may be routed under its floor; None if it has no floor, or nothing is certified for it."""
+    every = {checkpoint.name for checkpoint in family.checkpoints}
+    if request.floor is None or not every <= request.allowed:
+        return None
+    return request.floor.way(may_escalate=request.may_escalate and every <= request.available)
+
+
 def _candidates(predictions: Mapping[str, ChoicePrediction], request: RoutingRequest) -> frozenset[str]:
     """The allowed checkpoints, and the escalations whose two checkpoints are both available."""
     available = request.available if request.may_escalate else frozenset[str]()
@@ -130,7 +151,7 @@ def _choose(family: Family, request: RoutingRequest, forecasts: Mapping[str, For
     if forecasts:
         choice = cheapest_good_enough(forecasts, request.tolerance)
         return choice, "routed", _why(forecasts, choice, request)
-    why = "the prompt is unlike what the profile was fitted on" if request.prediction else "the prompt cannot be read"
+    why = _why_not(request)
     reference = family.reference
     if reference in request.allowed:
         return reference, "abstained", f"{why}, so the reference checkpoint serves"
@@ -142,8 +163,21 @@ def _choose(family: Family, request: RoutingRequest, forecasts: Mapping[str, For
     )
 
 
+def _why_not(request: RoutingRequest) -> str:
+    """Why nothing was forecast."""
+    if request.prediction is None:
+        return "the prompt cannot be read"
+    if request.usable_prediction is None or request.floor is None:
+        return "the prompt is unlike what the profile was fitted on"
+    if not request.floor.is_certified:
+        return f"no routing is certified to keep {request.floor.floor:g} of the reference's quality"
+    return f"nothing that this request may use is certified to keep {request.floor.floor:g} of the reference's quality"
+
+
 def _why(forecasts: Mapping[str, Forecast], choice: str, request: RoutingRequest) -> str:
     load = f" ({request.pressure:.3g} of it for load)" if request.pressure else ""
+    if request.floor is not None:
+        load = f" (certified to keep {request.floor.floor:g} of the reference's quality)"
     best = max(forecasts, key=lambda name: forecasts[name].success)
     return (
         f"cheapest within {request.tolerance:.3g}{load} of the best success: {forecasts[choice].success:.3f} for"

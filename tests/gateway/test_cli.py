@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from gateway import cli
 from gateway.ledger.spool import SPOOL
+from models.files import sha256
+from models.floor import Certified, Floor
 from tests.conftest import RedisServer
 from tests.gateway.commands.running import bare_environment, cells_of, exit_code, record_three_requests, run
 from tests.gateway.fakes import EASY, HARD
@@ -51,6 +54,66 @@ def test_route_prints_json_and_uses_the_settings(family_dir: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out)["checkpoint"] == "alpha-0.4"
     cli.main(["route", HARD, "--family", str(family_dir), "--checkpoint", "alpha-0.1", "--json"])
     assert json.loads(capsys.readouterr().out)["decision"] == "pinned"
+
+
+def certifying(family_dir: Path, directory: Path, *floors: Floor) -> Path:
+    """A copy of the family whose profile has these floors."""
+    shutil.copytree(family_dir, directory)
+    manifest = json.loads((directory / "family.json").read_text())
+    profile = directory / manifest["profile"]
+    profile.write_text(json.dumps(json.loads(profile.read_text()) | {"floors": [one.model_dump() for one in floors]}))
+    manifest["files"][manifest["profile"]] = sha256(profile)
+    (directory / "family.json").write_text(json.dumps(manifest))
+    return directory
+
+
+def test_route_says_the_floor_and_its_bound(
+    family_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    careless = Certified(tolerance=1.0, kept=0.985, low=0.961, tokens=0.3)
+    nothing = {"confidence": 0.95, "prompts": 400, "escalating": None}
+    directory = certifying(
+        family_dir,
+        tmp_path / "family",
+        Floor(floor=0.95, alone=careless, needed=None, **nothing),
+        Floor(floor=0.99, alone=None, needed=1200, **nothing),
+    )
+    cli.main(["route", HARD, "--family", str(directory), "--quality-floor", "0.94"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "alpha-0.4 (routed): cheapest within 1 (certified to keep 0.95 of the reference's quality)" in printed
+    assert "Quality floor 0.95: a tolerance of 1 is certified with 95 % confidence." in printed
+    assert "On 400 prompts it kept 98.5 % of the accuracy of base (at least 96.1 %), for 30 % of its tokens." in printed
+    cli.main(["route", EASY, "--family", str(directory), "--quality-floor", "0.99"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "base (abstained): no routing is certified to keep 0.99" in printed
+    assert "so base serves; about 1,200 prompts would certify something, 400 did not." in printed
+    cli.main(["route", HARD, "--family", str(directory), "--quality-floor", "0.95", "--json"])
+    explained = json.loads(capsys.readouterr().out)["floor"]
+    assert (explained["floor"], explained["certified"]["low"], explained["needed"]) == (0.95, 0.961, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--quality-floor", "0.9"], "quality_floor: the family's profile was not tested at any floor; fit it again"),
+        (["--quality-floor", "0.9", "--quality-tolerance", "0.1"], "quality_floor: quality_tolerance is set, too"),
+    ],
+)
+def test_a_floor_that_cannot_be_kept_is_refused(
+    arguments: list[str], named: str, family_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["route", EASY], ["serve", "--engine", "http://127.0.0.1:1"]):
+        assert exit_code(*command, "--family", str(family_dir), *arguments) == 2
+        assert capsys.readouterr().err.startswith(f"laconic {command[0]}: {named}")
+
+
+def test_a_floor_above_those_that_were_tested_is_refused(
+    family_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    floor = Floor(floor=0.95, confidence=0.95, prompts=400, alone=None, escalating=None, needed=500)
+    directory = certifying(family_dir, tmp_path / "family", floor)
+    assert exit_code("route", EASY, "--family", str(directory), "--quality-floor", "0.99") == 2
+    assert "was tested at 0.95 only" in capsys.readouterr().err
 
 
 async def test_savings_mention_requests_that_wait_in_the_spool(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Settings, default_state_dir, load, shipped_family
+from gateway.config import ConfigError, Settings, default_state_dir, load, require_one_tolerance, shipped_family
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,8 @@ def test_engines_are_repeated_flags_or_a_list_in_the_environment(monkeypatch: py
         (["--port", "0"], "port"),
         (["--port", "http"], "port"),
         (["--quality-tolerance", "1.01"], "quality_tolerance"),
+        (["--quality-floor", "0"], "quality_floor"),
+        (["--quality-floor", "99"], "quality_floor"),
         (["--holdout-fraction", "-0.1"], "holdout_fraction"),
         (["--holdout-fraction", "nan"], "holdout_fraction"),
         (["--idle-timeout-seconds", "0"], "idle_timeout_seconds"),
@@ -83,6 +85,19 @@ def test_an_invalid_setting_is_rejected_in_one_line_that_names_it(flags: list[st
         load(flags)
     assert field in str(rejected.value).replace("-", "_") or field in str(rejected.value)
     assert "\n" not in str(rejected.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "other"), [("--quality-tolerance", "quality_tolerance"), ("--overload-tolerance", "overload_tolerance")]
+)
+def test_a_floor_and_a_tolerance_that_would_break_it_are_named_both(
+    flag: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_one_tolerance(load([flag, "0.005"]))
+    require_one_tolerance(load(["--quality-floor", "0.99"]))
+    monkeypatch.setenv("LACONIC_QUALITY_FLOOR", "0.99")
+    with pytest.raises(ConfigError, match=f"^quality_floor: {other} is set, too"):
+        require_one_tolerance(load([flag, "0.005"]))
 
 
 def test_origins_and_fields_are_repeated_flags_or_lists_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models import encoder as encoders
 from models.encoder import Encoder, EncoderError
 from models.family import Family
+from models.floor import Floor, at_least
 from models.overrides import CAPS
 from training.adopt import assess, crossval, labels, levels, measure, probe, prompts, publish
 from training.adopt.assess import Decide
@@ -28,9 +29,10 @@ from training.adopt.measure import Measured, Plan, Sampling
 from training.adopt.probe import Facts
 from training.adopt.prompts import Request
 from training.errors import StageError
-from training.profile import enough
+from training.profile import crossfit, enough, floor, kept
 
 MIN_PROMPTS = 50
+DEFAULT_TOLERANCE = 0.005
 PROGRESS_SECONDS = 15.0
 """Between two lines on the progress, where no terminal shows a bar."""
 PILOT = 8
@@ -97,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, help="default: the engine's own")
     parser.add_argument("--max-tokens", type=int, help="longest completion; default: the engine's own")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quality-tolerance", type=float, default=0.005, help="as in `laconic serve`; default: 0.005")
+    tolerances = parser.add_mutually_exclusive_group()
+    tolerances.add_argument("--quality-tolerance", type=_share, help="as in `laconic serve`; default: 0.005")
+    keeps = "share of the reference's quality that must be kept, such as 0.99, as in `laconic serve`"
+    tolerances.add_argument("--quality-floor", type=_positive_share, metavar="X", help=keeps)
     how = "sentence encoder that may read the prompts: auto (if the extra `encoder` is installed), none, or a directory"
     parser.add_argument("--encoder", metavar="NAME", default="auto", help=f"{how}; default: auto")
     parser.add_argument("--cap", choices=CAPS, help="how the engine takes a cap; default: found out")
@@ -146,7 +151,10 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
             decide = _decide(parsed, label, judge, requests)
         outcomes = publish.longest_first(await assess.graded(requests, replies, facts.marks, decide))
     reference = levels.reference(chosen).name
-    routed = crossval.routed(outcomes, parsed.quality_tolerance, reference, parsed.seed, encoder)
+    held_out = list(crossfit.folds(outcomes, parsed.seed, encoder))
+    floors = crossfit.certified(held_out, reference, parsed.seed, _floors(parsed))
+    tolerance = _tolerance(parsed, floors)
+    routed = crossval.routed(held_out, tolerance, reference)
     adopted = publish.Adopted(
         name=parsed.name or publish.family_name(parsed.model),
         description=f"{parsed.model} at {len(chosen)} levels of thinking.",
@@ -157,7 +165,8 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         outcomes=outcomes,
         replies=replies,
         routed=crossval.compare(routed, outcomes[reference], parsed.seed),
-        tolerance=parsed.quality_tolerance,
+        tolerance=tolerance,
+        floors=floors,
         encoder=encoder,
         label=label,
         command=shlex.join(command),
@@ -175,6 +184,32 @@ def _encoder(name: str) -> Encoder | None:
         return encoders.remembering(encoders.load(None if name == "auto" else Path(name)))
     except EncoderError as error:
         raise StageError(f"--encoder: {error}") from None
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _positive_share(text: str) -> float:
+    if not (value := _share(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _floors(parsed: argparse.Namespace) -> list[float]:
+    return [*floor.FLOORS, *([] if parsed.quality_floor is None else [parsed.quality_floor])]
+
+
+def _tolerance(parsed: argparse.Namespace, floors: Sequence[Floor]) -> float | None:
+    """The tolerance to report at; None if none keeps the floor."""
+    if parsed.quality_floor is None:
+        return DEFAULT_TOLERANCE if parsed.quality_tolerance is None else parsed.quality_tolerance
+    found = at_least(floors, parsed.quality_floor)
+    way = None if found is None else found.way(may_escalate=True)
+    return None if way is None else way.tolerance
 
 
 def _work(parsed: argparse.Namespace) -> Path:
@@ -279,6 +314,8 @@ def _print_result(console: Console, adopted: publish.Adopted, family: Family) ->
         highlight=False,
         soft_wrap=True,
     )
+    for one in adopted.floors:
+        console.print(f"  {kept.line(one, adopted.reference)}", highlight=False, soft_wrap=True)
     if few := enough.warning(family.checkpoints[0].frontier.overall.prompts):
         console.print(f"  {few}", highlight=False, soft_wrap=True)
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold
 
-from models.encoder import Encoder
 from models.family import Estimate
-from models.profile import Profile
-from models.rule import cheapest_good_enough, forecasts_of
 from training.measure.figures import interval
-from training.profile import fit
-from training.profile.cascade import simulated
+from training.profile.crossfit import Fold, decided, of_reference
 from training.tasks.outcome import Graded
 
 Array = NDArray[np.float64]
-FOLDS = 5
 RESAMPLES = 2000
 
 
@@ -35,53 +29,15 @@ class Comparison:
     """Routed tokens as a share of the level's."""
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Prompts that are held out of a fit."""
-
-    prompts: Sequence[int]
-    """Their positions among all prompts."""
-    profile: Profile
-    """Fitted on the others."""
-    outcomes: Mapping[str, Sequence[Graded]]
-    """Of these prompts by choice: the levels, and the profile's escalations, simulated."""
-
-
-def routed(
-    outcomes: Mapping[str, Sequence[Graded]],
-    tolerance: float,
-    fallback: str,
-    seed: int,
-    encoder: Encoder | None = None,
-) -> Array:
+def routed(held_out: Sequence[Fold], tolerance: float | None, fallback: str) -> Array:
     """Return accuracy and tokens of what the rule chooses for each prompt, (prompts, 2).
 
-    Each prompt is decided by a profile that was fitted on other prompts. An unfamiliar prompt gets `fallback`.
+    Each prompt is decided by a profile that was fitted on other prompts. An unfamiliar prompt gets `fallback`, and
+    without a tolerance every prompt does.
     """
-    decided = np.zeros((len(next(iter(outcomes.values()))), 2))
-    for fold in folds(outcomes, seed, encoder):
-        for row, prompt in enumerate(fold.prompts):
-            prediction = fold.profile.predict(fold.outcomes[fallback][row].prompt)
-            choice = fallback
-            if prediction.familiar:
-                choice = cheapest_good_enough(forecasts_of(prediction.choices, None), tolerance)
-            graded = fold.outcomes[choice][row]
-            decided[prompt] = graded.accuracy, graded.reasoning_tokens
-    return decided
-
-
-def folds(outcomes: Mapping[str, Sequence[Graded]], seed: int, encoder: Encoder | None = None) -> Iterator[Fold]:
-    """Each fifth of the prompts, with a profile that was fitted on the other four."""
-    prompts = np.arange(len(next(iter(outcomes.values()))))
-    for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(prompts):
-        training = {name: [rows[i] for i in train] for name, rows in outcomes.items()}
-        profile = Profile.of(fit.fit(training, {name: [] for name in training}, seed, encoder), encoder)
-        others = {name: [rows[i] for i in test] for name, rows in outcomes.items()}
-        others |= {
-            name: simulated(others[pair.first], others[pair.second], pair.surprisal)
-            for name, pair in profile.escalations.items()
-        }
-        yield Fold(test.tolist(), profile, others)
+    if tolerance is None:
+        return of_reference(held_out, fallback)
+    return decided(held_out, [tolerance], fallback)[0]
 
 
 def compare(decided: Array, rows: Sequence[Graded], seed: int) -> Comparison:

@@ -15,6 +15,7 @@ from models import family as families
 from models.encoder import Encoder
 from models.family import Checkpoint, Estimate, Family, Measurements
 from models.files import atomic_directory, hash_files, write_text
+from models.floor import Floor
 from models.profile import Profile
 from training.adopt.assess import Replies
 from training.adopt.cost import split
@@ -23,7 +24,7 @@ from training.adopt.levels import Level
 from training.adopt.measure import Plan
 from training.adopt.probe import Facts
 from training.measure.figures import summarise
-from training.profile import compared, enough, fit
+from training.profile import compared, enough, fit, kept
 from training.publish import plots
 from training.tasks.outcome import BudgetForced, Graded
 
@@ -45,7 +46,9 @@ class Adopted:
     replies: Replies
     routed: Comparison
     """The routed choice, beside the reference."""
-    tolerance: float
+    tolerance: float | None
+    """At which it was routed; None: the floor that was asked for is not certified, and the reference served."""
+    floors: Sequence[Floor]
     encoder: Encoder | None
     """Weighed up as a reader of prompts."""
     label: str
@@ -95,6 +98,7 @@ def publish(adopted: Adopted, target: Path, tokenizer: Path | None) -> Family:
     forced = budget_forced(adopted.plan.levels, adopted.outcomes)
     by_name = {name: forced[name] for name in adopted.outcomes}
     profile = fit.fit(adopted.outcomes, by_name, adopted.plan.sampling.seed, adopted.encoder)
+    profile["floors"] = [floor.model_dump() for floor in adopted.floors]
     rows = next(iter(adopted.outcomes.values()))
     cost = compared.cost(Profile.of(profile, adopted.encoder), [row.prompt for row in rows])
     with atomic_directory(target) as directory:
@@ -172,13 +176,17 @@ Intervals are 95 % bootstrap intervals over prompts.{_REFERENCE if adopted.label
 
 ## What routing does on these prompts
 
-Cross-validated in five folds, at a tolerance of {adopted.tolerance:g}. Each prompt was decided by a profile that was
+Cross-validated in five folds, {_at(adopted.tolerance)}. Each prompt was decided by a profile that was
 fitted on the others.
 
 | | {_accuracy(adopted.label)} | reasoning tokens |
 | --- | --- | --- |
 | routed | {percent(routed.accuracy)} | {tokens(routed.tokens)} |
 | routed, minus `{adopted.reference}` | {points(routed.accuracy_difference)} | {percent(routed.tokens_share)} of its |
+
+## What routing keeps for certain
+
+{kept.section(adopted.floors, adopted.reference)}
 
 ## What the profile predicts
 
@@ -221,6 +229,10 @@ def tokens(estimate: Estimate) -> str:
 def points(estimate: Estimate) -> str:
     """A difference of shares, in points, with its interval."""
     return f"{100 * estimate.mean:+.1f} points ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+
+
+def _at(tolerance: float | None) -> str:
+    return "with no tolerance that keeps the floor" if tolerance is None else f"at a tolerance of {tolerance:g}"
 
 
 def _accuracy(label: str) -> str:

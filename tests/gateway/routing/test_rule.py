@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gateway.routing import rule
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from models.family import Family
+from models.floor import Certified, Floor
 from models.profile import LEVELS, ChoicePrediction, Escalation, Prediction
 
 ALL = frozenset({"base", "alpha-0.1", "alpha-0.4"})
@@ -40,6 +41,7 @@ def decide(
     available: frozenset[str] = ALL,
     tolerance: float = 0.02,
     may_escalate: bool = True,
+    floor: Floor | None = None,
 ) -> Decision:
     request = RoutingRequest(
         prediction=prompt_prediction,
@@ -48,6 +50,7 @@ def decide(
         tolerance=tolerance,
         holdout=holdout,
         may_escalate=may_escalate,
+        floor=floor,
         allowed=allowed,
         available=available & allowed,
     )
@@ -214,3 +217,66 @@ def test_a_small_budget_rules_out_an_escalation(family: Family) -> None:
     """The fixture has no budget-forced accuracy, so a truncated escalation counts as wrong."""
     assert decide(family, escalating(0.89, 20, 60), budget=60).escalation is not None
     assert decide(family, escalating(0.89, 20, 60), budget=22).escalation is None
+
+
+def certified(tolerance: float, tokens: float) -> Certified:
+    return Certified(tolerance=tolerance, kept=1.0, low=0.99, tokens=tokens)
+
+
+def kept(alone: Certified | None = None, escalating: Certified | None = None) -> Floor:
+    return Floor(floor=0.99, confidence=0.95, prompts=500, alone=alone, escalating=escalating, needed=None)
+
+
+def test_a_floor_chooses_the_tolerance(family: Family) -> None:
+    """`tolerance` would choose alpha-0.1 here, and does without a floor."""
+    middling = prompt(base=prediction(0.9, 80, 120), alpha_1=prediction(0.88, 40, 60), alpha_4=prediction(0.8, 10, 20))
+    assert decide(family, middling).checkpoint == "alpha-0.1"
+    careful, careless = (decide(family, middling, floor=kept(certified(t, 0.5))) for t in (0.01, 0.1))
+    assert (careful.checkpoint, careless.checkpoint) == ("base", "alpha-0.4")
+    assert careless.kind == "routed"
+    assert "certified to keep 0.99 of the reference's quality" in careless.reason
+
+
+def test_the_reference_serves_where_nothing_is_certified(family: Family) -> None:
+    decision = decide(family, EASY, floor=kept())
+    assert (decision.checkpoint, decision.kind, decision.routed) == ("base", "abstained", False)
+    assert decision.reason == (
+        "no routing is certified to keep 0.99 of the reference's quality, so the reference checkpoint serves"
+    )
+
+
+def test_a_floor_does_not_overrule_a_pin(family: Family) -> None:
+    assert decide(family, EASY, floor=kept(), pinned="alpha-0.4").checkpoint == "alpha-0.4"
+
+
+def test_a_floor_escalates_only_if_that_is_certified(family: Family) -> None:
+    escalation = ChoicePrediction(
+        0.95, np.linspace(10, 40, len(LEVELS)), escalation=Escalation(first="alpha-0.4", second="base", surprisal=1.0)
+    )
+    easy = Prediction(0.25, True, {**EASY.choices, ESCALATION: escalation})
+    assert decide(family, easy, floor=kept(certified(0.0, 0.5), certified(0.0, 0.3))).choice == ESCALATION
+    assert decide(family, easy, floor=kept(certified(0.0, 0.5))).choice == "alpha-0.1"
+    # Routing alone spends less here, so it is what is used.
+    assert decide(family, easy, floor=kept(certified(0.02, 0.1), certified(0.0, 0.3))).choice == "alpha-0.4"
+
+
+def test_a_request_that_cannot_have_escalations_is_routed_by_what_is_certified_without_them(family: Family) -> None:
+    only_escalating = kept(None, certified(0.02, 0.3))
+    unable = decide(family, EASY, floor=only_escalating, may_escalate=False)
+    down = decide(family, EASY, floor=only_escalating, available=ALL - {"alpha-0.1"})
+    for decision in (unable, down):
+        assert decision.checkpoint == "base"
+        assert "nothing that this request may use is certified" in decision.reason
+
+
+def test_a_key_that_may_not_use_every_checkpoint_has_no_certificate(family: Family) -> None:
+    decision = decide(family, EASY, floor=kept(certified(1.0, 0.1)), allowed=ALL - {"alpha-0.1"})
+    assert decision.checkpoint == "base"
+
+
+def test_under_a_floor_the_reference_serves_for_a_checkpoint_that_is_down(family: Family) -> None:
+    """Without one it is the neighbour, which may be any worse."""
+    down = ALL - {"alpha-0.4"}
+    assert decide(family, EASY, available=down).checkpoint == "alpha-0.1"
+    decision = decide(family, EASY, available=down, floor=kept(certified(0.02, 0.1)))
+    assert (decision.checkpoint, decision.kind) == ("base", "fallback")

@@ -21,8 +21,10 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-async def adopt(scripted: ScriptedEngine, *arguments: str) -> None:
-    flags = ["--model", "adder", "--levels", "off,16,max", "--yes", "--quality-tolerance", "0.05"]
+async def adopt(
+    scripted: ScriptedEngine, *arguments: str, rule: tuple[str, str] = ("--quality-tolerance", "0.05")
+) -> None:
+    flags = ["--model", "adder", "--levels", "off,16,max", "--yes", *rule]
     async with scripted.listening():
         await asyncio.to_thread(command.main, [scripted.url, *flags, *arguments])
 
@@ -62,6 +64,23 @@ async def test_a_served_model_becomes_a_family(prompts: Path, tmp_path: Path, ca
     scripted.bodies.clear()
     await adopt(scripted, "--prompts", str(prompts), "--out", str(out))
     assert len(scripted.bodies) < 20
+
+
+async def test_a_floor_is_certified_or_the_reference_serves(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """No level keeps 99.9 % for certain on a hundred prompts."""
+    out = tmp_path / "family"
+    await adopt(ScriptedEngine(), "--prompts", str(prompts), "--out", str(out), rule=("--quality-floor", "0.999"))
+    printed, card = capsys.readouterr().err, (out / "README.md").read_text()
+    floors = profiles.load(out / "profile.json").floors
+    assert [one.floor for one in floors] == [0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
+    assert not floors[-1].is_certified
+    assert "quality floor 0.999: not certified" in printed
+    assert "so max serves everything" in printed
+    assert "with no tolerance that keeps the floor" in card
+    assert "+0.0 points (+0.0 to +0.0) and 100.0 % (100.0 to 100.0 %) of the tokens of max" in printed
+    assert "| 0.999 | not certified" in card
 
 
 async def test_figures_from_few_prompts_say_so(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""Is every prompt decided by a profile that has not seen it, and does the comparison keep prompts in pairs?"""
+"""What would routing have done, and does the comparison keep prompts in pairs?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.adopt import crossval
+from training.profile import crossfit
 from training.tasks.outcome import Graded, Outcome
 from training.tasks.prompts import prompts
 
@@ -21,34 +22,22 @@ def graded(right: float, tokens: int, seed: int = 0) -> list[Graded]:
     ]
 
 
-def test_every_prompt_is_held_out_of_the_fit_that_decides_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted: list[set[str]] = []
-    fit = crossval.fit.fit
-    monkeypatch.setattr(
-        crossval.fit,
-        "fit",
-        lambda outcomes, *rest: fitted.append({row.prompt for row in outcomes["max"]}) or fit(outcomes, *rest),
-    )
-    held_out: list[int] = []
-    for fold in crossval.folds({"max": graded(0.9, 100), "brief": graded(0.9, 10)}, 0):
-        here = {QUESTIONS[at].prompt for at in fold.prompts}
-        assert [row.prompt for row in fold.outcomes["brief"]] == [QUESTIONS[at].prompt for at in fold.prompts]
-        assert not here & fitted[-1]
-        assert len(here | fitted[-1]) == COUNT
-        held_out += fold.prompts
-    assert sorted(held_out) == list(range(COUNT))
-
-
 def test_a_level_that_is_as_good_at_a_tenth_of_the_tokens_is_chosen() -> None:
     outcomes = {"max": graded(1.0, 100), "brief": graded(1.0, 10)}
-    accuracy, tokens = crossval.routed(outcomes, 0.005, "max", 0).mean(0)
+    accuracy, tokens = crossval.routed(list(crossfit.folds(outcomes, 0)), 0.005, "max").mean(0)
     assert accuracy == 1
     assert tokens < 40  # a prompt with words that the others lack goes to the reference
 
 
 def test_a_level_that_is_always_wrong_is_never_chosen() -> None:
     outcomes = {"max": graded(1.0, 100), "brief": graded(0.0, 10)}
-    assert crossval.routed(outcomes, 0.005, "max", 0).mean(0).tolist() == [1, 100]
+    assert crossval.routed(list(crossfit.folds(outcomes, 0)), 0.005, "max").mean(0).tolist() == [1, 100]
+
+
+def test_without_a_tolerance_the_reference_serves() -> None:
+    outcomes = {"max": graded(0.9, 100), "brief": graded(1.0, 10)}
+    decided = crossval.routed(list(crossfit.folds(outcomes, 0)), None, "max")
+    assert decided.tolist() == [[row.accuracy, 100] for row in outcomes["max"]]
 
 
 def test_differences_are_paired_by_prompt() -> None:
