@@ -22,10 +22,11 @@ from gateway.request import engine_body as bodies
 from gateway.request.budget import HEADER, Budget, forbids_thinking
 from gateway.request.question import Body, Question, encode, text_of
 from gateway.routing import feasibility, rule
+from gateway.routing.conversation import harder
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from gateway.services import Services
 from models.family import Checkpoint, Reasoning
-from models.profile import Escalation
+from models.profile import Escalation, Prediction, Profile
 
 log = logging.getLogger("laconic")
 
@@ -34,9 +35,8 @@ def routing_request(
     services: Services, context: RequestContext, *, pressure: float = 0.0, holdout: bool = False
 ) -> RoutingRequest:
     """What the routing rule needs to know about a request that has been read."""
-    prompt = context.question.prompt
     return RoutingRequest(
-        prediction=None if prompt is None else services.profile.predict(prompt),
+        prediction=_prediction(services.profile, context.question),
         limit=context.limit,
         pinned=context.pinned,
         tolerance=services.settings.quality_tolerance + pressure,
@@ -45,7 +45,19 @@ def routing_request(
         may_escalate=context.question.may_escalate,
         allowed=context.allowed,
         available=context.allowed & services.engines.available,
+        in_conversation=context.conversation is not None,
+        last=context.last_turn,
     )
+
+
+def _prediction(profile: Profile, question: Question) -> Prediction | None:
+    """What the profile predicts for the last turn in its context; None if the turn is not plain text."""
+    if question.prompt is None:
+        return None
+    alone = profile.predict(question.prompt)
+    if not question.dialogue.context:
+        return alone
+    return harder(alone, profile.predict("\n".join((*question.dialogue.context, question.prompt))))
 
 
 async def start_response(services: Services, context: RequestContext) -> tuple[Decision, Source]:
@@ -196,7 +208,14 @@ class _Opening:
         with context.trace.engine_span(services.engines.model_of(name)) as headers:
             headers["x-request-id"] = context.id
             upstream = await services.engines.open(
-                name, encode(body), headers, stream=stream, cap=cap, trial=trial, prefer=prefer
+                name,
+                encode(body),
+                headers,
+                stream=stream,
+                cap=cap,
+                trial=trial,
+                prefer=prefer,
+                conversation=context.conversation and context.conversation.id,
             )
         context.engine = upstream.engine
         context.engine_caps, context.is_trial = cap is not None, upstream.is_trial

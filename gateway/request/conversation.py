@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from gateway.errors import BadRequestError
 
@@ -75,7 +75,7 @@ def identify(
             )
         return Conversation(_hash("id", caller, own), may_be_known=True)
     system = _fingerprint_of(messages, _INSTRUCTIONS)
-    session = next(filter(_is_id, _sessions(headers, asked)), None)
+    session = next((one for one in _sessions(headers, asked) if _is_id(one)), None)
     if session is not None:
         return Conversation(_hash("session", caller, session, system), may_be_known=True)
     opening = _fingerprint_of(messages, frozenset({"user"}))
@@ -108,7 +108,7 @@ def _claude_code_session(user: object) -> object:
     return found and found[1]
 
 
-def _is_id(value: object) -> bool:
+def _is_id(value: object) -> TypeGuard[str]:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARACTERS:
         return False
     return value.isascii() and value.isprintable() and value == value.strip()

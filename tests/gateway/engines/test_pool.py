@@ -45,7 +45,7 @@ async def pair(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of `engine` and `other`."""
-    async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
+    async with running(family_dir, redis_server.url, [engine.url, other.url], conversations=False) as gateway:
         yield gateway
 
 
