@@ -22,9 +22,9 @@ log = logging.getLogger("laconic")
 KEY = "{{laconic:conversations}}:{id}"
 KNOWN_SECONDS, FIRST_SECONDS = 3600, 600
 """How long a turn is remembered, and how long a first one: most of those have no second."""
-READ_SECONDS = 0.1
+READ_SECONDS = 0.25
 """How long a request waits for Redis at most."""
-PAUSE_SECONDS = 5.0
+PAUSE_SECONDS = 2.0
 """How long Redis is left alone after it has failed."""
 MAX_PENDING = 10_000
 """Turns that wait to be written; further ones are forgotten."""

@@ -7,8 +7,8 @@ the last one computes the whole prompt again:
 
 The rule is that of `models.rule`, with this cost: of the choices whose success is within the tolerance of the best,
 the one with the least cost. So a conversation moves up when the checkpoint that it has is not good enough for this
-turn, and down only when that saves more than the cache is worth. It also moves up after a turn that needed more than was
-expected.
+turn, and down only when that saves more than the cache is worth. It also moves up after a turn that needed more than
+was expected.
 """
 
 from __future__ import annotations
