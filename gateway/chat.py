@@ -116,7 +116,7 @@ class ChatEndpoint:
         await self._recall(context)
         routing = dispatch.routing_request(services, context)
         try:
-            return JSONResponse(explain(services.family, routing, context.budget))
+            return JSONResponse(explain(services.family, routing, context.budget, context.question.dialogue))
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
 

@@ -22,11 +22,11 @@ from gateway.request import engine_body as bodies
 from gateway.request.budget import HEADER, Budget, forbids_thinking
 from gateway.request.question import Body, Question, encode, text_of
 from gateway.routing import feasibility, rule
-from gateway.routing.conversation import harder
+from gateway.routing.conversation import predict
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from gateway.services import Services
 from models.family import Checkpoint, Reasoning
-from models.profile import Escalation, Prediction, Profile
+from models.profile import Escalation
 
 log = logging.getLogger("laconic")
 
@@ -36,7 +36,7 @@ def routing_request(
 ) -> RoutingRequest:
     """What the routing rule needs to know about a request that has been read."""
     return RoutingRequest(
-        prediction=_prediction(services.profile, context.question),
+        prediction=predict(services.profile, context.question.prompt, context.question.dialogue.context),
         limit=context.limit,
         pinned=context.pinned,
         tolerance=services.settings.quality_tolerance + pressure,
@@ -48,16 +48,6 @@ def routing_request(
         in_conversation=context.conversation is not None,
         last=context.last_turn,
     )
-
-
-def _prediction(profile: Profile, question: Question) -> Prediction | None:
-    """What the profile predicts for the last turn in its context; None if the turn is not plain text."""
-    if question.prompt is None:
-        return None
-    alone = profile.predict(question.prompt)
-    if not question.dialogue.context:
-        return alone
-    return harder(alone, profile.predict("\n".join((*question.dialogue.context, question.prompt))))
 
 
 async def start_response(services: Services, context: RequestContext) -> tuple[Decision, Source]:

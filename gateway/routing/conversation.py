@@ -13,12 +13,12 @@ was expected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from models.family import Family
-from models.profile import Prediction
+from models.profile import Prediction, Profile
 from models.rule import Forecast, good_enough
 
 PROMPT_PRICE = 0.1
@@ -115,6 +115,19 @@ def _more_careful(
         for name, forecast in good.items()
         if forecast.unlimited_tokens > kept.unlimited_tokens and forecast.success >= kept.success
     }
+
+
+def predict(profile: Profile, prompt: str | None, context: Sequence[str]) -> Prediction | None:
+    """What the profile predicts for a turn; None if the turn is not plain text.
+
+    Args:
+        prompt: the last user turn.
+        context: earlier user turns that it may refer to, the latest last.
+    """
+    if prompt is None:
+        return None
+    alone = profile.predict(prompt)
+    return harder(alone, profile.predict("\n".join((*context, prompt)))) if context else alone
 
 
 def harder(alone: Prediction, in_context: Prediction) -> Prediction:
