@@ -114,11 +114,18 @@ async def hold(client: httpx.AsyncClient, arm: str, number: int) -> Record:
     return record
 
 
-async def hold_all(urls: dict[str, str], count: int, records: Path, clients: int) -> None:
-    """Hold all conversations that are not in the file yet, and append each to it."""
+def left_of(count: int, records: Path) -> list[tuple[int, str]]:
+    """The conversations that are not in the file yet, each with its arm."""
     done = {(record.number, record.arm) for record in read(records)}
-    left = iter([(number, arm) for number in range(count) for arm in ARMS if (number, arm) not in done])
-    with records.open("a") as file, tqdm(total=count * len(ARMS), initial=len(done), mininterval=10) as progress:
+    return [(number, arm) for number in range(count) for arm in ARMS if (number, arm) not in done]
+
+
+async def hold_all(urls: dict[str, str], count: int, records: Path, clients: int) -> None:
+    """Hold all conversations that are left, and append each to the file."""
+    todo = left_of(count, records)
+    left = iter(todo)
+    total = count * len(ARMS)
+    with records.open("a") as file, tqdm(total=total, initial=total - len(todo), mininterval=10) as progress:
 
         async def one(http: dict[str, httpx.AsyncClient]) -> None:
             for number, arm in left:
@@ -233,6 +240,15 @@ def _engine_url() -> str:
     raise RuntimeError("the engine does not run")
 
 
+def _serve_and_hold(state: Path, count: int, records: Path, clients: int) -> None:
+    options = ("--holdout-fraction", "0", "--allow-field", "cache_salt")
+    with (
+        serving(state / "kept", f"--engine-args={ENGINE_ARGS}", *options) as kept,
+        serving(state / "by-turn", "--engine", _engine_url(), "--conversations", "false", *options) as by_turn,
+    ):
+        asyncio.run(hold_all(dict(zip(ARMS, (kept, by_turn), strict=True)), count, records, clients))
+
+
 def main() -> None:
     """Hold the conversations, and write `conversations.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -245,14 +261,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         state = Path(directory)
         records: Path = arguments.records or state / "records.jsonl"
-        options = ("--holdout-fraction", "0", "--allow-field", "cache_salt")
-        with (
-            serving(state / "kept", f"--engine-args={ENGINE_ARGS}", *options) as kept,
-            serving(state / "by-turn", "--engine", _engine_url(), "--conversations", "false", *options) as by_turn,
-        ):
-            urls = dict(zip(ARMS, (kept, by_turn), strict=True))
-            asyncio.run(hold_all(urls, arguments.conversations, records, arguments.clients))
-        figures = {"machine": measured_on, **results(list(read(records)))}
+        if left_of(arguments.conversations, records):
+            _serve_and_hold(state, arguments.conversations, records, arguments.clients)
+        held = [record for record in read(records) if record.number < arguments.conversations]
+        figures = {"machine": measured_on, **results(held)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "conversations.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
