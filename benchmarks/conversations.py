@@ -47,7 +47,7 @@ LONGEST = 760
 """Tokens of a conversation after which it ends: the shipped family's context has 1,024."""
 RESAMPLES = 1000
 SEED = 4901
-ENGINE_ARGS = "--enable-prefix-caching --enable-prompt-tokens-details --block-size 32"
+ENGINE_ARGS = "--enable-prefix-caching --block-size 32"
 """32 tokens are the smallest block on a CPU. The default, 128, is most of a conversation of this family."""
 
 
