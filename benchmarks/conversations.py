@@ -11,8 +11,9 @@ Half of the conversations ask about one problem again and again, in other words 
 problem in each turn. The shipped family was not trained on conversations, so it hardly answers these: they are there
 because their turns differ in difficulty, which is what makes a gateway change the checkpoint.
 
-A run that was ended goes on where it was: finished conversations are in `--records`. Intervals are 95 % intervals from
-resampling conversations; differences are of the same conversation in both arms.
+A conversation ends early when the context is nearly full; only turns that both arms have are compared. Intervals are 95 %
+intervals from resampling conversations; differences are of the same conversation in both arms. A run that was ended goes
+on where it was: finished conversations are in `--records`.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def results(records: Sequence[Record], seed: int = SEED) -> dict[str, Any]:
     """The figures of both arms and their differences, over the conversations that both have held."""
     by_arm = {arm: {record.number: record for record in records if record.arm == arm} for arm in ARMS}
     numbers = sorted(by_arm[ARMS[0]].keys() & by_arm[ARMS[1]].keys())
-    arms = {arm: [by_arm[arm][number] for number in numbers] for arm in ARMS}
+    pairs = [_in_common(*(by_arm[arm][number] for arm in ARMS)) for number in numbers]
+    arms = dict(zip(ARMS, zip(*pairs, strict=True), strict=True))
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(numbers), len(numbers)) for _ in range(RESAMPLES)]
     sums = {arm: np.array([list(_sums(record).values()) for record in held]) for arm, held in arms.items()}
@@ -166,6 +168,16 @@ def results(records: Sequence[Record], seed: int = SEED) -> dict[str, Any]:
         "arms": {arm: {**shown[arm], "moves": _moves(arms[arm])} for arm in ARMS},
         "difference": _with_intervals(_difference, [sums[arm] for arm in ARMS], draws),
     }
+
+
+def _in_common(one: Record, other: Record) -> tuple[Record, Record]:
+    """Both without the turns that only one of them has, because the other one's answers had filled the context."""
+    turns = min(len(one.prompt), len(other.prompt))
+    cut = [
+        {name: value[:turns] if isinstance(value, list) else value for name, value in asdict(record).items()}
+        for record in (one, other)
+    ]
+    return Record(**cut[0]), Record(**cut[1])
 
 
 def _sums(record: Record) -> dict[str, float]:

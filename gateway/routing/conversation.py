@@ -22,7 +22,8 @@ from models.profile import Prediction, Profile
 from models.rule import Forecast, good_enough
 
 PROMPT_PRICE = 0.1
-"""What computing a cached prompt token again costs, in generated tokens. Prices of public APIs say 0.1 to 0.6."""
+"""What computing a cached prompt token again costs, in generated tokens. By the list prices of OpenAI, Anthropic and
+DeepSeek (November 2026) it is 0.1 to 0.2."""
 
 Move = Literal["none", "begun", "kept", "moved_up", "moved_down"]
 """What became of the conversation's checkpoint. `none`: the request belongs to no conversation, or was not routed."""
