@@ -11,9 +11,9 @@ Half of the conversations ask about one problem again and again, in other words 
 problem in each turn. The shipped family was not trained on conversations, so it hardly answers these: they are there
 because their turns differ in difficulty, which is what makes a gateway change the checkpoint.
 
-A conversation ends early when the context is nearly full; only turns that both arms have are compared. Intervals are 95 %
-intervals from resampling conversations; differences are of the same conversation in both arms. A run that was ended goes
-on where it was: finished conversations are in `--records`.
+A conversation ends early when the context is nearly full; only turns that both arms have are compared. Intervals are
+95 % intervals from resampling conversations; differences are of the same conversation in both arms. A run that was
+ended goes on where it was: finished conversations are in `--records`.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ async def hold_all(urls: dict[str, str], count: int, records: Path, clients: int
     todo = left_of(count, records)
     left = iter(todo)
     total = count * len(ARMS)
+    if records.exists() and not records.read_text().endswith("\n"):  # the last line is torn
+        records.write_text(records.read_text() + "\n")
     with records.open("a") as file, tqdm(total=total, initial=total - len(todo), mininterval=10) as progress:
 
         async def one(http: dict[str, httpx.AsyncClient]) -> None:
