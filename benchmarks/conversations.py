@@ -126,8 +126,6 @@ async def hold_all(urls: dict[str, str], count: int, records: Path, clients: int
     todo = left_of(count, records)
     left = iter(todo)
     total = count * len(ARMS)
-    if records.exists() and not records.read_text().endswith("\n"):  # the last line is torn
-        records.write_text(records.read_text() + "\n")
     with records.open("a") as file, tqdm(total=total, initial=total - len(todo), mininterval=10) as progress:
 
         async def one(http: dict[str, httpx.AsyncClient]) -> None:
@@ -255,6 +253,8 @@ def _engine_url() -> str:
 
 
 def _serve_and_hold(state: Path, count: int, records: Path, clients: int) -> None:
+    if records.exists() and not records.read_text().endswith("\n"):  # the last line is torn
+        records.write_text(records.read_text() + "\n")
     options = ("--holdout-fraction", "0", "--allow-field", "cache_salt")
     with (
         serving(state / "kept", f"--engine-args={ENGINE_ARGS}", *options) as kept,

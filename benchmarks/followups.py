@@ -4,8 +4,8 @@
 
 The first turn is a problem. Each further one refers to the answer before it, as in "Now double that", so that it cannot
 be answered, nor its difficulty told, without the conversation. For families of real models; the shipped one holds no
-conversations. A line is `{"turns": [{"text", "answer"}, ...]}`. MATH's files work too; problems whose answer is no whole
-number are left out. The same arguments give the same conversations.
+conversations. A line is `{"turns": [{"text", "answer"}, ...]}`. MATH's files (*.json) work too; problems whose answer is
+no whole number are left out. The same arguments give the same conversations.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines()]
+    text = arguments.file.read_text(encoding="utf-8")
+    rows = json.loads(text) if arguments.file.suffix == ".json" else [*map(json.loads, text.splitlines())]
     for turns in conversations(rows, arguments.count, arguments.seed):
         sys.stdout.write(json.dumps({"turns": turns}, ensure_ascii=False) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -30,7 +31,7 @@ def test_an_answer_is_a_whole_number_or_none(answer: Any, number: int | None) ->
 def test_each_follow_up_computes_with_the_answer_before_it() -> None:
     turns = turns_of("How many?", 10, random.Random(1), MAX_TURNS)
     assert turns[0] == {"text": "How many?", "answer": "10"}
-    for before, turn in zip(turns, turns[1:], strict=False):
+    for before, turn in itertools.pairwise(turns):
         last, number = int(before["answer"]), int("".join(filter(str.isdigit, turn["text"])))
         by_words = {
             "Now add": last + number, "Take": last - number, "And": last * number, "How far": abs(last - number),
