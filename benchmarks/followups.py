@@ -4,8 +4,8 @@
 
 The first turn is a problem. Each further one refers to the answer before it, as in "Now double that", so that it cannot
 be answered, nor its difficulty told, without the conversation. For families of real models; the shipped one holds no
-conversations. A line is `{"turns": [{"text", "answer"}, ...]}`. MATH's files (*.json) work too; problems whose answer is
-no whole number are left out. The same arguments give the same conversations.
+conversations. A line is `{"turns": [{"text", "answer"}, ...]}`. MATH's files (*.json) work too; problems whose answer
+is no whole number are left out. The same arguments give the same conversations.
 """
 
 from __future__ import annotations

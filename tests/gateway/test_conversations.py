@@ -172,6 +172,7 @@ async def test_no_text_is_kept(gateway: Gateway, redis_server: RedisServer, engi
     engine.script = echo
     await gateway.ask(messages=said(HARD, EASY), headers={"x-session-id": "session-17"})
     await gateway.entries()
-    stored = [key + str(redis_server.client.get(key)) for key in redis_server.client.keys("*conversations*")]
+    keys = redis_server.client.keys("*conversations*")
+    stored = [f"{key} {redis_server.client.get(key)}" for key in keys]
     assert stored
     assert not any(text in "".join(stored) for text in ("easy", "hard", "session-17"))
