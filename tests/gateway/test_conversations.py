@@ -10,7 +10,18 @@ from aiohttp import web
 
 from models.profile import Prediction, Profile
 from tests.conftest import RedisServer
-from tests.gateway.fakes import COMPLETION, EASY, HARD, UNFAMILIAR, USAGE, FakeEngine, Gateway, respond_with, running
+from tests.gateway.fakes import (
+    COMPLETION,
+    EASY,
+    HARD,
+    UNFAMILIAR,
+    USAGE,
+    FakeEngine,
+    Gateway,
+    respond_with,
+    running,
+    until,
+)
 
 NAMED = {"x-conversation-id": "c1"}
 KEPT = "x-laconic-conversation"
@@ -171,7 +182,7 @@ async def test_no_text_is_kept(gateway: Gateway, redis_server: RedisServer, engi
 
     engine.script = echo
     await gateway.ask(messages=said(HARD, EASY), headers={"x-session-id": "session-17"})
-    await gateway.entries()
+    await until(lambda: bool(redis_server.client.keys("*conversations*")))
     keys = redis_server.client.keys("*conversations*")
     stored = [f"{key} {redis_server.client.get(key)}" for key in keys]
     assert stored
