@@ -19,6 +19,7 @@ from training.experiments.report import read_arms
 
 FILES = {
     "routing": "docs/routing/routing.json",
+    "conversations": "docs/routing/conversations.json",
     "difficulty": "docs/profile/difficulty.json",
     "tolerance": "docs/profile/tolerance.json",
     "gsm8k": "docs/profile/gsm8k.json",

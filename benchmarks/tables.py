@@ -46,6 +46,32 @@ def beyond_the_best(sources: Sources) -> str:
     return _table(["budget in tokens", "most accurate checkpoint", "`auto` compared with it"], rows)
 
 
+def conversations(sources: Sources) -> str:
+    """Conversations that keep their checkpoint beside those whose turns are routed one by one."""
+    formats = {
+        "prompt tokens a turn": ".1",
+        "cached tokens a turn": ".1",
+        "computed prompt tokens a turn": ".1",
+        "reasoning tokens a turn": ".1",
+        "cost a turn": ".1",
+        "changes of checkpoint a conversation": ".2",
+        "accuracy": "%1",
+        "accuracy, one problem": "%1",
+    }
+    kept, by_turn = (sources.value("conversations", f"arms.{arm}") for arm in ("kept", "by turn"))
+    difference = sources.value("conversations", "difference")
+    rows = [
+        (
+            name,
+            render(kept[name], how),
+            render(by_turn[name], how),
+            render(difference[name], "p1" if how.startswith("%") else f"+{how[1:]}"),
+        )
+        for name, how in formats.items()
+    ]
+    return _table(["", "checkpoint kept", "turn by turn", "difference"], rows)
+
+
 def adopted(sources: Sources, source: str) -> str:
     """Every level of an adopted family on fresh questions, and the routed choice."""
     rows = [
@@ -378,6 +404,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES = {
     "routing": routing,
     "budgets": budgets,
+    "conversations": conversations,
     "beyond-the-best": beyond_the_best,
     "predictors": predictors,
     "fixed": fixed,

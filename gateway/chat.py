@@ -27,6 +27,7 @@ from gateway.request import budget as budgets
 from gateway.request import question as questions
 from gateway.request.admission import Tenant
 from gateway.request.caller import Caller, CallerLeftError
+from gateway.request.conversation import identify
 from gateway.routing.explain import explain
 from gateway.routing.headers import routing_headers
 from gateway.routing.rule import NoCheckpointError
@@ -63,6 +64,7 @@ class ChatEndpoint:
                 services.admission.enter(tenant, context.question.memory)
                 cleanup.callback(services.admission.leave, tenant, context.question.memory)
                 headers = await self._reserve(context)
+                await self._recall(context)
                 context.accepted = True
                 caller = Caller(request.receive)
                 cleanup.callback(caller.close)
@@ -111,9 +113,10 @@ class ChatEndpoint:
         context = RequestContext(request.state.request_id)
         context.key = services.keyring.authenticate_admin(request.headers)
         await self._read(request, context, self._tenant(context))
+        await self._recall(context)
         routing = dispatch.routing_request(services, context)
         try:
-            return JSONResponse(explain(services.family, routing, context.budget))
+            return JSONResponse(explain(services.family, routing, context.budget, context.question.dialogue))
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
 
@@ -136,6 +139,9 @@ class ChatEndpoint:
         settings, family, key = self._services.settings, self._services.family, context.key
         body = await self._services.admission.read_body(request, tenant, settings.send_timeout_seconds)
         context.question = question = questions.parse(body, settings.allow_field, self._surface.chat_body)
+        if settings.conversations:
+            messages = question.body["messages"]
+            context.conversation = identify(request.headers, question.asked, messages, key.sha256)
         context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
         context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
         default = key.default_budget or settings.default_budget
@@ -152,6 +158,11 @@ class ChatEndpoint:
             choices=question.choices,
         )
         context.budget = budgets.leave_room(budget, question.max_tokens, room)
+
+    async def _recall(self, context: RequestContext) -> None:
+        """Find out which checkpoint answered the conversation's last turn, if that matters."""
+        if context.conversation is not None and context.pinned is None:
+            context.last_turn = await self._services.memory.recall(context.conversation)
 
     async def _reserve(self, context: RequestContext) -> dict[str, str]:
         """Count the request against its key's limits. Returns the headers that say how much of them is left."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -27,13 +28,20 @@ from gateway.process import engine_args
 from gateway.process.supervisor import StartError
 from gateway.release import VERSION
 from gateway.request import budget
+from gateway.request import question as questions
+from gateway.request.question import Question
+from gateway.routing.conversation import predict
 from gateway.routing.explain import explain
 from gateway.routing.floor import floor_of
 from gateway.routing.rule import RoutingRequest
 from models import family as families
 from models import profile as profiles
 from models.family import FamilyError
+from models.field import one_line
+from models.files import MIB, read_bounded
 from models.profile import ProfileError
+
+MAX_MESSAGES_BYTES = 64 * MIB
 
 DESCRIPTION = """Make reasoning models think only as much as a question deserves.
 
@@ -61,6 +69,7 @@ ROUTE_EXAMPLES = """examples:
   laconic route "What is 47 * 86?" --budget 64 --json
   laconic route "What is 47 * 86?" --family ./my-family --quality-tolerance 0
   laconic route "What is 47 * 86?" --family ./my-family --quality-floor 0.99
+  laconic route --messages chat.json              a conversation: a list of messages, or a whole request; - is stdin
 
 success   predicted probability of a correct answer within the budget
 correct   the same without a budget
@@ -181,7 +190,13 @@ def _route(arguments: Sequence[str]) -> None:
     parser = terminal.command_parser(
         "route", "Explain which checkpoint a question would go to, without asking a model.", ROUTE_EXAMPLES
     )
-    parser.add_argument("question", help="the last user message")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("question", nargs="?", help="the user's message")
+    asked.add_argument(
+        "--messages",
+        metavar="FILE",
+        help="JSON file with a list of messages, or an object with `messages`; - for stdin",
+    )
     parser.add_argument(
         "--budget",
         metavar="TOKENS",
@@ -214,8 +229,9 @@ def _route(arguments: Sequence[str]) -> None:
         )
     except BadRequestError as error:
         raise ConfigError(error.message) from None
+    question = _asked(parsed.question, parsed.messages)
     request = RoutingRequest(
-        prediction=profile.predict(parsed.question),
+        prediction=predict(profile, question.prompt, question.dialogue.context),
         limit=tokens,
         pinned=parsed.checkpoint,
         tolerance=settings.quality_tolerance,
@@ -223,11 +239,34 @@ def _route(arguments: Sequence[str]) -> None:
         allowed=names,
         available=names,
     )
-    explained = explain(family, request, budget.Budget(tokens, source))
+    explained = explain(family, request, budget.Budget(tokens, source), question.dialogue)
     if parsed.json:
         print(json.dumps(explained, indent=2))
     else:
         terminal.console().print(reports.route_report(explained))
+
+
+def _asked(text: str | None, file: str | None) -> Question:
+    """The question of `laconic route`: a text, or the messages in a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no messages that a chat request may have.
+    """
+    messages: object = [{"role": "user", "content": text}]
+    if file is not None:
+        try:
+            raw = sys.stdin.buffer.read() if file == "-" else read_bounded(Path(file), MAX_MESSAGES_BYTES)
+            messages = json.loads(raw)
+        except OSError as error:
+            raise ConfigError(f"--messages: cannot read {file} ({error.strerror})") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--messages: {file} is not JSON ({one_line(str(error))})") from None
+        if isinstance(messages, dict):
+            messages = cast("dict[str, object]", messages).get("messages")
+    try:
+        return questions.parse(json.dumps({"model": "any", "messages": messages}).encode())
+    except BadRequestError as error:
+        raise ConfigError(f"--messages: {error.message}") from None
 
 
 def _savings(arguments: Sequence[str]) -> None:

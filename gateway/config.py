@@ -169,6 +169,10 @@ class Settings(BaseSettings):
         le=1,
         description="share of routed requests sent to the reference checkpoint instead, to measure savings",
     )
+    conversations: bool = Field(
+        default=True,
+        description="whether a conversation keeps its checkpoint and its engine while that saves more than it costs",
+    )
     ledger_max_entries: int = Field(
         default=1_000_000, gt=0, description="individual requests to keep; sums by hour are kept for 400 days"
     )

@@ -9,7 +9,9 @@ from gateway.access.keys import Key
 from gateway.access.limits import Reservation
 from gateway.observe.tracing import Trace
 from gateway.request.budget import Budget
+from gateway.request.conversation import Conversation
 from gateway.request.question import Question
+from gateway.routing.conversation import LastTurn
 from gateway.routing.rule import Decision
 
 
@@ -30,6 +32,9 @@ class RequestContext:
     """The checkpoints that the key allows."""
     pinned: str | None = field(init=False)
     """The checkpoint that the caller named; None lets the gateway choose."""
+    conversation: Conversation | None = None
+    """None if conversations are not remembered."""
+    last_turn: LastTurn | None = None
     budget: Budget = field(init=False)
     max_reasoning_tokens: int = field(init=False)
     """The most that all choices can think: what is reserved for a key with token limits, else 0."""

@@ -22,6 +22,7 @@ from gateway.request import engine_body as bodies
 from gateway.request.budget import HEADER, Budget, forbids_thinking
 from gateway.request.question import Body, Question, encode, text_of
 from gateway.routing import feasibility, rule
+from gateway.routing.conversation import predict
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from gateway.services import Services
 from models.family import Checkpoint, Reasoning
@@ -34,9 +35,8 @@ def routing_request(
     services: Services, context: RequestContext, *, pressure: float = 0.0, holdout: bool = False
 ) -> RoutingRequest:
     """What the routing rule needs to know about a request that has been read."""
-    prompt = context.question.prompt
     return RoutingRequest(
-        prediction=None if prompt is None else services.profile.predict(prompt),
+        prediction=predict(services.profile, context.question.prompt, context.question.dialogue.context),
         limit=context.limit,
         pinned=context.pinned,
         tolerance=services.settings.quality_tolerance + pressure,
@@ -46,6 +46,8 @@ def routing_request(
         may_escalate=context.question.may_escalate,
         allowed=context.allowed,
         available=context.allowed & services.engines.available,
+        in_conversation=context.conversation is not None,
+        last=context.last_turn,
     )
 
 
@@ -197,7 +199,14 @@ class _Opening:
         with context.trace.engine_span(services.engines.model_of(name)) as headers:
             headers["x-request-id"] = context.id
             upstream = await services.engines.open(
-                name, encode(body), headers, stream=stream, cap=cap, trial=trial, prefer=prefer
+                name,
+                encode(body),
+                headers,
+                stream=stream,
+                cap=cap,
+                trial=trial,
+                prefer=prefer,
+                conversation=context.conversation and context.conversation.id,
             )
         context.engine = upstream.engine
         context.engine_caps, context.is_trial = cap is not None, upstream.is_trial

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from gateway.access.keys import Grant
 from gateway.admin import router
-from gateway.request import budget, question
+from gateway.request import budget, conversation, question
 from models.family import Family
 
 Json = dict[str, Any]
@@ -58,6 +58,7 @@ def document(family: Family, version: str) -> Json:
         "parameters": [
             _header(budget.HEADER, "reasoning tokens, an effort's name, or auto", [*budget.EFFORTS, "auto", "200"]),
             _header(budget.POLICY_HEADER, "cap the thinking, or reject a budget that is too small", ["cap", "reject"]),
+            _header(conversation.HEADER, "the conversation's id, 1 to 256 printable ASCII characters", ["chat-17"]),
         ],
         "requestBody": _body(question.ChatRequest, model={"type": "string", "examples": names}),
     }

@@ -15,6 +15,7 @@ from gateway.engines.abilities import Abilities
 from gateway.engines.credentials import CredentialsError
 from gateway.engines.pool import Engines, Timeouts
 from gateway.ledger.ledger import Ledger
+from gateway.memory import Memory
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
 from gateway.request.admission import Admission
@@ -47,6 +48,7 @@ class Services:
     tracing: Tracing
     counter: TokenCounter
     admission: Admission
+    memory: Memory
     abilities: Abilities = field(default_factory=Abilities)
 
     @classmethod
@@ -80,6 +82,7 @@ class Services:
             tracing=Tracing(settings.otlp_endpoint),
             counter=_counter(settings, family),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),
+            memory=Memory(settings.redis, frozenset(checkpoint.name for checkpoint in family.checkpoints)),
         )
 
     @property
@@ -94,7 +97,7 @@ class Services:
 
     async def start(self) -> None:
         """Start every service that has connections or tasks. Redis and engines need not be up yet."""
-        for service in (self.tracing, self.ledger, self.limiter, self.keyring, self.engines, self.metrics):
+        for service in (self.tracing, self.ledger, self.limiter, self.keyring, self.memory, self.engines, self.metrics):
             await service.start()
 
     async def aclose(self) -> None:
@@ -102,7 +105,8 @@ class Services:
 
         One that fails to stop does not keep the others from stopping.
         """
-        for service in (self.metrics, self.engines, self.keyring, self.limiter, self.ledger, self.tracing):
+        stopping = (self.metrics, self.engines, self.memory, self.keyring, self.limiter, self.ledger, self.tracing)
+        for service in stopping:
             await guard(f"stop {type(service).__name__.lower()}", service.aclose())
 
 

@@ -8,6 +8,7 @@ from gateway.answer.cost import Cost, exceeds_cap
 from gateway.answer.usage import TokenUsage
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
+from gateway.routing.conversation import LastTurn
 from gateway.services import Services
 from models.family import Family
 
@@ -40,6 +41,7 @@ def settle(
     cost = cost or Cost({}, TokenUsage(), "counted", answered=False)
     entry = _entry(services.family, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
     services.ledger.put(entry)
+    _remember(services, context, entry, cost)
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
     if context.engine is not None:
         _judge_engine(services, context, context.engine, entry)
@@ -55,6 +57,21 @@ def abandon(services: Services, context: RequestContext, status: int, error: str
     assumed = context.decision is not None and context.sent_seconds is not None and not context.question.stream
     predicted = Cost({}, _predicted(services.family, context), "counted", answered=False) if assumed else None
     settle(services, context, status, predicted, error=error, assumed=assumed)
+
+
+def _remember(services: Services, context: RequestContext, entry: Entry, cost: Cost) -> None:
+    """Note which checkpoint the conversation has, if the rule chose it.
+
+    A holdout leaves no trace: the turns after it must be routed as if it had not been drawn. Nor do failures,
+    fallbacks and pinned turns.
+    """
+    conversation = context.conversation
+    if conversation is None or entry.decision != "routed" or not entry.succeeded:
+        return
+    # An engine that had its chance and found nothing does not cache.
+    has_no_cache = entry.conversation == "kept" and entry.cached_tokens == 0
+    turn = LastTurn(entry.checkpoint, 0 if has_no_cache else entry.prompt_tokens, cost.budget_hit)
+    services.memory.remember(conversation, turn)
 
 
 def _judge_engine(services: Services, context: RequestContext, engine: str, entry: Entry) -> None:
@@ -117,6 +134,8 @@ def _entry(
         counting=cost.counting,
         over_cap=(context.is_trial and context.is_cut)
         or (not assumed and exceeds_cap(usage.reasoning, context.cap, choices)),
+        cached_tokens=usage.cached,
+        conversation=decision.move if decision else "none",
     )
 
 

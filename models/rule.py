@@ -36,9 +36,14 @@ def forecasts_of(predictions: Mapping[str, ChoicePrediction], limit: int | None)
     return forecasts
 
 
+def good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> dict[str, Forecast]:
+    """The forecasts whose success is within `tolerance` of the best."""
+    threshold = max(forecast.success for forecast in forecasts.values()) - tolerance
+    return {name: forecast for name, forecast in forecasts.items() if forecast.success >= threshold}
+
+
 def cheapest_good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> str:
     """The rule: of the forecasts whose success is within `tolerance` of the best, the one with the fewest tokens."""
-    threshold = max(forecast.success for forecast in forecasts.values()) - tolerance
-    good = {name: forecast for name, forecast in forecasts.items() if forecast.success >= threshold}
+    good = good_enough(forecasts, tolerance)
     # A limit below every checkpoint's thinking makes the costs equal; the one that would think least then wins.
     return min(good, key=lambda name: (good[name].tokens, good[name].unlimited_tokens))

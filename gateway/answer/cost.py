@@ -20,7 +20,7 @@ from typing import Literal, cast
 
 from gateway.answer.counting import TokenCounter
 from gateway.answer.transcript import TextCount, Transcript
-from gateway.answer.usage import TokenUsage, figure, reasoning_of
+from gateway.answer.usage import TokenUsage, cached_of, figure, reasoning_of
 from gateway.events import Json, object_at
 from models.family import Reasoning
 
@@ -109,9 +109,8 @@ def cost_of(reported: object, transcript: Transcript, terms: Terms) -> Cost:
     if prompt is None:
         prompt = min(terms.counter.count(terms.prompt()), terms.context_tokens)
     completed = _completed(usage, prompt, generated, reasoning)
-    tokens = TokenUsage(
-        prompt, generated if terms.unmarked else reasoning, 0 if terms.unmarked else generated - reasoning
-    )
+    thinking = generated if terms.unmarked else reasoning
+    tokens = TokenUsage(prompt, thinking, generated - thinking, cached_of(completed, prompt))
     own = (figures.prompt == prompt, figures.generated == generated, figures.reasoning == reasoning)
     counting: Counting = "repaired" if any(own) and not terms.cut() else "counted"
     if completed == usage and not _has_floats(usage) and not terms.cut():

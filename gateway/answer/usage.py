@@ -23,6 +23,8 @@ class TokenUsage:
     prompt: int = 0
     reasoning: int = 0
     answer: int = 0
+    cached: int | None = None
+    """Of the prompt, those that the engine had in its cache; None if it did not say."""
 
 
 def figure(value: object, most: int = MOST_TOKENS) -> int | None:
@@ -35,6 +37,11 @@ def figure(value: object, most: int = MOST_TOKENS) -> int | None:
 def reasoning_of(usage: Json) -> object:
     """What the engine reported as reasoning tokens; None if it reported nothing."""
     return object_at(usage, "completion_tokens_details").get("reasoning_tokens")
+
+
+def cached_of(usage: Json, prompt: int) -> int | None:
+    """How much of the prompt the engine had in its cache; None if it reported nothing that can be true."""
+    return figure(object_at(usage, "prompt_tokens_details").get("cached_tokens"), prompt)
 
 
 def sum_choices(by_choice: Sequence[Json]) -> Json:
@@ -73,9 +80,10 @@ def add_cut(usage: Json, tokens: int) -> Json:
     """The usage of an answer plus the thinking that was cut off before it, which stood in the answer's prompt.
 
     The mark that ends the thinking is one token of that prompt. Whatever the engine takes for reasoning in the answer
-    is answer.
+    is answer. What it found in its cache is the prompt of a moment ago, so that is no figure of the request.
     """
     total = {**usage, "completion_tokens_details": {"reasoning_tokens": tokens}}
+    total.pop("prompt_tokens_details", None)
     prompt, answer = figure(usage.get("prompt_tokens")), figure(usage.get("completion_tokens"))
     if prompt is not None and prompt > tokens + 1:
         total["prompt_tokens"] = prompt = prompt - tokens - 1

@@ -77,6 +77,9 @@ def route_report(explained: dict[str, Any]) -> RenderableType:
         f"{explained['checkpoint']} ({explained['decision']}): {explained['reason']}.",
         f"Difficulty {difficulty} on a scale of 0 to 1. Budget {tokens} ({budget['source']}).",
     ]
+    if (turns := explained["conversation"]["turns"]) > 1:
+        earlier = explained["conversation"]["read_with"]
+        sentences.append(f"The last of {turns} user turns, read alone and with {earlier} before it; the harder counts.")
     if explained["floor"] is not None:
         sentences.append(_floor(explained["floor"], explained["reference"]))
     if explained["expected_saving"] is not None:

@@ -1,8 +1,9 @@
 """Which engine gets this request, and what if it fails? vLLM replicas over pooled connections.
 
-A request goes to the least busy replica that serves the checkpoint; equally busy ones take turns at random. If that
-replica fails before an answer begins, or responds with an error that another replica might not (a 429 or 500, say), the
-next one is tried. A replica that refuses connections is skipped until it answers a probe again
+A conversation's turns go to one of the replicas that serve the checkpoint, unless it is too busy
+(`gateway.engines.affinity`). A request without a conversation goes to the least busy one; equally busy ones take turns
+at random. If that replica fails before an answer begins, or responds with an error that another replica might not (a
+429 or 500, say), the next one is tried. A replica that refuses connections is skipped until it answers a probe again
 (`gateway.engines.probes`). A checkpoint that keeps failing on a replica is skipped there for a pause
 (`gateway.engines.breaker`). Because of this skipping, requests fail at once, without a timeout, while every engine is
 down.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import errors
-from gateway.engines import failing, problem, verdict, wire
+from gateway.engines import affinity, failing, problem, verdict, wire
 from gateway.engines.connection import BrokenError, StaleError
 from gateway.engines.credentials import Credentials
 from gateway.engines.probes import Probes
@@ -189,6 +190,7 @@ class Engines:
         cap: str | None = None,
         trial: bool = False,
         prefer: str | None = None,
+        conversation: str | None = None,
     ) -> Upstream:
         """Send a request and return the first response that begins. The engine gets `headers`.
 
@@ -196,6 +198,7 @@ class Engines:
             cap: the body's field that caps the thinking. Engines whose caps do not hold are left out.
             trial: but one of them may be tried again.
             prefer: the URL of the engine that is asked first, because it has the beginning in its cache.
+            conversation: what tells it from other conversations; its turns go to the same replica.
 
         Raises:
             ApiError: an engine rejected the request or its answer is too large, or every replica that was tried is
@@ -203,7 +206,7 @@ class Engines:
             NoEngineError: no replica served it, and at least one failed for another reason than being busy. It is a
                 `RefusedCapError` if that reason was the cap on the thinking.
         """
-        replicas = self._in_order(checkpoint, prefer)
+        replicas = self._in_order(checkpoint, prefer, conversation)
         failures: list[failing.Failure] = []
         for replica in replicas if cap is None else _capping(replicas, failures, trial=trial):
             if not replica.allows(checkpoint):  # half-open: another request is the trial
@@ -257,13 +260,15 @@ class Engines:
         if isinstance(error, ConnectionRefusedError):
             replica.mark_unreachable(Problem("connection refused", TRIED, RUNNING), self._timeouts.first_token)
 
-    def _in_order(self, checkpoint: str, prefer: str | None) -> list[Replica]:
+    def _in_order(self, checkpoint: str, prefer: str | None, conversation: str | None) -> list[Replica]:
         """The replicas to try, the best first."""
         available = [replica for replica in self._replicas if checkpoint in replica.available]
         if len(available) < 2:
             return available
         random.shuffle(available)  # or all that are equally busy would leave their work to the first
         available.sort(key=lambda replica: replica.in_flight)
+        if conversation is not None:
+            available = affinity.in_order(available, conversation)
         if prefer is not None:
             available.sort(key=lambda replica: replica.url != prefer)
         return available

@@ -62,6 +62,10 @@ class Entry:
     """Whose the token counts are: the engine's, the engine's with corrections, or all counted by the gateway."""
     over_cap: bool = False
     """Whether the engine thought beyond the budget that it was given."""
+    cached_tokens: _Count | None = None
+    """Of the prompt tokens, those that the engine had in its prefix cache; None if it did not say."""
+    conversation: Literal["none", "begun", "kept", "moved_up", "moved_down"] = "none"
+    """What the choice did to the conversation's checkpoint; `none` if it was not routed as a turn of one."""
 
     @property
     def succeeded(self) -> bool:

@@ -49,6 +49,7 @@ def engine_options(family: Family, directory: Path, seen_at: Path | None = None)
         "model": str(base.place(place)),
         "served-model-name": family.engine_name(base.name),
         "max-model-len": family.context_tokens,
+        "enable-prompt-tokens-details": True,  # how much of a prompt was cached goes into the ledger
     }
     if family.reasoning is not None:
         options["reasoning-parser"] = "qwen3"

@@ -26,15 +26,16 @@ ALLOWED_HEADERS = frozenset(
     {
         "accept", "anthropic-beta", "anthropic-version", "authorization", "cache-control", "content-type",
         "idempotency-key", "openai-beta", "openai-organization", "openai-project", "traceparent", "tracestate",
-        "user-agent", "x-api-key", "x-laconic-debug", "x-reasoning-budget", "x-reasoning-budget-policy",
-        "x-request-id",
+        "user-agent", "x-api-key", "x-conversation-id", "x-laconic-debug", "x-reasoning-budget",
+        "x-reasoning-budget-policy", "x-request-id", "x-session-id",
     }
 )  # fmt: skip
 """What a page may send, besides the `x-stainless-*` headers of OpenAI's SDKs."""
 EXPOSED_HEADERS = ", ".join(
     (
-        "retry-after", "x-laconic-alpha", "x-laconic-budget", "x-laconic-checkpoint", "x-laconic-decision",
-        "x-laconic-difficulty", "x-laconic-escalation", "x-laconic-predictions", "x-laconic-reason",
+        "retry-after", "x-laconic-alpha", "x-laconic-budget", "x-laconic-checkpoint", "x-laconic-conversation",
+        "x-laconic-decision", "x-laconic-difficulty", "x-laconic-escalation", "x-laconic-predictions",
+        "x-laconic-reason",
         "x-ratelimit-limit-requests", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-requests",
         "x-ratelimit-remaining-tokens", "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-request-id",
     )

@@ -18,6 +18,7 @@ from gateway import errors
 from gateway.errors import BadRequestError
 from gateway.request import fields
 from gateway.request.dialects import MAX_BUDGET, hides_thinking
+from gateway.request.dialogue import Dialogue, dialogue_of
 from models.family import Family
 
 Body = dict[str, Any]
@@ -98,6 +99,8 @@ class Question:
     """The body as it came, with every field."""
     asked: Body = field(default_factory=dict[str, Any])
     """The same in the API that the caller speaks."""
+    dialogue: Dialogue = field(default_factory=Dialogue)
+    """The turns before the prompt."""
     memory: int = 0
     """About how many bytes the body takes while the request is in flight."""
 
@@ -143,6 +146,7 @@ def parse(raw: bytes, opened: Collection[str] = (), chat_body: Callable[[Body], 
         hides_reasoning=chat.include_reasoning is False or hides_thinking(body),
         body=body,
         asked=asked,
+        dialogue=_dialogue(chat.messages),
         memory=_memory(raw),
     )
 
@@ -260,10 +264,20 @@ _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 def _prompt(messages: list[ChatMessage]) -> str | None:
     for message in reversed(messages):
         if message.role == "user":
-            parts = message.content
-            readable = isinstance(parts, str) or (parts and all(part.get("type") == "text" for part in parts))
-            return _text(parts) if readable else None
+            return _readable(message.content)
     return None
+
+
+def _dialogue(messages: list[ChatMessage]) -> Dialogue:
+    if len(messages) == 1:
+        return Dialogue()
+    return dialogue_of([(one.role, _readable(one.content) if one.role == "user" else None) for one in messages])
+
+
+def _readable(content: str | list[dict[str, Any]] | None) -> str | None:
+    """A message's text; None if it has more than text, or nothing."""
+    is_text = isinstance(content, str) or (content and all(part.get("type") == "text" for part in content))
+    return _text(content) if is_text else None
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gateway.request.budget import Budget
+from gateway.request.dialogue import Dialogue
 from gateway.routing import rule
 from gateway.routing.feasibility import smallest_for
 from gateway.routing.rule import Decision, RoutingRequest
@@ -16,7 +17,9 @@ from models.profile import LEVELS, ChoicePrediction
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
-def explain(family: Family, request: RoutingRequest, budget: Budget) -> dict[str, Any]:
+def explain(
+    family: Family, request: RoutingRequest, budget: Budget, dialogue: Dialogue | None = None
+) -> dict[str, Any]:
     """The decision as JSON. `request` must not be a holdout: an explanation is about the rule, not the draw.
 
     Raises:
@@ -34,6 +37,7 @@ def explain(family: Family, request: RoutingRequest, budget: Budget) -> dict[str
         "reason": decision.reason,
         "difficulty": None if decision.difficulty is None else round(decision.difficulty, 3),
         "budget": _budget(request, budget),
+        "conversation": _conversation(request, decision, dialogue or Dialogue()),
         "expected_saving": _saving(decision),
         "reference": family.reference,
         "floor": _floor(family, request),
@@ -72,6 +76,17 @@ def _floor(family: Family, request: RoutingRequest) -> dict[str, Any] | None:
         "prompts": floor.prompts,
         "certified": None if way is None else {**way.model_dump(), "escalates": way is floor.escalating},
         "needed": floor.needed,
+    }
+
+
+def _conversation(request: RoutingRequest, decision: Decision, dialogue: Dialogue) -> dict[str, Any]:
+    """What was read of the conversation, and what the decision does to its checkpoint."""
+    return {
+        "turns": dialogue.turns,
+        "tool_results": dialogue.tool_results,
+        "read_with": len(dialogue.context),
+        "last_checkpoint": request.last and request.last.checkpoint,
+        "move": decision.move,
     }
 
 

@@ -25,6 +25,8 @@ def routing_headers(
     }
     if decision.escalation is not None:
         headers["x-laconic-escalation"] = decision.escalation.second
+    if decision.move != "none":
+        headers["x-laconic-conversation"] = decision.move
     if decision.difficulty is not None:
         headers["x-laconic-difficulty"] = f"{decision.difficulty:.3f}"
     if debug:

@@ -3,7 +3,7 @@
 For each checkpoint c the profile predicts P_c(correct | prompt, thinking limited to B), its success under the limit B.
 The rule chooses the checkpoint with the fewest expected reasoning tokens under B among those whose success is within
 `tolerance` of the best success. An escalation (one checkpoint after another, see `models.profile`) competes like a
-checkpoint.
+checkpoint. In a conversation, leaving the checkpoint of the last turn has a price (`conversation.py`).
 
 A quality floor replaces the tolerance by the one that the profile is certified for, and what is not certified goes to
 the reference checkpoint. The certificate is about a choice among everything, so a key that may not use every
@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gateway.routing import conversation
+from gateway.routing.conversation import LastTurn, Move
 from models.family import Family
 from models.floor import Certified, Floor
 from models.profile import ChoicePrediction, Escalation, Prediction
@@ -23,6 +25,8 @@ from models.rule import Forecast, cheapest_good_enough, forecasts_of
 
 Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
 """How the decision was made. The header `x-laconic-decision` and the ledger's field `decision` show it."""
+
+_ROUNDING = 1e-12
 
 
 class NoCheckpointError(Exception):
@@ -53,6 +57,10 @@ class RoutingRequest:
     """The checkpoints that the caller may use, at least one."""
     available: frozenset[str]
     """The allowed checkpoints that an engine serves now."""
+    in_conversation: bool = False
+    """The request is a turn of a conversation that is remembered."""
+    last: LastTurn | None = None
+    """The conversation's last turn; None for the first one, and if it is not known."""
 
     @property
     def usable_prediction(self) -> Prediction | None:
@@ -79,6 +87,8 @@ class Decision:
     reference_tokens: float | None
     """Expected reasoning tokens of the reference checkpoint under the limit."""
     forecasts: Mapping[str, Forecast]
+    move: Move = "none"
+    """What became of the conversation's checkpoint."""
 
 
 def decide(family: Family, request: RoutingRequest) -> Decision:
@@ -96,7 +106,9 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     all_forecasts = forecasts_of(predictions, request.limit)
     candidates = _candidates(predictions, request)
     forecasts = {name: forecast for name, forecast in all_forecasts.items() if name in candidates}
-    choice, kind, reason = _choose(family, request, {} if request.floor and way is None else forecasts)
+    starts = {name: e.first if (e := predictions[name].escalation) else name for name in forecasts}
+    usable = {} if request.floor and way is None else forecasts
+    choice, kind, reason, move = _choose(family, request, usable, starts)
     routed = kind == "routed"
     escalation = predictions[choice].escalation if choice in predictions else None
     checkpoint = escalation.first if escalation else choice
@@ -126,6 +138,7 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         predicted_tokens=forecasts[serving].tokens if serving in forecasts else None,
         reference_tokens=all_forecasts[family.reference].tokens if family.reference in all_forecasts else None,
         forecasts=forecasts,
+        move=move,
     )
 
 
@@ -144,22 +157,35 @@ def _candidates(predictions: Mapping[str, ChoicePrediction], request: RoutingReq
     return request.allowed | {name for name, e in escalations.items() if {e.first, e.second} <= available}
 
 
-def _choose(family: Family, request: RoutingRequest, forecasts: Mapping[str, Forecast]) -> tuple[str, Kind, str]:
-    """The chosen checkpoint or escalation, how it was chosen, and why, before holdout and availability are applied."""
+def _choose(
+    family: Family, request: RoutingRequest, forecasts: Mapping[str, Forecast], starts: Mapping[str, str]
+) -> tuple[str, Kind, str, Move]:
+    """The chosen checkpoint or escalation, how it was chosen, why, and what that is to the conversation.
+
+    Holdout and availability are not applied yet.
+    """
     if request.pinned is not None:
-        return request.pinned, "pinned", "the caller named this checkpoint"
+        return request.pinned, "pinned", "the caller named this checkpoint", "none"
     if forecasts:
+        last = request.last
         choice = cheapest_good_enough(forecasts, request.tolerance)
-        return choice, "routed", _why(forecasts, choice, request)
+        if last is None or last.checkpoint not in request.available:
+            return choice, "routed", _why(forecasts, choice, request), "begun" if request.in_conversation else "none"
+        best = max(forecast.success for forecast in forecasts.values())
+        # Under a floor, a conversation stays only where that is expected to do as well as the certified choice.
+        tolerance = best - forecasts[choice].success + _ROUNDING if request.floor else request.tolerance
+        next_turn = conversation.choose(family, forecasts, starts, tolerance, last)
+        return next_turn.choice, "routed", next_turn.reason, next_turn.move
     why = _why_not(request)
     reference = family.reference
     if reference in request.allowed:
-        return reference, "abstained", f"{why}, so the reference checkpoint serves"
+        return reference, "abstained", f"{why}, so the reference checkpoint serves", "none"
     neighbour = _neighbour(family, reference, request.allowed)
     return (
         neighbour,
         "abstained",
         f"{why}, and this key may not use {reference}, so {neighbour}, its neighbour, serves",
+        "none",
     )
 
 

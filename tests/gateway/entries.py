@@ -61,4 +61,6 @@ def entries() -> st.SearchStrategy[Entry]:
         answered=st.booleans(),
         counting=st.sampled_from(["reported", "repaired", "counted"]),
         over_cap=st.booleans(),
+        cached_tokens=st.none() | tokens,
+        conversation=st.sampled_from(["none", "begun", "kept", "moved_up", "moved_down"]),
     )

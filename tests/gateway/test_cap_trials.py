@@ -87,7 +87,7 @@ async def test_a_second_replica_that_keeps_caps_is_asked_instead(
 ) -> None:
     engine.script, other.script = ignores_caps, keeps_caps
     urls = [engine.url, other.url]
-    async with running(family_dir, redis_server.url, urls, state_dir=tmp_path) as gateway:
+    async with running(family_dir, redis_server.url, urls, state_dir=tmp_path, conversations=False) as gateway:
         while not engine.bodies:
             await ask(gateway, streamed=True)
         for _ in range(5):

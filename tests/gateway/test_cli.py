@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
@@ -15,6 +16,7 @@ from gateway import cli
 from gateway.ledger.spool import SPOOL
 from models.files import sha256
 from models.floor import Certified, Floor
+from models.profile import Profile
 from tests.conftest import RedisServer
 from tests.gateway.commands.running import bare_environment, cells_of, exit_code, record_three_requests, run
 from tests.gateway.fakes import EASY, HARD
@@ -114,6 +116,53 @@ def test_a_floor_above_those_that_were_tested_is_refused(
     directory = certifying(family_dir, tmp_path / "family", floor)
     assert exit_code("route", EASY, "--family", str(directory), "--quality-floor", "0.99") == 2
     assert "was tested at 0.95 only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("file", ["chat.json", "-"])
+def test_route_explains_a_conversation(
+    family_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, whole: bool, file: str
+) -> None:
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "?"},
+        {"role": "user", "content": EASY},
+    ]
+    raw = json.dumps({"model": "abacus", "messages": messages} if whole else messages)
+    monkeypatch.chdir(family_dir.parent)
+    Path("chat.json").write_text(raw)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw.encode())))
+    predict = Profile.predict
+    monkeypatch.setattr(Profile, "predict", lambda profile, text: predict(profile, HARD if "\n" in text else text))
+    cli.main(["route", "--messages", file, "--family", str(family_dir), "--json"])
+    explained = json.loads(capsys.readouterr().out)
+    assert explained["checkpoint"] == "base", "to this profile, two turns together are hard"
+    assert explained["conversation"] == {
+        "turns": 2, "tool_results": 0, "read_with": 1, "last_checkpoint": None, "move": "none",
+    }  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw.encode())))
+    cli.main(["route", "--messages", file, "--family", str(family_dir)])
+    assert "The last of 2 user turns, read alone and with 1 before it" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "--messages: messages: "),
+        ('{"model": "abacus"}', "--messages: messages: "),
+        ('[{"role": "user"}]', "--messages: messages[0].content: missing"),
+    ],
+)
+def test_route_says_what_is_wrong_with_messages(
+    family_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, complaint: str
+) -> None:
+    (tmp_path / "chat.json").write_text(content)
+    assert exit_code("route", "--messages", str(tmp_path / "chat.json"), "--family", str(family_dir)) == 2
+    assert complaint in capsys.readouterr().err
+    assert exit_code("route", "--messages", str(tmp_path / "none.json"), "--family", str(family_dir)) == 2
+    assert "--messages: cannot read" in capsys.readouterr().err
+    assert exit_code("route", EASY, "--messages", "-", "--family", str(family_dir)) == 2
 
 
 async def test_savings_mention_requests_that_wait_in_the_spool(

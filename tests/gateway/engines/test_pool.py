@@ -45,7 +45,7 @@ async def pair(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of `engine` and `other`."""
-    async with running(family_dir, redis_server.url, [engine.url, other.url]) as gateway:
+    async with running(family_dir, redis_server.url, [engine.url, other.url], conversations=False) as gateway:
         yield gateway
 
 
@@ -114,7 +114,7 @@ async def test_an_engine_without_a_first_token_in_time_is_given_up(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> None:
     engine.script = silent
-    settings = {"first_token_timeout_seconds": 0.2}
+    settings = {"first_token_timeout_seconds": 0.2, "conversations": False}
     async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
         for _ in range(2):
             assert (await gateway.ask(stream=True)).status_code == 200
@@ -125,7 +125,7 @@ async def test_a_non_streaming_request_does_not_wait_for_an_engine_that_never_fi
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine
 ) -> None:
     engine.script = silent
-    settings = {"first_token_timeout_seconds": 0.5}
+    settings = {"first_token_timeout_seconds": 0.5, "conversations": False}
     async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
         asked = asyncio.create_task(gateway.ask())
         await engine.busy.wait()
@@ -149,7 +149,7 @@ async def test_a_non_streaming_request_does_not_wait_for_an_engine_that_hangs_wi
             await asyncio.Event().wait()
         return await listed(request)
 
-    settings = {"first_token_timeout_seconds": 0.5}
+    settings = {"first_token_timeout_seconds": 0.5, "conversations": False}
     monkeypatch.setattr(engine, "models", models)
     engine.script = silent
     # The fixture has bound its routes already, so this one listens with the patched route on a port of its own.

@@ -43,7 +43,7 @@ async def pair(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, other: FakeEngine, tmp_path: Path
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of two engines, impatient with each."""
-    settings: dict[str, Any] = {"state_dir": tmp_path, "first_token_timeout_seconds": 0.5}
+    settings: dict[str, Any] = {"state_dir": tmp_path, "first_token_timeout_seconds": 0.5, "conversations": False}
     async with running(family_dir, redis_server.url, [engine.url, other.url], **settings) as gateway:
         yield gateway
 
