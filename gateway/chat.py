@@ -114,7 +114,7 @@ class ChatEndpoint:
         context.key = services.keyring.authenticate_admin(request.headers)
         await self._read(request, context, self._tenant(context))
         await self._recall(context)
-        routing = dispatch.routing_request(services, context)
+        routing = await dispatch.routing_request(services, context)
         try:
             return JSONResponse(explain(services.family, routing, context.budget, context.question.dialogue))
         except NoCheckpointError as error:

@@ -31,6 +31,7 @@ from redis.asyncio import ConnectionPool
 import models
 from gateway import more_args
 from gateway.request import browsers, budget
+from gateway.urls import checked_url, redact_url
 from models import endpoint
 from models.field import one_line, path_of
 from models.files import MIB, read_bounded
@@ -287,14 +288,14 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _otlp_url(cls, url: str | None) -> str | None:
-        return None if url is None else _url(url, ("http", "https"))
+        return None if url is None else checked_url(url, ("http", "https"))
 
     @field_validator("redis")
     @classmethod
     def _redis_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        parts = urlsplit(_url(url, ("redis", "rediss", "unix")))
+        parts = urlsplit(checked_url(url, ("redis", "rediss", "unix")))
         if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError(f"{redact_url(url)!r}: the path {parts.path!r} is not a database number")
         try:
@@ -388,21 +389,3 @@ def _add_argument(parser: _Parser, *names: str, **options: Any) -> argparse.Acti
         options |= {"nargs": "?", "const": str(WAIT_SECONDS), "metavar": "SECONDS"}
     options["help"] = re.sub(r" \(default(: None| factory:.*)\)$", "", options.get("help", ""))
     return parser.add_argument(*names, **options)
-
-
-def redact_url(url: str) -> str:
-    """A URL without its user name and password, for messages."""
-    credentials, at, _ = urlsplit(url).netloc.rpartition("@")
-    return url.replace(f"{credentials}{at}", "", 1)
-
-
-def _url(url: str, schemes: tuple[str, ...]) -> str:
-    parts = urlsplit(url)
-    try:
-        usable = parts.scheme in schemes and bool(parts.netloc or parts.scheme == "unix") and parts.port != 0
-    except ValueError:  # the port is not a number
-        usable = False
-    if not usable:
-        prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ValueError(f"{redact_url(url)!r} is not a URL that starts with {prefixes}")
-    return url

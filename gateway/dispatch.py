@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from dataclasses import replace
@@ -31,12 +32,15 @@ from models.profile import Escalation
 log = logging.getLogger("laconic")
 
 
-def routing_request(
+async def routing_request(
     services: Services, context: RequestContext, *, pressure: float = 0.0, holdout: bool = False
 ) -> RoutingRequest:
     """What the routing rule needs to know about a request that has been read."""
+    asked = services.profile, context.question.prompt, context.question.dialogue.context
+    # An encoder takes milliseconds, and streams must not wait for it.
+    prediction = await asyncio.to_thread(predict, *asked) if services.profile.encodes else predict(*asked)
     return RoutingRequest(
-        prediction=predict(services.profile, context.question.prompt, context.question.dialogue.context),
+        prediction=prediction,
         limit=context.limit,
         pinned=context.pinned,
         tolerance=services.settings.quality_tolerance + pressure,
@@ -62,7 +66,7 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         context.holdout_fraction = services.settings.holdout_fraction
         context.holdout = random.random() < context.holdout_fraction
     pressure = services.settings.overload_tolerance * services.admission.pressure
-    routing = routing_request(services, context, pressure=pressure, holdout=context.holdout)
+    routing = await routing_request(services, context, pressure=pressure, holdout=context.holdout)
     feasibility.require_feasible(routing, context.budget, context.question.max_tokens_field)
     failures: list[NoEngineError] = []
     while True:

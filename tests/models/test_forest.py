@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from models.forest import Forest, Forests
 from training.profile.boosting import to_forest
@@ -29,8 +29,8 @@ def test_forests_of_different_depths_agree_with_sklearn_at_every_position() -> N
     """The last input is the position; trees test it first, in the middle and last, and several times on one path."""
     inputs = np.column_stack([INPUTS, RNG.integers(0, 5, size=300)])
     labels = LABELS * (inputs[:, 4] != 2)
-    classifier = GradientBoostingClassifier(n_estimators=20, max_depth=4, random_state=0)
-    regressor = GradientBoostingRegressor(n_estimators=7, max_depth=2, random_state=0)
+    classifier = HistGradientBoostingClassifier(max_iter=20, max_depth=4, random_state=0)
+    regressor = HistGradientBoostingRegressor(max_iter=7, max_depth=2, random_state=0)
     classifier.fit(inputs, labels)
     regressor.fit(inputs, inputs[:, 2] ** 2 + inputs[:, 4])
     stored = [Forest.model_validate(to_forest(model, labels)) for model in (classifier, regressor, None)]
