@@ -72,7 +72,7 @@ KINDS = {
     "cheap keeps 94 %": Kind(0.95, 300, (0.9, 0.846), (1000.0, 100.0), 0.3, 0.3),
     "cheap keeps 94.4 %, few prompts": Kind(0.95, 150, (0.9, 0.85), (1000.0, 100.0), 0.0, 0.0),
     "cheap keeps 89.5 %, few prompts": Kind(0.9, 100, (0.8, 0.716), (1000.0, 100.0), 0.0, 0.0),
-    "cheap keeps 94.4 %, escalations": Kind(0.95, 200, (0.9, 0.85), (1000.0, 50.0), 0.3, 0.3, surprisal=1.0, fits=200),
+    "cheap keeps 94.4 %, escalations": Kind(0.95, 200, (0.9, 0.85), (1000.0, 50.0), 0.3, 0.3, surprisal=1.0),
 }
 
 
