@@ -24,6 +24,7 @@ FILES = {
     "tolerance": "docs/profile/tolerance.json",
     "gsm8k": "docs/profile/gsm8k.json",
     "readers": "docs/profile/readers.json",
+    "fit": "benchmarks/results/profile-fit.json",
     "state": "docs/profile/model-state.json",
     "floor": "docs/profile/floor.json",
     "few": "docs/profile/few_prompts.json",
