@@ -227,10 +227,8 @@ def _ridge(inputs: Matrix, share: Array, penalty: float) -> tuple[Array, float]:
     labels = np.r_[np.ones(len(share)), np.zeros(len(share))][used]
     if len(set(labels)) == 1:
         return np.zeros(width), _average(share)
-    is_sparse = isinstance(inputs, csr_array)
     both = vstack([inputs, inputs]).tocsr() if isinstance(inputs, csr_array) else np.r_[inputs, inputs]
-    model = LogisticRegression(C=penalty, max_iter=500, solver="lbfgs" if is_sparse else "newton-cholesky")
-    model.fit(both[used], labels, sample_weight=weights[used])
+    model = LogisticRegression(C=penalty, max_iter=500).fit(both[used], labels, sample_weight=weights[used])
     return np.ravel(model.coef_), float(np.ravel(model.intercept_)[0])
 
 
