@@ -136,6 +136,7 @@ def _entry(
         or (not assumed and exceeds_cap(usage.reasoning, context.cap, choices)),
         cached_tokens=usage.cached,
         conversation=decision.move if decision else "none",
+        abstention=decision.abstention if decision else "none",
     )
 
 

@@ -66,6 +66,8 @@ class Entry:
     """Of the prompt tokens, those that the engine had in its prefix cache; None if it did not say."""
     conversation: Literal["none", "begun", "kept", "moved_up", "moved_down"] = "none"
     """What the choice did to the conversation's checkpoint; `none` if it was not routed as a turn of one."""
+    abstention: Literal["none", "unfamiliar", "unreadable"] = "none"
+    """Why the profile abstained: the prompt is unlike the fitting prompts, or not plain text. `none` if pinned."""
 
     @property
     def succeeded(self) -> bool:
