@@ -4,8 +4,9 @@
 
 reads fresh prompts of the shipped family, and of its hard and easy prompts only. Of GSM8K it fits profiles on random
 problems, with the answers of four real models (see `benchmarks.gsm8k_routing`), and reads the other problems. It writes
-`drift.json`: for each kind of traffic the mean and the largest distance over draws, at the fifths that the gateway looks
-at and anywhere, the largest share of unfamiliar prompts, and how often the gateway would see drift. It takes minutes.
+`drift.json`: for each kind of traffic the mean and the largest over draws of the distance, at the fifths that the
+gateway looks at and anywhere, and of the share of unfamiliar prompts; and how often the gateway would see which sign of
+drift. It takes minutes.
 """
 
 from __future__ import annotations

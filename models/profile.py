@@ -198,6 +198,11 @@ class Profile:
         """A profile from the JSON of its file, or from what `training.profile.fit.fit` returned."""
         return cls(_Stored.model_validate(raw))
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the fitting prompts differ in difficulty; not if nothing in a prompt says how hard it is."""
+        return len(self._difficulties) > 0 and bool(self._difficulties[-1] > self._difficulties[0])
+
     def predict(self, prompt: str) -> Prediction:
         """Predict for one prompt, which may be any text, even an empty one.
 

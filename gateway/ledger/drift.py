@@ -10,13 +10,14 @@ and Wolfowitz, with the constant of Massart 1990), if requests are independent. 
 kind as a little more alike than its fitting prompts; `TOLERATED` allows for that (decision 53).
 
 A request counts as routed if the rule chose for it, holdouts included. Pinned ones are left out, and so are the prompts
-that the profile abstained from. Their share is a sign of its own, with its interval (Wilson 1927).
+that the profile abstained from. Their share is a sign of its own, with its interval (Wilson 1927). It is the only one
+if all prompts are equally difficult to the profile.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -28,7 +29,9 @@ Sign = Literal["unfamiliar", "harder", "easier", "more extreme", "less extreme"]
 TOLERATED = 0.1
 """Largest distance that is not drift, once the bound is taken off. Prompts of the same kind have less (decision 53)."""
 MAX_UNFAMILIAR = 0.05
-"""Largest share of unfamiliar prompts that is not drift."""
+"""Largest share of unfamiliar prompts that is not drift, at the lower end of its interval."""
+MIN_UNFAMILIAR = 5
+"""With fewer of them they are no sign, whatever their share is."""
 _Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
 _FIFTHS = [difficulty_label(limit) for limit in (0.0, *LIMITS)]
@@ -41,7 +44,7 @@ class Drift:
     requests: int
     """Routed requests."""
     fifths: tuple[int, ...]
-    """How many of them have a difficulty in each fifth of [0, 1], from easy to hard."""
+    """How many of them have a difficulty in each fifth of [0, 1], from easy to hard; the others have none."""
     abstained: int
     """Requests that the profile abstained from because the prompt is unlike the fitting prompts."""
     unreadable: int
@@ -51,7 +54,7 @@ class Drift:
     abstained_low: float | None
     abstained_high: float | None
     distance: float | None
-    """From the difficulties to the uniform distribution, in [0, 0.8]; None without routed requests."""
+    """From the difficulties to the uniform distribution, in [0, 0.8]; None without difficulties."""
     bound: float | None
     """How far the distance may be from that of the traffic, with 95 % confidence."""
     signs: tuple[Sign, ...]
@@ -79,15 +82,22 @@ def compute_drift(cells: Iterable[tuple[Cell, Totals]]) -> DriftReport:
     return DriftReport(_of_cells(everything), {day: _of_cells(days[day]) for day in sorted(days)})
 
 
-def drift_of(fifths: Sequence[int], abstained: int = 0, unreadable: int = 0) -> Drift:
-    """The drift of requests by the fifth of their difficulty, (5,), and of those that the profile abstained from."""
-    requests = sum(fifths)
+def drift_of(fifths: Sequence[int], abstained: int = 0, unreadable: int = 0, without: int = 0) -> Drift:
+    """The drift of some requests, given how many there are of each kind.
+
+    Args:
+        fifths: routed requests by the fifth of their difficulty, (5,).
+        abstained, unreadable: those that the profile abstained from.
+        without: routed requests without a difficulty.
+    """
+    read = sum(fifths)
+    requests = read + without
     share, low, high = wilson(abstained, abstained + requests)
-    signs: list[Sign] = ["unfamiliar"] if low is not None and low > MAX_UNFAMILIAR else []
+    signs: list[Sign] = ["unfamiliar"] if abstained >= MIN_UNFAMILIAR and (low or 0) > MAX_UNFAMILIAR else []
     distance = bound = None
-    if requests:
-        excess = [sum(fifths[: i + 1]) / requests - limit for i, limit in enumerate(LIMITS)]
-        distance, bound = max(map(abs, excess)), math.sqrt(math.log(2 / 0.05) / (2 * requests))
+    if read:
+        excess = [sum(fifths[: i + 1]) / read - limit for i, limit in enumerate(LIMITS)]
+        distance, bound = max(map(abs, excess)), math.sqrt(math.log(2 / 0.05) / (2 * read))
         if distance - bound > TOLERATED:
             signs.append(_direction(excess))
     return Drift(requests, tuple(fifths), abstained, unreadable, share, low, high, distance, bound, tuple(signs))
@@ -112,9 +122,10 @@ def _direction(excess: Sequence[float]) -> Sign:
 
 
 def _of_cells(parts: Sequence[tuple[Cell, Totals]]) -> Drift:
-    fifths = dict.fromkeys(_FIFTHS, 0)
+    routed = Counter[str]()
     for cell, totals in parts:
-        if cell.holdout_fraction is not None and cell.difficulty in fifths:
-            fifths[cell.difficulty] += totals.requests
+        if cell.holdout_fraction is not None:
+            routed[cell.difficulty] += totals.requests
     sums = sum_totals([totals for _, totals in parts])
-    return drift_of(list(fifths.values()), sums.abstained, sums.unreadable)
+    fifths = [routed[fifth] for fifth in _FIFTHS]
+    return drift_of(fifths, sums.abstained, sums.unreadable, routed.total() - sum(fifths))

@@ -35,6 +35,7 @@ class Entry:
     holdout: bool
     """Whether it was drawn as a holdout. The reference checkpoint served it unless its engine failed."""
     difficulty: float | None
+    """0 to 1, see `models.profile`; None if the profile abstained, or if to it all prompts are equally difficult."""
     budget: _Count | None
     """The most reasoning tokens it may spend; None if unlimited."""
     choices: _Count
