@@ -86,7 +86,8 @@ SAVINGS_EXAMPLES = """examples:
 
 The columns are an estimate: the reasoning tokens that the family's profile expected of the reference checkpoint, minus
 those spent. The lines under the table are a measurement against the holdout, the requests that went to the reference
-instead; it does not depend on the profile. Requests that were not routed are counted, but save nothing."""
+instead; it does not depend on the profile. Requests that were not routed are counted, but save nothing. The last line
+says whether the prompts are still like those that the profile was fitted on."""
 
 REPLAY_EXAMPLES = """examples:
   laconic replay --quality-tolerance 0.05         all routed requests that are still in the ledger
