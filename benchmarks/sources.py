@@ -35,6 +35,7 @@ FILES = {
     "dense": "benchmarks/results/dense_reward.json",
     "decision": "benchmarks/results/decision.json",
     "savings": "benchmarks/results/savings_interval.json",
+    "drift": "benchmarks/results/drift.json",
     "adopted-qwen": "benchmarks/results/adopted/qwen-coder.json",
     "adopted-abacus": "benchmarks/results/adopted/abacus-vllm.json",
     "adopted-transformers": "benchmarks/results/adopted/abacus-transformers.json",

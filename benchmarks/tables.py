@@ -260,6 +260,22 @@ def savings(sources: Sources) -> str:
     return _table(["deployments", "requests", "holdout", "measured", "covered", "without the covariate"], rows)
 
 
+def drift(sources: Sources) -> str:
+    """How far from uniform difficulties are, by traffic."""
+    rows = [
+        (
+            name,
+            *(
+                f"{render(kind[figure]['mean'], how)}, at most {render(kind[figure]['largest'], how)}"
+                for figure, how in (("distance", ".3"), ("anywhere", ".3"), ("unfamiliar", "%1"))
+            ),
+            ", ".join(f"{sign} in {count} of {kind['draws']}" for sign, count in kind["signs"].items()) or "none",
+        )
+        for name, kind in sources.value("drift", "traffic").items()
+    ]
+    return _table(["prompts", "distance at the fifths", "distance anywhere", "unfamiliar", "drift seen"], rows)
+
+
 def streaming(sources: Sources) -> str:
     """Streamed responses a second, as ratios to each peer."""
     return _ratios(sources, "streamed")
@@ -417,6 +433,7 @@ TABLES = {
     "few-prompts": few_prompts,
     "probing": probing,
     "savings": savings,
+    "drift": drift,
     "streaming": streaming,
     "non-streaming": non_streaming,
     "latency": latency,

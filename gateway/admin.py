@@ -19,6 +19,7 @@ from gateway import duration, errors
 from gateway.access import keys
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError, BadRequestError
+from gateway.ledger.drift import compute_drift
 from gateway.ledger.savings import By, compute_savings
 from gateway.request.admission import Tenant
 from gateway.services import Services
@@ -84,13 +85,15 @@ class Window(BaseModel):
 
 @router.get("/v1/savings", summary="Report reasoning tokens spent and saved")
 async def savings(window: Annotated[Window, Query()], services: Open) -> JSONResponse:
-    """Sums by one dimension, estimated and measured."""
+    """Sums by one dimension, estimated and measured, and whether the prompts have drifted."""
     since = 0.0 if window.since is None else time.time() - window.since
     with _redis("the ledger"):
         snapshot = await services.ledger.snapshot(since)
-    # In a thread, because the bootstrap takes long and streams must not wait for it.
+    # In threads, because the bootstrap takes long and streams must not wait for it.
     result = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
-    return JSONResponse({"since": snapshot.since_hour * 3600, **result.as_json(window.price)})
+    drift = await asyncio.to_thread(compute_drift, snapshot.cells)
+    figures = {**result.as_json(window.price), "drift": drift.as_json()}
+    return JSONResponse({"since": snapshot.since_hour * 3600, **figures})
 
 
 @router.get("/v1/keys", summary="List the keys")

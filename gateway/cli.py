@@ -21,6 +21,7 @@ from gateway.commands import export, keys, reports, terminal
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
 from gateway.ledger import ledger, spool
+from gateway.ledger.drift import compute_drift
 from gateway.ledger.ledger import LedgerSnapshot
 from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
@@ -87,7 +88,8 @@ SAVINGS_EXAMPLES = """examples:
 
 The columns are an estimate: the reasoning tokens that the family's profile expected of the reference checkpoint, minus
 those spent. The lines under the table are a measurement against the holdout, the requests that went to the reference
-instead; it does not depend on the profile. Requests that were not routed are counted, but save nothing."""
+instead; it does not depend on the profile. Requests that were not routed are counted, but save nothing. The last line
+says whether the prompts are still like those that the profile was fitted on."""
 
 REPLAY_EXAMPLES = """examples:
   laconic replay --quality-tolerance 0.05         all routed requests that are still in the ledger
@@ -288,8 +290,9 @@ def _savings(arguments: Sequence[str]) -> None:
 
     snapshot = terminal.with_redis("savings", settings, read)
     savings = compute_savings(snapshot.cells, snapshot.holdouts, parsed.by, snapshot.since_hour)
+    drift = compute_drift(snapshot.cells)
     if parsed.json:
-        print(json.dumps(savings.as_json(parsed.price), indent=2))
+        print(json.dumps({**savings.as_json(parsed.price), "drift": drift.as_json()}, indent=2))
     elif parsed.csv:
         rows = list(reports.savings_rows(savings, parsed.price))
         writer = csv.DictWriter(sys.stdout, rows[0])
@@ -297,7 +300,7 @@ def _savings(arguments: Sequence[str]) -> None:
         writer.writerows(rows)
     else:
         console = terminal.console()
-        console.print(reports.savings_report(savings, parsed.price, bars=console.width >= reports.WIDE))
+        console.print(reports.savings_report(savings, drift.total, parsed.price, bars=console.width >= reports.WIDE))
         if pending := spool.count_pending(settings.state_dir):
             file = settings.state_dir / spool.SPOOL
             print(f"Up to {pending} more requests are not in Redis yet. They wait in {file}.")

@@ -39,7 +39,7 @@ def settle(
         context.trace.end(status, context.id, None)
         return
     cost = cost or Cost({}, TokenUsage(), "counted", answered=False)
-    entry = _entry(services.family, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
+    entry = _entry(services, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
     services.ledger.put(entry)
     _remember(services, context, entry, cost)
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
@@ -90,7 +90,7 @@ def _judge_engine(services: Services, context: RequestContext, engine: str, entr
 
 
 def _entry(
-    family: Family,
+    services: Services,
     context: RequestContext,
     status: int,
     cost: Cost,
@@ -110,12 +110,12 @@ def _entry(
         time=context.arrived_at,
         key=context.key.name,
         checkpoint=checkpoint,
-        alpha=family.checkpoint(checkpoint).alpha if decision else None,
+        alpha=services.family.checkpoint(checkpoint).alpha if decision else None,
         decision=decision.kind if decision else "none",
         choice=decision.choice if decision else "none",
         holdout_fraction=context.holdout_fraction if decision and decision.routed else None,
         holdout=bool(decision and decision.routed and context.holdout),
-        difficulty=decision.difficulty if decision else None,
+        difficulty=decision.difficulty if decision and services.profile.ranks else None,
         budget=context.budget.tokens,
         choices=choices,
         prompt_tokens=usage.prompt,
@@ -136,6 +136,7 @@ def _entry(
         or (not assumed and exceeds_cap(usage.reasoning, context.cap, choices)),
         cached_tokens=usage.cached,
         conversation=decision.move if decision else "none",
+        abstention=decision.abstention if decision else "none",
     )
 
 

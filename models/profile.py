@@ -222,6 +222,11 @@ class Profile:
         """Whether a sentence encoder reads each prompt: a prediction then takes milliseconds."""
         return self.stored.encoder is not None
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the fitting prompts differ in difficulty; not if nothing in a prompt says how hard it is."""
+        return len(self._difficulties) > 0 and bool(self._difficulties[-1] > self._difficulties[0])
+
     def predict(self, prompt: str) -> Prediction:
         """Predict for one prompt, which may be any text, even an empty one.
 

@@ -60,8 +60,17 @@ ALLOWED = {
         "95 % interval": LEVEL,
         "`holdout_fraction`, 0.02": SETTING,
         "more than 5 % of the requests": LIMIT,
+        "below 0.2, 0.4, 0.6 and 0.8": LIMIT,
+        "95 % confidence": LEVEL,
+        "lies above 5 %": LIMIT,
+        "exceeds 0.1": LIMIT,
     },
-    "docs/how-to/monitor.md": {"8 tokens and 5 %": LIMIT},
+    "docs/how-to/monitor.md": {
+        "8 tokens and 5 %": LIMIT,
+        "below a difficulty of 0.5": "the median by definition",
+        "share by 0.1 at most": "the bound for 200 requests",
+        "less than 0.1 more": LIMIT,
+    },
     "docs/operations.md": {
         "95 % confidence": LEVEL,
         "| 0.005 |": SETTING,

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gateway.ledger.drift import Drift, Sign
 from gateway.ledger.replay import Replay, ReplaySide
 from gateway.ledger.savings import MAX_ASSUMED, MIN_HOLDOUTS, Group, Measurement, Savings
 
@@ -18,10 +19,16 @@ BAR_WIDTH = 24
 """Characters in the longest bar."""
 WIDE = 120
 """From this terminal width on, tables show bars."""
+_DIRECTIONS: dict[Sign, str] = {
+    "harder": "harder",
+    "easier": "easier",
+    "more extreme": "more often very easy or very hard",
+    "less extreme": "less often very easy or very hard",
+}
 
 
-def savings_report(savings: Savings, price: float | None, *, bars: bool) -> RenderableType:
-    """A table of the savings, with a bar per row if there is room, and the measurement in words."""
+def savings_report(savings: Savings, drift: Drift, price: float | None, *, bars: bool) -> RenderableType:
+    """A table of the savings, with a bar per row if there is room, and the measurement and the drift in words."""
     table = _table("Reasoning tokens", savings.by)
     headers = ["requests", "failed", "holdout", "spent", "reference", "saved", "share"]
     for header in headers if price is None else [*headers, "money"]:
@@ -33,7 +40,29 @@ def savings_report(savings: Savings, price: float | None, *, bars: bool) -> Rend
         table.add_row(name, *_cells(group, price), *([_bar(group, longest)] if bars else []))
     table.add_section()
     table.add_row("total", *_cells(savings.total, price), style="bold")
-    return Lines(table, Text(_others(savings.total) + _measured(savings.total)))
+    return Lines(table, Text(f"{_others(savings.total)}{_measured(savings.total)}\n{drift_sentence(drift)}"))
+
+
+def drift_sentence(drift: Drift) -> str:
+    """In one line, whether the prompts are unlike the fitting prompts, and by how much."""
+    figures: list[str] = []
+    if drift.distance is not None and drift.bound is not None:
+        figures.append(f"distance {drift.distance:.2f} ± {drift.bound:.2f}")
+    if drift.abstained_share is not None:
+        low, high = drift.abstained_low or 0.0, drift.abstained_high or 0.0
+        figures.append(f"unfamiliar {drift.abstained_share:.1%} ({low:.1%} to {high:.1%})")
+    if not figures:
+        return "No request was routed by its prompt, so there is no drift to see."
+    fitted = "what the profile was fitted on"
+    directions = [_DIRECTIONS[sign] for sign in drift.signs if sign in _DIRECTIONS]
+    if "unfamiliar" in drift.signs:
+        others = "".join(f", and the others are {direction}" for direction in directions)
+        verdict = f"Drift: many prompts are unlike {fitted}{others}"
+    elif directions:
+        verdict = f"Drift: the prompts are {directions[0]} than {fitted}"
+    else:
+        verdict = "No drift of the prompts is seen"
+    return f"{verdict} ({', '.join(figures)})."
 
 
 def replay_report(replay: Replay) -> RenderableType:

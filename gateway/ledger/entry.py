@@ -35,6 +35,7 @@ class Entry:
     holdout: bool
     """Whether it was drawn as a holdout. The reference checkpoint served it unless its engine failed."""
     difficulty: float | None
+    """0 to 1, see `models.profile`; None if the profile abstained, or if to it all prompts are equally difficult."""
     budget: _Count | None
     """The most reasoning tokens it may spend; None if unlimited."""
     choices: _Count
@@ -66,6 +67,8 @@ class Entry:
     """Of the prompt tokens, those that the engine had in its prefix cache; None if it did not say."""
     conversation: Literal["none", "begun", "kept", "moved_up", "moved_down"] = "none"
     """What the choice did to the conversation's checkpoint; `none` if it was not routed as a turn of one."""
+    abstention: Literal["none", "unfamiliar", "unreadable"] = "none"
+    """Why the profile abstained: the prompt is unlike the fitting prompts, or not plain text. `none` if pinned."""
 
     @property
     def succeeded(self) -> bool:

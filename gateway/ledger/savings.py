@@ -40,6 +40,8 @@ _RESAMPLES, _BLOCK = 999, 111
 NORMAL_HOLDOUTS = 2_000
 """With this many holdouts their mean is practically normal, so resampling is not needed."""
 _HOUR = 3600
+LIMITS = (0.2, 0.4, 0.6, 0.8)
+"""Where one fifth of the difficulties ends and the next begins."""
 
 Vector = NDArray[np.float64]
 Interval = tuple[float, float, float]
@@ -80,6 +82,10 @@ class Totals(NamedTuple):
     eligible_spent_tokens: int = 0
     eligible_reference_tokens: float = 0.0
     """Tokens expected of the reference checkpoint for them."""
+    abstained: int = 0
+    """Entries that were not routed because the prompt is unlike the fitting prompts."""
+    unreadable: int = 0
+    """Entries that were not routed because the prompt is not plain text."""
 
     @property
     def saved_tokens(self) -> float:
@@ -153,7 +159,7 @@ class Savings:
 
 def cell_of(entry: Entry) -> Cell:
     """The cell in which an entry is summed."""
-    difficulty = _difficulty_label(entry.difficulty)
+    difficulty = difficulty_label(entry.difficulty)
     return Cell(int(entry.time // _HOUR), entry.key, entry.choice, difficulty, entry.holdout_fraction)
 
 
@@ -177,6 +183,8 @@ def totals_of(entry: Entry) -> Totals:
         eligible=int(eligible),
         eligible_spent_tokens=spent if eligible else 0,
         eligible_reference_tokens=expected if eligible else 0.0,
+        abstained=int(entry.abstention == "unfamiliar"),
+        unreadable=int(entry.abstention == "unreadable"),
     )
 
 
@@ -360,20 +368,22 @@ def _rows(holdout: HoldoutSample, index: NDArray[np.int64]) -> HoldoutSample:
     return HoldoutSample(holdout.x[index], holdout.y[index])
 
 
-def _difficulty_label(difficulty: float | None) -> str:
+def difficulty_label(difficulty: float | None) -> str:
+    """The fifth of [0, 1] that a difficulty is in, or `unknown`."""
     if difficulty is None:
         return "unknown"
-    fifth = min(int(difficulty * 5), 4)
+    fifth = min(int(difficulty * 5), len(LIMITS))
     return f"{fifth / 5:.1f}-{(fifth + 1) / 5:.1f}"
 
 
-def _day(cell: Cell) -> str:
+def day_of(cell: Cell) -> str:
+    """The day of a cell (UTC), such as `2027-01-15`."""
     return datetime.fromtimestamp(cell.hour * _HOUR, UTC).date().isoformat()
 
 
 _LABELS: dict[By, Callable[[Cell], str]] = {
     "checkpoint": lambda cell: cell.checkpoint,
     "key": lambda cell: cell.key or "(none)",  # no key can have this name
-    "day": _day,
+    "day": day_of,
     "difficulty": lambda cell: cell.difficulty,
 }

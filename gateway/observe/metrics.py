@@ -32,6 +32,7 @@ WARNING_SECONDS = 60.0
 _LABELS = ("checkpoint", "decision")
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_DIFFICULTIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 
 class Metrics:
@@ -67,6 +68,15 @@ class Metrics:
             _LABELS,
             buckets=_OVERHEAD_SECONDS,
             registry=registry,
+        )
+        self._difficulty = Histogram(
+            "laconic_prompt_difficulty",
+            "Difficulty of routed prompts: the share of the fitting prompts that are predicted to be easier",
+            buckets=_DIFFICULTIES,
+            registry=registry,
+        )
+        self._abstentions = Counter(
+            "laconic_abstentions", "Requests whose prompt the profile could not judge", ("reason",), registry=registry
         )
         self._faults = Counter("laconic_background_faults", "Faults of background tasks", ("task",), registry=registry)
         self._refused_caps = Counter(
@@ -126,6 +136,10 @@ class Metrics:
         if entry.first_token_seconds is not None:
             self._first_token.labels(*labels).observe(entry.first_token_seconds)
         self._overhead.labels(*labels).observe(overhead_seconds)
+        if entry.difficulty is not None and entry.holdout_fraction is not None:
+            self._difficulty.observe(entry.difficulty)
+        if entry.abstention != "none":
+            self._abstentions.labels(entry.abstention).inc()
         if not log.isEnabledFor(logging.INFO):
             return
         log.info(

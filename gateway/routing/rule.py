@@ -29,6 +29,10 @@ Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
 _ROUNDING = 1e-12
 
 
+Abstention = Literal["none", "unfamiliar", "unreadable"]
+"""Why the profile abstained. The ledger's field `abstention` shows it."""
+
+
 class NoCheckpointError(Exception):
     """No checkpoint that may serve this request is available. The argument is the checkpoint that was wanted."""
 
@@ -89,6 +93,8 @@ class Decision:
     forecasts: Mapping[str, Forecast]
     move: Move = "none"
     """What became of the conversation's checkpoint."""
+    abstention: Abstention = "none"
+    """Why the profile abstained, if it did, even if a fallback serves."""
 
 
 def decide(family: Family, request: RoutingRequest) -> Decision:
@@ -110,6 +116,9 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     usable = {} if request.floor and way is None else forecasts
     choice, kind, reason, move = _choose(family, request, usable, starts)
     routed = kind == "routed"
+    abstention: Abstention = "none"
+    if kind == "abstained":
+        abstention = "unfamiliar" if request.prediction else "unreadable"
     escalation = predictions[choice].escalation if choice in predictions else None
     checkpoint = escalation.first if escalation else choice
     if escalation:
@@ -139,6 +148,7 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         reference_tokens=all_forecasts[family.reference].tokens if family.reference in all_forecasts else None,
         forecasts=forecasts,
         move=move,
+        abstention=abstention,
     )
 
 

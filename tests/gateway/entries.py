@@ -63,4 +63,5 @@ def entries() -> st.SearchStrategy[Entry]:
         over_cap=st.booleans(),
         cached_tokens=st.none() | tokens,
         conversation=st.sampled_from(["none", "begun", "kept", "moved_up", "moved_down"]),
+        abstention=st.sampled_from(["none", "unfamiliar", "unreadable"]),
     )

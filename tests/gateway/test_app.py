@@ -145,6 +145,8 @@ async def test_savings_over_a_window(gateway: Gateway) -> None:
     assert (all_["by"], all_["since"], all_["total"]["measured"]) == ("checkpoint", 0, None)
     assert all_["groups"]["alpha-0.4"]["estimated"] == 2
     assert all_["groups"]["base"]["estimated"] == 0
+    assert (all_["drift"]["requests"], all_["drift"]["abstained"], all_["drift"]["signs"]) == (2, 1, [])
+    assert [day["requests"] for day in all_["drift"]["days"].values()] == [2]
     by_day = (await gateway.client.get("/v1/savings?since=24h&by=day&price=2")).json()
     assert by_day["total"]["saved_money"] == pytest.approx(by_day["total"]["saved_tokens"] * 2 / 1e6)
     assert by_day["since"] % 3600 == 0

@@ -15,6 +15,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from models.profile import Profile
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
     COMPLETION,
@@ -383,3 +384,22 @@ async def test_neither_prompts_nor_answers_are_logged(
     # Not the number alone: a record's time of day may hold those digits.
     assert "4711 + 2" not in logged
     assert "The answer" not in logged
+
+
+async def test_the_ledger_has_no_difficulty_if_all_prompts_are_equally_difficult_to_the_profile(
+    gateway: Gateway,
+) -> None:
+    fitted = gateway.services.profile.stored
+    assert (await gateway.ask(EASY)).status_code == 200
+    gateway.services.profiles.current = Profile(fitted.model_copy(update={"difficulties": [0.25] * 101}))
+    assert (await gateway.ask(EASY)).headers["x-laconic-decision"] == "routed"
+    ranked, alike = await gateway.entries(2)
+    assert (ranked.difficulty is None, alike.difficulty is None) == (False, True)
+
+
+async def test_the_ledger_says_why_the_profile_abstained(gateway: Gateway) -> None:
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+    await gateway.ask(UNFAMILIAR)
+    await gateway.ask(messages=picture)
+    await gateway.ask(UNFAMILIAR, model="abacus/base")
+    assert [entry.abstention for entry in await gateway.entries(3)] == ["unfamiliar", "unreadable", "none"]

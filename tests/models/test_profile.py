@@ -286,3 +286,9 @@ def test_any_value_in_any_field_loads_and_predicts_or_is_rejected_in_one_line(
         loaded(tmp_path_factory.getbasetemp(), stored() | {field: value}).predict("What is 1 plus 2?")
     except ProfileError as error:
         assert str(error).isprintable()  # noqa: PT017  it need not be rejected
+
+
+def test_a_profile_to_which_all_prompts_are_alike_does_not_rank_them() -> None:
+    assert Profile.of(stored()).ranks
+    assert not Profile.of(stored(difficulties=[0.25] * 101)).ranks
+    assert not Profile.of(stored(difficulties=[])).ranks

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import time
 from pathlib import Path
 
 import pytest
 
+from gateway.commands.reports import drift_sentence
+from gateway.ledger.drift import Drift, drift_of
 from gateway.ledger.ledger import Ledger
 from tests.conftest import RedisServer
 from tests.gateway.commands.running import cells_of, record_holdouts, record_three_requests, run
@@ -79,6 +82,53 @@ async def test_requests_without_an_answer_are_counted_below_the_table(
     assert "1 requests had no answer (cut off while thinking, or empty) and save nothing" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("drift", "sentence"),
+    [
+        (
+            drift_of([900] * 5, abstained=9),
+            "No drift of the prompts is seen (distance 0.00 ± 0.02, unfamiliar 0.2% (0.1% to 0.4%)).",
+        ),
+        (
+            drift_of((1600, 100, 100, 100, 1600), without=100),
+            (
+                "Drift: the prompts are more often very easy or very hard than what the profile was fitted on"
+                " (distance 0.26 ± 0.02, unfamiliar 0.0% (0.0% to 0.1%))."
+            ),
+        ),
+        (
+            drift_of((0, 0, 0, 900, 900), abstained=400),
+            (
+                "Drift: many prompts are unlike what the profile was fitted on, and the others are harder"
+                " (distance 0.60 ± 0.03, unfamiliar 18.2% (16.6% to 19.8%))."
+            ),
+        ),
+        (
+            drift_of([0] * 5, abstained=50),
+            "Drift: many prompts are unlike what the profile was fitted on (unfamiliar 100.0% (92.9% to 100.0%)).",
+        ),
+        (drift_of([0] * 5, unreadable=5), "No request was routed by its prompt, so there is no drift to see."),
+    ],
+)
+def test_drift_is_said_in_one_line(drift: Drift, sentence: str) -> None:
+    assert drift_sentence(drift) == sentence
+
+
+async def test_savings_end_with_the_drift(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await record_holdouts(redis_server, tmp_path)
+    run("savings", "--redis", redis_server.url)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.endswith(
+        "Drift: the prompts are easier than what the profile was fitted on"
+        " (distance 0.60 ± 0.11, unfamiliar 0.0% (0.0% to 2.5%))."
+    )
+    run("savings", "--redis", redis_server.url, "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["drift"]["fifths"] == [0, 150, 0, 0, 0]
 
 
 @pytest.mark.parametrize("columns", ["80", "60"])

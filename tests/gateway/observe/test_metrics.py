@@ -38,6 +38,28 @@ async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gatewa
     assert samples["laconic_ledger_spool_entries", None, None] == 0
 
 
+async def test_difficulties_and_abstentions_are_counted(gateway: Gateway) -> None:
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+    for prompt in (EASY, EASY, UNFAMILIAR):
+        await gateway.ask(prompt)
+    await gateway.ask(messages=picture)
+    await gateway.ask(model="abacus/base")
+    difficulties = [entry.difficulty for entry in await gateway.entries(5) if entry.decision == "routed"]
+    assert len(difficulties) == 2
+    text = (await gateway.client.get("/metrics")).text
+    samples = {
+        (s.name, s.labels.get("le") or s.labels.get("reason")): s.value
+        for metric in text_string_to_metric_families(text)
+        for s in metric.samples
+    }
+    assert samples["laconic_prompt_difficulty_count", None] == 2, "no pinned request"
+    assert samples["laconic_prompt_difficulty_sum", None] == pytest.approx(sum(one or 0 for one in difficulties))
+    limits = [limit for name, limit in samples if name == "laconic_prompt_difficulty_bucket"]
+    assert limits == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0", "+Inf"]
+    assert samples["laconic_abstentions_total", "unfamiliar"] == 1
+    assert samples["laconic_abstentions_total", "unreadable"] == 1
+
+
 async def test_metrics_show_which_engines_are_up_and_how_busy_they_are(
     family: Family, family_dir: Path, redis_server: RedisServer, engine: FakeEngine
 ) -> None:

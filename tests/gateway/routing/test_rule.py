@@ -86,6 +86,15 @@ def test_an_unfamiliar_or_unreadable_prompt_goes_to_the_reference(family: Family
         decision = decide(family, prompt_prediction)
         assert (decision.checkpoint, decision.kind) == ("base", "abstained")
         assert decision.predicted_tokens is decision.reference_tokens is decision.difficulty is None
+        assert decision.abstention == ("unfamiliar" if prompt_prediction else "unreadable")
+
+
+def test_an_abstention_is_known_even_if_a_fallback_serves_and_a_pinned_checkpoint_is_none(family: Family) -> None:
+    unfamiliar = prompt(familiar=False, base=prediction(0.1, 0, 1))
+    fallback = decide(family, unfamiliar, available=ALL - {"base"})
+    assert (fallback.kind, fallback.abstention) == ("fallback", "unfamiliar")
+    assert decide(family, unfamiliar, pinned="base").abstention == "none"
+    assert decide(family, EASY).abstention == decide(family, EASY, holdout=True).abstention == "none"
 
 
 def test_a_holdout_goes_to_the_reference_and_keeps_its_predictions(family: Family) -> None:
