@@ -5,25 +5,24 @@ A page marks where a table goes (`benchmarks.figures`); `make generated` fills i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks import tables_profile
 from benchmarks.attackers import ATTACKS
 from benchmarks.figures import render
+from benchmarks.markdown import bold, or_dash, percent, table
 from benchmarks.sources import Sources
-
-DEFAULT_TOLERANCE = "0.005"
-DEFAULT_PREDICTOR = "counts, boosted"
 
 
 def routing(sources: Sources) -> str:
     """Accuracy and tokens of every checkpoint and of `auto`, without a budget."""
     rows = [
-        (_bold(name, name == "auto"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
+        (bold(name, name == "auto"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
         for name, figures in sources.value("routing", "unlimited.checkpoints").items()
     ]
-    return _table(["", "accuracy", "reasoning tokens"], rows)
+    return table(["", "accuracy", "reasoning tokens"], rows)
 
 
 def budgets(sources: Sources) -> str:
@@ -31,10 +30,10 @@ def budgets(sources: Sources) -> str:
     by_budget = sources.value("routing", "budgets")
     names = next(iter(by_budget.values()))["accuracy"]
     rows = [
-        (_bold(name, name == "auto"), *(_percent(figures["accuracy"][name]["mean"]) for figures in by_budget.values()))
+        (bold(name, name == "auto"), *(percent(figures["accuracy"][name]["mean"]) for figures in by_budget.values()))
         for name in names
     ]
-    return _table(["budget in tokens", *by_budget], rows)
+    return table(["budget in tokens", *by_budget], rows)
 
 
 def beyond_the_best(sources: Sources) -> str:
@@ -43,7 +42,7 @@ def beyond_the_best(sources: Sources) -> str:
         (budget, figures["best"], render(figures["auto beyond the best"], "p1"))
         for budget, figures in sources.value("routing", "budgets").items()
     ]
-    return _table(["budget in tokens", "most accurate checkpoint", "`auto` compared with it"], rows)
+    return table(["budget in tokens", "most accurate checkpoint", "`auto` compared with it"], rows)
 
 
 def conversations(sources: Sources) -> str:
@@ -69,162 +68,16 @@ def conversations(sources: Sources) -> str:
         )
         for name, how in formats.items()
     ]
-    return _table(["", "checkpoint kept", "turn by turn", "difference"], rows)
+    return table(["", "checkpoint kept", "turn by turn", "difference"], rows)
 
 
 def adopted(sources: Sources, source: str) -> str:
     """Every level of an adopted family on fresh questions, and the routed choice."""
     rows = [
-        (_bold(name, name == "routed"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
+        (bold(name, name == "routed"), render(figures["accuracy"], "%1"), render(figures["tokens"], ".1"))
         for name, figures in sources.value(source, "levels").items()
     ]
-    return _table(["", "accuracy", "reasoning tokens"], rows)
-
-
-def predictors(sources: Sources) -> str:
-    """Figures of every way to predict difficulty."""
-    candidates: Mapping[str, Mapping[str, float]] = sources.value("difficulty", "candidates")
-    digits = {"AUC": 3, "pinball": 2, "closed": 2, "microseconds": 0}
-    columns = list(next(iter(candidates.values())))
-    rows = [
-        (
-            _bold(name, name == DEFAULT_PREDICTOR) + (" (the default)" if name == DEFAULT_PREDICTOR else ""),
-            *(render(figures[column], f".{digits.get(column, 4)}") for column in columns),
-        )
-        for name, figures in candidates.items()
-    ]
-    return _table(["", *columns], rows)
-
-
-def fixed(sources: Sources) -> str:
-    """Every checkpoint and escalation that is chosen without a look at the prompt, the cheapest first."""
-    choices: Mapping[str, Mapping[str, float]] = sources.value("tolerance", "fixed")
-    ordered = sorted(choices.items(), key=lambda item: item[1]["tokens"])
-    rows = [
-        (f"`{name}`", render(figures["accuracy"], "%1"), render(figures["tokens"], ".1")) for name, figures in ordered
-    ]
-    return _table(["", "accuracy", "reasoning tokens"], rows)
-
-
-def tolerances(sources: Sources) -> str:
-    """The routing rule at several tolerances."""
-    rows = [
-        (
-            _bold(tolerance, tolerance == DEFAULT_TOLERANCE)
-            + (" (the default)" if tolerance == DEFAULT_TOLERANCE else ""),
-            render(figures["accuracy"], "%1"),
-            render(figures["tokens"], ".1"),
-            render(figures["above the frontier"], "P1"),
-        )
-        for tolerance, figures in sources.value("tolerance", "tolerances").items()
-    ]
-    return _table(["tolerance", "accuracy", "reasoning tokens", "above the frontier, points"], rows)
-
-
-def gsm8k(sources: Sources) -> str:
-    """Figures of every way to predict difficulty on GSM8K."""
-    candidates: Mapping[str, Mapping[str, Any]] = sources.value("gsm8k", "candidates")
-    rows = [(name, *(render(figure, ".3") for figure in figures.values())) for name, figures in candidates.items()]
-    return _table(["", "AUC of P(175B with verifier is right)", "APGR, 6B to 175B with verifier", "closed"], rows)
-
-
-def readers(sources: Sources) -> str:
-    """Figures of every reader of prompts between four real models, and of the one that fitting chooses."""
-    rows: list[tuple[str, ...]] = []
-    for name, figures in [*sources.value("readers", "readers").items(), ("auto minus length", _gained(sources))]:
-        rows.append((_bold(name, name == "auto"), *(render(figure, ".3") for figure in figures.values())))
-    return _table(["", "log loss", "APGR, least to most accurate model"], rows)
-
-
-def floors(sources: Sources) -> str:
-    """How often what was certified kept the floor, for every kind of family."""
-    rows = [
-        (
-            name,
-            render(kind["floor"], "%0"),
-            render(kind["prompts"], ",0"),
-            render(kind["fits"], ",0"),
-            render(kind["below the floor"], "%1"),
-            render(kind["kept"], "%1"),
-            render(kind["tokens"], "%0"),
-        )
-        for name, kind in sources.value("floor", "kinds").items()
-    ]
-    return _table(
-        ["", "floor", "prompts", "fits", "fits below the floor", "kept on average", "of the reference's tokens"], rows
-    )
-
-
-def few_prompts(sources: Sources) -> str:
-    """How often a fit of few prompts is close to the best mixture of single checkpoints."""
-    rows = [
-        (
-            family if tolerance == "0" else "",
-            _bold(tolerance, tolerance == DEFAULT_TOLERANCE),
-            render(fits["fits"], ",0"),
-            render(figures["within"], "%1"),
-            render(figures["95 % below"], "P2"),
-        )
-        for family, fits in sources.value("few", "families").items()
-        for tolerance, figures in fits["tolerances"].items()
-    ]
-    return _table(["", "tolerance", "fits", "fits within 0.5 points", "95 % of fits lose at most, points"], rows)
-
-
-def _gained(sources: Sources) -> Mapping[str, Any]:
-    return sources.value("readers", "auto minus length")
-
-
-def model_state(sources: Sources) -> str:
-    """What reading the model's own state adds to reading the text, for each model that was measured."""
-    every: Mapping[str, Any] = sources.value("state", "")
-    measured = {name: one for name, one in every.items() if "readers" in one}
-    rows = [
-        (
-            name,
-            *(
-                cell
-                for one in measured.values()
-                for cell in (
-                    render(one["readers"][name]["log loss"]["mean"], ".3"),
-                    render(one["minus text"][name]["log loss"], "+3") if name in one["minus text"] else "",
-                    render(one["readers"][name]["AUC"]["mean"], ".3"),
-                )
-            ),
-        )
-        for name in next(iter(measured.values()))["readers"]
-    ]
-    heads = [f"{name}: {column}" for name in measured for column in ("log loss", "minus that of the text", "AUC")]
-    return _table(["", *heads], rows)
-
-
-def model_state_times(sources: Sources) -> str:
-    """What a request for the model's state costs before the first token."""
-    names = {
-        "prompt": "log probabilities of the prompt",
-        "first": "log probabilities of the first token",
-        "shots": "log probabilities of the prompt, behind a cached prefix",
-        "last": "last state, another engine",
-        "mean": "mean state, another engine",
-        "last, shots": "last state, another engine, behind a cached prefix",
-        "mean, shots": "mean state, another engine, behind a cached prefix",
-    }
-    rows = [
-        (
-            f"{model}: {names[kind]}",
-            _ms(times.get("ms to first token")),
-            _ms(times["ms of reading"]),
-            render(times["ms added"], ".0") if "ms added" in times else _ms(times["ms of reading"]),
-            render(times["cached after reading"], "%0") if "cached after reading" in times else "-",
-        )
-        for model, one in sources.value("state", "").items()
-        for kind, times in one["times"].items()
-    ]
-    return _table(["", "ms to first token", "ms of reading", "ms added", "of the prompt found in the cache"], rows)
-
-
-def _ms(spread: Mapping[str, float] | None) -> str:
-    return "-" if spread is None else f"{spread['median']:.0f}, {spread['p95']:.0f}"
+    return table(["", "accuracy", "reasoning tokens"], rows)
 
 
 def probing(sources: Sources) -> str:
@@ -238,7 +91,7 @@ def probing(sources: Sources) -> str:
         for row in sources.value("dense", "probing")
         if row["episodes"] == 16
     ]
-    return _table(
+    return table(
         ["thinking", "packed, one pass over everything", "as training runs it, on the rollout's KV cache", "tokens"],
         rows,
     )
@@ -257,7 +110,7 @@ def savings(sources: Sources) -> str:
         )
         for name, kind in sources.value("savings", "kinds").items()
     ]
-    return _table(["deployments", "requests", "holdout", "measured", "covered", "without the covariate"], rows)
+    return table(["deployments", "requests", "holdout", "measured", "covered", "without the covariate"], rows)
 
 
 def drift(sources: Sources) -> str:
@@ -273,7 +126,7 @@ def drift(sources: Sources) -> str:
         )
         for name, kind in sources.value("drift", "traffic").items()
     ]
-    return _table(["prompts", "distance at the fifths", "distance anywhere", "unfamiliar", "drift seen"], rows)
+    return table(["prompts", "distance at the fifths", "distance anywhere", "unfamiliar", "drift seen"], rows)
 
 
 def streaming(sources: Sources) -> str:
@@ -295,17 +148,17 @@ def latency(sources: Sources) -> str:
     }
     ratios = sources.value("gateway", "ratios")
     rows = [
-        (case, *(_or_dash(ratios.get(f"ms {key.format(name)}"), ".1") for name in ("laconic", "vllm-router")))
+        (case, *(or_dash(ratios.get(f"ms {key.format(name)}"), ".1") for name in ("laconic", "vllm-router")))
         for case, key in cases.items()
     ]
-    return _table(["milliseconds added", "Laconic", "vllm-router"], rows)
+    return table(["milliseconds added", "Laconic", "vllm-router"], rows)
 
 
 def memory(sources: Sources) -> str:
     """KiB of memory for one idle stream."""
     idle: Mapping[str, float] = sources.value("gateway", "KiB per idle stream")
     names = {"laconic": "Laconic"}
-    return _table([names.get(name, name) for name in idle], [[f"{render(value, '.0')} KiB" for value in idle.values()]])
+    return table([names.get(name, name) for name in idle], [[f"{render(value, '.0')} KiB" for value in idle.values()]])
 
 
 def attacks(sources: Sources) -> str:
@@ -324,14 +177,14 @@ def attacks(sources: Sources) -> str:
             )
         )
     head = ["attack", "p99 to the first event, ratio", "milliseconds", "failed", "memory afterwards, ratio", "commit"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def soak(sources: Sources) -> str:
     """What a long time of load does to the gateway."""
     names = ("requests", "failed", "lost", "doubled", "MiB, growth", "open files, growth")
     values = [sources.value("soak", name) for name in names]
-    return _table(names, [[f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values]])
+    return table(names, [[f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values]])
 
 
 def surfaces(sources: Sources) -> str:
@@ -341,7 +194,7 @@ def surfaces(sources: Sources) -> str:
         _, kind, api = what.partition(" / ")[0].split(", ")
         apis.setdefault(api, []).append(render(ratio, ".2"))
         assert kind == ("streamed" if len(apis[api]) == 1 else "whole")
-    return _table(["API", "streamed", "whole"], [[api, *ratios] for api, ratios in apis.items()])
+    return table(["API", "streamed", "whole"], [[api, *ratios] for api, ratios in apis.items()])
 
 
 def attacked_machine(sources: Sources) -> str:
@@ -364,9 +217,9 @@ def machine(sources: Sources) -> str:
     return _machine(sources.value("gateway", "machine"))
 
 
-def _machine(table: Mapping[str, Any]) -> str:
-    shown = {**table, "instruction sets": ", ".join(table["instruction sets"] or ())}
-    return _table(list(shown), [[str(value) if value else "not recorded" for value in shown.values()]])
+def _machine(about: Mapping[str, Any]) -> str:
+    shown = {**about, "instruction sets": ", ".join(about["instruction sets"] or ())}
+    return table(list(shown), [[str(value) if value else "not recorded" for value in shown.values()]])
 
 
 def rewards(sources: Sources) -> str:
@@ -382,7 +235,7 @@ def rewards(sources: Sources) -> str:
                 )
                 rows.append((arm.removesuffix("-long").replace("-long ", " "), steps, share, *points))
     heads = ["reward, alpha", "steps", "share of the base's tokens", "points of accuracy", "points, greedy"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _ratios(sources: Sources, kind: str) -> str:
@@ -394,26 +247,8 @@ def _ratios(sources: Sources, kind: str) -> str:
     for peer, how in (("LiteLLM", ".0"), ("vllm-router", ".2"), ("direct", ".2")):
         cells = [render(ratios[f"requests/s, {kind} {number}, laconic / {peer}"], how) for number in clients]
         rows.append((f"Laconic / {peer}", *cells))
-    return _table(
+    return table(
         [f"{kind} responses a second", *(f"{number} client{'s'[: number != '1']}" for number in clients)], rows
-    )
-
-
-def _or_dash(value: Any, how: str) -> str:
-    return "-" if value is None else render(value, how)
-
-
-def _percent(value: float) -> str:
-    return render(value, "%1")
-
-
-def _bold(text: str, bold: bool) -> str:
-    return f"**{text}**" if bold else text
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(
-        [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
     )
 
 
@@ -422,15 +257,15 @@ TABLES = {
     "budgets": budgets,
     "conversations": conversations,
     "beyond-the-best": beyond_the_best,
-    "predictors": predictors,
-    "fixed": fixed,
-    "tolerances": tolerances,
-    "gsm8k": gsm8k,
-    "readers": readers,
-    "model-state": model_state,
-    "model-state-times": model_state_times,
-    "floors": floors,
-    "few-prompts": few_prompts,
+    "predictors": tables_profile.predictors,
+    "fixed": tables_profile.fixed,
+    "tolerances": tables_profile.tolerances,
+    "gsm8k": tables_profile.gsm8k,
+    "readers": tables_profile.readers,
+    "model-state": tables_profile.model_state,
+    "model-state-times": tables_profile.model_state_times,
+    "floors": tables_profile.floors,
+    "few-prompts": tables_profile.few_prompts,
     "probing": probing,
     "savings": savings,
     "drift": drift,

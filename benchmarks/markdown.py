@@ -1,0 +1,30 @@
+"""How is a table written in Markdown?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.figures import render
+
+
+def or_dash(value: Any, how: str) -> str:
+    """A value as text; a dash for None."""
+    return "-" if value is None else render(value, how)
+
+
+def percent(value: float) -> str:
+    """A share with one decimal."""
+    return render(value, "%1")
+
+
+def bold(text: str, bold: bool) -> str:
+    """The text, bold if it is to be."""
+    return f"**{text}**" if bold else text
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of these heads and rows."""
+    return "\n".join(
+        [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
