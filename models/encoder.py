@@ -127,8 +127,12 @@ def load(directory: Path | None = None) -> Encoder:
         return _loaded(directory, name)
     except OSError as error:
         raise EncoderError(f"{directory}: {one_line(str(error))}") from None
+    except EncoderError:
+        raise
     except ValidationError as error:
         raise EncoderError(f"{directory / 'config.json'}: {': '.join(first_error(error))}") from None
+    except ValueError as error:
+        raise EncoderError(f"{directory / 'config.json'}: not JSON ({one_line(str(error))})") from None
 
 
 def _loaded(directory: Path, name: str) -> Encoder:
@@ -152,8 +156,11 @@ def _loaded(directory: Path, name: str) -> Encoder:
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  three libraries, each with errors of its own
         raise EncoderError(f"{directory}: {one_line(str(error))}") from None
+    words, width = weights["embeddings.word_embeddings.weight"].shape
+    if tokenizer.get_vocab_size() > words:
+        raise EncoderError(f"{directory}: tokenizer.json has {tokenizer.get_vocab_size()} tokens, the model {words}")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     digests = "".join(sha256(directory / file) for file in FILES)
     stored = StoredEncoder(name=name, sha256=hashlib.sha256(digests.encode()).hexdigest())
-    return Encoder(session, tokenizer, stored, weights["embeddings.word_embeddings.weight"].shape[1])
+    return Encoder(session, tokenizer, stored, width)

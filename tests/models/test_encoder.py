@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from models import encoder as encoders
@@ -79,12 +80,38 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
         encoders.load(tmp_path)
 
 
-def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    for name in FILES:
-        shutil.copy(DIRECTORY / name, tmp_path)
-    config = json.loads((DIRECTORY / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
-    with pytest.raises(EncoderError, match="a BERT with gelu is needed, this is t5"):
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("config.json", "{", "config.json: not JSON"),
+        ("config.json", "{}", "config.json: model_type: Field required"),
+        ("config.json", {"model_type": "t5"}, "a BERT with gelu is needed, this is t5"),
+        ("config.json", {"num_attention_heads": 0}, "num_attention_heads"),
+        ("config.json", {"num_attention_heads": 7}, "."),
+        ("tokenizer.json", "{", "."),
+        ("model.safetensors", "no weights", "."),
+    ],
+)
+def test_what_is_no_encoder_is_refused(
+    name: str, content: str | dict[str, object], complaint: str, tmp_path: Path
+) -> None:
+    for file in FILES:
+        shutil.copy(DIRECTORY / file, tmp_path)
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((DIRECTORY / name).read_text()) | content)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(EncoderError, match=complaint) as refused:
+        encoders.load(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    for file in FILES:
+        shutil.copy(DIRECTORY / file, tmp_path)
+    tokenizer = Tokenizer.from_file(str(DIRECTORY / "tokenizer.json"))
+    tokenizer.add_tokens(["<another>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(EncoderError, match=r"tokenizer.json has 30523 tokens, the model 30522"):
         encoders.load(tmp_path)
 
 
