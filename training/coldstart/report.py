@@ -48,7 +48,11 @@ def measure(recipe: Recipe, stage: ColdStart, source: Path, questions: Sequence[
         after = [grade(ids, question.answer) for ids, question in zip(completions, questions, strict=True)]
         forced: dict[str, dict[str, float]] = {}
         for budget in BUDGETS:
-            began = [grade.budget_forced(ids, budget) for ids in completions]
+            # Thinking that ends by itself before the budget is not touched by it.
+            began = [
+                grade.budget_forced(ids, min(budget, outcome.reasoning_tokens))
+                for ids, outcome in zip(completions, after, strict=True)
+            ]
             answers = sample([p + b for p, b in zip(prompts, began, strict=True)], params)
             texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
             right = [is_correct(text, question.answer) for text, question in zip(texts, questions, strict=True)]
