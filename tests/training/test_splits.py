@@ -78,7 +78,7 @@ def test_every_checkpoint_is_evaluated_on_the_heldout_split(recipe, measured):
 
 
 def test_the_profile_is_fitted_on_the_validation_split_with_a_seed_of_its_own(recipe, measured, monkeypatch):
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Stopped
 
     monkeypatch.setattr(stages, "_profile_record", stop)
