@@ -43,6 +43,10 @@ def savings_report(savings: Savings, drift: Drift, price: float | None, *, bars:
     return Lines(table, Text(f"{_others(savings.total)}{_measured(savings.total)}\n{drift_sentence(drift)}"))
 
 
+_WIDEST_BOUND = 0.2
+"""With fewer requests than give this bound, about 47, chance alone may look like a strong drift."""
+
+
 def drift_sentence(drift: Drift) -> str:
     """In one line, whether the prompts are unlike the fitting prompts, and by how much."""
     figures: list[str] = []
@@ -53,6 +57,8 @@ def drift_sentence(drift: Drift) -> str:
         figures.append(f"unfamiliar {drift.abstained_share:.1%} ({low:.1%} to {high:.1%})")
     if not figures:
         return "No request was routed by its prompt, so there is no drift to see."
+    if not drift.signs and drift.bound is not None and drift.bound > _WIDEST_BOUND:
+        return "Drift of the prompts shows after some fifty routed requests."
     fitted = "what the profile was fitted on"
     directions = [_DIRECTIONS[sign] for sign in drift.signs if sign in _DIRECTIONS]
     if "unfamiliar" in drift.signs:

@@ -87,6 +87,8 @@ async def test_requests_without_an_answer_are_counted_below_the_table(
 @pytest.mark.parametrize(
     ("drift", "sentence"),
     [
+        (drift_of([1, 0, 0, 0, 0]), "Drift of the prompts shows after some fifty routed requests."),
+        (drift_of([10] * 5), "No drift of the prompts is seen (distance 0.00 ± 0.19, unfamiliar 0.0% (0.0% to 7.1%))."),
         (
             drift_of([900] * 5, abstained=9),
             "No drift of the prompts is seen (distance 0.00 ± 0.02, unfamiliar 0.2% (0.1% to 0.4%)).",
