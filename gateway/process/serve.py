@@ -74,7 +74,9 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
 def _check_floor(settings: Settings, family: Family) -> None:
     """Say what the quality floor means for this family, before anything is started."""
     if settings.quality_floor is not None:
-        floor = floor_of(settings.quality_floor, profiles.load(settings.family / family.profile).floors)
+        floor = floor_of(
+            settings.quality_floor, profiles.load(settings.family / family.profile, settings.encoder).floors
+        )
         assert floor is not None
         log.warning("%s", notice(floor, family.reference))
 

