@@ -36,6 +36,7 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks import machine
+from benchmarks.intervals import with_interval
 from benchmarks.stack import serving
 from gateway.routing.conversation import PROMPT_PRICE
 from training.tasks import problems
@@ -235,11 +236,7 @@ def _with_intervals(
     """Each figure with its 95 % interval from resampled conversations."""
     means = figures(*sums)
     drawn = [figures(*(one[rows] for one in sums)) for rows in draws]
-    quantiles = {name: np.quantile([one[name] for one in drawn], (0.025, 0.975)) for name in means}
-    return {
-        name: {"mean": float(mean), "low": float(quantiles[name][0]), "high": float(quantiles[name][1])}
-        for name, mean in means.items()
-    }
+    return {name: with_interval(mean, [one[name] for one in drawn]) for name, mean in means.items()}
 
 
 def _moves(records: Sequence[Record]) -> dict[str, int]:

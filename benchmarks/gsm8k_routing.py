@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from benchmarks import plots, predictors
 from benchmarks.frontiers import hull, oracle, share_closed, singles, swept
+from benchmarks.intervals import with_interval
 from benchmarks.predictors import Outcomes, Predictor, Represent
 from training.profile.scores import auc
 
@@ -112,10 +113,7 @@ def main() -> None:
         rules[name] = hull([*swept(correct, cost, measured.accuracy, tokens), *points])
         spread = [figures(correct[rows], cost[rows], measured.of(rows)) for rows in draws]
         table[name] = {
-            key: {
-                "mean": value,
-                **dict(zip(("low", "high"), np.quantile([s[key] for s in spread], (0.025, 0.975)), strict=True)),
-            }
+            key: with_interval(value, [one[key] for one in spread])
             for key, value in figures(correct, cost, measured).items()
         }
     results = {

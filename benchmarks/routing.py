@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from benchmarks import plots
 from benchmarks.frontiers import Point, gap_closed, hull, oracle, share_closed, singles, swept
+from benchmarks.intervals import with_interval
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
 from models import family as families
@@ -298,8 +299,7 @@ def _draws(size: int) -> NDArray[np.int64]:
 
 
 def _interval(figure: Callable[[Any], float], draws: NDArray[np.int64]) -> dict[str, float]:
-    low, high = np.quantile([figure(rows) for rows in draws], [0.025, 0.975])
-    return {"mean": figure(slice(None)), "low": float(low), "high": float(high)}
+    return with_interval(figure(slice(None)), [figure(rows) for rows in draws])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from benchmarks.gsm8k_routing import recovered
+from benchmarks.intervals import with_interval
 from models import encoder as encoders
 from models.encoder import Encoder
 from models.features import features_of
@@ -103,13 +104,12 @@ def main() -> None:
     resampled = {name: [figures(p[rows], right[rows]) for rows in draws] for name, p in predicted.items()}
     table = {
         name: {
-            key: _with_interval(value, [one[key] for one in resampled[name]])
-            for key, value in figures(p, right).items()
+            key: with_interval(value, [one[key] for one in resampled[name]]) for key, value in figures(p, right).items()
         }
         for name, p in predicted.items()
     }
     gained = {
-        key: _with_interval(
+        key: with_interval(
             table["auto"][key]["mean"] - table["length"][key]["mean"],
             [auto[key] - length[key] for auto, length in zip(resampled["auto"], resampled["length"], strict=True)],
         )
@@ -132,11 +132,6 @@ def main() -> None:
             *(f"{key} {one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for key, one in row.items()),
         )
     print("auto chose", ", ".join(chosen))
-
-
-def _with_interval(mean: float, values: Sequence[float]) -> dict[str, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return {"mean": mean, "low": float(low), "high": float(high)}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks import predictors
 from benchmarks.frontiers import TOLERANCES, Point, chosen, share_closed
+from benchmarks.intervals import with_interval
 from benchmarks.predictors import Outcomes
 from models.features import features_of
 from models.text import text_of
@@ -225,5 +226,4 @@ def _weights(count: int, seed: int) -> Array:
 
 def _interval(values: Array) -> dict[str, float]:
     """The figure, which is the first value, and its interval from the others."""
-    low, high = np.quantile(values[1:], (0.025, 0.975))
-    return {"mean": float(values[0]), "low": float(low), "high": float(high)}
+    return with_interval(float(values[0]), values[1:])

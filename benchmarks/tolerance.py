@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.frontiers import Point, at, hull
+from benchmarks.intervals import with_interval
 from models.rule import cheapest_good_enough, forecasts_of
 from training.profile.cascade import tokens_and_accuracy, worthwhile
 from training.profile.crossfit import FOLDS, folds
@@ -92,15 +93,10 @@ def _measured(picked: Array, draws: NDArray[np.int64], frontier: Sequence[Point]
         return float(accuracy[rows].mean() - at(frontier, np.array([tokens[rows].mean()]))[0])
 
     return {
-        "accuracy": _interval([float(accuracy[rows].mean()) for rows in draws], float(accuracy.mean())),
-        "tokens": _interval([float(tokens[rows].mean()) for rows in draws], float(tokens.mean())),
+        "accuracy": with_interval(accuracy.mean(), [accuracy[rows].mean() for rows in draws]),
+        "tokens": with_interval(tokens.mean(), [tokens[rows].mean() for rows in draws]),
         "above the frontier": above(slice(None)),
     }
-
-
-def _interval(resampled: Sequence[float], mean: float) -> dict[str, float]:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return {"mean": mean, "low": float(low), "high": float(high)}
 
 
 def _figures(place: Point) -> dict[str, float]:

@@ -25,9 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from models import encoder as encoders
 from models import family as manifest
-from models.encoder import Encoder, EncoderError
 from models.files import atomic_directory, write_json
 from models.profile import SCHEMA_VERSION
 from training import trainer
@@ -45,7 +43,7 @@ from training.job.resume import exclusive_lock, processes
 from training.measure import outcomes
 from training.measure.drawing import draws
 from training.precheck import PROFILE_SEED_OFFSET, check_target
-from training.profile import crossfit, enough, fit
+from training.profile import crossfit, encoding, enough, fit
 from training.publish import assemble
 from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts.params import SamplingParams
@@ -167,7 +165,7 @@ def fit_profile(recipe: Recipe) -> None:
     prompts = questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, stage.prompts)
     if few := enough.warning(len(prompts), "profile.prompts:"):
         _console.print(few, highlight=False, soft_wrap=True)
-    encoder = _encoder() if stage.encoder else None
+    encoder = encoding.load(None, "profile.encoder") if stage.encoder else None
     params = outcomes.sampling_params(recipe, samples=stage.samples)
     paths = {name: outcomes.path_in(directory, name) for name in checkpoints.names(recipe)}
     forced_paths = {name: outcomes.path_in(directory, name, budget_forced=True) for name in paths}
@@ -185,13 +183,6 @@ def fit_profile(recipe: Recipe) -> None:
     held_out = list(crossfit.folds(measured, recipe.seed, encoder))
     fitted["floors"] = [floor.model_dump() for floor in crossfit.certified(held_out, "base", recipe.seed)]
     fit.save(fitted, directory / "profile.json")
-
-
-def _encoder() -> Encoder:
-    try:
-        return encoders.load()
-    except EncoderError as error:
-        raise StageError(f"profile.encoder: {error}") from None
 
 
 def publish_family(recipe: Recipe, recipe_path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import encoder as encoders
-from models.encoder import Encoder, EncoderError
+from models.encoder import Encoder
 from models.family import Family
 from models.floor import Floor, at_least
 from models.overrides import CAPS
@@ -29,7 +29,7 @@ from training.adopt.measure import Measured, Plan, Sampling
 from training.adopt.probe import Facts
 from training.adopt.prompts import Request
 from training.errors import StageError
-from training.profile import crossfit, enough, floor, kept
+from training.profile import crossfit, encoding, enough, floor, kept
 
 MIN_PROMPTS = 50
 DEFAULT_TOLERANCE = 0.005
@@ -177,13 +177,10 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
 
 
 def _encoder(name: str) -> Encoder | None:
-    """The sentence encoder that may read the prompts, with a memory, because fits read them several times."""
+    """The sentence encoder that may read the prompts."""
     if name == "none" or (name == "auto" and not encoders.is_installed()):
         return None
-    try:
-        return encoders.remembering(encoders.load(None if name == "auto" else Path(name)))
-    except EncoderError as error:
-        raise StageError(f"--encoder: {error}") from None
+    return encoding.load(None if name == "auto" else Path(name), "--encoder")
 
 
 def _share(text: str) -> float:
