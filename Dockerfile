@@ -1,17 +1,25 @@
 # The gateway without torch or vLLM. docker-compose.yml adds an engine and a Redis.
-FROM python:3.11-slim
+FROM python:3.11-slim AS build
+
+# The routing decision is compiled (models/forecast.c); the image that serves needs no compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
 
 WORKDIR /laconic
+RUN python -m venv /opt/laconic
 COPY requirements/gateway.txt requirements/gateway.txt
-RUN pip install --no-cache-dir --no-deps -r requirements/gateway.txt
+RUN /opt/laconic/bin/pip install --no-cache-dir --no-deps -r requirements/gateway.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY gateway gateway
-RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN /opt/laconic/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && /opt/laconic/bin/python -c "from models.profile import LIBRARY; assert LIBRARY"
 
+FROM python:3.11-slim
+
+COPY --from=build /opt/laconic /opt/laconic
 RUN useradd --create-home laconic && install --directory --owner=laconic /home/laconic/state /home/laconic/engine
 USER laconic
-ENV LACONIC_STATE_DIR=/home/laconic/state
+ENV PATH=/opt/laconic/bin:$PATH LACONIC_STATE_DIR=/home/laconic/state
 ENTRYPOINT ["laconic"]
 CMD ["serve"]

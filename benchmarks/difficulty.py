@@ -30,7 +30,7 @@ from benchmarks.frontiers import Point, hull, oracle, share_closed, singles, swe
 from benchmarks.predictors import Outcomes, Predicted, Predictor, Represent
 from models import profile as profiles
 from models.family import load as load_family
-from models.profile import LEVELS
+from models.prediction import LEVELS
 from training.profile.scores import auc, brier, calibration_error, log_loss, pinball
 from training.tasks import outcome
 

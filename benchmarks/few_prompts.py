@@ -24,8 +24,9 @@ from benchmarks import machine
 from benchmarks.frontiers import Point, at, hull, singles
 from benchmarks.gsm8k_routing import MODELS, read
 from benchmarks.predictors import Outcomes
+from models.prediction import forecasts_of
 from models.profile import Profile
-from models.rule import cheapest_good_enough, forecasts_of
+from models.rule import cheapest_good_enough
 from training.measure.figures import interval
 from training.profile import fit
 from training.tasks.outcome import Graded, Outcome

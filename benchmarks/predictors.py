@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.features import features_of, words_of
 from models.forest import Forest, Forests
-from models.profile import LEVELS
+from models.prediction import LEVELS
 from training.profile.fit import MIN_PROMPTS_PER_WORD, forests
 from training.profile.scores import log_loss
 

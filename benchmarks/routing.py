@@ -41,7 +41,7 @@ from models import family as families
 from models import profile as profiles
 from models.family import Family
 from models.files import sha256, write_text
-from models.rule import forecasts_of
+from models.prediction import forecasts_of
 from training.job.record import is_up_to_date
 from training.measure import outcomes, served
 from training.rollouts.params import SamplingParams

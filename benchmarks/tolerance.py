@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from benchmarks.frontiers import Point, at, hull
 from benchmarks.intervals import with_interval
-from models.rule import cheapest_good_enough, forecasts_of
+from models.prediction import forecasts_of
+from models.rule import cheapest_good_enough
 from training.profile.cascade import tokens_and_accuracy, worthwhile
 from training.profile.crossfit import FOLDS, folds
 from training.tasks import outcome

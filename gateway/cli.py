@@ -40,7 +40,7 @@ from models import profile as profiles
 from models.family import FamilyError
 from models.field import one_line
 from models.files import MIB, read_bounded
-from models.profile import ProfileError
+from models.stored import ProfileError
 
 MAX_MESSAGES_BYTES = 64 * MIB
 

@@ -27,7 +27,7 @@ from gateway.routing.conversation import predict
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from gateway.services import Services
 from models.family import Checkpoint, Reasoning
-from models.profile import Escalation
+from models.prediction import Escalation
 
 log = logging.getLogger("laconic")
 

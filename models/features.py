@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from operator import le
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,13 @@ unfamiliar if any count is outside the range of the fitting prompts."""
 MIN_FAMILIAR = 0.6
 """The profile abstains if a smaller share of a prompt's words is in its vocabulary."""
 
+_WORDS, _UNKNOWN = FEATURES.index("words"), FEATURES.index("unknown_words")
+_SIGNS = tuple(map(FEATURES.index, ("plus", "minus", "times")))
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+")
-_TIMES = ("times", "multiplied", "multiply", "product")
+_TIMES = frozenset({"times", "multiplied", "multiply", "product"})
+_FACTORS = ("times", "multipl", "product of")
+"""One of these is in every match of `_PRODUCT` without a sign."""
 # Possessive quantifiers, and no match that starts inside a number: matching takes linear time on any prompt.
 _PRODUCT = re.compile(
     r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
@@ -52,28 +57,37 @@ _STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: 
 
 def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
     """log(1 + count) of every feature of a prompt, (len(FEATURES),)."""
-    words = words_of(prompt)
-    numbers = _NUMBER.findall(prompt)
-    digits = [len(number) for number in numbers]
-    signs = prompt.count("*") + prompt.count("×") + len(_LETTER_X.findall(prompt))  # noqa: RUF001
-    counts = (
+    return np.array([math.log1p(count) for count in counts_of(prompt, vocabulary)])
+
+
+def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
+    """Every feature of a prompt as a count, (len(FEATURES),)."""
+    lower, count = prompt.lower(), prompt.count
+    words = _WORD.findall(lower)
+    digits = [len(number) for number in _NUMBER.findall(prompt)]
+    one, two = digits.count(1), digits.count(2)
+    signs = count("*") + count("×")  # noqa: RUF001
+    if "x" in lower:
+        signs += len(_LETTER_X.findall(prompt))
+    # The search for products is slow, and few prompts have any.
+    multiplies = signs or any(word in lower for word in _FACTORS) or not lower.isascii()
+    return (
         len(prompt),
         len(words),
         len([word for word in words if word not in vocabulary]),
-        len(numbers),
+        len(digits),
         sum(digits),
         max(digits, default=0),
-        digits.count(1),
-        digits.count(2),
-        len([n for n in digits if n > 2]),
-        prompt.count("+"),
-        prompt.count("-") + prompt.count("−"),  # noqa: RUF001
-        signs + sum(word in _TIMES for word in words),
-        _digits_to_multiply(prompt),
+        one,
+        two,
+        len(digits) - one - two,
+        count("+"),
+        count("-") + count("−"),  # noqa: RUF001
+        signs + len([word for word in words if word in _TIMES]),
+        _digits_to_multiply(prompt) if multiplies else 0,
         len(_STRANGE.findall(prompt)),
-        prompt.count("\n") + 1,
+        count("\n") + 1,
     )
-    return np.log1p(np.array(counts, dtype=np.float64))
 
 
 def _digits_to_multiply(prompt: str) -> int:
@@ -87,11 +101,18 @@ def words_of(prompt: str) -> list[str]:
     return _WORD.findall(prompt.lower())
 
 
-def is_familiar(features: Vector, lower: Vector, upper: Vector) -> bool:
-    """Whether a prompt with these features resembles the fitting prompts, whose features were in [lower, upper]."""
-    by_name = dict(zip(FEATURES, features.tolist(), strict=True))
-    words, unknown = math.expm1(by_name["words"]), math.expm1(by_name["unknown_words"])
-    enough_known_words = words - unknown >= MIN_FAMILIAR * words
-    names_an_operation = words > 0 or any(by_name[sign] > 0 for sign in ("plus", "minus", "times"))
-    in_range = (features >= lower) & (features <= upper)
-    return names_an_operation and enough_known_words and bool(in_range.all())
+def is_familiar(counts: Sequence[int], x: Sequence[float], lower: Sequence[float], upper: Sequence[float]) -> bool:
+    """Whether a prompt resembles the fitting prompts, whose features were in [lower, upper].
+
+    Args:
+        counts: of the prompt, (len(FEATURES),).
+        x: log(1 + count), (len(FEATURES),).
+        lower: of every feature.
+        upper: of every feature.
+    """
+    words, unknown = counts[_WORDS], counts[_UNKNOWN]
+    if words - unknown < MIN_FAMILIAR * words:
+        return False
+    if not words and not any(counts[sign] for sign in _SIGNS):  # it names no operation
+        return False
+    return all(map(le, lower, x)) and all(map(le, x, upper))

@@ -10,7 +10,9 @@ once, so every node that tests the position is resolved in advance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -51,6 +53,20 @@ class _Node(NamedTuple):
     threshold: float
     left: int
     right: int
+
+
+class Tree(NamedTuple):
+    """A tree as it is at some positions: no node of it tests the position. Its root is the first node."""
+
+    low: int
+    high: int
+    """It is for the positions low, ..., high - 1."""
+    nodes: list[_Node]
+    """Children are indices in this list; a leaf, whose threshold is infinite, points to itself."""
+    values: list[float]
+    """By node."""
+    depth: int
+    """After so many steps, every walk has reached a leaf."""
 
 
 class Forests:
@@ -101,6 +117,51 @@ class Forests:
         for _ in range(self._depth):
             nodes = next_node.take(nodes)
         return self._intercept + self._value.take(nodes).reshape(self._positions, self._trees) @ self._owner
+
+
+def trees_by_position(forest: Forest, inputs: int, positions: int) -> Iterator[Tree]:
+    """Every tree of the forest, once for each range of positions in which it is the same.
+
+    Args:
+        forest: all its features are inputs, or the position.
+        inputs: the number of inputs without the position.
+        positions: the number of positions.
+    """
+    for root in forest.roots:
+        cuts = {0, positions, *(cut for cut in _cuts(forest, root, inputs) if 0 < cut < positions)}
+        for low, high in pairwise(sorted(cuts)):
+            yield _at_position(forest, root, inputs, low, high)
+
+
+def _cuts(forest: Forest, root: int, inputs: int) -> Iterator[int]:
+    """The positions from which on a node that tests the position goes right."""
+    open_nodes = [root]
+    while open_nodes:
+        node = open_nodes.pop()
+        if forest.left[node] != node:
+            open_nodes += (forest.left[node], forest.right[node])
+            if forest.feature[node] == inputs and math.isfinite(forest.threshold[node]):
+                yield math.floor(forest.threshold[node]) + 1
+
+
+def _at_position(forest: Forest, root: int, inputs: int, low: int, high: int) -> Tree:
+    nodes: list[_Node] = []
+    values: list[float] = []
+    depth = 0
+    open_nodes = [(root, 0, -1, False)]  # node, depth, its parent in `nodes`, whether it is the right child
+    while open_nodes:
+        at, level, parent, is_right = open_nodes.pop()
+        while forest.feature[at] == inputs and forest.left[at] != at:
+            at = forest.right[at] if low > forest.threshold[at] else forest.left[at]
+        here, leaf = len(nodes), forest.left[at] == at
+        nodes.append(_Node(0, math.inf, here, here) if leaf else _Node(forest.feature[at], forest.threshold[at], 0, 0))
+        values.append(forest.value[at])
+        if parent >= 0:
+            nodes[parent] = nodes[parent]._replace(**{"right" if is_right else "left": here})
+        if not leaf:
+            open_nodes += [(forest.right[at], level + 1, here, True), (forest.left[at], level + 1, here, False)]
+        depth = max(depth, level)
+    return Tree(low, high, nodes, values, depth)
 
 
 def _resolved(nodes: Sequence[_Node], position_feature: int, position: int) -> list[tuple[int, int]]:

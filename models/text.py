@@ -43,6 +43,10 @@ WORDS: dict[str, frozenset[str]] = {
         "code": "def return class import function void int string array algorithm python java sql code loop",
     }.items()
 }
+_KINDS_OF = {
+    word: tuple(kind for kind, words in enumerate(WORDS.values()) if word in words)
+    for word in frozenset[str]().union(*WORDS.values())
+}
 TEXT = (
     "characters",
     "words",
@@ -119,7 +123,10 @@ def text_of(prompt: str) -> Vector:
         sum(word[0].isupper() for word in words),
     )
     shares = (sum(not word.isascii() for word in words) / some,)
-    kinds = [sum(word in names for word in lower) for names in WORDS.values()]
+    kinds = [0] * len(WORDS)
+    for word in lower:
+        for kind in _KINDS_OF.get(word, ()):
+            kinds[kind] += 1
     return np.concatenate([np.log1p(counts), shares, np.log1p(kinds)])
 
 

@@ -38,7 +38,7 @@ uv() { "$python" -m uv pip install --python "$python" --no-deps "$@"; }
 pip() { "$python" -m pip install --quiet --no-deps "$@"; }
 
 [ -f "$requirements" ] || die "there is no $requirements"
-fingerprint=$(cat "$requirements" pyproject.toml "$0" | cksum)
+fingerprint=$(cat "$requirements" pyproject.toml models/forecast.c "$0" | cksum)
 [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && exit 0
 
 supported "$python" || make_venv

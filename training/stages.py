@@ -27,7 +27,7 @@ from rich.console import Console
 
 from models import family as manifest
 from models.files import atomic_directory, write_json
-from models.profile import SCHEMA_VERSION
+from models.stored import SCHEMA_VERSION
 from training import trainer
 from training.base import gate, traces
 from training.base import train as base_training

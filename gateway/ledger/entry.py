@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from models.field import path_of
-from models.rule import Forecast
+from models.prediction import Forecast
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Tokens = Annotated[float, Field(ge=0, le=2**53)]

@@ -21,7 +21,8 @@ from models import family as families
 from models import profile as profiles
 from models.family import FamilyError
 from models.files import sha256
-from models.profile import Profile, ProfileError
+from models.profile import Profile
+from models.stored import ProfileError
 
 log = logging.getLogger(__name__)
 

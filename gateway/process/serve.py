@@ -63,6 +63,10 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     # The weights matter to whoever loads them: the embedded engine.
     family = families.load(settings.family, verify=not settings.engine)
     _check_floor(settings, family)
+    if profiles.LIBRARY is None:
+        log.warning(
+            "routing is not compiled, so a decision takes several times as long; install a C compiler, then this"
+        )
     with (
         state_dir.locked(settings) as lock,
         _listening(settings) as listener,

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.family import Family
-from models.profile import Prediction, Profile
-from models.rule import Forecast, good_enough
+from models.prediction import Forecast, Prediction
+from models.profile import Profile
+from models.rule import good_enough
 
 PROMPT_PRICE = 0.1
 """What computing a cached prompt token again costs, in generated tokens. By the list prices of OpenAI, Anthropic and
@@ -136,9 +137,4 @@ def harder(alone: Prediction, in_context: Prediction) -> Prediction:
     the profile knows only one of them."""
     if alone.familiar != in_context.familiar:
         return alone if alone.familiar else in_context
-    return in_context if _mean_success(in_context) < _mean_success(alone) else alone
-
-
-def _mean_success(prediction: Prediction) -> float:
-    alone = [choice.p_correct for choice in prediction.choices.values() if choice.escalation is None]
-    return sum(alone) / len(alone)
+    return in_context if in_context.failure > alone.failure else alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from gateway.routing import rule
 from gateway.routing.feasibility import smallest_for
 from gateway.routing.rule import Decision, RoutingRequest
 from models.family import Family
-from models.profile import LEVELS, ChoicePrediction
+from models.prediction import LEVELS, ChoicePrediction
 
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
@@ -27,7 +28,7 @@ def explain(
     """
     decision = rule.decide(family, request)
     prediction = request.usable_prediction
-    predictions = prediction.choices if prediction else {}
+    predictions: Mapping[str, ChoicePrediction] = prediction.choices if prediction else {}
     return {
         "checkpoint": decision.checkpoint,
         "alpha": family.checkpoint(decision.checkpoint).alpha,

@@ -10,7 +10,7 @@ import numpy as np
 from gateway.errors import BadRequestError
 from gateway.request.budget import Budget, least_max_tokens
 from gateway.routing.rule import RoutingRequest
-from models.profile import LEVELS, ChoicePrediction
+from models.prediction import LEVELS, ChoicePrediction
 
 FEASIBLE_SHARE = 0.5
 """A feasible budget leaves at least this share of the best success that is possible without a budget."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.floor import Floor, at_least
-from models.profile import ProfileError
+from models.stored import ProfileError
 
 
 def floor_of(asked: float | None, floors: Sequence[Floor]) -> Floor | None:

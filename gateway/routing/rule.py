@@ -12,16 +12,17 @@ checkpoint has none, and while a checkpoint is unavailable the one without escal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gateway.routing import conversation
 from gateway.routing.conversation import LastTurn, Move
 from models.family import Family
 from models.floor import Certified, Floor
-from models.profile import ChoicePrediction, Escalation, Prediction
-from models.rule import Forecast, cheapest_good_enough, forecasts_of
+from models.prediction import Escalation, Forecast, Prediction
+from models.rule import cheapest_good_enough
 
 Kind = Literal["routed", "pinned", "holdout", "abstained", "fallback"]
 """How the decision was made. The header `x-laconic-decision` and the ledger's field `decision` show it."""
@@ -82,7 +83,8 @@ class Decision:
     choice: str
     """The checkpoint or escalation that the rule chose. In a holdout or a fallback another checkpoint serves."""
     kind: Kind
-    reason: str
+    why: Callable[[], str] = field(repr=False, compare=False)
+    """Makes `reason`, which few requests ask for."""
     routed: bool
     """The rule chose. False if the caller pinned a checkpoint or the profile abstained."""
     difficulty: float | None
@@ -96,6 +98,21 @@ class Decision:
     abstention: Abstention = "none"
     """Why the profile abstained, if it did, even if a fallback serves."""
 
+    @property
+    def reason(self) -> str:
+        """The decision in words."""
+        return self.why()
+
+
+class _Because:
+    """Words that are put together when somebody asks."""
+
+    def __init__(self, *parts: str | Callable[[], str]) -> None:
+        self._parts = parts
+
+    def __call__(self) -> str:
+        return "".join(part if isinstance(part, str) else part() for part in self._parts)
+
 
 def decide(family: Family, request: RoutingRequest) -> Decision:
     """Choose among the checkpoints that the caller may use; if no engine serves the choice now, its neighbour serves.
@@ -108,32 +125,31 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         escalates = request.may_escalate and way is request.floor.escalating
         request = replace(request, tolerance=way.tolerance, may_escalate=escalates)
     prediction = request.usable_prediction
-    predictions = prediction.choices if prediction else {}
-    all_forecasts = forecasts_of(predictions, request.limit)
-    candidates = _candidates(predictions, request)
-    forecasts = {name: forecast for name, forecast in all_forecasts.items() if name in candidates}
-    starts = {name: e.first if (e := predictions[name].escalation) else name for name in forecasts}
-    usable = {} if request.floor and way is None else forecasts
-    choice, kind, reason, move = _choose(family, request, usable, starts)
+    escalations: Mapping[str, Escalation] = prediction.escalations if prediction else {}
+    all_forecasts: Mapping[str, Forecast] = prediction.forecasts(request.limit) if prediction else {}
+    forecasts = _candidates(all_forecasts, escalations, request)
+    usable: Mapping[str, Forecast] = {} if request.floor and way is None else forecasts
+    choice, kind, why, move = _choose(family, request, usable, escalations)
     routed = kind == "routed"
     abstention: Abstention = "none"
     if kind == "abstained":
         abstention = "unfamiliar" if request.prediction else "unreadable"
-    escalation = predictions[choice].escalation if choice in predictions else None
+    escalation = escalations.get(choice)
     checkpoint = escalation.first if escalation else choice
     if escalation:
         first, second = escalation.first, escalation.second
-        reason = f"{first} answers, or {second} if {first} is not confident enough: {reason}"
+        why = _Because(f"{first} answers, or {second} if {first} is not confident enough: ", why)
     if routed and request.holdout:
         escalation = None
-        checkpoint, kind, reason = family.reference, "holdout", "drawn to measure what the reference checkpoint spends"
+        checkpoint, kind = family.reference, "holdout"
+        why = _Because("drawn to measure what the reference checkpoint spends")
     if checkpoint not in request.available:
         if request.pinned is not None or not request.available:
             raise NoCheckpointError(checkpoint)
         keeps = request.floor is not None and family.reference in request.available
         neighbour = family.reference if keeps else _neighbour(family, checkpoint, request.available)
         what = "the reference" if keeps else "its neighbour"
-        reason = f"{checkpoint} was chosen ({reason}) but is unavailable; {neighbour}, {what}, serves instead"
+        why = _Because(f"{checkpoint} was chosen (", why, f") but is unavailable; {neighbour}, {what}, serves instead")
         checkpoint, kind = neighbour, "fallback"
     serving = choice if escalation else checkpoint
     return Decision(
@@ -141,7 +157,7 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
         escalation=escalation,
         choice=choice,
         kind=kind,
-        reason=reason,
+        why=why,
         routed=routed,
         difficulty=prediction.difficulty if prediction else None,
         predicted_tokens=forecasts[serving].tokens if serving in forecasts else None,
@@ -160,41 +176,54 @@ def certified(family: Family, request: RoutingRequest) -> Certified | None:
     return request.floor.way(may_escalate=request.may_escalate and every <= request.available)
 
 
-def _candidates(predictions: Mapping[str, ChoicePrediction], request: RoutingRequest) -> frozenset[str]:
-    """The allowed checkpoints, and the escalations whose two checkpoints are both available."""
-    available = request.available if request.may_escalate else frozenset[str]()
-    escalations = {name: p.escalation for name, p in predictions.items() if p.escalation}
-    return request.allowed | {name for name, e in escalations.items() if {e.first, e.second} <= available}
+def _candidates(
+    forecasts: Mapping[str, Forecast], escalations: Mapping[str, Escalation], request: RoutingRequest
+) -> Mapping[str, Forecast]:
+    """Those of the allowed checkpoints, and of the escalations whose two checkpoints are both available."""
+    if request.may_escalate and len(request.available) == len(request.allowed) == len(forecasts) - len(escalations):
+        return forecasts
+    allowed, available = request.allowed, request.available if request.may_escalate else frozenset[str]()
+
+    def may_be_chosen(name: str) -> bool:
+        pair = escalations.get(name)
+        return name in allowed if pair is None else pair.first in available and pair.second in available
+
+    return {name: forecast for name, forecast in forecasts.items() if may_be_chosen(name)}
 
 
 def _choose(
-    family: Family, request: RoutingRequest, forecasts: Mapping[str, Forecast], starts: Mapping[str, str]
-) -> tuple[str, Kind, str, Move]:
+    family: Family,
+    request: RoutingRequest,
+    forecasts: Mapping[str, Forecast],
+    escalations: Mapping[str, Escalation],
+) -> tuple[str, Kind, Callable[[], str], Move]:
     """The chosen checkpoint or escalation, how it was chosen, why, and what that is to the conversation.
 
     Holdout and availability are not applied yet.
     """
     if request.pinned is not None:
-        return request.pinned, "pinned", "the caller named this checkpoint", "none"
+        return request.pinned, "pinned", _Because("the caller named this checkpoint"), "none"
     if forecasts:
         last = request.last
         choice = cheapest_good_enough(forecasts, request.tolerance)
         if last is None or last.checkpoint not in request.available:
-            return choice, "routed", _why(forecasts, choice, request), "begun" if request.in_conversation else "none"
+            why = functools.partial(_why, forecasts, choice, request)
+            return choice, "routed", why, "begun" if request.in_conversation else "none"
         best = max(forecast.success for forecast in forecasts.values())
         # Under a floor, a conversation stays only where that is expected to do as well as the certified choice.
         tolerance = best - forecasts[choice].success + _ROUNDING if request.floor else request.tolerance
+        starts = {name: escalations[name].first if name in escalations else name for name in forecasts}
         next_turn = conversation.choose(family, forecasts, starts, tolerance, last)
-        return next_turn.choice, "routed", next_turn.reason, next_turn.move
-    why = _why_not(request)
+        return next_turn.choice, "routed", _Because(next_turn.reason), next_turn.move
+    why_not = _why_not(request)
     reference = family.reference
     if reference in request.allowed:
-        return reference, "abstained", f"{why}, so the reference checkpoint serves", "none"
+        return reference, "abstained", _Because(f"{why_not}, so the reference checkpoint serves"), "none"
     neighbour = _neighbour(family, reference, request.allowed)
     return (
         neighbour,
         "abstained",
-        f"{why}, and this key may not use {reference}, so {neighbour}, its neighbour, serves",
+        _Because(f"{why_not}, and this key may not use {reference}, so {neighbour}, its neighbour, serves"),
         "none",
     )
 

@@ -8,7 +8,7 @@ import pytest
 import models
 from benchmarks import predictors
 from benchmarks.predictors import Outcomes
-from models.profile import LEVELS
+from models.prediction import LEVELS
 from training.profile.scores import log_loss
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gateway.ledger.entry import Entry
-from models.rule import Forecast
+from models.prediction import Forecast
 
 
 def entry(**changes: Any) -> Entry:

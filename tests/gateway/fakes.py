@@ -32,6 +32,8 @@ from models import features
 from models import profile as profiles
 from models.family import Checkpoint, Estimate, Family, Measurements, Slice
 from models.files import hash_files
+from models.prediction import LEVELS
+from models.stored import SCHEMA_VERSION
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
@@ -111,9 +113,9 @@ def _profile(escalations: dict[str, Any]) -> dict[str, Any]:
 
     tokens = tuple(float(np.log1p(count)) for count in (100, 60, 20))
     nothing = {"intercept": 0.0, "roots": [], "feature": [], "threshold": [], "left": [], "right": [], "value": []}
-    residuals = np.linspace(-0.5, 0.5, len(profiles.LEVELS)).tolist()
+    residuals = np.linspace(-0.5, 0.5, len(LEVELS)).tolist()
     return {
-        "schema_version": profiles.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "vocabulary": ["what", "is", "hard"],
         "lower": [0.0] * len(features.FEATURES),
         "upper": [20.0] * len(features.FEATURES),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from models.profile import Prediction, Profile
+from models.prediction import Prediction
+from models.profile import Profile
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
     COMPLETION,

@@ -22,7 +22,7 @@ from models.encoder import Encoder
 from models.files import sha256
 from models.floor import Floor
 from models.neighbours import Neighbours
-from models.profile import ProfileError
+from models.stored import ProfileError
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, HARD, FakeEngine, running
 

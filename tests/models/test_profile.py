@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import models
 from models import profile as profiles
 from models.features import FEATURES
-from models.profile import LEVELS, ChoicePrediction, Profile, ProfileError
+from models.prediction import LEVELS, ChoicePrediction
+from models.profile import Profile
+from models.stored import SCHEMA_VERSION, ProfileError
 
 WORDS = ["what", "is", "plus", "times"]
 DIGITS, POSITION = FEATURES.index("digits"), len(FEATURES)
@@ -36,7 +38,7 @@ def stored(**changes: Any) -> dict[str, Any]:
     """A profile of two checkpoints in which more digits mean harder prompts and longer thinking."""
     thresholds = list(np.log1p([2.5, 5.5, 11.5]))
     return {
-        "schema_version": profiles.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "vocabulary": WORDS,
         "lower": [1.0 if name == "numbers" else 0.0 for name in FEATURES],  # two numbers
         "upper": [10.0] * len(FEATURES),

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from models.profile import Escalation
+from models.prediction import Escalation
 from training.tasks.outcome import Graded, Outcome
 
 SHARES = (0.05, 0.1, 0.2, 0.3)

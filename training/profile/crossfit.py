@@ -11,8 +11,9 @@ from sklearn.model_selection import KFold
 
 from models.encoder import Encoder
 from models.floor import Floor
-from models.profile import Prediction, Profile
-from models.rule import cheapest_good_enough, forecasts_of
+from models.prediction import Prediction, forecasts_of
+from models.profile import Profile
+from models.rule import cheapest_good_enough
 from training.profile import fit, floor
 from training.profile.cascade import simulated
 from training.profile.floor import Outcomes, Way

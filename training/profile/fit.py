@@ -25,7 +25,8 @@ from sklearn.model_selection import GroupKFold
 from models.encoder import Encoder
 from models.features import features_of, words_of
 from models.files import write_text
-from models.profile import LEVELS, SCHEMA_VERSION
+from models.prediction import LEVELS
+from models.stored import SCHEMA_VERSION
 from training.profile import cascade, readers
 from training.profile.boosting import RISING, SHARE, VALUE, boost, constant_forest
 from training.profile.enough import FEW

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from models.profile import LEVELS
+from models.prediction import LEVELS
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.ledger.entry import Entry
 from gateway.ledger.replay import Replay
-from models.rule import Forecast, cheapest_good_enough
+from models.prediction import Forecast
+from models.rule import cheapest_good_enough
 from tests.gateway.entries import entry
 
 forecasts = st.builds(Forecast, st.floats(0, 1), st.floats(0, 1000), st.floats(0, 1000))

@@ -15,8 +15,8 @@ from gateway.routing.conversation import PROMPT_PRICE, LastTurn, choose, harder,
 from gateway.routing.rule import Decision, RoutingRequest
 from models.family import Family
 from models.overrides import Overrides
-from models.profile import LEVELS, ChoicePrediction, Escalation, Prediction
-from models.rule import Forecast, cheapest_good_enough
+from models.prediction import LEVELS, ChoicePrediction, Escalation, Forecast, Prediction
+from models.rule import cheapest_good_enough
 from tests.gateway.routing.test_rule import ALL, prediction, prompt
 from tests.gateway.served import build_served_family
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing.feasibility import smallest_feasible
-from models.profile import ChoicePrediction
+from models.prediction import ChoicePrediction
 from tests.gateway.routing.test_rule import choices
 
 

@@ -8,8 +8,7 @@ import pytest
 from gateway.routing.headers import routing_headers
 from gateway.routing.rule import Decision
 from models.family import Family
-from models.profile import Escalation
-from models.rule import Forecast
+from models.prediction import Escalation, Forecast
 
 ESCALATION = Escalation(first="alpha-0.4", second="base", surprisal=1.5)
 DECISION = Decision(
@@ -17,7 +16,7 @@ DECISION = Decision(
     escalation=None,
     choice="alpha-0.4",
     kind="routed",
-    reason="the cheapest within 0.005 of the best",
+    why=lambda: "the cheapest within 0.005 of the best",
     routed=True,
     difficulty=0.25,
     predicted_tokens=20.0,

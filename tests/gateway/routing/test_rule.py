@@ -11,7 +11,7 @@ from gateway.routing import rule
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
 from models.family import Family
 from models.floor import Certified, Floor
-from models.profile import LEVELS, ChoicePrediction, Escalation, Prediction
+from models.prediction import LEVELS, ChoicePrediction, Escalation, Prediction, forecasts_of
 
 ALL = frozenset({"base", "alpha-0.1", "alpha-0.4"})
 ESCALATION = "alpha-0.4>base@10%"
@@ -178,7 +178,7 @@ def test_the_choice_is_the_cheapest_within_tolerance(
 def test_forecasts_are_the_predictions_under_the_limit(
     predicted: dict[str, ChoicePrediction], budget: int | None
 ) -> None:
-    for name, forecast in rule.forecasts_of(predicted, budget).items():
+    for name, forecast in forecasts_of(predicted, budget).items():
         assert forecast.success == pytest.approx(predicted[name].p_correct_within(budget), abs=1e-4)
         assert forecast.tokens == pytest.approx(predicted[name].expected_tokens(budget), abs=1e-2)
         assert forecast.unlimited_tokens == pytest.approx(predicted[name].expected_tokens(), abs=1e-2)
