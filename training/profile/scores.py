@@ -39,6 +39,17 @@ def token_scores(tokens: Array, quantiles: Array) -> dict[str, float]:
     }
 
 
+def answer_scores(tokens: Array, expected: Array) -> dict[str, float]:
+    """Root mean square errors of expected answer tokens, (prompts,), and of their mean over all prompts.
+
+    For an expected value the mean square is the fair measure: the mean absolute error would favour medians.
+    """
+    return {
+        "answers_error": float(np.sqrt(((tokens - expected[:, None]) ** 2).mean())),
+        "answers_error_constant": float(tokens.std()),
+    }
+
+
 def pinball(tokens: Array, quantiles: Array) -> float:
     """Pinball loss in tokens: of quantiles at `LEVELS`, (prompts, levels), for samples, (prompts, samples)."""
     error = tokens[:, :, None] - quantiles[:, None, :]
