@@ -42,13 +42,13 @@ def test_expected_tokens_have_the_mean_of_held_out_answers_and_follow_the_prompt
     assert brief[1] == pytest.approx(np.e * brief[0], rel=0.35)
 
 
-def test_expected_tokens_are_never_negative() -> None:
-    inputs, _ = measured(np.random.default_rng(0), (0.0, 0.0))
-    tokens = np.zeros((len(inputs), 1))
-    tokens[0] = 1
-    found = fitted(inputs, tokens, 2)
+def test_expected_tokens_are_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum of trees may be below the lowest logarithm of any answer."""
+    monkeypatch.setattr(answers, "boost", lambda *_: ({}, np.full(8, -1.0)))
+    monkeypatch.setattr(answers, "smearing", lambda *_: np.array([1.0, 4.0]))
+    found = answers.fit(np.zeros((8, 2)), np.ones((8, 1)), 2, [], seed=0)
     assert found is not None
-    assert found.expected.min() >= 0
+    assert found.expected == pytest.approx([0.0, 4.0 / np.e - 1] * 4)
 
 
 def test_nothing_is_fitted_if_every_token_counts_as_reasoning() -> None:

@@ -46,12 +46,12 @@ def simulated_outcomes() -> dict[str, list[Graded]]:
 
 
 def answering(outcomes: dict[str, list[Graded]]) -> dict[str, list[Graded]]:
-    """The same outcomes with answers: the brief checkpoint's are four times as long as the base's."""
+    """The same outcomes with answers: the brief checkpoint's are longer than the base's, and differ more."""
     rng = np.random.default_rng(2)
-    lengths = {"base": 50, "alpha-0.4": 200}
+    lengths, spread = {"base": 50, "alpha-0.4": 200}, {"base": 0.2, "alpha-0.4": 0.9}
 
     def with_answer(name: str, difficulty: str, o: Outcome) -> Outcome:
-        length = lengths[name] * (2 if difficulty == "hard" else 1) * rng.lognormal(0, 0.5)
+        length = lengths[name] * (2 if difficulty == "hard" else 1) * rng.lognormal(0, spread[name])
         return dataclasses.replace(o, tokens=o.reasoning_tokens + int(length))
 
     return {
@@ -197,11 +197,11 @@ def test_expected_answer_tokens_match_on_new_prompts(answered):
             np.mean([o.answer_tokens for row in graded for o in row.outcomes if difficulty in (None, row.difficulty)])
             for graded in rows.values()
         ]
-        assert expected == pytest.approx(true, rel=0.15)
+        assert expected == pytest.approx(true, rel=0.15), difficulty
     for name, figures in raw["report"].items():
         mean = np.mean([o.answer_tokens for row in rows[name] for o in row.outcomes])
         assert figures["answers_mean"] == pytest.approx(mean)
-        assert figures["answers_error"] < 0.95 * figures["answers_error_constant"]
+        assert figures["answers_error"] < figures["answers_error_constant"]
 
 
 def test_answers_change_nothing_else_in_the_profile(fitted, answered):
