@@ -25,6 +25,7 @@ FILES = {
     "gsm8k": "docs/profile/gsm8k.json",
     "readers": "docs/profile/readers.json",
     "fit": "benchmarks/results/profile-fit.json",
+    "answer-tokens": "docs/profile/answer_tokens.json",
     "state": "docs/profile/model-state.json",
     "floor": "docs/profile/floor.json",
     "few": "docs/profile/few_prompts.json",

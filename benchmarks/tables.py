@@ -262,6 +262,7 @@ TABLES = {
     "tolerances": tables_profile.tolerances,
     "gsm8k": tables_profile.gsm8k,
     "readers": tables_profile.readers,
+    "answer-tokens": tables_profile.answer_tokens,
     "model-state": tables_profile.model_state,
     "model-state-times": tables_profile.model_state_times,
     "floors": tables_profile.floors,

@@ -68,6 +68,23 @@ def readers(sources: Sources) -> str:
     return table(["", "log loss", "APGR, least to most accurate model"], rows)
 
 
+def answer_tokens(sources: Sources) -> str:
+    """Errors of expected solution lengths by what is read of the prompt, and how much lower than from counts."""
+    rows = [
+        (
+            f"{fitted}: {name}",
+            render(figures["error"], ".1"),
+            "" if name == "counts" else render(figures["minus counts"]["error"], "%1"),
+            render(figures["log error"], ".3"),
+            "" if name == "counts" else render(figures["minus counts"]["log error"], "%1"),
+        )
+        for fitted in ("fitted on four fifths", "fitted on 200")
+        for name, figures in sources.value("answer-tokens", fitted).items()
+    ]
+    heads = ["", "error in tokens", "lower than counts", "error of the logarithm, squared", "lower than counts"]
+    return table(heads, rows)
+
+
 def floors(sources: Sources) -> str:
     """How often what was certified kept the floor, for every kind of family."""
     rows = [

@@ -104,7 +104,11 @@ class Compiled:
         slope, offset = zip(*stored.scales.values(), strict=True)
         plan.slope, plan.offset = self._numbers(slope), self._numbers(offset)
         plan.residuals = self._numbers([sorted(z) for z in stored.residuals.values()])
-        plan.forced_shifts, plan.answer_scales = self._numbers(shifts), self._numbers([0.0] * len(order))
+        plan.forced_shifts = self._numbers(shifts)
+        if stored.answers is not None:
+            plan.answers = self._forest(stored.answers, len(order))
+        scales = {} if stored.answers is None else stored.answer_scales
+        plan.answer_scales = self._numbers([scales.get(name, 0.0) for name in order])
         pairs = [(order.index(one.first), order.index(one.second)) for one in escalations]
         plan.pairs = self._pointer(np.array(pairs, dtype=np.int32))
         plan.fitted = self._numbers([(*one.scale, *one.unsure) for one in escalations])
@@ -149,7 +153,5 @@ class Compiled:
         out = self._out()
         self._library.laconic_forecasts(self._at, state, _NO_LIMIT if limit is None else limit, exact, out)
         values = iter(out[:])
-        return {
-            name: Forecast(success, tokens, unlimited)
-            for name, success, tokens, unlimited, _ in zip(self._names, values, values, values, values, strict=True)
-        }
+        by_four = zip(values, values, values, values, strict=True)
+        return dict(zip(self._names, map(Forecast._make, by_four), strict=True))

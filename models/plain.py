@@ -29,6 +29,8 @@ class Plain:
         checkpoints, shifts = len(stored.residuals), len(next(iter(stored.budget_forced_shifts.values())))
         self._forests = Forests([stored.correct, stored.tokens, stored.spread], len(FEATURES), checkpoints)
         self._budget_forced = Forests([stored.budget_forced], len(FEATURES), shifts)
+        self._answers = None if stored.answers is None else Forests([stored.answers], len(FEATURES), checkpoints)
+        self._answer_scales = np.array(list(stored.answer_scales.values()))
         self._slope, self._shift = np.array(list(stored.scales.values())).T
         self._shifts = np.array(list(stored.budget_forced_shifts.values()))
         self._residuals = np.sort(np.array(list(stored.residuals.values())), axis=1)
@@ -46,12 +48,18 @@ class Plain:
         p_correct = _sigmoid(self._slope * correct + self._shift)
         log_tokens = mean[:, None] + np.exp(np.minimum(spread, 10.0))[:, None] * self._residuals
         tokens = np.maximum(np.expm1(np.minimum(log_tokens, 20.0)), 0.0)
-        budget_forced = self._budget_forced_curves(x)
+        budget_forced, answers = self._budget_forced_curves(x), self._answer_tokens(x)
         alone = {
-            name: ChoicePrediction(float(p_correct[i]), tokens[i], budget_forced[i])
+            name: ChoicePrediction(float(p_correct[i]), tokens[i], budget_forced[i], answer_tokens=float(answers[i]))
             for i, name in enumerate(self.checkpoints)
         }
         return alone | {name: self._escalated(name, alone, correct, mean) for name in self.escalations}
+
+    def _answer_tokens(self, x: Vector) -> Vector:
+        """Expected answer tokens by checkpoint; 0 if they are not predicted."""
+        if self._answers is None:
+            return np.zeros(len(self.checkpoints))
+        return np.maximum(self._answer_scales * np.exp(np.minimum(self._answers(x)[:, 0], 20.0)) - 1.0, 0.0)
 
     def _budget_forced_curves(self, x: Vector) -> list[Callable[[float], float]]:
         """For each checkpoint, P(correct) as a function of the budget. The forest is evaluated on the first call."""
@@ -87,6 +95,7 @@ class Plain:
             tokens_before=first.expected_tokens(),
             escalation=escalation,
             mixture=mixture,
+            answer_tokens=(1.0 - p_unsure) * first.answer_tokens + p_unsure * second.answer_tokens,
         )
 
 

@@ -43,6 +43,13 @@ class Forecast(NamedTuple):
     """Expected reasoning tokens of one completion (the request may ask for `n`)."""
     unlimited_tokens: _Tokens
     """Expected reasoning tokens of one completion without a limit."""
+    answer_tokens: _Tokens = 0.0
+    """Expected tokens of its answer; 0 if the profile does not predict them."""
+
+    @property
+    def cost(self) -> float:
+        """Expected tokens of the thinking under the limit and of the answer."""
+        return self.tokens + self.answer_tokens
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class ChoicePrediction:
     """None for a checkpoint. For an escalation, `tokens` are those of both checkpoints."""
     mixture: tuple[tuple[float, Vector], ...] = ()
     """An escalation's tokens in two parts: their shares and quantiles. `tokens` is too coarse for the rare part."""
+    answer_tokens: float = 0.0
+    """Expected tokens of the answer; 0 if the profile does not predict them."""
 
     def p_within(self, budget: int | None) -> float:
         """P(reasoning tokens <= budget); None means unlimited."""
@@ -148,5 +157,6 @@ def forecasts_of(predictions: Mapping[str, ChoicePrediction], limit: int | None)
     for name, prediction in predictions.items():
         unlimited = round(prediction.expected_tokens(), 2)
         limited = unlimited if limit is None else round(prediction.expected_tokens(limit), 2)
-        forecasts[name] = Forecast(round(prediction.p_correct_within(limit), 4), limited, unlimited)
+        success, answer = round(prediction.p_correct_within(limit), 4), round(prediction.answer_tokens, 2)
+        forecasts[name] = Forecast(success, limited, unlimited, answer)
     return forecasts

@@ -5,6 +5,7 @@ checkpoint c in the family as an input:
 
     P(correct | x, c)       = sigmoid(a_c f(x) + b_c)
     log(1 + tokens) | x, c  = g(x, c) + exp(h(x, c)) z,   z drawn from the checkpoint's residual quantiles
+    E[answer tokens | x, c] = s_c exp(a(x, c)) - 1,       if answers were measured (decision 55)
 
 The first is the two-parameter logistic model of item response theory (Birnbaum, 1968). One function of the prompt, f,
 says how easy the question is: the reader that fitting chose (`models.reader`). Each checkpoint adds two numbers.

@@ -17,15 +17,15 @@ def good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> dict[str
 
 
 def cheapest_good_enough(forecasts: Mapping[str, Forecast], tolerance: float) -> str:
-    """The rule: of the forecasts whose success is within `tolerance` of the best, the one with the fewest tokens."""
+    """The rule: of the forecasts whose success is within `tolerance` of the best, the one with the fewest tokens.
+
+    Tokens of the answer count as those of the thinking do: they cost the same.
+    """
     threshold = max([forecast.success for forecast in forecasts.values()]) - tolerance
     # A limit below every checkpoint's thinking makes the costs equal; the one that would think least then wins.
-    good = [
-        (forecast.tokens, forecast.unlimited_tokens) for forecast in forecasts.values() if forecast.success >= threshold
-    ]
-    least = min(good)
-    return next(
-        name
-        for name, forecast in forecasts.items()
-        if forecast.success >= threshold and (forecast.tokens, forecast.unlimited_tokens) == least
-    )
+    costs = {
+        name: (tokens + answer, unlimited)
+        for name, (success, tokens, unlimited, answer) in forecasts.items()
+        if success >= threshold
+    }
+    return min(costs, key=costs.__getitem__)

@@ -11,9 +11,9 @@ from models.forest import Forest
 from models.prediction import LEVELS, Escalation
 from models.reader import StoredReader
 
-SCHEMA_VERSION = 9
-READABLE = (7, 8, 9)
-"""Version 7 had no reader: easiness was the forest's value. Version 8 had no encoder."""
+SCHEMA_VERSION = 10
+READABLE = (7, 8, 9, 10)
+"""Version 7 had no reader: easiness was the forest's value. Version 8 had no encoder. Version 9 had no answers."""
 MAX_SHIFTS = 64
 """Most values of u, which is the logarithm of a budget."""
 MAX_NODES = 2**22
@@ -49,6 +49,10 @@ class StoredProfile(BaseModel):
     """a and b by checkpoint."""
     tokens: Forest
     spread: Forest
+    answers: Forest | None = None
+    """The mean of log(1 + answer tokens); None if no answer tokens were measured."""
+    answer_scales: dict[str, float] = {}
+    """By checkpoint in the order of `residuals`: E[answer tokens | x] = scale * exp(answers(x)) - 1, at least 0."""
     escalations: dict[str, StoredEscalation]
     """By name."""
     budget_forced: Forest
@@ -74,7 +78,8 @@ def check(stored: StoredProfile) -> None:
             raise ProfileError(f"residuals.{name} has {len(values)} values, not {len(LEVELS)}")
     _check_names(stored)
     positions = max(len(stored.residuals), *map(len, stored.budget_forced_shifts.values()))
-    forests = (stored.correct, stored.tokens, stored.spread, stored.budget_forced)
+    answers = () if stored.answers is None else (stored.answers,)
+    forests = (stored.correct, stored.tokens, stored.spread, stored.budget_forced, *answers)
     if positions > MAX_SHIFTS or positions * sum(len(forest.value) for forest in forests) > MAX_NODES:
         raise ProfileError("the forests are too large to be evaluated for each request")
 
@@ -85,6 +90,9 @@ def _check_names(stored: StoredProfile) -> None:
         raise ProfileError("residuals is empty")
     if list(stored.scales) != list(stored.residuals):
         raise ProfileError(f"scales has {', '.join(stored.scales)}, residuals has {', '.join(stored.residuals)}")
+    if stored.answers is not None and list(stored.answer_scales) != list(stored.residuals):
+        has = ", ".join(stored.answer_scales) or "nothing"
+        raise ProfileError(f"answer_scales has {has}, residuals has {', '.join(stored.residuals)}")
     if list(stored.budget_forced_shifts) != list(stored.residuals):
         raise ProfileError(
             f"budget_forced_shifts has {', '.join(stored.budget_forced_shifts)},"

@@ -79,6 +79,8 @@ def replay_report(replay: Replay) -> RenderableType:
     if replay.requests:
         sides = (replay.recorded, replay.replayed)
         table.add_row("expected reasoning tokens", *(f"{side.tokens:,.0f}" for side in sides))
+        if any(side.answer_tokens for side in sides):
+            table.add_row("expected answer tokens", *(f"{side.answer_tokens:,.0f}" for side in sides))
         table.add_row("saved against the reference", *(_saved(side, replay) for side in sides))
         table.add_row("expected success", *(f"{side.success / replay.requests:.3f}" for side in sides))
         table.add_section()

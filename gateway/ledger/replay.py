@@ -15,9 +15,11 @@ from models.rule import cheapest_good_enough
 
 @dataclass
 class ReplaySide:
-    """What one setting chooses: expected reasoning tokens, and expected success summed over requests."""
+    """What one setting chooses: expected tokens and expected success, summed over requests."""
 
     tokens: float = 0.0
+    """Of the thinking."""
+    answer_tokens: float = 0.0
     success: float = 0.0
     choices: Counter[str] = field(default_factory=Counter[str])
 
@@ -25,6 +27,7 @@ class ReplaySide:
         """Count one request as sent to `checkpoint`."""
         forecast = entry.forecasts[checkpoint]
         self.tokens += forecast.tokens * entry.choices
+        self.answer_tokens += forecast.answer_tokens * entry.choices
         self.success += forecast.success
         self.choices[checkpoint] += 1
 

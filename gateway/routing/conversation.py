@@ -84,7 +84,7 @@ def choose(
 
     def cost(name: str) -> tuple[float, float]:
         forecast = forecasts[name]
-        return forecast.tokens + (0.0 if name in warm else lost), forecast.unlimited_tokens
+        return forecast.cost + (0.0 if name in warm else lost), forecast.unlimited_tokens
 
     choice = min(raised or good, key=cost)
     if raised:
@@ -96,12 +96,12 @@ def choose(
     if choice not in warm:
         if not stays:
             return Continuation(choice, "moved_up", f"moved up: {last.checkpoint} is not good enough for this turn")
-        saved = min(forecasts[name].tokens for name in stays) - forecasts[choice].tokens
+        saved = min(forecasts[name].cost for name in stays) - forecasts[choice].cost
         return Continuation(choice, "moved_down", f"moved down: that saves {saved:.0f} tokens and loses {cache}")
-    cheapest = min(good, key=lambda name: (forecasts[name].tokens, forecasts[name].unlimited_tokens))
+    cheapest = min(good, key=lambda name: (forecasts[name].cost, forecasts[name].unlimited_tokens))
     if cheapest in warm:
         return Continuation(choice, "kept", f"kept: {last.checkpoint} answered the last turn")
-    saved = forecasts[choice].tokens - forecasts[cheapest].tokens
+    saved = forecasts[choice].cost - forecasts[cheapest].cost
     return Continuation(choice, "kept", f"kept: {cheapest} would save {saved:.0f} tokens and lose {cache}")
 
 

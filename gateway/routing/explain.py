@@ -101,11 +101,12 @@ def _saving(decision: Decision) -> float | None:
 def _choice(prediction: ChoicePrediction | None, limit: int | None) -> dict[str, Any]:
     """What one checkpoint or escalation is expected to do under the limit."""
     if prediction is None:
-        return {"success": None, "correct": None, "tokens": None, "quantiles": None}
+        return {"success": None, "correct": None, "tokens": None, "answer_tokens": None, "quantiles": None}
     return {
         "success": round(prediction.p_correct_within(limit), 4),
         "correct": round(prediction.p_correct, 4),
         "tokens": round(prediction.expected_tokens(limit), 1),
+        "answer_tokens": round(prediction.answer_tokens, 1),
         "quantiles": {
             name: round(float(np.interp(level, LEVELS, prediction.tokens))) for name, level in QUANTILES.items()
         },

@@ -1,9 +1,9 @@
 """Which checkpoint answers, and why? The routing decision; pure.
 
 For each checkpoint c the profile predicts P_c(correct | prompt, thinking limited to B), its success under the limit B.
-The rule chooses the checkpoint with the fewest expected reasoning tokens under B among those whose success is within
-`tolerance` of the best success. An escalation (one checkpoint after another, see `models.profile`) competes like a
-checkpoint. In a conversation, leaving the checkpoint of the last turn has a price (`conversation.py`).
+The rule chooses the checkpoint with the fewest expected tokens under B, of thinking and answer, among those whose
+success is within `tolerance` of the best success. An escalation (one checkpoint after another, see `models.profile`)
+competes like a checkpoint. In a conversation, leaving the checkpoint of the last turn has a price (`conversation.py`).
 
 A quality floor replaces the tolerance by the one that the profile is certified for, and what is not certified goes to
 the reference checkpoint. The certificate is about a choice among everything, so a key that may not use every
@@ -246,7 +246,7 @@ def _why(forecasts: Mapping[str, Forecast], choice: str, request: RoutingRequest
     best = max(forecasts, key=lambda name: forecasts[name].success)
     return (
         f"cheapest within {request.tolerance:.3g}{load} of the best success: {forecasts[choice].success:.3f} for"
-        f" {forecasts[choice].tokens:.0f} tokens, best {forecasts[best].success:.3f} ({best})"
+        f" {forecasts[choice].cost:.0f} tokens, best {forecasts[best].success:.3f} ({best})"
     )
 
 

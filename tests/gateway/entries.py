@@ -50,7 +50,7 @@ def entries() -> st.SearchStrategy[Entry]:
         reference_tokens=st.none() | st.floats(0, 1e6),
         forecasts=st.dictionaries(
             st.sampled_from(["base", "alpha-0.4"]),
-            st.builds(Forecast, st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 1e6)),
+            st.builds(Forecast, st.floats(0, 1), *[st.floats(0, 1e6)] * 3),
         ),
         finish_reason=st.sampled_from(["stop", "length", ""]),
         status=st.sampled_from([200, 499, 502, 503]),

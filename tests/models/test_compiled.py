@@ -23,6 +23,7 @@ from models.features import FEATURES
 from models.plain import Plain
 from models.prediction import LEVELS, Forecast, Prediction, forecasts_of
 from models.profile import LIBRARY, Profile
+from models.stored import SCHEMA_VERSION
 from training.tasks.prompts import prompts
 
 BUDGETS = (None, 0, 1, 2, 5, 8, 13, 21, 34, 64, 100, 255, 1000, 32_000)
@@ -59,7 +60,7 @@ def random_profile(seed: int, checkpoints: int, escalations: int) -> dict[str, A
     names = [f"level-{number}" for number in range(checkpoints)]
     reader = {"name": "length", "intercept": 0.3, "forest": 0.7, "parts": [{"kind": "length", "weights": [-0.2]}]}
     return {
-        "schema_version": 9,
+        "schema_version": SCHEMA_VERSION,
         "vocabulary": ["what", "is", "the", "sum"],
         "lower": [0.0] * POSITION,
         "upper": [6.0] * POSITION,
@@ -69,6 +70,8 @@ def random_profile(seed: int, checkpoints: int, escalations: int) -> dict[str, A
         "scales": {name: [rng.uniform(0.5, 2), rng.gauss(0, 1)] for name in names},
         "tokens": random_forest(seed + 1, 8),
         "spread": random_forest(seed + 2, 6),
+        "answers": rng.choice([None, random_forest(seed + 4, 4)]),
+        "answer_scales": {name: rng.uniform(0.9, 1.5) for name in names},
         "escalations": {
             f"{number}": {
                 "first": rng.choice(names),
@@ -103,9 +106,10 @@ def assert_alike(fast: Compiled, plain: Plain, x: list[float], easiness: float, 
         exact, rounded = fast.forecasts(state, budget, exact=True), fast.forecasts(state, budget)
         assert list(exact) == list(choices)
         for name, one in choices.items():
-            expected = one.p_correct_within(budget), one.expected_tokens(budget), one.expected_tokens()
+            within, limited = one.p_correct_within(budget), one.expected_tokens(budget)
+            expected = within, limited, one.expected_tokens(), one.answer_tokens
             assert exact[name] == pytest.approx(expected, rel=1e-9, abs=1e-9)
-            assert rounded[name] == (round(exact[name][0], 4), round(exact[name][1], 2), round(exact[name][2], 2))
+            assert rounded[name] == (round(exact[name][0], 4), *(round(value, 2) for value in exact[name][1:]))
 
 
 def assert_rounded_alike(forecasts: Mapping[str, Forecast], others: Mapping[str, Forecast]) -> None:

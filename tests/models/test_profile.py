@@ -55,6 +55,8 @@ def stored(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+ANSWERS = steps(DIGITS, [float(np.log1p(2.5))], 0.7, 3.0)
+SCALES = {"base": 1.2, "alpha-0.4": 1.05}
 BOTH = {"first": "alpha-0.4", "second": "base", "surprisal": 1.5}
 
 
@@ -228,6 +230,12 @@ def test_budget_forced_accuracy_is_the_forest_plus_the_checkpoint_s_shifts(profi
         (stored(correct=steps(DIGITS, [1.0] * 500_000, 1.0)), "too large"),
         (stored(correct=steps(10**30, [1.0], 1.0)), "inputs"),
         (stored(report={"a\nb" * 1000: 1}), "report"),
+        (stored(answers=ANSWERS), "answer_scales has nothing, residuals has base, alpha-0.4"),
+        (stored(answers=ANSWERS, answer_scales={"base": 1.0}), "answer_scales has base, residuals"),
+        (stored(answers=ANSWERS, answer_scales={"alpha-0.4": 1.1, "base": 1.0}), "answer_scales has alpha-0.4, base"),
+        (stored(answers=ANSWERS, answer_scales={"base": "many", "alpha-0.4": 1.0}), "answer_scales.base"),
+        (stored(answers=ANSWERS | {"roots": [3]}, answer_scales=SCALES), "answers"),
+        (stored(answers=steps(DIGITS, [1.0] * 500_000, 1.0), answer_scales=SCALES), "too large"),
     ],
 )
 def test_an_unusable_profile_is_rejected_in_one_line(content: object, named: str, tmp_path: Path) -> None:
@@ -235,6 +243,21 @@ def test_an_unusable_profile_is_rejected_in_one_line(content: object, named: str
         loaded(tmp_path, content)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_answer_tokens_are_stored_and_change_no_other_prediction(tmp_path: Path) -> None:
+    answering = loaded(tmp_path, stored(answers=ANSWERS, answer_scales=SCALES))
+    assert answering.stored.answers is not None
+    assert answering.stored.answers.intercept == 3.0
+    assert answering.stored.answer_scales == SCALES
+    one, other = (p.predict("what is 1 plus 2").choices["base"] for p in (answering, Profile.of(stored())))
+    assert (one.p_correct, one.expected_tokens()) == (other.p_correct, other.expected_tokens())
+
+
+@pytest.mark.parametrize("version", [7, 8, 9])
+def test_a_profile_of_an_earlier_version_has_no_answer_tokens(version: int, tmp_path: Path) -> None:
+    earlier = loaded(tmp_path, stored(schema_version=version)).stored
+    assert (earlier.answers, earlier.answer_scales) == (None, {})
 
 
 def test_a_missing_profile_is_rejected(tmp_path: Path) -> None:

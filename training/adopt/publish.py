@@ -196,6 +196,8 @@ fitted on the others.
 
 {verdict(report)}
 
+{compared.answers(report)}
+
 {compared.section(profile.get("reader"))}
 
 {cost}

@@ -1,6 +1,7 @@
 """How are prompts read, and how far can that be trusted? Sections of a family's card.
 
-Which reader was chosen, what the others would have done, and whether predictions are as sure as they should be.
+Which reader was chosen, what the others would have done, whether predictions are as sure as they should be, and how far
+off the expected lengths of answers are.
 """
 
 from __future__ import annotations
@@ -95,6 +96,31 @@ def calibration(reliability: Mapping[str, Sequence[Sequence[float]]] | None) -> 
             "",
             f"| checkpoint | hardest fifth |{' |' * max(width - 2, 0)} easiest fifth |",
             "| --- |" + " --- |" * width,
+            *rows,
+        ]
+    )
+
+
+def answers(report: Mapping[str, Mapping[str, float]]) -> str:
+    """How far off are expected answer tokens? By checkpoint, as Markdown; empty if none were predicted.
+
+    Args:
+        report: the profile's, as JSON.
+    """
+    rows = [
+        f"| `{name}` | {r['answers_mean']:,.1f} | {r['answers_error']:,.1f} | {r['answers_error_constant']:,.1f} |"
+        for name, r in report.items()
+        if "answers_error" in r
+    ]
+    if not rows:
+        return ""
+    return "\n".join(
+        [
+            "How long is the answer behind the thinking? Its mean tokens, and the root mean square error of the tokens",
+            "that are expected for a prompt that was not fitted on. A *constant* expects the mean for every prompt:",
+            "",
+            "| checkpoint | answer tokens | error | error of a constant |",
+            "| --- | --- | --- | --- |",
             *rows,
         ]
     )

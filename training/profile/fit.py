@@ -1,9 +1,9 @@
 """How is the difficulty profile fitted? A reader of prompts and boosted trees, from validation outcomes.
 
 One reader serves all checkpoints, so that it learns from all their outcomes what makes a question hard: `readers`
-chooses it, and each checkpoint scales what it says. For lengths there is a forest, of which the position of the
-checkpoint in the family is an input. `models.profile` describes the file and reads it; `benchmarks.difficulty` compares
-this fit with others.
+chooses it, and each checkpoint scales what it says. For lengths of thinking and of answers (`answers`) there are
+forests, of which the position of the checkpoint in the family is an input. `models.profile` describes the file and
+reads it; `benchmarks.difficulty` compares this fit with others.
 
 The number of trees comes from cross-validation over *prompts*: samples of one prompt are never on both sides of a fold.
 Scores in the report use out-of-fold predictions of the forests. Each checkpoint's scales, residuals and shifts are
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,12 @@ from models.features import features_of, words_of
 from models.files import write_text
 from models.prediction import LEVELS
 from models.stored import SCHEMA_VERSION
-from training.profile import cascade, readers
-from training.profile.boosting import RISING, SHARE, VALUE, boost, constant_forest
+from training.profile import answers, cascade, readers
+from training.profile.boosting import RISING, SHARE, VALUE, Folds, boost, constant_forest
 from training.profile.enough import FEW
 from training.profile.logistic import fit_logistic, fit_scale, sigmoid
-from training.profile.scores import correct_scores, log_loss, reliability, token_scores
-from training.tasks.outcome import BudgetForced, Graded
+from training.profile.scores import answer_scores, correct_scores, log_loss, reliability, token_scores
+from training.tasks.outcome import BudgetForced, Graded, Outcome
 
 Array = NDArray[np.float64]
 
@@ -73,11 +73,11 @@ def fit(
     # Row p * n_checkpoints + c is prompt p at checkpoint c.
     inputs = np.concatenate([_at_every_position(x, n_checkpoints) for x in features])
     accuracy = np.array([[row.accuracy for row in rows] for rows in outcomes.values()]).T.ravel()
-    tokens = np.stack(
-        [[[o.reasoning_tokens for o in row.outcomes] for row in rows] for rows in outcomes.values()], axis=1
-    ).reshape(len(inputs), -1)
+    tokens = _counted(outcomes, lambda outcome: outcome.reasoning_tokens)
     seen = readers.see(prompts, features, encoder if len(prompts) >= FEW else None)
-    stored, out_of_fold = forests(inputs, accuracy, tokens.astype(float), n_checkpoints, seed, seen=seen)
+    stored, out_of_fold = forests(inputs, accuracy, tokens, n_checkpoints, seed, seen=seen)
+    answer_tokens = _counted(outcomes, lambda outcome: outcome.answer_tokens)
+    answered = answers.fit(inputs, answer_tokens, n_checkpoints, _folds(len(inputs), n_checkpoints, seed), seed)
     failure = 1 - out_of_fold.correct.reshape(-1, n_checkpoints).mean(1)
     forced, shifts, forced_scores = _fit_budget_forced([budget_forced[name] for name in outcomes], vocabulary, seed)
     return {
@@ -89,6 +89,8 @@ def fit(
         **stored,
         "scales": dict(zip(outcomes, stored["scales"], strict=True)),
         "residuals": dict(zip(outcomes, stored["residuals"], strict=True)),
+        "answers": answered and answered.forest,
+        "answer_scales": dict(zip(outcomes, answered.scales, strict=True)) if answered else {},
         "escalations": _fit_escalations(outcomes, out_of_fold),
         "reliability": {
             name: reliability(accuracy[c::n_checkpoints], out_of_fold.correct[c::n_checkpoints])
@@ -97,14 +99,9 @@ def fit(
         "budget_forced": forced,
         "budget_forced_shifts": dict(zip(outcomes, shifts, strict=True)),
         "report": {
-            name: {
-                **correct_scores(accuracy[c::n_checkpoints], out_of_fold.correct[c::n_checkpoints]),
-                **token_scores(tokens[c::n_checkpoints], out_of_fold.quantiles[c::n_checkpoints]),
-                **_surprisal_scores(rows),
-                **forced_scores[c],
-                "prompts": float(len(prompts)),
-                "samples": float(tokens.shape[1]),
-            }
+            name: _scores(rows, slice(c, None, n_checkpoints), out_of_fold, answered)
+            | forced_scores[c]
+            | {"prompts": float(len(prompts)), "samples": float(tokens.shape[1])}
             for c, (name, rows) in enumerate(outcomes.items())
         },
     }
@@ -136,9 +133,7 @@ def forests(
         seed: for folds and trees.
         seen: what readers see of the prompts, of which the best one is chosen; None: the forest reads the inputs.
     """
-    prompt = np.repeat(np.arange(len(inputs) // n_checkpoints), n_checkpoints)
-    splits = GroupKFold(min(_FOLDS, prompt[-1] + 1), shuffle=True, random_state=seed)
-    folds = list(splits.split(inputs, groups=prompt))
+    folds = _folds(len(inputs), n_checkpoints, seed)
     log_tokens = np.log1p(tokens)
     prompt_folds = [
         (train[::n_checkpoints] // n_checkpoints, test[::n_checkpoints] // n_checkpoints) for train, test in folds
@@ -157,7 +152,7 @@ def forests(
     spread, log_size = boost(VALUE, inputs, np.log(np.abs(residual).mean(1) + _MIN_RESIDUAL), folds, seed)
     size = np.exp(log_size)[:, None]
     residuals = [np.quantile((residual / size)[position::n_checkpoints], LEVELS) for position in range(n_checkpoints)]
-    quantiles = np.expm1(predicted_mean[:, None] + size * np.tile(residuals, (prompt[-1] + 1, 1)))
+    quantiles = np.expm1(predicted_mean[:, None] + size * np.tile(residuals, (len(by_position), 1)))
     stored = {
         "correct": correct,
         **reader,
@@ -239,14 +234,39 @@ def save(profile: dict[str, Any], path: Path) -> None:
     write_text(path, json.dumps(_rounded(profile)) + "\n")
 
 
+def _counted(outcomes: Mapping[str, Sequence[Graded]], count: Callable[[Outcome], int]) -> Array:
+    """A number of each sample, in the order of the inputs, (prompts * n_checkpoints, samples)."""
+    by_checkpoint = [[[count(outcome) for outcome in row.outcomes] for row in rows] for rows in outcomes.values()]
+    every = np.stack(by_checkpoint, axis=1).astype(float)
+    return every.reshape(-1, every.shape[-1])
+
+
+def _folds(rows: int, n_checkpoints: int, seed: int) -> Folds:
+    """Folds over rows of inputs; the rows of one prompt are never on both sides."""
+    prompt = np.repeat(np.arange(rows // n_checkpoints), n_checkpoints)
+    splits = GroupKFold(min(_FOLDS, prompt[-1] + 1), shuffle=True, random_state=seed)
+    return list(splits.split(prompt, groups=prompt))
+
+
 def _at_every_position(features: Array, n_checkpoints: int) -> Array:
     """The forests' inputs for one prompt at every position, (n_checkpoints, features + 1)."""
     return np.column_stack([np.tile(features, (n_checkpoints, 1)), np.arange(n_checkpoints, dtype=float)])
 
 
-def _surprisal_scores(rows: Sequence[Graded]) -> dict[str, float]:
+def _scores(
+    rows: Sequence[Graded], own: slice, out_of_fold: OutOfFold, answered: answers.Answers | None
+) -> dict[str, float]:
+    """Scores of one checkpoint's out-of-fold predictions, which are at `own` among those of all."""
+    accuracy = np.array([row.accuracy for row in rows])
+    tokens = np.array([[o.reasoning_tokens for o in row.outcomes] for row in rows], dtype=float)
+    answer_tokens = np.array([[o.answer_tokens for o in row.outcomes] for row in rows], dtype=float)
     auc = cascade.surprisal_auc(rows)
-    return {} if auc is None else {"surprisal_auc": auc}
+    return {
+        **correct_scores(accuracy, out_of_fold.correct[own]),
+        **token_scores(tokens, out_of_fold.quantiles[own]),
+        **(answer_scores(answer_tokens, answered.expected[own]) if answered else {}),
+        **({} if auc is None else {"surprisal_auc": auc}),
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -39,6 +39,18 @@ def token_scores(tokens: Array, quantiles: Array) -> dict[str, float]:
     }
 
 
+def answer_scores(tokens: Array, expected: Array) -> dict[str, float]:
+    """The mean, and root mean square errors: of expected answer tokens, (prompts,), and of the mean for every prompt.
+
+    For an expected value the mean square is the fair measure: the mean absolute error would favour medians.
+    """
+    return {
+        "answers_mean": float(tokens.mean()),
+        "answers_error": float(np.sqrt(((tokens - expected[:, None]) ** 2).mean())),
+        "answers_error_constant": float(tokens.std()),
+    }
+
+
 def pinball(tokens: Array, quantiles: Array) -> float:
     """Pinball loss in tokens: of quantiles at `LEVELS`, (prompts, levels), for samples, (prompts, samples)."""
     error = tokens[:, :, None] - quantiles[:, None, :]

@@ -23,6 +23,7 @@ def write(family: Family, provenance: Provenance, *, gate: Mapping[str, Any] | N
         _figures(family, caution=trained_here),
         _at_the_gate(gate) if gate else "",
         _profile_section(profile["report"]),
+        compared.answers(profile["report"]),
         compared.section(profile.get("reader")),
         compared.calibration(profile.get("reliability")),
         _escalations(profile["escalations"]),

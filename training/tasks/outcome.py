@@ -26,6 +26,11 @@ class Outcome:
     surprisal: float | None = None
     """-log P of the thinking and its `</think>`, in nats; high if the model was unsure. None if not measured."""
 
+    @property
+    def answer_tokens(self) -> int:
+        """The tokens that are no reasoning: those of the answer, and the marks that end thinking and answer."""
+        return max(self.tokens - self.reasoning_tokens, 0)
+
 
 @dataclass(frozen=True)
 class Graded:

@@ -22,6 +22,12 @@ def test_an_entry_of_an_older_version_is_an_answer_with_reported_figures() -> No
     assert totals_of(parsed).estimated == 1
 
 
+def test_forecasts_of_an_older_version_have_no_answer_tokens() -> None:
+    old = json.loads(dump(entry()))
+    old["forecasts"] = {name: values[:3] for name, values in old["forecasts"].items()}
+    assert parse(json.dumps(old)).forecasts == entry().forecasts
+
+
 def test_an_entry_of_a_newer_version_is_read_without_what_is_unknown() -> None:
     newer = json.loads(dump(entry())) | {"a_field_of_next_year": [1]}
     assert parse(json.dumps(newer)).status == 200

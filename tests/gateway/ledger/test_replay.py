@@ -14,7 +14,7 @@ from models.prediction import Forecast
 from models.rule import cheapest_good_enough
 from tests.gateway.entries import entry
 
-forecasts = st.builds(Forecast, st.floats(0, 1), st.floats(0, 1000), st.floats(0, 1000))
+forecasts = st.builds(Forecast, st.floats(0, 1), *[st.floats(0, 1000)] * 3)
 
 
 def replay(sample: Iterable[Entry], tolerance: float) -> Replay:
@@ -49,7 +49,7 @@ def test_the_same_tolerance_makes_the_same_choices(sample: list[Entry]) -> None:
 @given(st.lists(routed(), max_size=10), st.floats(0, 1), st.floats(0, 1))
 def test_more_tolerance_never_costs_more(sample: list[Entry], one: float, other: float) -> None:
     strict, lax = (replay(sample, tolerance).replayed for tolerance in sorted((one, other)))
-    assert lax.tokens <= strict.tokens
+    assert lax.tokens + lax.answer_tokens <= strict.tokens + strict.answer_tokens + 1e-6
 
 
 def test_requests_that_were_not_routed_are_not_replayed() -> None:

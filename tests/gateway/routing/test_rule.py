@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,19 @@ def decide(
         available=available & allowed,
     )
     return rule.decide(family, request)
+
+
+def test_a_brief_thinker_with_a_long_answer_is_not_cheap(family: Family) -> None:
+    """Tokens of the answer count as those of the thinking do, with and without a budget."""
+    brief = EASY.choices["alpha-0.4"]
+    for answer_tokens, chosen in ((30.0, "alpha-0.4"), (60.0, "alpha-0.1")):
+        choices = {**EASY.choices, "alpha-0.4": replace(brief, answer_tokens=answer_tokens)}
+        predicted = Prediction(0.25, True, choices)
+        for budget in (None, 100):
+            decision = decide(family, predicted, budget)
+            assert decision.checkpoint == chosen
+            assert decision.forecasts["alpha-0.4"].answer_tokens == answer_tokens
+            assert decision.forecasts["alpha-0.4"].tokens < 20
 
 
 def test_the_cheapest_good_enough_checkpoint_serves(family: Family) -> None:

@@ -50,8 +50,10 @@ async def test_a_served_model_becomes_a_family(prompts: Path, tmp_path: Path, ca
     assert set(profile.checkpoints) == set(accuracy)
     easy, hard = profile.predict("What is 1 + 2?"), profile.predict("What is 18 + 12 + 13?")
     assert easy.choices["budget-16"].p_correct > hard.choices["budget-16"].p_correct
+    assert list(profile.stored.answer_scales) == list(accuracy)
     card = (out / "README.md").read_text()
     assert "| `off` | `adder` | thinking off |" in card
+    assert "| `off` | 4.0 | 0.0 | 0.0 |" in card, "every answer has four words"
     assert "routed, minus `max`" in card
     assert str(prompts) in card
     assert (out / "frontier.png").stat().st_size > 1000

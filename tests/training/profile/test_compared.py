@@ -56,3 +56,11 @@ def test_bins_have_equally_many_prompts_in_the_order_of_their_predictions() -> N
     bins = reliability(accuracy, predicted, bins=3)
     assert np.array(bins) == pytest.approx(np.array([[0.15, 0.25, 2], [0.4, 0.25, 2], [0.85, 0.75, 2]]))
     assert len(reliability(accuracy[:2], predicted[:2])) == 2
+
+
+def test_answer_tokens_have_a_line_for_each_checkpoint_that_has_scores() -> None:
+    scores = {"answers_mean": 1234.5, "answers_error": 80.04, "answers_error_constant": 95.0}
+    text = compared.answers({"max": scores, "off": {**scores, "answers_mean": 9.0}})
+    assert "| `max` | 1,234.5 | 80.0 | 95.0 |" in text
+    assert "| `off` | 9.0 | 80.0 | 95.0 |" in text
+    assert compared.answers({"max": {"log_loss": 0.5}}) == "", "an older profile has none"

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from models import profile as profiles
+from models.features import FEATURES, features_of
+from models.forest import Forests
 from training.profile import fit
 from training.profile.cascade import simulated
 from training.tasks.outcome import BudgetForced, Graded, Outcome
@@ -40,6 +42,24 @@ def simulated_outcomes() -> dict[str, list[Graded]]:
             for p in questions
         ]
         for name in P_CORRECT
+    }
+
+
+def answering(outcomes: dict[str, list[Graded]]) -> dict[str, list[Graded]]:
+    """The same outcomes with answers: the brief checkpoint's are longer than the base's, and differ more."""
+    rng = np.random.default_rng(2)
+    lengths, spread = {"base": 50, "alpha-0.4": 200}, {"base": 0.2, "alpha-0.4": 0.9}
+
+    def with_answer(name: str, difficulty: str, o: Outcome) -> Outcome:
+        length = lengths[name] * (2 if difficulty == "hard" else 1) * rng.lognormal(0, spread[name])
+        return dataclasses.replace(o, tokens=o.reasoning_tokens + int(length))
+
+    return {
+        name: [
+            dataclasses.replace(row, outcomes=tuple(with_answer(name, row.difficulty, o) for o in row.outcomes))
+            for row in rows
+        ]
+        for name, rows in outcomes.items()
     }
 
 
@@ -156,9 +176,43 @@ def test_only_prompts_like_the_fitting_prompts_are_familiar(fitted):
         assert not loaded.predict(text).familiar
 
 
-def test_the_same_outcomes_and_seed_give_the_same_profile(fitted):
-    raw, _ = fitted
-    assert fit.fit(simulated_outcomes(), BUDGET_FORCED, seed=0) == raw
+@pytest.fixture(scope="module")
+def answered() -> tuple[dict[str, list[Graded]], dict]:
+    rows = answering(simulated_outcomes())
+    return rows, fit.fit(rows, BUDGET_FORCED, seed=0)
+
+
+def test_expected_answer_tokens_match_on_new_prompts(answered):
+    """Of a profile as JSON: E[answer tokens | x, c] = scale exp(forest) - 1."""
+    rows, raw = answered
+    stored = profiles.Profile.of(raw).stored
+    assert stored.answers is not None
+    assert list(stored.answer_scales) == list(rows)
+    forest = Forests([stored.answers], len(FEATURES), len(rows))
+    scales = np.array(list(stored.answer_scales.values()))
+    for difficulty in (None, "hard"):
+        fresh = [features_of(p.prompt, stored.vocabulary) for p in prompts("heldout", 1, 300, difficulty=difficulty)]
+        expected = np.mean([scales * np.exp(forest(x)[:, 0]) - 1 for x in fresh], axis=0)
+        true = [
+            np.mean([o.answer_tokens for row in graded for o in row.outcomes if difficulty in (None, row.difficulty)])
+            for graded in rows.values()
+        ]
+        assert expected == pytest.approx(true, rel=0.15), difficulty
+    for name, figures in raw["report"].items():
+        mean = np.mean([o.answer_tokens for row in rows[name] for o in row.outcomes])
+        assert figures["answers_mean"] == pytest.approx(mean)
+        assert figures["answers_error"] < figures["answers_error_constant"]
+
+
+def test_answers_change_nothing_else_in_the_profile(fitted, answered):
+    without, raw = fitted[0], answered[1]
+    assert (without["answers"], without["answer_scales"]) == (None, {}), "its outcomes have no answer tokens"
+    assert {key for key in raw if raw[key] != without[key]} == {"answers", "answer_scales", "report"}
+
+
+def test_the_same_outcomes_and_seed_give_the_same_profile(answered):
+    rows, raw = answered
+    assert fit.fit(rows, BUDGET_FORCED, seed=0) == raw
 
 
 @pytest.mark.parametrize("right", [0, 1, 11])

@@ -72,8 +72,9 @@ def written(family):
     )
     measured = {"accuracy": 0.95, "tokens": 43.25}
     both = {"first": "alpha-0.4", "second": "base", "surprisal": 0.3895, "measured": measured}
+    answers = {"answers_mean": 12.0, "answers_error": 3.5, "answers_error_constant": 4.0}
     profile = {
-        "report": {"base": fitted, "alpha-0.4": fitted | {"surprisal_auc": 0.91}},
+        "report": {"base": fitted | answers, "alpha-0.4": fitted | {"surprisal_auc": 0.91}},
         "escalations": {"alpha-0.4>base@10%": both},
     }
     return lambda failures, family=family, provenance=trained_here: card.write(
@@ -130,6 +131,12 @@ def test_the_card_recommends_none_that_thinks_longer_than_the_base(written, fami
     longer = trained.model_copy(update={"frontier": base.frontier})
     text = written([], family.model_copy(update={"checkpoints": (base, longer)}))
     assert "No checkpoint is as accurate as the base with shorter reasoning." in text
+
+
+def test_the_card_has_the_answer_tokens_of_checkpoints_that_have_them(written):
+    text = written([])
+    assert "| `base` | 12.0 | 3.5 | 4.0 |" in text
+    assert "| `alpha-0.4` | " not in text
 
 
 def test_the_card_says_how_long_training_took(written):
