@@ -17,6 +17,8 @@ from models.family import Estimate
 from training.experiments.arms import Arm, difference, ratio
 from training.experiments.report import read_arms
 
+QUOTED_MACHINE = "amd-epyc-avx512bf16-2cores"
+"""Whose figures of `make bench-gateway` the pages quote: a file in benchmarks/results/gateway. Kinds are never mixed."""
 FILES = {
     "routing": "docs/routing/routing.json",
     "conversations": "docs/routing/conversations.json",
@@ -28,7 +30,7 @@ FILES = {
     "state": "docs/profile/model-state.json",
     "floor": "docs/profile/floor.json",
     "few": "docs/profile/few_prompts.json",
-    "gateway": "benchmarks/results/gateway.json",
+    "gateway": f"benchmarks/results/gateway/{QUOTED_MACHINE}.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",
     "surfaces": "benchmarks/results/surfaces.json",
