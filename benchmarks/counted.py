@@ -3,8 +3,8 @@
     python -m benchmarks.counted MARKS QUESTIONS REDIS ENGINE KEY DIRECTORY
 
 `benchmarks.instructions` starts it, and reads the counts from what callgrind writes at each mark. Everything runs
-several times before it is counted, so that caches are full and CPython has specialised its code. What the clock starts
-is kept away: no task of the background runs meanwhile, and after each request there is time for the ledger to be written.
+several times before it is counted, so that caches are full and CPython has specialised its code. No task of the
+background runs meanwhile, and after each request there is time for its ledger entry to be written.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def decide() -> Callable[[str], None]:
 
 async def _requests(marks: ctypes.CDLL, arguments: list[str], questions: list[str]) -> None:
     redis, engine, key, directory = arguments
-    async with running(engine, redis, Path(directory)) as gateway:
+    async with running([engine], redis, Path(directory)) as gateway:
         for name, stream in (("streamed", True), ("non-streaming", False)):
             asked = load.requests(f"{engine}/v1", questions, stream=stream, key=key)
             await _each(gateway.ask, asked[-WARM:])

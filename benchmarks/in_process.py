@@ -151,11 +151,9 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(engine: str, redis: str, state_dir: Path, **more: Any) -> AsyncGenerator[Gateway]:
+async def running(engines: Sequence[str], redis: str, state_dir: Path) -> AsyncGenerator[Gateway]:
     """The shipped family's gateway with everything on. No holdout, because that is drawn by chance."""
-    settings = Settings(
-        **{"engine": [engine], "redis": redis, "state_dir": state_dir, "holdout_fraction": 0.0, **more}  # pyright: ignore
-    )
+    settings = Settings(engine=list(engines), redis=redis, state_dir=state_dir, holdout_fraction=0.0)
     family = families.load(settings.family, verify=False)
     profile = profiles.load(shipped_family() / family.profile)
     services = Services.create(settings, family, profile)

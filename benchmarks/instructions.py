@@ -37,7 +37,9 @@ void start(void) { CALLGRIND_START_INSTRUMENTATION; CALLGRIND_ZERO_STATS; }
 void stop(const char *name) { CALLGRIND_STOP_INSTRUMENTATION; CALLGRIND_DUMP_STATS_AT(name); }
 """
 """The requests to valgrind that begin and end a count; they are macros of its header."""
-_DUMP = re.compile(r"^desc: Trigger: Client Request: (?P<name>.+)\n.*?^totals: (?P<count>\d+)", re.DOTALL | re.MULTILINE)
+_DUMP = re.compile(
+    r"^desc: Trigger: Client Request: (?P<name>[^\n]+)\n.*?^totals: (?P<count>\d+)", re.DOTALL | re.MULTILINE
+)
 
 
 class CannotCountError(RuntimeError):
