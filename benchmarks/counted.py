@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import load
-from benchmarks.in_process import Loop, running
+from benchmarks.in_process import Loop, collect_rarely, running
 from gateway import memory
 from gateway.access import keyring, limits
 from gateway.config import shipped_family
@@ -107,6 +107,7 @@ def main() -> None:
     decision = decide()
     for question in questions[DECISIONS:]:
         decision(question)
+    collect_rarely()
     with counting(marks, "decision"):
         for question in questions[:DECISIONS]:
             decision(question)

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import growing, machine, plots
 from benchmarks.counted import stop_clocks
 from benchmarks.growing import Bench, Cost
-from benchmarks.in_process import Loop
+from benchmarks.in_process import Loop, collect_rarely
 from benchmarks.peers import create_key, redis_server, upstream_server
 from training.tasks.prompts import prompts
 
@@ -85,6 +85,7 @@ def measure(dimension: Dimension, questions: Sequence[str]) -> dict[str, Any]:
         directory = Path(temporary)
         with upstream_server(directory) as upstream, redis_server(directory) as redis:
             stop_clocks()
+            collect_rarely()
             key, engine = create_key(redis, "bench"), upstream.url.removesuffix("/v1")
             bench = Bench(redis, engine, key, directory, questions)
 

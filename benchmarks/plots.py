@@ -15,6 +15,7 @@ from benchmarks.frontiers import Point, hull
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 Json = Mapping[str, Any]
 AUTO = "auto"
@@ -50,6 +51,10 @@ def growth(results: Json, path: Path) -> None:
         axis.plot(sizes, [costs[-1] * size / sizes[-1] for size in sizes], color="grey", linestyle=":")
         axis.set(xscale="log", yscale="log", title=f"{name}: {one['slope']:.2f}", ylim=(min(costs) / 3, max(costs) * 3))
         axis.title.set_fontsize("medium")
+        if sizes[-1] < 1000:
+            axis.set_xticks(sizes, [str(size) for size in sizes])
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_minor_formatter(NullFormatter())
     for axis in axes[:, 0]:
         axis.set_ylabel("microseconds")
     _save(figure, path)
