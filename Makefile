@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak routing-report generated lock clean
+.PHONY: help serve test test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak bench-growth count routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -69,6 +69,14 @@ bench-surfaces: ## measure what Messages, Responses and completions cost beside 
 bench-soak: ## send 100 streamed requests a second for twenty minutes, and check memory, open files and ledger
 	@scripts/install.sh all
 	python -m benchmarks.soak --out benchmarks/results
+
+bench-growth: ## measure how the cost grows with checkpoints, bodies, keys, ledger entries and more (about eight minutes)
+	@scripts/install.sh all
+	python -m benchmarks.growth --out benchmarks/results
+
+count: ## count the instructions of a decision and of a request with valgrind; fails on a tenth more than is committed
+	@scripts/install.sh all
+	python -m benchmarks.instructions
 
 routing-report: ## compare every checkpoint and auto on the real stack, into docs/routing (takes long; resumes)
 	@scripts/install.sh all

@@ -7,7 +7,9 @@ with limits, and the ledger in a real Redis. The load, the upstream and all gate
 
 A machine is not equally fast at all times. So every gateway is measured in turn, several turns over; ratios are of
 figures in the same turn, and their median is reported with the lowest and the highest. Five turns take about sixteen
-minutes; the duration is printed first. `gateway.json` names the machine. `make generated` then updates the pages.
+minutes; the duration is printed first. The results are of one kind of machine and go to `gateway/KIND.json`; the run
+is compared with the committed one of the same kind. `make generated` then updates the pages, which quote the kind that
+`benchmarks.sources` names.
 
     requests/s     streamed and not, with 1 to 256 clients, each of which asks again once it has its response
     first          from sending a request to the first event, with one client, and at a steady rate
@@ -30,7 +32,7 @@ import psutil
 import uvloop
 from rich.progress import Progress
 
-from benchmarks import load, machine, plots
+from benchmarks import load, machine, slower
 from benchmarks.figures import spread
 from benchmarks.peers import Target, started
 from benchmarks.upstream import IDLE
@@ -48,7 +50,7 @@ Figures = dict[str, float]
 
 
 def main() -> None:
-    """Measure, and write `gateway.json` and `gateway.png`."""
+    """Measure, write the figures of this kind of machine, and say what became slower."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--turns", type=int, default=5, help="how often everything is measured")
@@ -69,12 +71,14 @@ def main() -> None:
         "seconds": arguments.seconds,
         "requests/s": _rates(turns),
         "ratios": _ratios(turns),
-        "KiB per idle stream": idle,
+        slower.IDLE: idle,
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "gateway.json").write_text(json.dumps(results, indent=1) + "\n")
-    plots.gateway(results, arguments.out / "gateway.png")
+    kind = machine.kind(measured_on)
+    path = arguments.out / "gateway" / f"{kind}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results["ratios"], indent=1))
+    print(slower.report(slower.committed(path), results, kind))
 
 
 def _print_duration(turns: int, seconds: float) -> None:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/*.md", "docs/*/*.md", "benchmarks/README.md")
 PLOTS = {
     "benchmarks/results/gateway.png": ("gateway", plots.gateway),
+    "benchmarks/results/growth.png": ("growth", plots.growth),
     "benchmarks/results/dense_reward.png": ("dense", plots.dense_reward),
     "docs/routing/budgets.png": ("routing", plots.routing_budgets),
     "docs/routing/cost.png": ("routing", plots.routing_cost),

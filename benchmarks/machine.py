@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 _CPUINFO = Path("/proc/cpuinfo")
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """The instruction sets that torch, vLLM and a Rust or C JSON parser choose their code by."""
+_TRADEMARK = re.compile(r"\((?:r|tm|c)\)|®|™", re.IGNORECASE)
 
 
 def describe() -> dict[str, Any]:
@@ -26,6 +29,13 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def kind(described: Mapping[str, Any]) -> str:
+    """What tells machines apart whose figures must not be compared: CPU model and cores, as the name of a file."""
+    words = re.findall(r"[a-z0-9.]+", _TRADEMARK.sub(" ", str(described["cpu"])).lower())
+    newest = (described["instruction sets"] or ["none"])[-1].replace("_", "")
+    return "-".join([*words, newest, f"{described['cores']}cores"])
 
 
 def _cpuinfo(text: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.figures import render
@@ -28,3 +28,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(
         [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
     )
+
+
+def machine_table(about: Mapping[str, Any]) -> str:
+    """What `benchmarks.machine` says of a machine, as a table."""
+    shown = {**about, "instruction sets": ", ".join(about["instruction sets"] or ())}
+    return table(list(shown), [[str(value) if value else "not recorded" for value in shown.values()]])

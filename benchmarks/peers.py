@@ -82,19 +82,25 @@ def upstream_server(directory: Path) -> Generator[Target]:
 @contextmanager
 def laconic(upstream: str, directory: Path, *arguments: str) -> Generator[Laconic]:
     """One worker with profile, a key with limits of every kind, and ledger."""
+    with redis_server(directory) as redis:
+        key = create_key(redis, "bench")
+        settings = ("--engine", upstream, "--redis", redis, "--log-level", "warning", *arguments)
+        with serving(directory / "laconic", *settings) as url:
+            pid = int((directory / "laconic" / "lock").read_text())
+            yield Laconic("laconic", f"{url}/v1", pid, key, redis, directory / "laconic" / "printed")
+
+
+@contextmanager
+def redis_server(directory: Path) -> Generator[str]:
+    """The URL of a running, empty Redis with append-only persistence."""
     server = redis_executable()
     assert server is not None
     # A Unix socket's path must be short.
     with tempfile.TemporaryDirectory() as short:
-        redis = f"unix://{short}/redis.sock"
         command = [str(server), "--port", "0", "--unixsocket", f"{short}/redis.sock", "--dir", short]
         with _running([*command, "--appendonly", "yes", "--save", ""], directory):
             time.sleep(1)
-            key = create_key(redis, "bench")
-            settings = ("--engine", upstream, "--redis", redis, "--log-level", "warning", *arguments)
-            with serving(directory / "laconic", *settings) as url:
-                pid = int((directory / "laconic" / "lock").read_text())
-                yield Laconic("laconic", f"{url}/v1", pid, key, redis, directory / "laconic" / "printed")
+            yield f"unix://{short}/redis.sock"
 
 
 def create_key(redis: str, name: str) -> str:

@@ -15,6 +15,7 @@ from benchmarks.frontiers import Point, hull
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 Json = Mapping[str, Any]
 AUTO = "auto"
@@ -34,6 +35,29 @@ def gateway(results: Json, path: Path) -> None:
     axes[0].set_ylabel("requests a second")
     axes[0].legend(frameon=False)
     _save(figure, path, dpi=150)
+
+
+def growth(results: Json, path: Path) -> None:
+    """CPU time by size of each dimension, beside what grows in proportion."""
+    dimensions = results["dimensions"]
+    rows = -(-len(dimensions) // 4)
+    figure, axes = plt.subplots(rows, 4, figsize=(12, 2.6 * rows), layout="constrained")
+    for axis in axes.flat[len(dimensions) :]:
+        axis.set_axis_off()
+    for axis, (name, one) in zip(axes.flat, dimensions.items(), strict=False):
+        points = [(size, cost) for size, cost in zip(one["sizes"], one["microseconds"], strict=True) if size > 0]
+        sizes, costs = _columns(points)
+        axis.plot(sizes, costs, marker="o")
+        axis.plot(sizes, [costs[-1] * size / sizes[-1] for size in sizes], color="grey", linestyle=":")
+        axis.set(xscale="log", yscale="log", title=f"{name}: {one['slope']:.2f}", ylim=(min(costs) / 3, max(costs) * 3))
+        axis.title.set_fontsize("medium")
+        if sizes[-1] < 1000:
+            axis.set_xticks(sizes, [str(size) for size in sizes])
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_minor_formatter(NullFormatter())
+    for axis in axes[:, 0]:
+        axis.set_ylabel("microseconds")
+    _save(figure, path)
 
 
 def dense_reward(results: Json, path: Path) -> None:

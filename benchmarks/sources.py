@@ -17,6 +17,8 @@ from models.family import Estimate
 from training.experiments.arms import Arm, difference, ratio
 from training.experiments.report import read_arms
 
+QUOTED_MACHINE = "amd-epyc-avx512bf16-2cores"
+"""Whose figures of `make bench-gateway` the pages quote, of those in results/gateway; they are never mixed."""
 FILES = {
     "routing": "docs/routing/routing.json",
     "conversations": "docs/routing/conversations.json",
@@ -29,7 +31,9 @@ FILES = {
     "state": "docs/profile/model-state.json",
     "floor": "docs/profile/floor.json",
     "few": "docs/profile/few_prompts.json",
-    "gateway": "benchmarks/results/gateway.json",
+    "gateway": f"benchmarks/results/gateway/{QUOTED_MACHINE}.json",
+    "growth": "benchmarks/results/growth.json",
+    "instructions": "benchmarks/results/instructions.json",
     "attacks": "benchmarks/results/attacks.json",
     "soak": "benchmarks/results/soak.json",
     "surfaces": "benchmarks/results/surfaces.json",
@@ -147,4 +151,15 @@ def _decision(table: Mapping[str, Any]) -> dict[str, Any]:
     return {kind: {**table[kind], **times}}
 
 
-_DERIVED = {"training": _training, "routing": _routing, "dense": _dense, "decision": _decision}
+def _growth(table: Mapping[str, Any]) -> dict[str, Any]:
+    """With the most memory and the most time of each dimension, and how long the longest replay would take."""
+    dimensions = {
+        name: {**one, "most MiB": max(one.get("MiB", [0.0])), "most seconds": max(one["microseconds"]) / 1e6}
+        for name, one in table["dimensions"].items()
+    }
+    replay = dimensions["entries of a replay"]
+    replay["minutes for ten million"] = replay["most seconds"] * 10**7 / replay["sizes"][-1] / 60
+    return {"dimensions": dimensions}
+
+
+_DERIVED = {"growth": _growth, "training": _training, "routing": _routing, "dense": _dense, "decision": _decision}

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
-from benchmarks import tables_profile
+from benchmarks import tables_cost, tables_profile
 from benchmarks.attackers import ATTACKS
 from benchmarks.figures import render
-from benchmarks.markdown import bold, or_dash, percent, table
+from benchmarks.markdown import bold, machine_table, or_dash, percent, table
 from benchmarks.sources import Sources
 
 
@@ -199,27 +198,22 @@ def surfaces(sources: Sources) -> str:
 
 def attacked_machine(sources: Sources) -> str:
     """What the attacks were measured on."""
-    return _machine(sources.value("attacks", "machine"))
+    return machine_table(sources.value("attacks", "machine"))
 
 
 def surfaces_machine(sources: Sources) -> str:
     """What other APIs were measured on."""
-    return _machine(sources.value("surfaces", "machine"))
+    return machine_table(sources.value("surfaces", "machine"))
 
 
 def soaked_machine(sources: Sources) -> str:
     """What the soak was measured on."""
-    return _machine(sources.value("soak", "machine"))
+    return machine_table(sources.value("soak", "machine"))
 
 
 def machine(sources: Sources) -> str:
     """What the gateways were measured on."""
-    return _machine(sources.value("gateway", "machine"))
-
-
-def _machine(about: Mapping[str, Any]) -> str:
-    shown = {**about, "instruction sets": ", ".join(about["instruction sets"] or ())}
-    return table(list(shown), [[str(value) if value else "not recorded" for value in shown.values()]])
+    return machine_table(sources.value("gateway", "machine"))
 
 
 def rewards(sources: Sources) -> str:
@@ -276,12 +270,15 @@ TABLES = {
     "memory": memory,
     "machine": machine,
     "attacks": attacks,
-    "attacked machine": attacked_machine,
+    "attacked-machine": attacked_machine,
     "soak": soak,
-    "soaked machine": soaked_machine,
+    "soaked-machine": soaked_machine,
     "surfaces": surfaces,
-    "surfaces machine": surfaces_machine,
+    "surfaces-machine": surfaces_machine,
     "rewards": rewards,
+    "growth": tables_cost.growth,
+    "growth-machine": tables_cost.growth_machine,
+    "instructions": tables_cost.instructions,
     **{name: partial(adopted, source=name) for name in ("adopted-qwen", "adopted-abacus", "adopted-transformers")},
 }
 """By the name in a page's marker."""

@@ -54,11 +54,11 @@ PIECES = [
     _event({**_HEAD, "choices": [], "usage": _USAGE}),
     _event("[DONE]"),
 ]
-_START = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-_STREAM = [_chunk(piece) for piece in PIECES]
+START = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM = [_chunk(piece) for piece in PIECES]
 _MODELS = _body({"object": "list", "data": [{"id": f"abacus/{name}", "object": "model"} for name in NAMES]})
 _HEALTH = _body({})
-_ANSWER = _body(
+ANSWER = _body(
     {
         **_HEAD,
         "object": "chat.completion",
@@ -87,18 +87,18 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             elif body.get("seed") in (ENDLESS_BODY, ENDLESS_EVENT):
                 await _endless(writer)
             elif body.get("seed") == DRIBBLE:
-                for byte in _START:
+                for byte in START:
                     writer.write(bytes([byte]))
                     await asyncio.sleep(0.1)
             elif not body.get("stream"):
-                writer.write(_ANSWER)
+                writer.write(ANSWER)
             elif body.get("seed") == IDLE:
-                writer.write(_START + _STREAM[0])
+                writer.write(START + STREAM[0])
                 await reader.read()
                 return
             else:
-                writer.write(_START)
-                for chunk in _STREAM:
+                writer.write(START)
+                for chunk in STREAM:
                     writer.write(chunk)
                     await asyncio.sleep(0)
                 writer.write(b"0\r\n\r\n")
@@ -111,7 +111,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def _endless(writer: asyncio.StreamWriter) -> None:
     """Send an answer without an end, until the connection is closed."""
-    writer.write(_START + _chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "'))
+    writer.write(START + _chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "'))
     while True:
         writer.write(_chunk(b"x" * 65_536))
         await writer.drain()

@@ -33,3 +33,9 @@ def test_a_machine_without_cpuinfo_is_described_all_the_same(tmp_path: Path, mon
     described = machine.describe()
     assert described["instruction sets"] == []
     assert described["cpu"]
+
+
+def test_the_kind_of_a_machine_is_a_file_s_name_of_its_cpu_newest_instructions_and_cores() -> None:
+    intel = {"cpu": "Intel(R) Xeon(R) Platinum 8480+ CPU @ 2.00GHz", "instruction sets": ["avx2", "avx512_bf16"]}
+    assert machine.kind({**intel, "cores": 2}) == "intel-xeon-platinum-8480-cpu-2.00ghz-avx512bf16-2cores"
+    assert machine.kind({"cpu": "AMD EPYC", "instruction sets": [], "cores": 8}) == "amd-epyc-none-8cores"
