@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.answer.relay import _HINTS, _Hints
+from gateway.answer.relay import _HINTS, _found_hints, _Hints
 
 PIECES = st.lists(st.sampled_from([*_HINTS, b"x", b"data: ", b"\n\n"]), max_size=20)
 
@@ -13,7 +13,7 @@ PIECES = st.lists(st.sampled_from([*_HINTS, b"x", b"data: ", b"\n\n"]), max_size
 @given(pieces=PIECES, steps=st.lists(st.integers(0, 30)))
 def test_the_next_hint_is_the_first_one_behind_the_position(pieces: list[bytes], steps: list[int]) -> None:
     events = b"".join(pieces)
-    hints, at = _Hints(events), 0
+    hints, at = _Hints(events, _found_hints(events)), 0
     for step in [0, *steps]:
         at += step
         positions = [found for hint in _HINTS if (found := events.find(hint, at)) >= 0]
@@ -33,7 +33,7 @@ class Counted(bytes):
 
 def test_each_byte_is_searched_once_for_each_hint() -> None:
     events = Counted(b'data: {"x": NaN}\n\n' * 1000)
-    hints, at = _Hints(events), 0
+    hints, at = _Hints(events, _found_hints(events)), 0
     while (found := hints.next(at)) >= 0:
         at = events.index(b"\n\n", found) + 2
     assert at == len(events)
