@@ -197,11 +197,19 @@ def _says_nothing(event: bytes, *, ended: bool) -> bool:
     """Whether an event has neither anything to be measured nor log probabilities. `ended`: the thinking has ended."""
     if b"{" not in event or b'"choices":[]' in event:  # a comment, the end, or the usage
         return True
-    return ended and event.count(b'"logprobs"') == event.count(b'"logprobs":null') == event.count(b'"index"') == 1
+    return ended and _has_null_logprobs_alone(event)
+
+
+def _has_null_logprobs_alone(data: bytes) -> bool:
+    """Whether the one choice of an event or response has `"logprobs": null`. Text cannot look like it: JSON escapes."""
+    nulls = data.count(b'"logprobs":null') + data.count(b'"logprobs": null')
+    return data.count(b'"logprobs"') == data.count(b'"index"') == nulls == 1
 
 
 async def escalated_response(upstream: Source, *, end: str, surprisal: float, escalate: Escalate) -> Source:
     """The same decision for a non-streaming response: the first, or the second with the reasoning and usage of both."""
+    if surprisal >= 0 and _has_null_logprobs_alone(upstream.first_bytes):  # nothing to measure or to remove
+        return upstream
     response = parse_object(upstream.first_bytes)
     choices = objects(response.get("choices")) if response else []
     if response is None or not choices:

@@ -354,7 +354,9 @@ class RelayedStream(Response):
         reason = EndReason.GATEWAY_STOPPED
         try:
             with self._caller.waiting() as task, self._watch(task, send):
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                headers, self.raw_headers = self.raw_headers, []  # 2 KB that a silent stream would keep
+                await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+                del headers
                 async for events in self._events:
                     await self._send(send, events, more=True)
                 await self._send(send, b"", more=False)
