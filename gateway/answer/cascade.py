@@ -68,7 +68,7 @@ class SurprisalMeter:
         self.tokens += len(logprobs)
         if not self.ended:
             self.reasoning_tokens += len(logprobs)
-            usual = -_MOST_NATS <= min(logprobs) and max(logprobs) <= 0
+            usual = min(logprobs) >= -_MOST_NATS and max(logprobs) <= 0
             self.surprisal += -math.fsum(logprobs) if usual else _surprisal(logprobs)
 
     def _measure(self, tokens: Sequence[Json]) -> None:
@@ -208,9 +208,10 @@ def _has_null_logprobs_alone(data: bytes) -> bool:
 
 async def escalated_response(upstream: Source, *, end: str, surprisal: float, escalate: Escalate) -> Source:
     """The same decision for a non-streaming response: the first, or the second with the reasoning and usage of both."""
-    if surprisal >= 0 and _has_null_logprobs_alone(upstream.first_bytes):  # nothing to measure or to remove
-        return upstream
-    response = parse_object(upstream.first_bytes)
+    body = upstream.first_bytes
+    if surprisal >= 0 and (b'"logprobs"' not in body or _has_null_logprobs_alone(body)):
+        return upstream  # nothing can be measured, and nothing has to be removed
+    response = parse_object(body)
     choices = objects(response.get("choices")) if response else []
     if response is None or not choices:
         return upstream
@@ -218,7 +219,7 @@ async def escalated_response(upstream: Source, *, end: str, surprisal: float, es
     for choice in choices:
         meter.add(_tokens(choice), has_answer=True)
         choice["logprobs"] = None
-    upstream.first_bytes = _response(response, upstream.first_bytes)
+    upstream.first_bytes = _response(response, body)
     if meter.surprisal <= surprisal or (second := await escalate(meter)) is None:
         return upstream
     upstream.close()

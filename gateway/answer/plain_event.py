@@ -26,7 +26,7 @@ _RUN = re.compile(
     + rb'\},"logprobs":(?:null|(?P<tokens>'
     + _TOKENS
     + rb'))(?P<tail>,"finish_reason":null[,}][^\n]*+\n\n)'
-    + rb'(?:(?P=head)'
+    + rb"(?:(?P=head)"
     + _TEXT
     + rb'\},"logprobs":(?(tokens)'
     + _TOKENS

@@ -24,6 +24,7 @@ from gateway import errors
 from gateway.answer.continuation import Source
 from gateway.answer.cost import Cost, Terms, cost_without_a_fault, is_plausible
 from gateway.answer.hiding import HiddenThinking
+from gateway.answer.hints import Hints, found_hints
 from gateway.answer.transcript import MAX_CHOICES, MAX_FINISH_REASON, Transcript, index_of
 from gateway.answer.usage import sum_choices
 from gateway.errors import ApiError
@@ -59,11 +60,6 @@ log = logging.getLogger("laconic")
 _SIGNIFICANT = re.compile(
     rb'"usage"\s*:\s*[^n\s]|"finish_reason": ?"|"error"\s*:\s*[^n\s]|^data:\s*\[DONE\]', re.MULTILINE
 )
-_FIELD_HINTS = (b'"usage"', b'"finish_reason":"', b'"finish_reason": "', b'"error"')
-_CAPITAL_HINTS = ((b"N", (b"[DONE]", b"NaN")), (b"I", (b"Infinity",)))
-"""Hints by a letter that they have: most events have none, and one letter is found many times faster than a word."""
-_HINTS = (*_FIELD_HINTS, *(hint for _, hints in _CAPITAL_HINTS for hint in hints))
-"""An event without one of these is not significant. Searching for them is many times faster than the expression."""
 
 
 class EndReason(StrEnum):
@@ -130,13 +126,13 @@ class Relay:
             return self.fail(errors.interrupted("The engine sent an event that is too large."))
         if not events:
             return b""
-        found = _found_hints(events)
+        found = found_hints(events)
         if not found and self._hidden is None:
             self.transcript.add_events(events)
             return events
-        return self._inspect_all(events, _Hints(events, found))
+        return self._inspect_all(events, Hints(events, found))
 
-    def _inspect_all(self, events: bytes, hints: _Hints) -> bytes:
+    def _inspect_all(self, events: bytes, hints: Hints) -> bytes:
         """Read those of the events that may be significant. Returns what the caller gets in their place."""
         out: list[bytes] = []
         at = 0
@@ -277,33 +273,6 @@ async def relayed(relay: Relay, answer: Source, settle: Callable[[EndReason], No
         return
     if events := settled(relay.end()):
         yield events
-
-
-def _found_hints(events: bytes) -> list[tuple[int, bytes]]:
-    """Where each hint is first in some events, and the hint."""
-    found = [(at, hint) for hint in _FIELD_HINTS if (at := events.find(hint)) >= 0]
-    for letter, hints in _CAPITAL_HINTS:
-        if (first := events.find(letter)) >= 0:
-            start = max(0, first - len(b"[DO"))  # no hint has more before its letter
-            found += [(at, hint) for hint in hints if (at := events.find(hint, start)) >= 0]
-    return found
-
-
-class _Hints:
-    """Where the hints are in some events. Each byte is searched once for each hint, however many there are."""
-
-    def __init__(self, events: bytes, found: list[tuple[int, bytes]]) -> None:
-        """`found` is where each hint is first, and the hint."""
-        self._events, self._positions = events, found
-
-    def next(self, start: int) -> int:
-        """The position of the next hint from `start` on; -1 if there is none."""
-        if not self._positions:
-            return -1
-        if any(at < start for at, _ in self._positions):
-            found = [(at if at >= start else self._events.find(hint, start), hint) for at, hint in self._positions]
-            self._positions = [(at, hint) for at, hint in found if at >= 0]
-        return min(self._positions)[0] if self._positions else -1
 
 
 def _end_of_last(events: bytes, start: int, end: int) -> int:

@@ -39,7 +39,9 @@ class FirstCheckpoint:
         self._more.clear()
 
 
-def encoded(field: str, text: str, tokens: list[tuple[str, float]] | None, finish: str | None = None, **more: Any) -> bytes:
+def encoded(
+    field: str, text: str, tokens: list[tuple[str, float]] | None, finish: str | None = None, **more: Any
+) -> bytes:
     """An event as vLLM encodes it."""
     content = [
         {"token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": []}
