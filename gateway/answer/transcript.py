@@ -110,8 +110,8 @@ class Transcript:
         if exact or self._choices or not self._events:
             return self._least_of_text()
         raw = self._raw()
-        # Mostly one event came at a time; else count them: to split is faster than to count.
-        pieces = self._pieces if len(raw) <= _ENVELOPE * self._pieces else len(raw.split(b"\n\n")) - 1
+        # Mostly one event came at a time; else count them.
+        pieces = self._pieces if len(raw) <= _ENVELOPE * self._pieces else raw.count(b"\n\n")
         lasts = [raw.rfind(name) for name in _REASONING]
         last = max(lasts)
         generated = _least(pieces, pieces - 8, len(raw))
