@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
-from gateway.answer.continuation import Continuation, Source, Wrapped, complete_events, encoded
-from gateway.answer.plain_event import PlainEvent, read_plain
+from gateway.answer.continuation import Continuation, Source, Wrapped, encoded
+from gateway.answer.plain_event import logprobs_of, plain_run, without_logprobs
 from gateway.answer.transcript import REASONING_FIELDS
 from gateway.answer.usage import add_tokens
 from gateway.events import (
+    MAX_EVENT_BYTES,
     EventBuffer,
     Json,
     UnreadableError,
@@ -37,7 +38,8 @@ class SurprisalMeter:
     def __init__(self, end: str) -> None:
         """`end` is the token that ends thinking."""
         self._end = end
-        self._end_json = json.dumps(end, ensure_ascii=False)[1:-1].encode()
+        self.end_token = b'"token":' + json.dumps(end, ensure_ascii=False).encode()
+        """How the end token begins in a plain event."""
         self.surprisal = 0.0
         """-log P of the thinking with its end token, in nats. Tokens without a log probability add nothing."""
         self.reasoning_tokens = 0
@@ -60,20 +62,20 @@ class SurprisalMeter:
             self.reasoning_tokens += len(tokens)
             self._measure(tokens)
 
-    def add_plain(self, event: PlainEvent) -> bool:
-        """Measure an event of thinking that goes on. Returns False, and measures nothing, if the thinking ends here."""
-        if not event.is_reasoning or any(token == self._end_json for token, _ in event.tokens):
-            return False
-        self.tokens += len(event.tokens)
-        self.reasoning_tokens += len(event.tokens)
-        self.surprisal += _surprisal(logprob for _, logprob in event.tokens)
-        return True
+    def add_run(self, run: bytes) -> None:
+        """Measure a run of plain events in which the thinking does not end."""
+        logprobs = logprobs_of(run)
+        self.tokens += len(logprobs)
+        if not self.ended:
+            self.reasoning_tokens += len(logprobs)
+            usual = min(logprobs) >= -_MOST_NATS and max(logprobs) <= 0
+            self.surprisal += -math.fsum(logprobs) if usual else _surprisal(logprobs)
 
     def _measure(self, tokens: Sequence[Json]) -> None:
-        self.surprisal += _surprisal(token.get("logprob") for token in tokens)
+        self.surprisal += _surprisal([token.get("logprob") for token in tokens])
 
 
-def _surprisal(logprobs: Iterable[object]) -> float:
+def _surprisal(logprobs: Sequence[object]) -> float:
     """The sum of -log P. What is no log probability adds nothing, and none adds more than vLLM's least one."""
     return math.fsum(min(-p, _MOST_NATS) for p in logprobs if isinstance(p, int | float) and p <= 0)
 
@@ -127,17 +129,54 @@ class EscalatingStream(Wrapped):
         return self._held
 
     def _process(self, chunk: bytes) -> bytes:
-        take = self._message.event if self._escalated else self._from_first
-        return b"".join(map(take, complete_events(self._buffer, chunk)))
+        take = self._message.events if self._escalated else self._from_first
+        events = take(self._buffer.feed(chunk))
+        if self._buffer.size > MAX_EVENT_BYTES:  # the relay reports it
+            return events + self._buffer.take()
+        return events
 
-    def _from_first(self, event: bytes) -> bytes:
-        """The event without log probabilities; held back between the end of reasoning and the decision."""
-        if (
-            self._message.begun
-            and (plain := read_plain(event)) is not None
-            and (self._decided or (not self._meter.ended and self._meter.add_plain(plain)))
-        ):
-            return plain.event
+    def _from_first(self, events: bytes) -> bytes:
+        """Events without log probabilities; held back between the end of reasoning and the decision."""
+        passed: list[bytes] = []
+        start = 0
+        while start < len(events):
+            end, has_tokens = self._run(events, start)
+            if end > start:
+                piece = events if end - start == len(events) else events[start:end]
+                if has_tokens:
+                    piece = self._measured(piece)
+            else:
+                end = events.index(b"\n\n", start) + 2  # these events are complete
+                piece = self._read(events[start:end])
+            start = end
+            if self._meter.ended and not self._decided:
+                self._held += piece
+            else:
+                passed.append(piece)
+        return passed[0] if len(passed) == 1 else b"".join(passed)
+
+    def _run(self, events: bytes, start: int) -> tuple[int, bool]:
+        """Where the plain events end that say nothing of the thinking's end, and whether they have tokens."""
+        if not self._message.begun or (run := plain_run(events, start)) is None:
+            return start, False
+        if self._meter.ended:
+            return run.end, run.has_tokens
+        if not run.is_reasoning:
+            return start, False
+        if not run.has_tokens or (mark := events.find(self._meter.end_token, start, run.end)) < 0:
+            return run.end, run.has_tokens
+        last = events.rfind(b"\n\n", start, mark)
+        return (start if last < 0 else last + 2), True
+
+    def _measured(self, run: bytes) -> bytes:
+        if not self._decided:
+            self._meter.add_run(run)
+        return without_logprobs(run)
+
+    def _read(self, event: bytes) -> bytes:
+        """An event that is not plain, without log probabilities."""
+        if self._message.begun and _says_nothing(event, ended=self._meter.ended):
+            return event
         parsed = parse_object(data_of(event))
         was_thinking = not self._meter.ended
         if parsed is not None:
@@ -151,15 +190,28 @@ class EscalatingStream(Wrapped):
             event = encoded(parsed, event)
             if was_thinking and self._meter.ended:
                 self._last_thinking = _thinking_only(parsed, delta)
-        if self._meter.ended and not self._decided:
-            self._held += event
-            return b""
         return event
+
+
+def _says_nothing(event: bytes, *, ended: bool) -> bool:
+    """Whether an event has neither anything to be measured nor log probabilities. `ended`: the thinking has ended."""
+    if b"{" not in event or b'"choices":[]' in event:  # a comment, the end, or the usage
+        return True
+    return ended and _has_null_logprobs_alone(event)
+
+
+def _has_null_logprobs_alone(data: bytes) -> bool:
+    """Whether the one choice of an event or response has `"logprobs": null`. Text cannot look like it: JSON escapes."""
+    nulls = data.count(b'"logprobs":null') + data.count(b'"logprobs": null')
+    return data.count(b'"logprobs"') == data.count(b'"index"') == nulls == 1
 
 
 async def escalated_response(upstream: Source, *, end: str, surprisal: float, escalate: Escalate) -> Source:
     """The same decision for a non-streaming response: the first, or the second with the reasoning and usage of both."""
-    response = parse_object(upstream.first_bytes)
+    body = upstream.first_bytes
+    if surprisal >= 0 and (b'"logprobs"' not in body or _has_null_logprobs_alone(body)):
+        return upstream  # nothing can be measured, and nothing has to be removed
+    response = parse_object(body)
     choices = objects(response.get("choices")) if response else []
     if response is None or not choices:
         return upstream
@@ -167,7 +219,7 @@ async def escalated_response(upstream: Source, *, end: str, surprisal: float, es
     for choice in choices:
         meter.add(_tokens(choice), has_answer=True)
         choice["logprobs"] = None
-    upstream.first_bytes = _response(response, upstream.first_bytes)
+    upstream.first_bytes = _response(response, body)
     if meter.surprisal <= surprisal or (second := await escalate(meter)) is None:
         return upstream
     upstream.close()

@@ -99,6 +99,15 @@ class Continuation:
         """Note an event of the first response: the first one names the message."""
         self._names = self._names or {name: event[name] for name in NAMES if name in event}
 
+    def events(self, events: bytes) -> bytes:
+        """Events of the second response as those of the message."""
+        head = self._second_head
+        if head and events.startswith(head) and not any(word in events for word in self._look_for):
+            number = events.count(b"\n\n")
+            if events.count(head) == number == events.count(b"\n\n" + head) + 1:
+                return events.replace(head, self._head)
+        return b"".join(map(self.event, split_events(events)[0]))
+
     def event(self, event: bytes) -> bytes:
         """An event of the second response as one of the message."""
         if not any(word in event for word in self._look_for):

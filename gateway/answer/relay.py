@@ -24,6 +24,7 @@ from gateway import errors
 from gateway.answer.continuation import Source
 from gateway.answer.cost import Cost, Terms, cost_without_a_fault, is_plausible
 from gateway.answer.hiding import HiddenThinking
+from gateway.answer.hints import Hints, found_hints
 from gateway.answer.transcript import MAX_CHOICES, MAX_FINISH_REASON, Transcript, index_of
 from gateway.answer.usage import sum_choices
 from gateway.errors import ApiError
@@ -59,16 +60,6 @@ log = logging.getLogger("laconic")
 _SIGNIFICANT = re.compile(
     rb'"usage"\s*:\s*[^n\s]|"finish_reason": ?"|"error"\s*:\s*[^n\s]|^data:\s*\[DONE\]', re.MULTILINE
 )
-_HINTS = (
-    b'"usage"',
-    b'"finish_reason":"',
-    b'"finish_reason": "',
-    b'"error"',
-    b"[DONE]",
-    b"NaN",
-    b"Infinity",
-)
-"""An event without one of these is not significant. Searching for them is many times faster than the expression."""
 
 
 class EndReason(StrEnum):
@@ -135,9 +126,16 @@ class Relay:
             return self.fail(errors.interrupted("The engine sent an event that is too large."))
         if not events:
             return b""
+        found = found_hints(events)
+        if not found and self._hidden is None:
+            self.transcript.add_events(events)
+            return events
+        return self._inspect_all(events, Hints(events, found))
+
+    def _inspect_all(self, events: bytes, hints: Hints) -> bytes:
+        """Read those of the events that may be significant. Returns what the caller gets in their place."""
         out: list[bytes] = []
         at = 0
-        hints = _Hints(events)
         try:
             while not self.done and (hint := hints.next(at)) >= 0:
                 start = max(at, _end_of_last(events, at, hint))
@@ -277,23 +275,6 @@ async def relayed(relay: Relay, answer: Source, settle: Callable[[EndReason], No
         yield events
 
 
-class _Hints:
-    """Where the hints are in some events. Each byte is searched once for each hint, however many there are."""
-
-    def __init__(self, events: bytes) -> None:
-        self._events = events
-        self._positions = [(at, hint) for hint in _HINTS if (at := events.find(hint)) >= 0]
-
-    def next(self, start: int) -> int:
-        """The position of the next hint from `start` on; -1 if there is none."""
-        if not self._positions:
-            return -1
-        if any(at < start for at, _ in self._positions):
-            found = [(at if at >= start else self._events.find(hint, start), hint) for at, hint in self._positions]
-            self._positions = [(at, hint) for at, hint in found if at >= 0]
-        return min(self._positions)[0] if self._positions else -1
-
-
 def _end_of_last(events: bytes, start: int, end: int) -> int:
     """The end of the last event that ends between these positions; 0 if none does."""
     blank = events.rfind(b"\n\n", start, end)
@@ -342,7 +323,9 @@ class RelayedStream(Response):
         reason = EndReason.GATEWAY_STOPPED
         try:
             with self._caller.waiting() as task, self._watch(task, send):
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                headers, self.raw_headers = self.raw_headers, []  # 2 KB that a silent stream would keep
+                await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+                del headers
                 async for events in self._events:
                     await self._send(send, events, more=True)
                 await self._send(send, b"", more=False)

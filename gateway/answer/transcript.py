@@ -112,9 +112,10 @@ class Transcript:
         raw = self._raw()
         # Mostly one event came at a time; else count them.
         pieces = self._pieces if len(raw) <= _ENVELOPE * self._pieces else raw.count(b"\n\n")
-        last = _last_reasoning(raw)
+        lasts = [raw.rfind(name) for name in _REASONING]
+        last = max(lasts)
         generated = _least(pieces, pieces - 8, len(raw))
-        thinking = 0 if last < 0 else sum(map(raw.count, _REASONING))
+        thinking = sum(raw.count(name) for name, at in zip(_REASONING, lasts, strict=True) if at >= 0)
         if last >= 0 and _NOTHING.match(raw, last):
             thinking -= _nulls(raw)
         if thinking <= 0:
