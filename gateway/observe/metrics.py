@@ -21,6 +21,7 @@ from gateway.engines.pool import Engines
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.savings import totals_of
+from gateway.observe.lag import LoopLag
 from gateway.supervision import BackgroundTask
 
 log = logging.getLogger("laconic.requests")
@@ -32,6 +33,7 @@ WARNING_SECONDS = 60.0
 _LABELS = ("checkpoint", "decision")
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _DIFFICULTIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 
@@ -114,6 +116,13 @@ class Metrics:
         self._lost_before = 0
         self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens reserved for running requests", **gauges)
         self._running = Gauge("laconic_engine_requests", "Requests in flight", ("engine",), **gauges)
+        lag = Histogram(
+            "laconic_event_loop_lag_seconds",
+            "How late the event loop runs what is due, which all requests wait for",
+            buckets=_LAG_SECONDS,
+            registry=registry,
+        )
+        self._lag = LoopLag(lag.observe)
         gauges["multiprocess_mode"] = "min"
         self._up = Gauge("laconic_engine_up", "1 if the engine is up and serves a checkpoint", ("engine",), **gauges)
         self._available = Gauge(
@@ -183,10 +192,12 @@ class Metrics:
 
     async def start(self) -> None:
         """Start updating the gauges regularly: any worker may be scraped for the gauges of all."""
+        self._lag.start()
         self._refreshing = BackgroundTask("gauges", self._keep_refreshing)
 
     async def aclose(self) -> None:
         """Stop updating the gauges."""
+        self._lag.stop()
         await self._refreshing.stop()
         self._refresh()
 
