@@ -26,7 +26,7 @@ from gateway.errors import CALLER_LEFT, ApiError
 from gateway.request import budget as budgets
 from gateway.request import question as questions
 from gateway.request.admission import Tenant
-from gateway.request.caller import Caller, CallerLeftError
+from gateway.request.caller import CONNECTION, Caller, CallerLeftError
 from gateway.request.conversation import identify
 from gateway.routing.explain import explain
 from gateway.routing.headers import routing_headers
@@ -66,7 +66,7 @@ class ChatEndpoint:
                 headers = await self._reserve(context)
                 await self._recall(context)
                 context.accepted = True
-                caller = Caller(request.receive)
+                caller = Caller(request.scope[CONNECTION])
                 cleanup.callback(caller.close)
                 with caller.waiting():
                     decision, answer = await dispatch.start_response(services, context)

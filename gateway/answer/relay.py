@@ -395,5 +395,6 @@ class RelayedStream(Response):
             raise
         finally:
             timer.cancel()
+            del check  # it refers to itself: a cycle would keep all of the request until garbage is collected
             for comment in comments:
                 comment.cancel()
