@@ -64,7 +64,9 @@ class Cycle(RequestResponseCycle):
     async def run_asgi(self, app: ASGI3Application) -> None:
         """Let the application answer."""
         await super().run_asgi(app)
-        cast("dict[str, Any]", self.scope).pop(CONNECTION, None)  # a cycle would keep all of the request until garbage is collected
+        cast("dict[str, Any]", self.scope).pop(
+            CONNECTION, None
+        )  # a cycle would keep all of the request until garbage is collected
 
     @property
     def message_event(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -141,12 +141,16 @@ class Admission:
             await _read_away(request, seconds)
             raise _too_large(self._max_body_bytes)
         connection: Connection = request.scope[CONNECTION]
-        if (whole := connection.whole_body()) is not None:  # as most are: nothing is waited for
-            if not self._bodies.has_room(tenant, len(whole)):
-                raise errors.overloaded()
-            if len(whole) > self._max_body_bytes:
-                raise _too_large(self._max_body_bytes)
-            return whole
+        if (whole := connection.whole_body()) is None:
+            return await self._read_pieces(request, tenant, seconds)
+        # As most are: nothing is waited for.
+        if not self._bodies.has_room(tenant, len(whole)):
+            raise errors.overloaded()
+        if len(whole) > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+        return whole
+
+    async def _read_pieces(self, request: Request, tenant: Tenant, seconds: float) -> bytes:
         body = bytearray()
         with self._held_until_read(tenant, body):
             try:
