@@ -137,6 +137,7 @@ class Endpoint:
             bug = error if response.status_code == errors.INTERNAL else None
             await self._door.refuse(response.status_code)
         response.raw_headers += [(b"x-request-id", new.encode()), *self._door.headers(request)]
+        del request  # a silent stream would hold its headers
         await response(scope, receive, send)
         if bug is not None:
             raise bug  # the server logs the traceback

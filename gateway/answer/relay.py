@@ -345,6 +345,7 @@ class RelayedStream(Response):
         try:
             with self._caller.waiting() as task, self._watch(task, send):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self.raw_headers = []  # two kilobytes, which a silent stream would hold
                 async for events in self._events:
                     await self._send(send, events, more=True)
                 await self._send(send, b"", more=False)
@@ -387,9 +388,8 @@ class RelayedStream(Response):
                 comment.cancel()
 
     def _check(self, task: asyncio.Task[object], send: Send) -> None:
-        # A method: a function that names itself is a cycle, which keeps all of the request until garbage is collected.
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        # Not a function in `_watch`: one that names itself is a cycle, and keeps the request until garbage is collected.
+        loop, now = asyncio.get_running_loop(), self._now()
         if self._sending_since is not None and now - self._sending_since >= self._send_timeout:
             self._too_slow = True
             task.cancel()
