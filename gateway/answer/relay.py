@@ -388,7 +388,7 @@ class RelayedStream(Response):
                 comment.cancel()
 
     def _check(self, task: asyncio.Task[object], send: Send) -> None:
-        # Not a function in `_watch`: one that names itself is a cycle, and keeps the request until garbage is collected.
+        # Not a function in `_watch`: one that names itself is a cycle, which keeps the request until it is collected.
         loop, now = asyncio.get_running_loop(), self._now()
         if self._sending_since is not None and now - self._sending_since >= self._send_timeout:
             self._too_slow = True
