@@ -44,14 +44,16 @@ class BatchingProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request has arrived, perhaps while another one is being served."""
-        version = self.parser.get_http_version()
+        parser: httptools.HttpRequestParser = self.parser  # pyright: ignore[reportAssignmentType]  None when closed
+        version = parser.get_http_version()
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["method"] = parser.get_method().decode("ascii")
         self.scope["http_version"] = version
         self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         self.scope["raw_path"] = url.path
         self.scope["query_string"] = url.query or b""
+        app = cast("ASGI3Application", self.app)  # pyright: ignore[reportUnknownMemberType]
         before = self.cycle
         self.cycle = cycle = Cycle(
             self.scope,
@@ -59,13 +61,13 @@ class BatchingProtocol(HttpToolsProtocol):
             self.flow,
             default_headers=self.server_state.default_headers,
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
-            self._start_asgi_task(cycle, self.app)
+            self._start_asgi_task(cycle, app)
         else:
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, app))
             if len(self.pipeline) > 1:  # keep reading while one request waits; stop with more
                 self.flow.pause_reading()
             else:
