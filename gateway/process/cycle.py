@@ -64,9 +64,8 @@ class Cycle(RequestResponseCycle):
     async def run_asgi(self, app: ASGI3Application) -> None:
         """Let the application answer."""
         await super().run_asgi(app)
-        cast("dict[str, Any]", self.scope).pop(
-            CONNECTION, None
-        )  # a cycle would keep all of the request until garbage is collected
+        # Otherwise both keep each other, and all of the request, until garbage is collected.
+        cast("dict[str, Any]", self.scope).pop(CONNECTION, None)
 
     @property
     def message_event(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
