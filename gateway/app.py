@@ -22,6 +22,7 @@ from gateway.observe import logs
 from gateway.release import VERSION
 from gateway.request import browsers
 from gateway.request.admission import request_id
+from gateway.request.headers import IndexedHeaders
 from gateway.services import Services
 from gateway.surfaces.surface import CHAT, COMPLETIONS, COUNTED, MESSAGES, RESPONSES
 from models.family import MANIFEST, Checkpoint
@@ -63,7 +64,27 @@ def create_app(services: Services) -> ASGIApp:
         Route("/health/ready", Endpoint(door, GET=operator.ready)),
         Route("/metrics", Endpoint(door, GET=operator.metrics)),
     ]
-    return Router(routes, redirect_slashes=False, default=Endpoint(door), lifespan=lifespan)
+    return _Front(routes, Router(routes, redirect_slashes=False, default=Endpoint(door), lifespan=lifespan))
+
+
+class _Front:
+    """The router, with the endpoints at fixed paths found at once: the router compares them one by one."""
+
+    def __init__(self, routes: list[Route], router: Router) -> None:
+        self._router = router
+        self._endpoints = {route.path: route.app for route in routes if "{" not in route.path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        await (self._router if endpoint is None else endpoint)(scope, receive, send)
+
+
+class _Request(Request):
+    """A request whose headers are found by name."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        self._headers = IndexedHeaders(scope)  # where Starlette keeps them
 
 
 class Door:
@@ -108,7 +129,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         new = _new_request_id(scope)
         bug: Exception | None = None
-        request = Request(scope, receive, send)
+        request = _Request(scope, receive, send)
         try:
             response = self._door.answer(request) or await self._handler(scope)(request)
         except Exception as error:  # noqa: BLE001  the caller gets a response, whatever went wrong
@@ -116,6 +137,7 @@ class Endpoint:
             bug = error if response.status_code == errors.INTERNAL else None
             await self._door.refuse(response.status_code)
         response.raw_headers += [(b"x-request-id", new.encode()), *self._door.headers(request)]
+        del request  # a silent stream would hold its headers
         await response(scope, receive, send)
         if bug is not None:
             raise bug  # the server logs the traceback

@@ -94,9 +94,9 @@ class EscalatingStream(Wrapped):
         """`surprisal` is the threshold above which it escalates; `end` is the token that ends thinking."""
         super().__init__(upstream)
         self._threshold, self._escalate = surprisal, escalate
-        self._meter = SurprisalMeter(end)
+        self._meter = meter = SurprisalMeter(end)
         self._decided = self._escalated = False
-        self._message = Continuation(lambda event: _add_usage(event, self._meter))
+        self._message = Continuation(lambda event: _add_usage(event, meter))
         self._buffer = EventBuffer()
         self._held = b""
         """Events of the first checkpoint's answer that came before the decision."""

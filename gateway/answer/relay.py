@@ -318,6 +318,8 @@ class RelayedStream(Response):
         """When the caller last took something."""
         self._now: Callable[[], float]
         self._too_slow = False
+        self._comments = set[asyncio.Task[None]]()
+        self._timer: asyncio.TimerHandle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reason = EndReason.GATEWAY_STOPPED
@@ -355,21 +357,7 @@ class RelayedStream(Response):
         """Cancel the task if the caller does not take what it is sent, and send a comment after a long silence."""
         loop = asyncio.get_running_loop()
         self._now, self._last_sent = loop.time, loop.time()
-        comments = set[asyncio.Task[None]]()
-
-        def check() -> None:
-            nonlocal timer
-            now = loop.time()
-            if self._sending_since is not None and now - self._sending_since >= self._send_timeout:
-                self._too_slow = True
-                task.cancel()
-                return
-            if self._sending_since is None and now - self._last_sent >= PING_SECONDS:
-                comments.add(comment := loop.create_task(self._send(send, _COMMENT, more=True)))
-                comment.add_done_callback(comments.discard)
-            timer = loop.call_later(min(self._send_timeout, PING_SECONDS), check)
-
-        timer = loop.call_later(min(self._send_timeout, PING_SECONDS), check)
+        self._check(task, send)
         try:
             yield
         except asyncio.CancelledError:
@@ -377,6 +365,18 @@ class RelayedStream(Response):
                 raise TimeoutError from None
             raise
         finally:
-            timer.cancel()
-            for comment in comments:
+            self._timer.cancel()
+            for comment in self._comments:
                 comment.cancel()
+
+    def _check(self, task: asyncio.Task[object], send: Send) -> None:
+        # Not a function in `_watch`: one that names itself is a cycle, which keeps the request until it is collected.
+        loop, now = asyncio.get_running_loop(), self._now()
+        if self._sending_since is not None and now - self._sending_since >= self._send_timeout:
+            self._too_slow = True
+            task.cancel()
+            return
+        if self._sending_since is None and now - self._last_sent >= PING_SECONDS:
+            self._comments.add(comment := loop.create_task(self._send(send, _COMMENT, more=True)))
+            comment.add_done_callback(self._comments.discard)
+        self._timer = loop.call_later(min(self._send_timeout, PING_SECONDS), self._check, task, send)

@@ -6,12 +6,13 @@ Neither contains prompts or answers. A request that was refused before a decisio
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -21,6 +22,7 @@ from gateway.engines.pool import Engines
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.savings import totals_of
+from gateway.observe.lag import LoopLag
 from gateway.supervision import BackgroundTask
 
 log = logging.getLogger("laconic.requests")
@@ -30,8 +32,10 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 REFRESH_SECONDS = 1.0
 WARNING_SECONDS = 60.0
 _LABELS = ("checkpoint", "decision")
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _DIFFICULTIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 
@@ -114,6 +118,13 @@ class Metrics:
         self._lost_before = 0
         self._reserved = Gauge("laconic_reserved_tokens", "Reasoning tokens reserved for running requests", **gauges)
         self._running = Gauge("laconic_engine_requests", "Requests in flight", ("engine",), **gauges)
+        lag = Histogram(
+            "laconic_event_loop_lag_seconds",
+            "How late the event loop runs what is due, which all requests wait for",
+            buckets=_LAG_SECONDS,
+            registry=registry,
+        )
+        self._lag = LoopLag(lag.observe)
         gauges["multiprocess_mode"] = "min"
         self._up = Gauge("laconic_engine_up", "1 if the engine is up and serves a checkpoint", ("engine",), **gauges)
         self._available = Gauge(
@@ -128,18 +139,18 @@ class Metrics:
     def record(self, entry: Entry, overhead_seconds: float) -> None:
         """Record a request that has ended."""
         labels = (entry.checkpoint, entry.decision)
-        self._requests.labels(*labels, str(entry.status)).inc()
-        self._reasoning.labels(*labels).inc(entry.reasoning_tokens)
-        self._counting.labels(entry.counting).inc()
+        _labelled(self._requests, *labels, str(entry.status)).inc()
+        _labelled(self._reasoning, *labels).inc(entry.reasoning_tokens)
+        _labelled(self._counting, entry.counting).inc()
         if (totals := totals_of(entry)).estimated:
-            self._saved.labels(*labels).inc(totals.saved_tokens)
+            _labelled(self._saved, *labels).inc(totals.saved_tokens)
         if entry.first_token_seconds is not None:
-            self._first_token.labels(*labels).observe(entry.first_token_seconds)
-        self._overhead.labels(*labels).observe(overhead_seconds)
+            _labelled(self._first_token, *labels).observe(entry.first_token_seconds)
+        _labelled(self._overhead, *labels).observe(overhead_seconds)
         if entry.difficulty is not None and entry.holdout_fraction is not None:
             self._difficulty.observe(entry.difficulty)
         if entry.abstention != "none":
-            self._abstentions.labels(entry.abstention).inc()
+            _labelled(self._abstentions, entry.abstention).inc()
         if not log.isEnabledFor(logging.INFO):
             return
         log.info(
@@ -183,10 +194,12 @@ class Metrics:
 
     async def start(self) -> None:
         """Start updating the gauges regularly: any worker may be scraped for the gauges of all."""
+        self._lag.start()
         self._refreshing = BackgroundTask("gauges", self._keep_refreshing)
 
     async def aclose(self) -> None:
         """Stop updating the gauges."""
+        self._lag.stop()
         await self._refreshing.stop()
         self._refresh()
 
@@ -227,3 +240,9 @@ class Metrics:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
         return generate_latest(registry)
+
+
+@functools.cache  # prometheus_client takes a lock and makes a key for each look-up
+def _labelled(metric: _Metric, *labels: str) -> _Metric:
+    """The metric for these labels."""
+    return metric.labels(*labels)

@@ -4,9 +4,6 @@ uvicorn writes the headers, each chunk of the body and the terminator separately
 each. Most of them are written together: the headers with the first event, the last event with the terminator. As one
 write they cost one system call, and wake the caller once (docs/decisions/0024-hot-path.md).
 
-A response of unknown length to an HTTP/1.0 request ends with the connection; uvicorn would send chunks, which such a
-caller cannot read.
-
 This protocol also notices when a caller leaves after pipelining its next request. uvicorn tracks only the newest
 request of a connection, and stops reading while that request waits.
 """
@@ -14,10 +11,15 @@ request of a connection, and stops reading while that request waits.
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
 from typing import Any, cast
 
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gateway.process.cycle import Cycle
 
 CLOSE_SECONDS = 10.0
 
@@ -30,6 +32,7 @@ class BatchingProtocol(HttpToolsProtocol):
         batching = cast("asyncio.Transport", BatchingTransport(cast("asyncio.Transport", transport), self.loop))
         self._current: RequestResponseCycle | None = None
         super().connection_made(batching)
+        self.flow = Flow(batching)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being served that its caller left."""
@@ -41,33 +44,64 @@ class BatchingProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request has arrived, perhaps while another one is being served."""
-        super().on_headers_complete()
-        if len(self.pipeline) == 1:  # keep reading while one request waits; stop with more
-            self.flow.resume_reading()
+        parser: httptools.HttpRequestParser = self.parser  # pyright: ignore[reportAssignmentType]  None when closed
+        version = parser.get_http_version()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        app = cast("ASGI3Application", self.app)  # pyright: ignore[reportUnknownMemberType]
+        before = self.cycle
+        self.cycle = cycle = Cycle(
+            self.scope,
+            self.transport,
+            self.flow,
+            default_headers=self.server_state.default_headers,
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            self._start_asgi_task(cycle, app)
+        else:
+            self.pipeline.appendleft((cycle, app))
+            if len(self.pipeline) > 1:  # keep reading while one request waits; stop with more
+                self.flow.pause_reading()
+            else:
+                self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
-        super()._start_asgi_task(cycle, _until_closed(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
+        super()._start_asgi_task(cycle, app)
 
 
-def _until_closed(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
-    """The application, with responses of unknown length sent as they are, without chunks."""
+class Flow(FlowControl):
+    """uvicorn's, without an event while nobody waits: that takes most of a kilobyte of each connection."""
 
-    async def sending(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        is_declared = True
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+        self._writable: asyncio.Event | None = None
 
-        async def send_unchunked(message: ASGISendEvent) -> None:
-            nonlocal is_declared
-            if message["type"] == "http.response.start":
-                is_declared = any(name.lower() == b"content-length" for name, _ in message.get("headers", []))
-                cycle.chunked_encoding = None if is_declared else False
-            elif message["type"] == "http.response.body" and not is_declared:
-                cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn takes
-            await send(message)
+    async def drain(self) -> None:
+        """Return when the caller has read what it was sent."""
+        if self.write_paused:
+            self._writable = self._writable or asyncio.Event()
+            await self._writable.wait()
 
-        await app(scope, receive, send_unchunked)
+    def pause_writing(self) -> None:
+        """The caller does not read fast enough."""
+        self.write_paused = True
 
-    return sending
+    def resume_writing(self) -> None:
+        """The caller has read what it was sent."""
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
 
 
 class BatchingTransport:

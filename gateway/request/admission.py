@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from gateway import errors
 from gateway.errors import ApiError
+from gateway.request.caller import CONNECTION, Connection
 
 SHARE = 7
 """A key may hold this many times what is free: alone, 7/8 of all."""
@@ -60,16 +61,21 @@ class Shares:
         Among several, a tenant gets more only while it holds less than `SHARE` times what is free. So one busy tenant
         always leaves some for the others, and when all is taken, what becomes free goes to those that hold least.
         """
+        if not self.has_room(tenant, amount):
+            return False
+        self.used += amount
+        self._held[tenant.name] = self.held(tenant) + amount
+        return True
+
+    def has_room(self, tenant: Tenant, amount: int) -> bool:
+        """Whether `take` would succeed."""
         free, held = self._capacity - self.used, self.held(tenant)
         if amount > free:
             return False
-        if tenant.shares and held:
-            keeps_the_last = self._capacity <= SHARE and amount == free  # an eighth of so few is less than one
-            if held >= SHARE * free or keeps_the_last:
-                return False
-        self.used += amount
-        self._held[tenant.name] = held + amount
-        return True
+        if not (tenant.shares and held):
+            return True
+        keeps_the_last = self._capacity <= SHARE and amount == free  # an eighth of so few is less than one
+        return not (held >= SHARE * free or keeps_the_last)
 
     def give_back(self, tenant: Tenant, amount: int = 1) -> None:
         """The tenant does not need this much any more."""
@@ -134,6 +140,17 @@ class Admission:
         if declared.isdecimal() and int(declared[:20]) > self._max_body_bytes:
             await _read_away(request, seconds)
             raise _too_large(self._max_body_bytes)
+        connection: Connection = request.scope[CONNECTION]
+        if (whole := connection.whole_body()) is None:
+            return await self._read_pieces(request, tenant, seconds)
+        # As most are: nothing is waited for.
+        if not self._bodies.has_room(tenant, len(whole)):
+            raise errors.overloaded()
+        if len(whole) > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+        return whole
+
+    async def _read_pieces(self, request: Request, tenant: Tenant, seconds: float) -> bytes:
         body = bytearray()
         with self._held_until_read(tenant, body):
             try:

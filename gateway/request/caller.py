@@ -1,12 +1,22 @@
-"""Is the caller still connected? One listener from the request's arrival to its end."""
+"""Is the caller still connected? The server says so while the request is being served."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Protocol
 
-from starlette.types import Receive
+CONNECTION = "laconic.connection"
+"""Where the ASGI scope of a request has its `Connection`."""
+
+
+class Connection(Protocol):
+    """What the server knows of a request's connection (`gateway/process/cycle.py`)."""
+
+    def on_left(self, call: Callable[[], None] | None) -> None: ...
+
+    def whole_body(self) -> bytes | None: ...
 
 
 class CallerLeftError(Exception):
@@ -16,11 +26,11 @@ class CallerLeftError(Exception):
 class Caller:
     """The other end of a connection, after its request has been read."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.left = False
-        self._receive = receive
+        self._connection = connection
         self._working: asyncio.Task[object] | None = None
-        self._listening = asyncio.create_task(self._listen())
+        connection.on_left(self._leave)
 
     @contextmanager
     def waiting(self) -> Generator[asyncio.Task[object]]:
@@ -44,11 +54,9 @@ class Caller:
 
     def close(self) -> None:
         """Stop listening."""
-        self._listening.cancel()
+        self._connection.on_left(None)
 
-    async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
         self.left = True
         if self._working is not None:
             self._working.cancel()

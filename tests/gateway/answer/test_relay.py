@@ -216,6 +216,14 @@ def test_hidden_reasoning_is_counted_but_not_relayed(counter: TokenCounter) -> N
     assert hidden.transcript.count(counter, Reasoning()).reasoning > 0
 
 
+class Staying:
+    """The connection of a caller that does not leave."""
+
+    def on_left(self, call: object) -> None: ...
+
+    def whole_body(self) -> bytes | None: ...
+
+
 async def test_a_slow_caller_is_noticed_after_a_comment_and_an_event_were_queued(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -238,7 +246,7 @@ async def test_a_slow_caller_is_noticed_after_a_comment_and_an_event_were_queued
         taking.clear()
         yield b"third"
 
-    response = RelayedStream(events(), {}, Caller(receive), 0.5, ended.append)
+    response = RelayedStream(events(), {}, Caller(Staying()), 0.5, ended.append)
     answering = asyncio.create_task(response({"type": "http"}, receive, send))
     await asyncio.sleep(0.15)
     more.set()

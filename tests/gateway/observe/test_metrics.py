@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.observe.lag import PERIOD_SECONDS
 from models.family import Family
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, UNFAMILIAR, FakeEngine, Gateway, running, silent
@@ -36,6 +37,13 @@ async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gatewa
     assert samples["laconic_time_to_first_token_seconds_count", *routed] == 2
     assert samples["laconic_overhead_seconds_count", *routed] == 2
     assert samples["laconic_ledger_spool_entries", None, None] == 0
+
+
+async def test_how_late_the_event_loop_is_has_a_histogram(gateway: Gateway) -> None:
+    await asyncio.sleep(3 * PERIOD_SECONDS)
+    text = (await gateway.client.get("/metrics")).text
+    samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples]
+    assert next(s.value for s in samples if s.name == "laconic_event_loop_lag_seconds_count") >= 1
 
 
 async def test_difficulties_and_abstentions_are_counted(gateway: Gateway) -> None:

@@ -79,17 +79,30 @@ async def test_other_calls_go_to_the_wrapped_transport() -> None:
 
 
 @asynccontextmanager
-async def get_from(app: App, version: str = "1.1") -> AsyncIterator[asyncio.StreamReader]:
-    """Serve an application, send it one GET, and yield the connection to read from."""
+async def get_from(
+    app: App, version: str = "1.1", *, more: bytes = b"\r\n", later: tuple[asyncio.Event, bytes] | None = None
+) -> AsyncIterator[asyncio.StreamReader]:
+    """Serve an application, send it one GET, and yield the connection to read from.
+
+    `more` is sent behind the first headers, and `later` as soon as its event is set.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=BatchingProtocol, lifespan="off", log_level="critical")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server._serve([listener]))  # not `serve`, which takes over signals
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(f"GET / HTTP/{version}\r\nhost: gateway\r\n\r\n".encode())
+        writer.write(f"GET / HTTP/{version}\r\nhost: gateway\r\n".encode() + more)
+
+        async def send_later() -> None:
+            if later is not None:
+                await later[0].wait()
+                writer.write(later[1])
+
+        sending = asyncio.create_task(send_later())
         try:
             yield reader
         finally:
+            sending.cancel()
             writer.close()
             server.should_exit = True
             await serving
