@@ -43,14 +43,12 @@ _SIGNS = tuple(map(FEATURES.index, ("plus", "minus", "times")))
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+")
 _TIMES = frozenset({"times", "multiplied", "multiply", "product"})
-_FACTORS = ("times", "multipl", "product of")
-"""One of these is in every match of `_PRODUCT` without a sign."""
+_ANNOUNCED = ("product of", "multiply")
 # Possessive quantifiers, and no match that starts inside a number: matching takes linear time on any prompt.
-_PRODUCT = re.compile(
-    r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
-    r"|(?:product of|multiply) (\d++) (?:and|by|with) (\d++)",
-    re.IGNORECASE,
-)
+_BETWEEN = r"(?<!\d)(\d++)\s?(?:[*×x]|times|multiplied by)\s?(\d++)"  # noqa: RUF001
+_PRODUCT = re.compile(_BETWEEN + r"|(?:product of|multiply) (\d++) (?:and|by|with) (\d++)", re.IGNORECASE)
+_SIMPLE_PRODUCT = re.compile(_BETWEEN)
+"""Finds what `_PRODUCT` finds in lower case, where no product is announced."""
 _LETTER_X = re.compile(r"\d\s?x\s?\d", re.IGNORECASE)
 _STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: RUF001
 
@@ -69,8 +67,6 @@ def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
     signs = count("*") + count("×")  # noqa: RUF001
     if "x" in lower:
         signs += len(_LETTER_X.findall(prompt))
-    # The search for products is slow, and few prompts have any.
-    multiplies = signs or any(word in lower for word in _FACTORS) or not lower.isascii()
     return (
         len(prompt),
         len(words),
@@ -84,16 +80,26 @@ def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
         count("+"),
         count("-") + count("−"),  # noqa: RUF001
         signs + len([word for word in words if word in _TIMES]),
-        _digits_to_multiply(prompt) if multiplies else 0,
+        _digits_to_multiply(prompt, lower, signs),
         len(_STRANGE.findall(prompt)),
         count("\n") + 1,
     )
 
 
-def _digits_to_multiply(prompt: str) -> int:
-    """How many products of two digits long multiplication takes: 2 for 7 * 12, 4 for 12 * 34."""
-    factors = ([group for group in match.groups() if group] for match in _PRODUCT.finditer(prompt))
-    return sum(len(left) * len(right) for left, right in factors)
+def _digits_to_multiply(prompt: str, lower: str, signs: int) -> int:
+    """How many products of two digits long multiplication takes: 2 for 7 * 12, 4 for 12 * 34.
+
+    Args:
+        prompt: the text.
+        lower: the same in lower case.
+        signs: how many signs of multiplication are in it.
+    """
+    if not lower.isascii() or any(words in lower for words in _ANNOUNCED):
+        factors = ([group for group in match.groups() if group] for match in _PRODUCT.finditer(prompt))
+        return sum(len(left) * len(right) for left, right in factors)
+    if not signs and "times" not in lower and "multiplied" not in lower:
+        return 0
+    return sum([len(left) * len(right) for left, right in _SIMPLE_PRODUCT.findall(lower)])
 
 
 def words_of(prompt: str) -> list[str]:

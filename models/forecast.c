@@ -18,17 +18,18 @@ typedef struct {
     int32_t feature, child[2], unused;
 } Node;
 
-/* A tree as it is at the positions from low to high - 1. */
+/* So many trees as they are at the positions from low to high - 1. After `depth` steps every walk is at a leaf. */
 typedef struct {
-    int32_t root, depth, low, high;
-} Tree;
+    int32_t trees, depth, low, high;
+} Group;
 
 typedef struct {
     double intercept;
-    const Tree *trees;
+    const Group *groups;
+    const int32_t *roots; /* of the trees, group by group */
     const Node *nodes;
     const double *values; /* by node; of leaves */
-    int64_t count;
+    int64_t count;        /* of groups */
 } Forest;
 
 typedef struct {
@@ -73,14 +74,19 @@ int64_t laconic_state_doubles(const Plan *plan) {
 
 static void evaluate(const Forest *forest, const double *x, int64_t positions, double *sums) {
     for (int64_t position = 0; position < positions; position++) sums[position] = 0.0;
-    for (const Tree *tree = forest->trees; tree < forest->trees + forest->count; tree++) {
-        int32_t at = tree->root;
-        /* As many steps for every prompt, so that the processor need not guess where a walk ends. */
-        for (int32_t step = 0; step < tree->depth; step++) {
-            const Node *node = forest->nodes + at;
-            at = node->child[x[node->feature] > node->threshold];
+    const int32_t *root = forest->roots;
+    /* Walks of a group have equally many steps for every prompt, so the processor need not guess where they end. */
+    for (const Group *group = forest->groups; group < forest->groups + forest->count; group++) {
+        double sum = 0.0;
+        for (int32_t tree = 0; tree < group->trees; tree++) {
+            int32_t at = *root++;
+            for (int32_t step = 0; step < group->depth; step++) {
+                const Node *node = forest->nodes + at;
+                at = node->child[x[node->feature] > node->threshold];
+            }
+            sum += forest->values[at];
         }
-        for (int32_t position = tree->low; position < tree->high; position++) sums[position] += forest->values[at];
+        for (int32_t position = group->low; position < group->high; position++) sums[position] += sum;
     }
     for (int64_t position = 0; position < positions; position++) sums[position] += forest->intercept;
 }

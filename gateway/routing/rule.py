@@ -38,9 +38,9 @@ class NoCheckpointError(Exception):
     """No checkpoint that may serve this request is available. The argument is the checkpoint that was wanted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: making it would cost as much as the rule itself
 class RoutingRequest:
-    """One request as the routing rule sees it."""
+    """One request as the routing rule sees it. Nothing changes it."""
 
     prediction: Prediction | None
     """The profile's prediction for the prompt; None if the prompt is not plain text."""
@@ -73,7 +73,7 @@ class RoutingRequest:
         return self.prediction if self.prediction is not None and self.prediction.familiar else None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # as above
 class Decision:
     """The checkpoint that serves, and what the choice was based on. An unfamiliar prompt has no forecasts."""
 
@@ -170,8 +170,10 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
 
 def certified(family: Family, request: RoutingRequest) -> Certified | None:
     """How the request may be routed under its floor; None if it has no floor, or nothing is certified for it."""
+    if request.floor is None:
+        return None
     every = {checkpoint.name for checkpoint in family.checkpoints}
-    if request.floor is None or not every <= request.allowed:
+    if not every <= request.allowed:
         return None
     return request.floor.way(may_escalate=request.may_escalate and every <= request.available)
 
