@@ -1,6 +1,6 @@
 """How many instructions do a decision and a request take, and is that more than what is committed?
 
-    make count                                  # fails if one takes a tenth more than committed
+    make count                                  # fails if one takes a tenth more than committed for this Python
     python -m benchmarks.instructions --write   # commits what they take now
 
 Time differs from run to run by more than a change does; instructions hardly differ at all. valgrind counts them
@@ -43,7 +43,11 @@ _DUMP = re.compile(
 
 
 class CannotCountError(RuntimeError):
-    """valgrind or the C compiler is missing, or what runs under it failed; the message says what to do."""
+    """What runs under valgrind failed; the message says what it printed."""
+
+
+class MissingToolError(CannotCountError):
+    """valgrind or the C compiler is missing; the message says what to do."""
 
 
 def main() -> None:
@@ -54,6 +58,11 @@ def main() -> None:
     measured_on = machine.describe()
     try:
         counts = count()
+    except MissingToolError as error:
+        if write:
+            sys.exit(f"instructions: {error}")
+        print(f"instructions: nothing was counted: {error}")
+        return
     except CannotCountError as error:
         sys.exit(f"instructions: {error}")
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
@@ -63,7 +72,7 @@ def main() -> None:
         committed[VERSION] = {"machine": measured_on, "instructions": counts}
         COMMITTED.write_text(json.dumps(dict(sorted(committed.items())), indent=1) + "\n")
     elif VERSION not in committed:
-        sys.exit(f"instructions: none are committed for Python {VERSION}: python -m benchmarks.instructions --write")
+        print(f"instructions: none are committed for Python {VERSION}: python -m benchmarks.instructions --write")
     elif more := list(grown(committed[VERSION]["instructions"], counts)):
         sys.exit("\n".join(more))
 
@@ -72,10 +81,11 @@ def count() -> dict[str, int]:
     """Instructions of one decision, one streamed and one non-streaming request.
 
     Raises:
-        CannotCountError: they cannot be counted here.
+        MissingToolError: valgrind or a C compiler is missing.
+        CannotCountError: what runs under valgrind failed.
     """
     if missing := [name for name in ("valgrind", "cc") if shutil.which(name) is None]:
-        raise CannotCountError(f"{missing[0]} is not installed (Debian: apt-get install valgrind gcc libc6-dev)")
+        raise MissingToolError(f"{missing[0]} is not installed (Debian: apt-get install valgrind gcc libc6-dev)")
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         marks, questions, dumps = (directory / name for name in ("marks.so", "questions.json", "dump"))

@@ -145,10 +145,17 @@ def _dense(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decision(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The shares of the limit, one millisecond, as microseconds."""
-    kind = "held-out questions"
-    times = {f"{quantile} microseconds": 1000 * table[kind][f"{quantile} / limit"] for quantile in ("p50", "p99")}
-    return {kind: {**table[kind], **times}}
+    """With the shares of the limits, 50 and 100 microseconds, as microseconds."""
+    kinds = ("held-out questions", "prompts of other kinds")
+    limits = {"p50": 50.0, "p99": 100.0}
+    return {
+        kind: table[kind]
+        | {
+            f"{quantile} microseconds": {name: limit * value for name, value in table[kind][f"{quantile} / limit"].items()}
+            for quantile, limit in limits.items()
+        }
+        for kind in kinds
+    }
 
 
 def _growth(table: Mapping[str, Any]) -> dict[str, Any]:

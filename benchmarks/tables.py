@@ -211,6 +211,11 @@ def soaked_machine(sources: Sources) -> str:
     return machine_table(sources.value("soak", "machine"))
 
 
+def decision_machine(sources: Sources) -> str:
+    """What decisions were timed on."""
+    return machine_table(sources.value("decision", "machine"))
+
+
 def machine(sources: Sources) -> str:
     """What the gateways were measured on."""
     return machine_table(sources.value("gateway", "machine"))
@@ -268,6 +273,7 @@ TABLES = {
     "non-streaming": non_streaming,
     "latency": latency,
     "memory": memory,
+    "decision-machine": decision_machine,
     "machine": machine,
     "attacks": attacks,
     "attacked-machine": attacked_machine,

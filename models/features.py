@@ -51,6 +51,12 @@ _SIMPLE_PRODUCT = re.compile(_BETWEEN)
 """Finds what `_PRODUCT` finds in lower case, where no product is announced."""
 _LETTER_X = re.compile(r"\d\s?x\s?\d", re.IGNORECASE)
 _STRANGE = re.compile(r"[^\w\s+\-−*×=?.,:;!'\"]|(?<=\d)[.,](?=\d)")  # noqa: RUF001
+_DECIMAL = re.compile(r"(?<=\d)[.,](?=\d)")
+_ASCII = "".join(map(chr, range(128)))
+_LETTERS_ALONE = "".join(char if _WORD.match(char) else " " for char in _ASCII).encode() + bytes(128)
+_DIGITS_ALONE = "".join(char if _NUMBER.match(char) else " " for char in _ASCII).encode() + bytes(128)
+_ORDINARY = "".join(char for char in _ASCII if not _STRANGE.match(char)).encode()
+"""What is not strange by itself."""
 
 
 def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
@@ -61,8 +67,7 @@ def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
 def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
     """Every feature of a prompt as a count, (len(FEATURES),)."""
     lower, count = prompt.lower(), prompt.count
-    words = _WORD.findall(lower)
-    digits = [len(number) for number in _NUMBER.findall(prompt)]
+    words, digits, strange = _ascii_parts(prompt, lower) if prompt.isascii() else _parts(prompt, lower)
     one, two = digits.count(1), digits.count(2)
     signs = count("*") + count("×")  # noqa: RUF001
     if "x" in lower:
@@ -81,9 +86,25 @@ def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
         count("-") + count("−"),  # noqa: RUF001
         signs + len([word for word in words if word in _TIMES]),
         _digits_to_multiply(prompt, lower, signs),
-        len(_STRANGE.findall(prompt)),
+        strange,
         count("\n") + 1,
     )
+
+
+def _parts(prompt: str, lower: str) -> tuple[list[str], list[int], int]:
+    """Words, lengths of numbers, and how many symbols are strange."""
+    return _WORD.findall(lower), [len(number) for number in _NUMBER.findall(prompt)], len(_STRANGE.findall(prompt))
+
+
+def _ascii_parts(prompt: str, lower: str) -> tuple[list[str], list[int], int]:
+    """What `_parts` finds, of a prompt in ASCII and several times as fast: bytes are looked up, not matched."""
+    text = prompt.encode()
+    words = lower.encode().translate(_LETTERS_ALONE).decode().split()
+    digits = list(map(len, text.translate(_DIGITS_ALONE).split()))
+    strange = len(text.translate(None, _ORDINARY))
+    if b"." in text or b"," in text:
+        strange += len(_DECIMAL.findall(prompt))
+    return words, digits, strange
 
 
 def _digits_to_multiply(prompt: str, lower: str, signs: int) -> int:
