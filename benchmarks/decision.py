@@ -76,7 +76,7 @@ def as_in_the_server() -> None:
 
 
 def timed(questions: Sequence[str]) -> dict[str, Any]:
-    """Quantiles of a decision as shares of their limits, and what numpy takes for one decision of the compiled profile."""
+    """Quantiles of a decision as shares of their limits, and how many times as long numpy takes."""
     family = families.load(shipped_family(), verify=False)
     profile = profiles.load(shipped_family() / family.profile)
     plain = Profile(profile.stored, library=None)

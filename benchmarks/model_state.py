@@ -20,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,13 +242,20 @@ class Lines:
             write_text(self._path, "".join(_whole(self._path)))
         with self._path.open("a") as file, ThreadPoolExecutor(at_once) as pool:
             futures = {pool.submit(ask, key): key for key in self.missing(keys)}
+
+            def keep(future: Future[Any]) -> None:
+                self.by_key[futures[future]] = future.result()
+                file.write(json.dumps([futures[future], future.result()]) + "\n")
+                file.flush()
+
             try:
                 for future in tqdm(as_completed(futures), what, len(futures), mininterval=5):
-                    self.by_key[futures[future]] = future.result()
-                    file.write(json.dumps([futures[future], future.result()]) + "\n")
-                    file.flush()
+                    keep(future)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
+                for future in futures:  # those that were done come in no order
+                    if futures[future] not in self.by_key and not future.cancelled() and not future.exception():
+                        keep(future)
                 raise
 
 

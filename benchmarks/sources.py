@@ -17,7 +17,7 @@ from models.family import Estimate
 from training.experiments.arms import Arm, difference, ratio
 from training.experiments.report import read_arms
 
-QUOTED_MACHINE = "amd-epyc-avx512bf16-2cores"
+QUOTED_MACHINE = "intel-xeon-processor-avx512bf16-2cores"
 """Whose figures of `make bench-gateway` the pages quote, of those in results/gateway; they are never mixed."""
 FILES = {
     "routing": "docs/routing/routing.json",
@@ -146,16 +146,16 @@ def _dense(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decision(table: Mapping[str, Any]) -> dict[str, Any]:
     """With the shares of the limits, 50 and 100 microseconds, as microseconds."""
-    kinds = ("held-out questions", "prompts of other kinds")
     limits = {"p50": 50.0, "p99": 100.0}
-    return {
-        kind: table[kind]
-        | {
-            f"{quantile} microseconds": {name: limit * value for name, value in table[kind][f"{quantile} / limit"].items()}
+
+    def with_microseconds(one: Mapping[str, Any]) -> dict[str, Any]:
+        times = {
+            f"{quantile} microseconds": {name: limit * share for name, share in one[f"{quantile} / limit"].items()}
             for quantile, limit in limits.items()
         }
-        for kind in kinds
-    }
+        return {**one, **times}
+
+    return {kind: with_microseconds(table[kind]) for kind in ("held-out questions", "prompts of other kinds")}
 
 
 def _growth(table: Mapping[str, Any]) -> dict[str, Any]:

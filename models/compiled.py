@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -21,14 +21,14 @@ from models.forest import Forest, trees_by_position
 from models.prediction import LEVELS, TRAPEZOIDS, Forecast
 from models.stored import StoredProfile
 
-VERSION = 1
+VERSION = 2
 """Of the structures and signatures in `forecast.c`."""
 _NODE = np.dtype([("threshold", "f8"), ("feature", "i4"), ("child", "i4", 2), ("unused", "i4")])
 _GROUP = np.dtype([("trees", "i4"), ("depth", "i4"), ("low", "i4"), ("high", "i4")])
 _FIELDS = 4
 """Numbers of a forecast."""
 _NO_LIMIT = float("inf")
-_new = tuple.__new__
+_new = cast("Callable[[type[Forecast], tuple[float, ...]], Forecast]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 
 log = logging.getLogger("laconic")
 
@@ -46,7 +46,10 @@ class _Plan(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("inputs", "checkpoints", "escalations", "shifts")),
         *((name, _Forest) for name in ("correct", "tokens", "spread", "forced", "answers")),
         ("forest_weight", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("slope", "offset", "residuals", "forced_shifts", "answer_scales")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("lower", "upper", "slope", "offset", "residuals", "forced_shifts", "answer_scales")
+        ),
         *((name, ctypes.c_void_p) for name in ("pairs", "fitted", "levels", "trapezoids")),
     )
 
@@ -55,7 +58,7 @@ class Library(Protocol):
     """The functions of `forecast.c`."""
 
     def laconic_state_doubles(self, plan: object, /) -> int: ...
-    def laconic_read(self, plan: object, x: bytes, easiness: float, state: object, /) -> float: ...
+    def laconic_read(self, plan: object, counts: bytes, easiness: float, state: object, /) -> float: ...
     def laconic_forecasts(self, plan: object, state: object, limit: float, exact: int, out: object, /) -> None: ...
 
 
@@ -100,6 +103,7 @@ class Compiled:
         )
         plan.forced = self._forest(stored.budget_forced, len(shifts[0]))
         plan.forest_weight = 1.0 if stored.reader is None else stored.reader.forest
+        plan.lower, plan.upper = self._numbers(stored.lower), self._numbers(stored.upper)
         slope, offset = zip(*stored.scales.values(), strict=True)
         plan.slope, plan.offset = self._numbers(slope), self._numbers(offset)
         plan.residuals = self._numbers([sorted(z) for z in stored.residuals.values()])
@@ -132,9 +136,7 @@ class Compiled:
         for tree in trees_by_position(forest, len(FEATURES), positions):
             first = len(nodes)
             groups.setdefault((tree.depth, tree.low, tree.high), []).append(first)
-            nodes += [
-                (node.threshold, node.feature, (first + node.left, first + node.right), 0) for node in tree.nodes
-            ]
+            nodes += [(node.threshold, node.feature, (first + node.left, first + node.right), 0) for node in tree.nodes]
             values += tree.values
         arrays = (
             np.array([(len(roots), *key) for key, roots in groups.items()], _GROUP),
@@ -144,15 +146,16 @@ class Compiled:
         )
         return _Forest(forest.intercept, *map(self._pointer, arrays), len(groups))
 
-    def read(self, x: Sequence[float], easiness: float) -> tuple[float, object]:
-        """Mean P(wrong) over the checkpoints, and what `forecasts` needs.
+    def read(self, counts: Sequence[int], easiness: float) -> tuple[float, bool, object]:
+        """Mean P(wrong) over the checkpoints, whether all features are within bounds, and what `forecasts` needs.
 
         Args:
-            x: the features.
+            counts: `models.features.counts_of` the prompt.
             easiness: what the reader adds to the forest's value.
         """
         state = self._state()
-        return self._library.laconic_read(self._at, self._pack(*x), easiness, state), state
+        failure = self._library.laconic_read(self._at, self._pack(*counts), easiness, state)
+        return failure, state[0] != 0.0, state
 
     def forecasts(self, state: object, limit: int | None, *, exact: bool = False) -> dict[str, Forecast]:
         """What is forecast under a limit, by name; rounded as by `models.prediction.forecasts_of` unless `exact`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Sequence
-from operator import le
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +60,12 @@ _ORDINARY = "".join(char for char in _ASCII if not _STRANGE.match(char)).encode(
 
 def features_of(prompt: str, vocabulary: Container[str]) -> Vector:
     """log(1 + count) of every feature of a prompt, (len(FEATURES),)."""
-    return np.array([math.log1p(count) for count in counts_of(prompt, vocabulary)])
+    return logs(counts_of(prompt, vocabulary))
+
+
+def logs(counts: Sequence[int]) -> Vector:
+    """log(1 + count) of each, (len(FEATURES),)."""
+    return np.array([math.log1p(count) for count in counts])
 
 
 def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
@@ -128,18 +132,10 @@ def words_of(prompt: str) -> list[str]:
     return _WORD.findall(prompt.lower())
 
 
-def is_familiar(counts: Sequence[int], x: Sequence[float], lower: Sequence[float], upper: Sequence[float]) -> bool:
-    """Whether a prompt resembles the fitting prompts, whose features were in [lower, upper].
+def is_familiar(counts: Sequence[int]) -> bool:
+    """Whether a prompt with these counts has enough words that the fitting prompts have, or names an operation.
 
-    Args:
-        counts: of the prompt, (len(FEATURES),).
-        x: log(1 + count), (len(FEATURES),).
-        lower: of every feature.
-        upper: of every feature.
+    It resembles them only if each of its features is within their range, too.
     """
     words, unknown = counts[_WORDS], counts[_UNKNOWN]
-    if words - unknown < MIN_FAMILIAR * words:
-        return False
-    if not words and not any(counts[sign] for sign in _SIGNS):  # it names no operation
-        return False
-    return all(map(le, lower, x)) and all(map(le, x, upper))
+    return words - unknown >= MIN_FAMILIAR * words and (words > 0 or any(counts[sign] for sign in _SIGNS))

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define VERSION 1 /* of the structures and signatures; `models.compiled` has the same number */
+#define VERSION 2 /* of the structures and signatures; `models.compiled` has the same number */
 #define LEVELS 22
 
 /* Goes to child[1] if the feature is above the threshold. A leaf goes to itself. */
@@ -36,6 +36,7 @@ typedef struct {
     int64_t inputs, checkpoints, escalations, shifts;
     Forest correct, tokens, spread, forced, answers;
     double forest_weight;         /* of the forest `correct` in easiness */
+    const double *lower, *upper;  /* of the features of the fitting prompts */
     const double *slope, *offset; /* P(correct), by checkpoint */
     const double *residuals;      /* sorted, checkpoints x LEVELS */
     const double *forced_shifts;  /* checkpoints x shifts */
@@ -45,15 +46,16 @@ typedef struct {
     const double *levels, *trapezoids; /* quantile levels, and weights that sum quantiles to a mean */
 } Plan;
 
-/* A prediction in doubles, one block after the other: x, p_correct, expected, answers, tokens (by checkpoint);
+/* A prediction in doubles, one block after the other: whether x is within the bounds; x, p_correct, expected, answers, tokens (by checkpoint);
  * p_correct, p_unsure (by escalation); whether the following are there, and what a budget leaves (by checkpoint). */
 typedef struct {
-    double *x, *correct, *expected, *answers, *tokens, *pair_correct, *pair_unsure, *has_forced, *forced;
+    double *within, *x, *correct, *expected, *answers, *tokens, *pair_correct, *pair_unsure, *has_forced, *forced;
 } State;
 
 static State state_of(const Plan *plan, double *block) {
     State s;
-    s.x = block;
+    s.within = block;
+    s.x = s.within + 1;
     s.correct = s.x + plan->inputs;
     s.expected = s.correct + plan->checkpoints;
     s.answers = s.expected + plan->checkpoints;
@@ -91,13 +93,17 @@ static void evaluate(const Forest *forest, const double *x, int64_t positions, d
     for (int64_t position = 0; position < positions; position++) sums[position] += forest->intercept;
 }
 
-static double sigmoid(double z) { return 1.0 / (1.0 + exp(-fmin(fmax(z, -50.0), 50.0))); }
+/* Inlined, unlike fmin and fmax: nothing here is NaN. */
+static double smaller(double a, double b) { return a < b ? a : b; }
+static double larger(double a, double b) { return a > b ? a : b; }
+
+static double sigmoid(double z) { return 1.0 / (1.0 + exp(-smaller(larger(z, -50.0), 50.0))); }
 
 static double mean_below(const Plan *plan, const double *tokens, const double *more, double cap) {
     double sum = 0.0;
     for (int64_t level = 0; level < LEVELS; level++) {
         double value = more ? tokens[level] + more[level] : tokens[level];
-        sum += fmin(value, cap) * plan->trapezoids[level];
+        sum += smaller(value, cap) * plan->trapezoids[level];
     }
     return sum;
 }
@@ -116,12 +122,17 @@ static double share_below(const Plan *plan, const double *tokens, const double *
     return plan->levels[0];
 }
 
-/* Predict for a prompt with the features x. `state` has laconic_state_doubles. Returns the mean P(wrong). */
-double laconic_read(const Plan *plan, const double *x, double easiness, double *state) {
+/* Predict for a prompt with these counts. `state` has laconic_state_doubles. Returns the mean P(wrong). */
+double laconic_read(const Plan *plan, const double *counts, double easiness, double *state) {
     State s = state_of(plan, state);
+    const double *x = s.x;
     int64_t inputs = plan->inputs, checkpoints = plan->checkpoints;
     double easy[checkpoints], mean[checkpoints], spread[checkpoints], total = 0.0;
-    for (int64_t input = 0; input < inputs; input++) s.x[input] = x[input];
+    s.within[0] = 1.0;
+    for (int64_t input = 0; input < inputs; input++) {
+        s.x[input] = log1p(counts[input]);
+        if (s.x[input] < plan->lower[input] || s.x[input] > plan->upper[input]) s.within[0] = 0.0;
+    }
     evaluate(&plan->correct, x, checkpoints, easy);
     evaluate(&plan->tokens, x, checkpoints, mean);
     evaluate(&plan->spread, x, checkpoints, spread);
@@ -130,13 +141,13 @@ double laconic_read(const Plan *plan, const double *x, double easiness, double *
         easy[c] = easiness + plan->forest_weight * easy[c];
         s.correct[c] = sigmoid(plan->slope[c] * easy[c] + plan->offset[c]);
         total += s.correct[c];
-        double size = exp(fmin(spread[c], 10.0));
+        double size = exp(smaller(spread[c], 10.0));
         for (int64_t level = 0; level < LEVELS; level++) {
             double log_tokens = mean[c] + size * plan->residuals[c * LEVELS + level];
-            s.tokens[c * LEVELS + level] = fmax(expm1(fmin(log_tokens, 20.0)), 0.0);
+            s.tokens[c * LEVELS + level] = larger(exp(smaller(log_tokens, 20.0)) - 1.0, 0.0);
         }
         s.expected[c] = mean_below(plan, s.tokens + c * LEVELS, NULL, INFINITY);
-        s.answers[c] = fmax(plan->answer_scales[c] * exp(fmin(s.answers[c], 20.0)) - 1.0, 0.0);
+        s.answers[c] = larger(plan->answer_scales[c] * exp(smaller(s.answers[c], 20.0)) - 1.0, 0.0);
     }
     for (int64_t e = 0; e < plan->escalations; e++) {
         const double *fitted = plan->fitted + 5 * e;
@@ -154,7 +165,7 @@ static void read_forced(const Plan *plan, State *s) {
     for (int64_t c = 0; c < plan->checkpoints; c++) {
         double most = -INFINITY;
         for (int64_t u = 0; u < plan->shifts; u++) {
-            most = fmax(most, sums[u] + plan->forced_shifts[c * plan->shifts + u]);
+            most = larger(most, sums[u] + plan->forced_shifts[c * plan->shifts + u]);
             s->forced[c * plan->shifts + u] = most;
         }
     }
@@ -165,7 +176,7 @@ static double correct_within(const Plan *plan, State *s, int64_t checkpoint, dou
     if (within == 1.0) return correct;
     if (s->has_forced[0] == 0.0) read_forced(plan, s);
     const double *logits = s->forced + checkpoint * plan->shifts;
-    double at = log2(1.0 + fmax(left, 0.0)), forced;
+    double at = log2(1.0 + larger(left, 0.0)), forced;
     if (at >= (double)(plan->shifts - 1)) {
         forced = sigmoid(logits[plan->shifts - 1]);
     } else {
@@ -173,7 +184,7 @@ static double correct_within(const Plan *plan, State *s, int64_t checkpoint, dou
         double low = sigmoid(logits[below]);
         forced = low + (at - (double)below) * (sigmoid(logits[below + 1]) - low);
     }
-    return fmin(correct, correct * within + forced * (1.0 - within));
+    return smaller(correct, correct * within + forced * (1.0 - within));
 }
 
 /* As Python's round(): the double next to the decimal number that is next to x. */

@@ -41,7 +41,7 @@ from models import compiled
 from models import encoder as encoders
 from models.compiled import Compiled
 from models.encoder import Encoder, EncoderError
-from models.features import FEATURES, counts_of, is_familiar
+from models.features import FEATURES, counts_of, is_familiar, logs
 from models.field import first_error, one_line
 from models.files import MIB, read_json
 from models.plain import Plain
@@ -83,6 +83,7 @@ class Profile:
         self.floors = tuple(stored.floors)
         self._reader = stored.reader and Reader(stored.reader, encoder)
         self._vocabulary = frozenset(stored.vocabulary)
+        self._lower, self._upper = np.array(stored.lower), np.array(stored.upper)
         self._difficulties = sorted(stored.difficulties)
 
     @classmethod
@@ -115,18 +116,18 @@ class Profile:
         """
         text = prompt[: self._longest + 1]
         counts = counts_of(text, self._vocabulary)
-        x = [math.log1p(count) for count in counts]
-        easiness = 0.0 if self._reader is None else self._reader(text, np.array(x))
-        familiar = is_familiar(counts, x, self.stored.lower, self.stored.upper)
+        easiness = 0.0 if self._reader is None else self._reader(text, logs(counts))
         if self._compiled is None:
-            prediction = Prediction(0.0, familiar, self._plain.choices(np.array(x), easiness))
+            x = logs(counts)
+            familiar = is_familiar(counts) and bool(((self._lower <= x) & (x <= self._upper)).all())
+            prediction = Prediction(0.0, familiar, self._plain.choices(x, easiness))
             prediction.difficulty = self._difficulty(prediction.failure)
             return prediction
-        failure, state = self._compiled.read(x, easiness)
+        failure, within, state = self._compiled.read(counts, easiness)
         return Prediction(
             self._difficulty(failure),
-            familiar,
-            lambda: self._plain.choices(np.array(x), easiness),
+            within and is_familiar(counts),
+            lambda: self._plain.choices(logs(counts), easiness),
             failure=failure,
             escalations=self.escalations,
             forecasts=functools.partial(self._compiled.forecasts, state),

@@ -5,6 +5,7 @@ The gateway decides by it, and `laconic adopt` says beforehand what it would hav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from models.prediction import Forecast
@@ -23,9 +24,8 @@ def cheapest_good_enough(forecasts: Mapping[str, Forecast], tolerance: float) ->
     """
     threshold = max([forecast.success for forecast in forecasts.values()]) - tolerance
     # A limit below every checkpoint's thinking makes the costs equal; the one that would think least then wins.
-    costs = {
-        name: (tokens + answer, unlimited)
-        for name, (success, tokens, unlimited, answer) in forecasts.items()
-        if success >= threshold
-    }
-    return min(costs, key=costs.__getitem__)
+    cheapest, least = "", (math.inf, math.inf)
+    for name, (success, tokens, unlimited, answer) in forecasts.items():
+        if success >= threshold and (cost := (tokens + answer, unlimited)) < least:
+            cheapest, least = name, cost
+    return cheapest

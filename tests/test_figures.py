@@ -20,6 +20,7 @@ ALLOWED = {
     "benchmarks/README.md": {
         "A 95 % interval should cover the truth 95 % of the time": LEVEL,
         "vllm-router 0.1.17 and LiteLLM 1.106.2": "versions",
+        "50 and 100 microseconds": "the limits that are set",
     },
     "docs/README.md": {"the 10 % least confident answers": "a setting of the escalation in the example"},
     "docs/adopt.md": {
@@ -66,12 +67,14 @@ ALLOWED = {
         "exceeds 0.1": LIMIT,
     },
     "docs/how-to/monitor.md": {
+        "measured every 50 ms": "a setting",
         "8 tokens and 5 %": LIMIT,
         "below a difficulty of 0.5": "the median by definition",
         "share by 0.1 at most": "the bound for 200 requests",
         "less than 0.1 more": LIMIT,
     },
     "docs/operations.md": {
+        "From 100 ms on": "a setting",
         "95 % confidence": LEVEL,
         "| 0.005 |": SETTING,
         "| 0.02 |": SETTING,

@@ -42,6 +42,7 @@ class Keyring:
         self.redis = connect(redis_url)
         self._copy = state_dir / COPY
         self._table: KeyTable | None = None
+        self._reader = keys.Reader()
         self._by_digest: dict[str, Key] = {}
         self._refreshing: BackgroundTask | None = None
 
@@ -89,7 +90,7 @@ class Keyring:
         """
         if self._table is not None and await keys.version(self.redis) == self._table.version:
             return
-        table = await keys.load(self.redis)
+        table = await self._reader.load(self.redis)
         if self._table is not None and table.version < self._table.version:
             if table.version == 0:
                 return  # a Redis that lost its data must not give everyone access

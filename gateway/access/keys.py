@@ -6,6 +6,7 @@ secret of 256 random bits cannot be guessed.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import secrets
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 KEYS = "{laconic:keys}:by-name"
 VERSION = "{laconic:keys}:version"
 PREFIX = "sk-laconic-"
+AT_ONCE = 500
+"""Keys that are parsed in one piece: a few milliseconds."""
 
 # The first version comes from the clock, so that after Redis loses its data, versions still exceed those gateways know.
 _CREATE = """
@@ -136,19 +139,38 @@ async def version(redis: Redis) -> int:
     return int(await redis.get(VERSION) or 0)
 
 
+class Reader:
+    """Reads all keys, and parses those that have changed since it read them before."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[str, Key | None] = {}
+
+    async def load(self, redis: Redis) -> KeyTable:
+        """Load all keys, sorted by name. A key that cannot be read is skipped, so it gives nobody access.
+
+        Raises:
+            RedisError, OSError: Redis is down.
+        """
+        pipeline = redis.pipeline(transaction=True)
+        pipeline.get(VERSION)
+        pipeline.hgetall(KEYS)
+        version_text, records = cast("tuple[str | None, dict[str, str]]", await pipeline.execute())
+        parsed: dict[str, Key | None] = {}
+        for number, (_, record) in enumerate(sorted(records.items()), start=1):
+            parsed[record] = self._parsed[record] if record in self._parsed else _parse(record)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # streams go on meanwhile
+        self._parsed = parsed
+        return KeyTable(int(version_text or 0), tuple(key for key in parsed.values() if key is not None))
+
+
 async def load(redis: Redis) -> KeyTable:
-    """Load all keys, sorted by name. A key that cannot be read is skipped, so it gives nobody access.
+    """Load all keys once, as `Reader.load` does.
 
     Raises:
         RedisError, OSError: Redis is down.
     """
-    pipeline = redis.pipeline(transaction=True)
-    pipeline.get(VERSION)
-    pipeline.hgetall(KEYS)
-    version_text, records = cast("tuple[str | None, dict[str, str]]", await pipeline.execute())
-    return KeyTable(
-        int(version_text or 0), tuple(key for _, record in sorted(records.items()) if (key := _parse(record)))
-    )
+    return await Reader().load(redis)
 
 
 def digest(secret: str) -> str:

@@ -41,6 +41,27 @@ async def test_a_gateway_that_knows_fewer_limits_can_read_a_key_without_them(red
     assert [key.max_concurrency for key in (await keys.load(redis)).keys] == [None, 3]
 
 
+async def test_only_what_has_changed_is_parsed_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many keys, one more must not hold up every stream of the gateway."""
+    parsed: list[str] = []
+    parse = keys._parse
+    monkeypatch.setattr(keys, "_parse", lambda record: (parsed.append(record), parse(record))[1])
+    reader = keys.Reader()
+    for name in ("one", "two"):
+        await keys.create(redis, Grant(name=name))
+    before = await reader.load(redis)
+    await keys.revoke(redis, "one")
+    await keys.create(redis, Grant(name="one", admin=True))
+    await keys.create(redis, Grant(name="three"))
+    after = await reader.load(redis)
+    assert [key.name for key in before.keys] == ["one", "two"]
+    assert [(key.name, key.admin) for key in after.keys] == [("one", True), ("three", False), ("two", False)]
+    assert len(parsed) == 4
+    await keys.revoke(redis, "two")
+    assert [key.name for key in (await reader.load(redis)).keys] == ["one", "three"]
+    assert len(parsed) == 4
+
+
 async def test_a_name_is_unique_until_its_key_is_revoked(redis: Redis) -> None:
     first, _ = await keys.create(redis, Grant(name="team-a"))
     with pytest.raises(KeyExistsError, match="team-a"):
