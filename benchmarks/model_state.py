@@ -253,8 +253,8 @@ class Lines:
                     keep(future)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
-                for future in futures:  # those that were done come in no order
-                    if futures[future] not in self.by_key and not future.cancelled() and not future.exception():
+                for future, key in futures.items():  # those that were done come in no order
+                    if key not in self.by_key and not future.cancelled() and not future.exception():
                         keep(future)
                 raise
 
