@@ -46,8 +46,9 @@ typedef struct {
     const double *levels, *trapezoids; /* quantile levels, and weights that sum quantiles to a mean */
 } Plan;
 
-/* A prediction in doubles, one block after the other: whether x is within the bounds; x, p_correct, expected, answers, tokens (by checkpoint);
- * p_correct, p_unsure (by escalation); whether the following are there, and what a budget leaves (by checkpoint). */
+/* A prediction in doubles, one block after the other: whether x is within the bounds; x; p_correct, expected, answers
+ * and tokens (by checkpoint); p_correct and p_unsure (by escalation); whether the following is there; what a budget
+ * leaves (by checkpoint). */
 typedef struct {
     double *within, *x, *correct, *expected, *answers, *tokens, *pair_correct, *pair_unsure, *has_forced, *forced;
 } State;

@@ -209,7 +209,8 @@ def _choose(
         last = request.last
         choice = cheapest_good_enough(forecasts, request.tolerance)
         if last is None or last.checkpoint not in request.available:
-            why = functools.partial(_why, forecasts, choice, request)
+            # Not of the request: its prediction is as large as all else that a silent stream keeps of the decision.
+            why = functools.partial(_why, forecasts, choice, request.tolerance, request.pressure, request.floor)
             return choice, "routed", why, "begun" if request.in_conversation else "none"
         best = max(forecast.success for forecast in forecasts.values())
         # Under a floor, a conversation stays only where that is expected to do as well as the certified choice.
@@ -241,13 +242,13 @@ def _why_not(request: RoutingRequest) -> str:
     return f"nothing that this request may use is certified to keep {request.floor.floor:g} of the reference's quality"
 
 
-def _why(forecasts: Mapping[str, Forecast], choice: str, request: RoutingRequest) -> str:
-    load = f" ({request.pressure:.3g} of it for load)" if request.pressure else ""
-    if request.floor is not None:
-        load = f" (certified to keep {request.floor.floor:g} of the reference's quality)"
+def _why(forecasts: Mapping[str, Forecast], choice: str, tolerance: float, pressure: float, floor: Floor | None) -> str:
+    load = f" ({pressure:.3g} of it for load)" if pressure else ""
+    if floor is not None:
+        load = f" (certified to keep {floor.floor:g} of the reference's quality)"
     best = max(forecasts, key=lambda name: forecasts[name].success)
     return (
-        f"cheapest within {request.tolerance:.3g}{load} of the best success: {forecasts[choice].success:.3f} for"
+        f"cheapest within {tolerance:.3g}{load} of the best success: {forecasts[choice].success:.3f} for"
         f" {forecasts[choice].cost:.0f} tokens, best {forecasts[best].success:.3f} ({best})"
     )
 
