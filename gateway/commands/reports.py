@@ -92,10 +92,12 @@ def replay_report(replay: Replay) -> RenderableType:
 def route_report(explained: dict[str, Any]) -> RenderableType:
     """A table of what each checkpoint and escalation is predicted to do, with the choice marked."""
     table = _table("", "checkpoint")
-    for header in ("alpha", "success", "correct", "tokens", "p10", "p50", "p90"):
+    choices: dict[str, Any] = {**explained["checkpoints"], **explained["escalations"]}
+    answers = ["answer"] if any(one["answer_tokens"] for one in choices.values()) else []
+    for header in ("alpha", "success", "correct", "tokens", *answers, "p10", "p50", "p90"):
         table.add_column(header, justify="right")
     serves = explained["choice"] if explained["escalation"] else explained["checkpoint"]
-    for name, prediction in {**explained["checkpoints"], **explained["escalations"]}.items():
+    for name, prediction in choices.items():
         quantiles: dict[str, int] = prediction["quantiles"] or {}
         chosen = name == serves
         table.add_row(
@@ -104,6 +106,7 @@ def route_report(explained: dict[str, Any]) -> RenderableType:
             _format(prediction["success"], ".3f"),
             _format(prediction["correct"], ".3f"),
             _format(prediction["tokens"], ".1f"),
+            *(_format(prediction["answer_tokens"], ".1f") for _ in answers),
             *(_format(quantiles.get(level), "d") for level in ("p10", "p50", "p90")),
             style="bold" if chosen else "",
         )

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from gateway import cli
+from gateway.commands.reports import route_report
 from gateway.ledger.spool import SPOOL
 from models.files import sha256
 from models.floor import Certified, Floor
@@ -49,6 +51,17 @@ def test_route_works_without_anything_running(family_dir: Path, capsys: pytest.C
     assert "base is not predicted to answer within it; the smallest feasible budget is" in capsys.readouterr().out
     assert exit_code("route", EASY, "--family", str(family_dir), "--budget", "") == 2
     assert "--budget must be a whole number" in capsys.readouterr().err
+
+
+def test_route_shows_answer_tokens_where_they_were_measured(
+    family_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["route", EASY, "--family", str(family_dir), "--json"])
+    explained = json.loads(capsys.readouterr().out)
+    explained["checkpoints"]["alpha-0.1"]["answer_tokens"] = 32.5
+    Console(width=120).print(route_report(explained))
+    lines = {cells[0]: cells[1:] for cells in map(cells_of, capsys.readouterr().out.splitlines()) if cells}
+    assert [lines[name][4] for name in ("base", "alpha-0.1")] == ["0.0", "32.5"]
 
 
 def test_route_prints_json_and_uses_the_settings(family_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
