@@ -10,7 +10,6 @@ where nothing was compiled, in turns of the same run. Garbage is collected as in
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import time
@@ -22,6 +21,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.figures import spread
+from benchmarks.in_process import collect_rarely
 from gateway.config import shipped_family
 from gateway.routing import rule
 from gateway.routing.rule import RoutingRequest
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    as_in_the_server()
+    collect_rarely()
     measured_on = machine.describe()
     questions = [prompt.prompt for prompt in prompts("heldout", SEED, 1000)]
     results = {
@@ -66,13 +66,6 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "decision.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
-
-
-def as_in_the_server() -> None:
-    """Collect garbage as seldom as `gateway.process.server` does."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def timed(questions: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     connection -> guarded HTTP protocol -> ASGI application -> engine connection -> pieces of `benchmarks.upstream`
 
-Requests enter as bytes through the protocol that `laconic serve` uses, and every piece of the engine's answer arrives
-by itself in the next iteration of the event loop. Nothing depends on when a kernel wakes whom, so the same request
+Requests enter as bytes through the protocol that `laconic serve` uses, and each piece of the engine's answer arrives
+alone, in the next iteration of the event loop. Nothing depends on when a kernel wakes whom, so the same request
 takes the same instructions. Redis is real, and so is the upstream that the probes ask what it serves.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.upstream import ANSWER, START, STREAM
 from gateway.app import create_app
 from gateway.config import Settings, shipped_family
 from gateway.engines.connection import Connection
-from gateway.process import guarded
+from gateway.process import guarded, server
 from gateway.services import Services
 from models import family as families
 from models import profile as profiles
@@ -154,8 +154,7 @@ class Gateway:
 def collect_rarely() -> None:
     """Set the garbage collector as `gateway.process.server` does; as it is by default, objects cost more among many."""
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    server.collect_rarely()
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 /* What does the difficulty profile predict for one prompt, and what does that mean under a limit? Without Python.
  *
  * This is `models.profile.Profile` in C, for a gateway that decides on every request: the same formulas in the same
- * order. `models.compiled` fills in `Plan` and checks every index beforehand, so nothing is checked here.
+ * order. `models.compiled` fills in `Plan` from a profile that was checked, so nothing is checked here.
  * tests/models/test_compiled.py compares the two.
  */
 #include <math.h>

@@ -35,6 +35,12 @@ TRIM_SECONDS = 30
 GROWTH = 1.1
 
 
+def collect_rarely() -> None:
+    """Collect garbage seldom, and only of what is created from now on: that saves 10 % of CPU time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 class Server:
     """One serving process. Call `start`, then `wait`; call `stop` from a signal handler."""
 
@@ -64,9 +70,7 @@ class Server:
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.02)
-        # Objects created so far stay. Not scanning them for garbage, and collecting less often, saves 10 % of CPU time.
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
+        collect_rarely()
 
     async def wait(self) -> None:
         """Return when the last stream has ended and the ledger is flushed."""

@@ -20,7 +20,7 @@ from typing import Literal
 from models.family import Family
 from models.prediction import Forecast, Prediction
 from models.profile import Profile
-from models.rule import good_enough
+from models.rule import cheapest_good_enough, good_enough
 
 PROMPT_PRICE = 0.1
 """What computing a cached prompt token again costs, in generated tokens. By the list prices of OpenAI, Anthropic and
@@ -98,7 +98,7 @@ def choose(
             return Continuation(choice, "moved_up", f"moved up: {last.checkpoint} is not good enough for this turn")
         saved = min(forecasts[name].cost for name in stays) - forecasts[choice].cost
         return Continuation(choice, "moved_down", f"moved down: that saves {saved:.0f} tokens and loses {cache}")
-    cheapest = min(good, key=lambda name: (forecasts[name].cost, forecasts[name].unlimited_tokens))
+    cheapest = cheapest_good_enough(forecasts, tolerance)
     if cheapest in warm:
         return Continuation(choice, "kept", f"kept: {last.checkpoint} answered the last turn")
     saved = forecasts[choice].cost - forecasts[cheapest].cost
