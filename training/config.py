@@ -30,6 +30,18 @@ def checkpoint_name(alpha: float) -> str:
     return f"alpha-{alpha:g}"
 
 
+class Forks(Section):
+    """Rollouts that think on where they had stopped (`training/rollouts/forks.py`), so that it is learned where that
+    pays."""
+
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Share of a step's rollouts that are forked, if so many stopped by themselves."""
+    surprised: float = Field(default=0.6, ge=0, le=1)
+    """Share of the forks that are the most surprising rollouts; the others are drawn at random."""
+    decision_weight: float = Field(default=4.0, gt=0)
+    """Weight of the token that decides to think on, relative to the outcome (`training/rewards/decisions.py`)."""
+
+
 class DenseReward(Section):
     """The reward of each episode of thinking, beside the outcome (Learning to Think, arXiv 2505.10425)."""
 
@@ -53,6 +65,9 @@ class DenseReward(Section):
     reading: Literal["joint", "per_token"] = "joint"
     """How P(answer) is computed: of the complete answer, or its geometric mean per token, which suits long answers."""
     proxy_rank: int = Field(default=16, gt=0)
+    forks: Forks | None = None
+    """Also roll out what stopped rollouts did not think. Requires credit: counterfactual, charge: tokens and split_by:
+    blank_line. Default: no forks."""
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory of one packed forward pass for masks, scores and logits; default 1, on a CPU 1/32, to fit its caches."""
 
@@ -60,6 +75,13 @@ class DenseReward(Section):
     def charges_information(self) -> bool:
         """Whether the compression score is needed, which costs a pass over the rollouts."""
         return self.compression_weight > 0 and self.charge == "information"
+
+    @model_validator(mode="after")
+    def _can_fork(self) -> Self:
+        needed = {"credit": "counterfactual", "charge": "tokens", "split_by": "blank_line"}
+        if self.forks and (wrong := [f"{k}: {v}" for k, v in needed.items() if getattr(self, k) != v]):
+            raise ValueError(f"forks: need {', '.join(wrong)}")
+        return self
 
     @field_validator("answer")
     @classmethod

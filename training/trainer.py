@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,18 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     from trl import GRPOTrainer
 
-from training.config import DenseReward, FamilyStage, OutcomeRule
+from training.config import DenseReward, FamilyStage, Forks, OutcomeRule
+from training.errors import StageError
 from training.job import trl_guard
 from training.job.metrics import JsonLines, show_in_bar
 from training.job.resume import MarkComplete, last_checkpoint
-from training.job.trl_settings import adapter, grpo_config, samples_from_server
-from training.rewards import credit, episode_log
+from training.job.trl_settings import adapter, grpo_config
+from training.rewards import credit, decisions, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
 from training.rewards.outcome import outcome_reward, overlong_penalty
 from training.rollouts import engine as engines
+from training.rollouts import forks
 from training.rollouts.alike import Alike
 from training.rollouts.batch import Rollouts, sorted_by_length
 from training.rollouts.grade import Grader
@@ -52,8 +54,6 @@ from training.rollouts.sample import caches_everything, sample
 from training.tasks.question import Question
 
 _console = Console(stderr=True, soft_wrap=True)
-LARGEST_BATCH = 256
-"""Completions that a vLLM server samples at once; more wait for a place."""
 VERSION = 2
 """Bump when training semantics change; checkpoints of other versions are not reused."""
 
@@ -96,7 +96,12 @@ class CheckpointTrainer(GRPOTrainer):
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None
         self._alike = Alike(self.args.max_steps)
-        self._rewards = torch.empty(0)
+        self._forks = dense.forks if dense else None
+        if self._forks is not None and self.use_vllm and engine is None:
+            raise StageError("family.dense.forks: not with engine: vllm on a GPU; set engine: transformers")
+        self._natural: list[list[int]] = []
+        self._before_fork_B = torch.empty(0)
+        self._rewards, self._last_outcomes = torch.empty(0), torch.empty(0)
         self._kv_caches: list[Tensor] | None = None
         is_annealed = self._final_temperature != self._first_temperature
         self._temperature_cells = self._bound_temperatures() if is_annealed else []
@@ -104,39 +109,57 @@ class CheckpointTrainer(GRPOTrainer):
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """One completion per prompt; TRL has repeated each prompt for its group. The adapter is merged meanwhile."""
         model = self.accelerator.unwrap_model(self.model)
-        if self._engine is not None:
-            return self._sample_from_engine(self._engine, model, prompt_ids)
-        if self.use_vllm:
+        if self.use_vllm and self._engine is None:
             with frozen_weights_restored(model):  # TRL merges the adapter to hand the weights over, then subtracts it
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self._kv_caches = [] if self._reuses_kv_caches(model) else None
         with merged(model):
-            completion_ids = sample(
-                model,
-                prompt_ids,
-                SamplingParams(self.args.max_completion_length, self.temperature),
-                eos=self.processing_class.eos_token_id,
-                kv_caches=self._kv_caches,
-            )
-        return completion_ids, None
+            if self._engine is not None:
+                start = time.perf_counter()
+                self._engine.load(plain_weights(model))
+                self._log({"sampling/loading_seconds": time.perf_counter() - start})
+            completions = self._sample(model, prompt_ids, self.args.max_completion_length, self.num_generations)
+            if self._forks is not None:
+                completions = self._fork(self._forks, model, prompt_ids, completions)
+        caches = [completion.kv_cache for completion in completions if completion.kv_cache is not None]
+        self._kv_caches = caches if len(caches) == len(completions) else None
+        logprobs = None if self._engine is None else [completion.logprobs for completion in completions]
+        return [completion.ids for completion in completions], logprobs
 
-    def _sample_from_engine(
-        self, engine: engines.Engine, model: Any, prompt_ids: list[list[int]]
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """Completions and their log-probabilities by the model as it is now. A resumed run draws the same seeds."""
+    def _sample(
+        self, model: Any, prompt_ids: list[list[int]], max_tokens: int, samples: int = 1
+    ) -> list[engines.Completion]:
+        """One completion per prompt by the model as it is now; each prompt is there `samples` times in a row."""
+        eos, params = self.processing_class.eos_token_id, SamplingParams(max_tokens, self.temperature)
+        if self._engine is None:
+            caches = list[Tensor]() if self._reuses_kv_caches(model) else None
+            nats = list[list[float]]() if self._forks is not None else None
+            ids = sample(model, prompt_ids, params, eos=eos, kv_caches=caches, surprisals=nats)
+            logprobs = [[-value for value in own] for own in nats] if nats is not None else [[]] * len(ids)
+            return list(map(engines.Completion, ids, logprobs, caches or [None] * len(ids)))
         start = time.perf_counter()
-        with merged(model):
-            engine.load(plain_weights(model))
-        self._log({"sampling/loading_seconds": time.perf_counter() - start})
-        start = time.perf_counter()
-        params = SamplingParams(
-            self.args.max_completion_length, self.temperature, self.num_generations, int(torch.randint(2**31, ()))
-        )
-        groups = prompt_ids[:: self.num_generations]
-        completions = engine.sample(groups, params, eos=self.processing_class.eos_token_id)
+        params = replace(params, samples=samples, seed=int(torch.randint(2**31, ())))  # a resumed run draws the same
+        completions = self._engine.sample(prompt_ids[::samples], params, eos=eos)
         seconds, tokens = time.perf_counter() - start, sum(len(completion.ids) for completion in completions)
         self._log({"sampling/seconds": seconds, "sampling/tokens_per_second": tokens / seconds})
-        return [completion.ids for completion in completions], [completion.logprobs for completion in completions]
+        return completions
+
+    def _fork(
+        self, settings: Forks, model: Any, prompt_ids: list[list[int]], completions: list[engines.Completion]
+    ) -> list[engines.Completion]:
+        """The rollouts, some of which think on where they had stopped; `_natural` holds them as they were."""
+        assert self._episode_grader
+        self._natural = [completion.ids for completion in completions]
+        completions, before = forks.think_on(
+            self.processing_class,
+            self._episode_grader.split,
+            prompt_ids,
+            completions,
+            settings,
+            sample=lambda prompts, room: self._sample(model, prompts, room),
+            max_tokens=self.args.max_completion_length,
+        )
+        self._before_fork_B = torch.tensor(before, device=model.device)
+        return completions
 
     def _reuses_kv_caches(self, model: Any) -> bool:
         """Whether the dense reward reuses the rollouts' KV caches. Not on a GPU, where memory is the bottleneck."""
@@ -147,14 +170,20 @@ class CheckpointTrainer(GRPOTrainer):
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
         """Rewards of all processes' rollouts, (B * processes, 1)."""
-        outcomes = [self._grader(ids, row["gold"]) for ids, row in zip(completion_ids_list, inputs, strict=True)]
-        local = [[o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished] for o in outcomes]
+        golds = [row["gold"] for row in inputs]
+        natural = completion_ids_list if self._forks is None else self._natural
+        outcomes = list(map(self._grader, natural, golds))
+        last = outcomes if self._forks is None else list(map(self._grader, completion_ids_list, golds))
+        local = [
+            [o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished, end.correct]
+            for o, end in zip(outcomes, last, strict=True)
+        ]
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
-        correct, tokens, reasoning, episode_count, finished = table.unbind(1)
+        correct, tokens, reasoning, episode_count, finished, self._last_outcomes = table.unbind(1)
         self._rewards = self._outcome_rewards(correct, tokens)
         measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episode_count, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
-        example = self._grader.explained(completion_ids_list[0], inputs[0]["gold"])
+        example = self._grader.explained(natural[0], golds[0])
         closed = finished.bool() & (reasoning < tokens)
         said = self._alike.after(self.state.global_step + 1, correct, finished, closed, example=example)
         if said and self.accelerator.is_main_process:
@@ -217,6 +246,7 @@ class CheckpointTrainer(GRPOTrainer):
             gather(each) for each in (values.success_BK1, values.cost_BK, values.episodes.count_B)
         )
         gain_BK = information_gains(success_BK1)
+        own_BK = None if self._forks is None else decisions.before_fork(gather(self._before_fork_B), gain_BK.size(1))
         dense_BK, cost_BK = credit.dense_rewards(
             gain_BK,
             cost_BK,
@@ -224,11 +254,15 @@ class CheckpointTrainer(GRPOTrainer):
             compression_weight=self._dense.compression_weight,
             alpha=self._alpha,
             group_size=self.num_generations,
+            own_BK=own_BK,
         )
         if self._dense.credit == "paper":
             advantages_BT = self._paper_advantages(rollouts, dense_BK[own], values.episodes.index_BT, own)
         else:
             advantages_BT = self._episode_advantages(values, success_BK1, dense_BK, count_B, own)
+        if self._forks is not None:
+            price_BK = self._dense.progress_weight * self._dense.compression_weight * cost_BK[own]
+            advantages_BT = self._decide(self._forks, rollouts, values, price_BK, advantages_BT)
         self._log(episode_log.figures(gain_BK, cost_BK, count_B))
         if self.accelerator.is_main_process:
             episode_log.append(self._episode_log_path, self.state.global_step + 1, gain_BK, cost_BK, count_B)
@@ -248,8 +282,12 @@ class CheckpointTrainer(GRPOTrainer):
         }
         if self._dense.credit == "episode":
             return credit.episode_advantages(self._rewards, dense_BK, count_B, **settings)
+        outcome = self._rewards
+        if self._forks is not None:
+            before_BK1 = decisions.before_fork(gather(self._before_fork_B), success_BK1.size(1))
+            outcome = torch.where(before_BK1, self._rewards[:, None], self._last_outcomes[:, None])
         return credit.counterfactual_advantages(
-            self._rewards,
+            outcome,
             success_BK1,
             dense_BK,
             count_B,
@@ -258,17 +296,35 @@ class CheckpointTrainer(GRPOTrainer):
             outcome_alpha=self._outcome_alpha,
         )
 
+    def _decide(
+        self, settings: Forks, rollouts: Rollouts, values: EpisodeValues, price_BK: Tensor, advantages_BT: Tensor
+    ) -> Tensor:
+        """The same advantages but of the tokens that decided to think on: theirs are against stopping there."""
+        index_BT = values.episodes.index_BT
+        worth_BK = decisions.thinking_on(values.success_BK1, price_BK, values.episodes.count_B)
+        opens_BT = decisions.opening_tokens(index_BT)
+        worth_BT = worth_BK.gather(1, index_BT.clamp(min=0))
+        logp_BT = self._token_logps(rollouts)
+        self._log(decisions.figures(worth_BK, values.success_BK1, logp_BT, opens_BT, self._before_fork_B))
+        decided_BT = settings.decision_weight * decisions.decision_advantages(worth_BT, logp_BT)
+        return torch.where(opens_BT, decided_BT, advantages_BT)
+
+    @torch.no_grad()
+    def _token_logps(self, rollouts: Rollouts) -> Tensor:
+        """log P of every completion token at the step's temperature, (B, T)."""
+        logp_BT, *_ = self._get_per_token_logps_and_entropies(
+            self.model,
+            rollouts.ids_BS,
+            rollouts.mask_BS,
+            rollouts.completion_ids_BT.size(1),
+            batch_size=self.args.per_device_train_batch_size,
+        )
+        return logp_BT
+
     def _paper_advantages(self, rollouts: Rollouts, own_dense_BK: Tensor, index_BT: Tensor, own: slice) -> Tensor:
         """The scheme `paper`, which needs log-probabilities. Logs how often the floor and the clip applied."""
         assert self._dense
-        with torch.no_grad():
-            logp_BT, *_ = self._get_per_token_logps_and_entropies(
-                self.model,
-                rollouts.ids_BS,
-                rollouts.mask_BS,
-                index_BT.size(1),
-                batch_size=self.args.per_device_train_batch_size,
-            )
+        logp_BT = self._token_logps(rollouts)
         outcome_B, weight = self._rewards[own], self._dense.progress_weight
         token = credit.token_rewards(outcome_B, own_dense_BK, logp_BT, index_BT, weight)
         result = credit.paper_advantages(token, gather(token.mean_B), self.num_generations, own)
@@ -323,7 +379,7 @@ def train(
     episode_log_path = work.parent / "episodes.jsonl"
     settings = grpo_config(stage, alpha, seed, work, positions=model.config.get_text_config().max_position_embeddings)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
-    with _engine(stage, model, work) as engine:
+    with engines.for_stage(stage, model, work) as engine:
         trainer = CheckpointTrainer(
             alpha=alpha,
             rule=stage.outcome_rule,
@@ -343,19 +399,3 @@ def train(
         show_in_bar(trainer)
         trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trainer
-
-
-@contextmanager
-def _engine(stage: FamilyStage, model: PreTrainedModel, work: Path) -> Iterator[engines.Engine | None]:
-    """A vLLM server for rollouts on CPUs, which holds the base; None where rollouts are sampled in this process."""
-    if not samples_from_server(stage):
-        yield None
-        return
-    settings = engines.settings_for(
-        Path(model.name_or_path),
-        model.config.get_text_config(),
-        max_tokens=stage.max_tokens,
-        sequences=min(stage.prompts_per_step * stage.rollouts, LARGEST_BATCH),
-    )
-    with engines.started(settings, work) as engine:
-        yield engine

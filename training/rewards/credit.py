@@ -86,7 +86,7 @@ def counterfactual_advantages(
     group's mean length, times the probability of being correct.
 
     Args:
-        outcome_B: outcome rewards of all processes.
+        outcome_B: outcome rewards of all processes, (B,), or of each rollout's decisions, (B, K + 1).
         success_BK1: J_0 .. J_K of all processes, the probability of the gold answer after 0 .. K episodes.
         episode_BK: dense rewards of all processes; read up to each row's count.
         count_B: episodes of each rollout of all processes, at least 1.
@@ -115,6 +115,7 @@ def dense_rewards(
     compression_weight: float,
     alpha: float,
     group_size: int,
+    own_BK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r_ik = gain_ik - compression_weight cost_ik (arXiv 2505.10425, Def. 4.1 and Thm 4.2), and the costs.
 
@@ -127,6 +128,7 @@ def dense_rewards(
         compression_weight: weight of the costs, relative to the gain.
         alpha: efficiency level.
         group_size: G >= 2; divides B.
+        own_BK: the episodes that the policy thought by itself; only they set the scale. Default: all.
 
     Returns:
         r_ik and cost_ik as charged, both (B, K).
@@ -134,9 +136,10 @@ def dense_rewards(
     Raises:
         ValueError: an incomplete group, or a group of one.
     """
-    cost_BK = (
-        alpha * normalised_costs(cost_BK, group_size) if charge == "tokens" else normalised_costs(cost_BK, len(cost_BK))
-    )
+    if charge == "tokens":
+        cost_BK = alpha * normalised_costs(cost_BK, group_size, own_BK)
+    else:
+        cost_BK = normalised_costs(cost_BK, len(cost_BK), own_BK)
     return gain_BK - compression_weight * cost_BK, cost_BK
 
 
@@ -167,7 +170,7 @@ def batch_normalised(advantage_B: Tensor, epsilon: float = 1e-6) -> Tensor:
     return advantage_B / (advantage_B.std(correction=0) + epsilon)
 
 
-def normalised_costs(cost_BK: Tensor, group_size: int) -> Tensor:
+def normalised_costs(cost_BK: Tensor, group_size: int, own_BK: Tensor | None = None) -> Tensor:
     """Costs divided by the group's mean total per rollout, (B, K); all 0 if every cost of the group is 0.
 
     With a prompt's rollouts as the group, each prompt has its own scale, as in the length penalty: a check as long as
@@ -177,12 +180,14 @@ def normalised_costs(cost_BK: Tensor, group_size: int) -> Tensor:
     Args:
         cost_BK: what each episode is charged for, at least 0, and 0 after a rollout's last episode.
         group_size: G >= 2; divides B.
+        own_BK: the episodes that the policy thought by itself; only they count in the mean. Default: all.
 
     Raises:
         ValueError: an incomplete group, or a group of one.
     """
     groups = _groups(cost_BK, group_size)
-    mean = groups.sum(2).mean(1).clamp(min=torch.finfo(groups.dtype).tiny)
+    counted = groups if own_BK is None else _groups(cost_BK * own_BK, group_size)
+    mean = counted.sum(2).mean(1).clamp(min=torch.finfo(groups.dtype).tiny)
     return (groups / mean[:, None, None]).view(cost_BK.shape)
 
 
@@ -237,7 +242,8 @@ def counterfactual_credit(
     reward with stopping as the default action (Wolpert and Tumer 2001; Foerster et al., arXiv 1705.08926, sec. 4).
 
     Args:
-        outcome_B: outcome rewards.
+        outcome_B: outcome rewards, (B,), or of each decision, (B, K + 1): the decisions before a fork led to another
+            outcome than those after it.
         worth_BK1: expected outcome reward of stopping after 0 .. K episodes; read up to each row's count.
         episode_BK: dense rewards r_ik; read up to each row's count.
         count_B: episodes of each rollout, at least 1.
@@ -249,7 +255,8 @@ def counterfactual_credit(
     """
     reached_BK1 = torch.arange(worth_BK1.size(1), device=worth_BK1.device) <= count_B[:, None]
     next_BK1 = torch.nn.functional.pad(episode_BK * reached_BK1[:, 1:], (0, 1))
-    brought_BK1 = outcome_B[:, None] + progress_weight * next_BK1
+    outcome_BK1 = outcome_B if outcome_B.ndim > 1 else outcome_B[:, None]
+    brought_BK1 = outcome_BK1 + progress_weight * next_BK1
     first_B1 = leave_one_out(brought_BK1[:, 0], group_size)[:, None]
     return torch.cat([first_B1, (brought_BK1 - worth_BK1)[:, 1:]], 1) * reached_BK1
 

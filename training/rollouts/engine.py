@@ -20,14 +20,18 @@ import httpx
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from training.config import FamilyStage
 from training.errors import StageError
 from training.job import vllm_server
 from training.job.precision import autocast_bf16
-from training.job.trl_settings import LONGEST_PROMPT
+from training.job.trl_settings import LONGEST_PROMPT, samples_from_server
 from training.job.vllm_server import Server, ServerSettings
 from training.rollouts.params import SamplingParams, cached_values
 
+LARGEST_BATCH = 256
+"""Completions that a vLLM server samples at once; more wait for a place."""
 _SEEDS_APART = 1_000_003
 """Between the seeds of two prompts. vLLM gives a prompt's samples consecutive seeds."""
 _LARGEST_SEED = 2**31
@@ -40,6 +44,8 @@ class Completion(NamedTuple):
     """Token ids, the eos included if it was sampled."""
     logprobs: list[float]
     """log P in nats of each token, as the server's `at_temperature` says; NaN where vLLM had none."""
+    kv_cache: Tensor | None = None
+    """The KV cache of prompt and completion, if it was sampled in this process and is used again."""
 
 
 @dataclass
@@ -174,6 +180,26 @@ def settings_for(
         kv_bytes_per_token=cached_values(config) * dtype.itemsize,
         at_temperature=at_temperature,
     )
+
+
+@contextmanager
+def for_stage(stage: FamilyStage, model: PreTrainedModel, work: Path) -> Iterator[Engine | None]:
+    """A vLLM server for rollouts on CPUs, which holds the base; None where rollouts are sampled in this process.
+
+    Raises:
+        StageError: the server does not start.
+    """
+    if not samples_from_server(stage):
+        yield None
+        return
+    settings = settings_for(
+        Path(model.name_or_path),
+        model.config.get_text_config(),
+        max_tokens=stage.max_tokens,
+        sequences=min(stage.prompts_per_step * stage.rollouts, LARGEST_BATCH),
+    )
+    with started(settings, work) as engine:
+        yield engine
 
 
 @contextmanager

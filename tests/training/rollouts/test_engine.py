@@ -77,15 +77,15 @@ def _adapter_of(model: Any) -> dict[str, torch.Tensor]:
 def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
     """Record every step; kill the server once; reward every second rollout, so that there is something to learn."""
     rolled, sample, loss = (
-        trainer.CheckpointTrainer._sample_from_engine,
+        trainer.CheckpointTrainer._sample,
         Engine.sample,
         trainer.CheckpointTrainer._compute_loss,
     )
     weights: list[dict[str, torch.Tensor]] = []
 
-    def rolled_out(self: Any, engine: Engine, model: Any, prompt_ids: Any) -> Any:
+    def rolled_out(self: Any, model: Any, *rest: Any) -> Any:
         weights.append(_adapter_of(model))
-        return rolled(self, engine, model, prompt_ids)
+        return rolled(self, model, *rest)
 
     def sampled(engine: Engine, rows: Any, params: SamplingParams, *, eos: int) -> list[Completion]:
         watchdog = psutil.Process(engine.server.pid)
@@ -102,7 +102,7 @@ def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
         run.ratios.append(inputs["importance_sampling_ratio"][inputs["completion_mask"].bool()])
         return loss(self, model, inputs)
 
-    patched.setattr(trainer.CheckpointTrainer, "_sample_from_engine", rolled_out)
+    patched.setattr(trainer.CheckpointTrainer, "_sample", rolled_out)
     patched.setattr(Engine, "sample", sampled)
     patched.setattr(trainer.CheckpointTrainer, "_compute_loss", computed)
     patched.setattr(trainer, "outcome_reward", lambda rule, correct, *_, **__: torch.arange(len(correct)) % 2.0)
