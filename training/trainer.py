@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ with warnings.catch_warnings():
 from training.config import DenseReward, FamilyStage, OutcomeRule
 from training.job import trl_guard
 from training.job.metrics import JsonLines, show_in_bar
-from training.job.resume import MarkComplete, last_checkpoint
+from training.job.resume import KeepNumbers, MarkComplete, kept_numbers, last_checkpoint
 from training.job.trl_settings import adapter, grpo_config, samples_from_server
-from training.rewards import credit, episode_log
+from training.rewards import charge, credit, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
 from training.rewards.outcome import outcome_reward, overlong_penalty
@@ -95,8 +96,9 @@ class CheckpointTrainer(GRPOTrainer):
         self._normalise, self._overlong_window = normalise, overlong_window
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None
+        self.charge_scale = charge.RunningMean()
         self._alike = Alike(self.args.max_steps)
-        self._rewards = torch.empty(0)
+        self._rewards = self._correct = torch.empty(0)
         self._kv_caches: list[Tensor] | None = None
         is_annealed = self._final_temperature != self._first_temperature
         self._temperature_cells = self._bound_temperatures() if is_annealed else []
@@ -151,7 +153,7 @@ class CheckpointTrainer(GRPOTrainer):
         local = [[o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished] for o in outcomes]
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
         correct, tokens, reasoning, episode_count, finished = table.unbind(1)
-        self._rewards = self._outcome_rewards(correct, tokens)
+        self._rewards, self._correct = self._outcome_rewards(correct, tokens), correct
         measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episode_count, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         example = self._grader.explained(completion_ids_list[0], inputs[0]["gold"])
@@ -217,14 +219,7 @@ class CheckpointTrainer(GRPOTrainer):
             gather(each) for each in (values.success_BK1, values.cost_BK, values.episodes.count_B)
         )
         gain_BK = information_gains(success_BK1)
-        dense_BK, cost_BK = credit.dense_rewards(
-            gain_BK,
-            cost_BK,
-            charge=self._dense.charge,
-            compression_weight=self._dense.compression_weight,
-            alpha=self._alpha,
-            group_size=self.num_generations,
-        )
+        dense_BK, cost_BK = self._dense_rewards(gain_BK, cost_BK, success_BK1, count_B)
         if self._dense.credit == "paper":
             advantages_BT = self._paper_advantages(rollouts, dense_BK[own], values.episodes.index_BT, own)
         else:
@@ -234,6 +229,29 @@ class CheckpointTrainer(GRPOTrainer):
             episode_log.append(self._episode_log_path, self.state.global_step + 1, gain_BK, cost_BK, count_B)
         self._log({"reward/seconds": time.perf_counter() - start})  # a part of TRL's `step_time`
         return advantages_BT
+
+    def _dense_rewards(
+        self, gain_BK: Tensor, cost_BK: Tensor, success_BK1: Tensor, count_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The episodes' rewards and costs, of all processes. Moves the running scale on by this step."""
+        assert self._dense
+        scale = None
+        if self._dense.winsorise is not None:
+            cost_BK = charge.winsorised(cost_BK, count_B, self._dense.winsorise)
+        if self._dense.scale == "running":
+            self.charge_scale = self.charge_scale.after(charge.mean_rollout(cost_BK))
+            scale = self.charge_scale.value
+            self._log({"compression/scale": scale})
+        return credit.dense_rewards(
+            gain_BK,
+            cost_BK,
+            charge=self._dense.charge,
+            compression_weight=self._dense.compression_weight,
+            alpha=self._alpha,
+            group_size=self.num_generations,
+            scale=scale,
+            price=charge.prices(self._dense.redundancy, success_BK1, self._correct, self.num_generations),
+        )
 
     def _episode_advantages(
         self, values: EpisodeValues, success_BK1: Tensor, dense_BK: Tensor, count_B: Tensor, own: slice
@@ -323,6 +341,7 @@ def train(
     episode_log_path = work.parent / "episodes.jsonl"
     settings = grpo_config(stage, alpha, seed, work, positions=model.config.get_text_config().max_position_embeddings)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
+    keeps_scale = stage.dense_reward is not None and stage.dense_reward.scale == "running"
     with _engine(stage, model, work) as engine:
         trainer = CheckpointTrainer(
             alpha=alpha,
@@ -338,10 +357,17 @@ def train(
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=adapter(stage, model),
-            callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path)],
+            callbacks=[
+                *([KeepNumbers(lambda: asdict(trainer.charge_scale))] if keeps_scale else []),
+                MarkComplete(),
+                JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path),
+            ],
         )
         show_in_bar(trainer)
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+        checkpoint = last_checkpoint(work)
+        if keeps_scale and checkpoint:
+            trainer.charge_scale = charge.RunningMean(**kept_numbers(checkpoint))
+        trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
 
 

@@ -115,6 +115,8 @@ def dense_rewards(
     compression_weight: float,
     alpha: float,
     group_size: int,
+    scale: float | None = None,
+    price: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r_ik = gain_ik - compression_weight cost_ik (arXiv 2505.10425, Def. 4.1 and Thm 4.2), and the costs.
 
@@ -127,6 +129,8 @@ def dense_rewards(
         compression_weight: weight of the costs, relative to the gain.
         alpha: efficiency level.
         group_size: G >= 2; divides B.
+        scale: what information costs are divided by in place of the batch's mean total per rollout.
+        price: what the normalised costs are multiplied by, (B, K) or (B, 1).
 
     Returns:
         r_ik and cost_ik as charged, both (B, K).
@@ -134,9 +138,14 @@ def dense_rewards(
     Raises:
         ValueError: an incomplete group, or a group of one.
     """
-    cost_BK = (
-        alpha * normalised_costs(cost_BK, group_size) if charge == "tokens" else normalised_costs(cost_BK, len(cost_BK))
-    )
+    if charge == "tokens":
+        cost_BK = alpha * normalised_costs(cost_BK, group_size)
+    elif scale is None:
+        cost_BK = normalised_costs(cost_BK, len(cost_BK))
+    else:
+        cost_BK = cost_BK / max(scale, torch.finfo(cost_BK.dtype).tiny)
+    if price is not None:
+        cost_BK = cost_BK * price
     return gain_BK - compression_weight * cost_BK, cost_BK
 
 
