@@ -13,7 +13,7 @@ from tests.training.conftest import TINY
 from training import trainer
 from training.base import train
 from training.config import DenseReward, FamilyStage
-from training.job import trl_settings
+from training.job import resume, trl_settings
 from training.rewards.credit import leave_one_out, outcome_advantages
 from training.rewards.length import length_reward
 from training.rewards.outcome import outcome_reward
@@ -250,6 +250,8 @@ def test_interrupted_training_resumes_as_if_it_had_not_been_interrupted(
         patched.setattr(trainer.CheckpointTrainer, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed" / "work")
+    last = resume.last_checkpoint(tmp_path / "killed" / "work")
+    assert last == str(tmp_path / "killed" / "work" / "checkpoint-2"), "complete, with what the trainer adds to it"
     torch.manual_seed(99)
     assert same(trained(tmp_path / "killed" / "work"), undisturbed)
     assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == len(
