@@ -71,13 +71,47 @@ class DenseReward(Section):
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory of one packed forward pass for masks, scores and logits; default 1, on a CPU 1/32, to fit its caches."""
 
+    score: Literal["squared", "rao"] = "squared"
+    """What an information charge charges for: Rao's score statistic, squared as in the paper or as it is, whose tail
+    is less heavy. This field and the next three require charge: information and reward: l2t."""
+    per: Literal["episode", "token"] = "episode"
+    """`token`: an episode's information charge is divided by its tokens."""
+    winsorise: float | None = Field(default=None, gt=0, lt=1)
+    """Quantile of a step's episodes that limits the information charge of each, such as 0.99. Default: no limit."""
+    scale: Literal["batch", "running"] = "batch"
+    """What information charges are divided by: the step's mean rollout, or its exponential mean over the steps."""
+    redundancy: Literal["none", "certainty", "solve_rate"] = "none"
+    """What a token charge is multiplied by: nothing, the probability of the right answer before the episode
+    (certainty), or the share of the prompt's rollouts that are right (solve_rate). Requires charge: tokens."""
+
     @property
     def charges_information(self) -> bool:
         """Whether the compression score is needed, which costs a pass over the rollouts."""
         return self.compression_weight > 0 and self.charge == "information"
 
+    @property
+    def tamed(self) -> list[str]:
+        """The fields that change the paper's information charge, as far as they are set."""
+        return [name for name in ("score", "per", "winsorise", "scale") if name in self._not_default]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint depends on. Fields that are newer than stored records are left out at their defaults."""
+        newer = {"score", "per", "winsorise", "scale", "redundancy", "forks"}
+        return self.model_dump(exclude={"memory_gib"} | (newer - self._not_default))
+
+    @property
+    def _not_default(self) -> set[str]:
+        return set(self.model_dump(exclude_defaults=True))
+
     @model_validator(mode="after")
-    def _can_fork(self) -> Self:
+    def _has_an_effect(self) -> Self:
+        if self.tamed and not self.charges_information:
+            raise ValueError(
+                f"{self.tamed[0]}: has no effect without charge: information and a compression_weight above 0"
+            )
+        if self.redundancy != "none" and self.charge != "tokens":
+            raise ValueError(f"redundancy: {self.redundancy} has no effect without charge: tokens")
         needed = {"credit": "counterfactual", "charge": "tokens", "split_by": "blank_line"}
         if self.forks and (wrong := [f"{k}: {v}" for k, v in needed.items() if getattr(self, k) != v]):
             raise ValueError(f"forks: need {', '.join(wrong)}")
@@ -102,6 +136,9 @@ class Data(Section):
     elsewhere, instead of rejecting the data. How many were skipped and why is said once."""
     test: Path | None = None
     """A file of test questions of your own, such as AIME's or AMC's. They replace the task's held-out split."""
+    hard_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of the training questions that are hard, in arithmetic; the rest are easy and medium in equal parts.
+    Default: a third of each difficulty."""
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Self:
@@ -109,6 +146,8 @@ class Data(Section):
             raise ValueError(f"path: {'must be absent' if self.path else 'is needed'} with task: {self.task}")
         if self.test is not None and self.path is None:
             raise ValueError(f"test: must be absent with task: {self.task}")
+        if self.hard_share is not None and self.task != "arithmetic":
+            raise ValueError(f"hard_share: must be absent with task: {self.task}")
         return self
 
 
@@ -177,6 +216,8 @@ class FamilyStage(Section):
             raise ValueError(f"normalise_advantages: must be false with reward: {self.reward}")
         if self.dense and self.reward not in ("progress", "l2t"):
             raise ValueError(f"dense: must be absent with reward: {self.reward}")
+        if self.dense and self.dense.tamed and self.reward == "progress":
+            raise ValueError(f"dense.{self.dense.tamed[0]}: has no effect with reward: progress, which charges nothing")
         charges_tokens = self.dense is not None and self.dense.charge == "tokens"
         if charges_tokens and not (self.reward == "l2t" and self.dense_reward and self.dense_reward.compression_weight):
             raise ValueError(

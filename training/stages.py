@@ -118,7 +118,7 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "data": data_record(recipe.data),
         **stage.model_dump(exclude=_NOT_THE_CHECKPOINT | {k for k, v in _AS_IT_WAS.items() if getattr(stage, k) == v}),
-        "dense": dense and dense.model_dump(exclude={"memory_gib"}),
+        "dense": dense and dense.record,
         "dtype": checkpoints.dtype(recipe),
         "base": fingerprint(checkpoints.base_directory(recipe)),
     }

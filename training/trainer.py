@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,18 @@ from training.config import DenseReward, FamilyStage, Forks, OutcomeRule
 from training.errors import StageError
 from training.job import trl_guard
 from training.job.metrics import JsonLines, show_in_bar
-from training.job.resume import MarkComplete, last_checkpoint
+from training.job.resume import KeepNumbers, MarkComplete, kept_numbers, last_checkpoint
 from training.job.trl_settings import adapter, grpo_config
-from training.rewards import credit, decisions, episode_log
+from training.rewards import charge, credit, decisions, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains
 from training.rewards.outcome import outcome_reward, overlong_penalty
 from training.rollouts import engine as engines
-from training.rollouts import forks
 from training.rollouts.alike import Alike
 from training.rollouts.batch import Rollouts, sorted_by_length
+from training.rollouts.drawer import Drawer, Drawn
 from training.rollouts.grade import Grader
-from training.rollouts.merge import frozen_weights_restored, merged, plain_weights
-from training.rollouts.params import SamplingParams
-from training.rollouts.sample import caches_everything, sample
+from training.rollouts.merge import frozen_weights_restored
 from training.tasks.question import Question
 
 _console = Console(stderr=True, soft_wrap=True)
@@ -95,14 +93,23 @@ class CheckpointTrainer(GRPOTrainer):
         self._normalise, self._overlong_window = normalise, overlong_window
         self._grader = Grader(self.processing_class, dense)
         self._episode_grader = EpisodeGrader(self.processing_class, dense) if dense else None
+        self.charge_scale = charge.RunningMean()
         self._alike = Alike(self.args.max_steps)
         self._forks = dense.forks if dense else None
         if self._forks is not None and self.use_vllm and engine is None:
             raise StageError("family.dense.forks: not with engine: vllm on a GPU; set engine: transformers")
-        self._natural: list[list[int]] = []
+        self._draw = Drawer(
+            self.processing_class,
+            self.args.max_completion_length,
+            engine=engine,
+            forks=self._forks,
+            split=self._episode_grader.split if self._episode_grader else None,
+            keeps_caches=dense is not None and not dense.charges_information,
+            log=self._log,
+        )
+        self._drawn: Drawn | None = None
         self._before_fork_B = torch.empty(0)
-        self._rewards, self._last_outcomes = torch.empty(0), torch.empty(0)
-        self._kv_caches: list[Tensor] | None = None
+        self._rewards = self._correct = self._last_outcomes = torch.empty(0)
         is_annealed = self._final_temperature != self._first_temperature
         self._temperature_cells = self._bound_temperatures() if is_annealed else []
 
@@ -112,75 +119,26 @@ class CheckpointTrainer(GRPOTrainer):
         if self.use_vllm and self._engine is None:
             with frozen_weights_restored(model):  # TRL merges the adapter to hand the weights over, then subtracts it
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        with merged(model):
-            if self._engine is not None:
-                start = time.perf_counter()
-                self._engine.load(plain_weights(model))
-                self._log({"sampling/loading_seconds": time.perf_counter() - start})
-            completions = self._sample(model, prompt_ids, self.args.max_completion_length, self.num_generations)
-            if self._forks is not None:
-                completions = self._fork(self._forks, model, prompt_ids, completions)
-        caches = [completion.kv_cache for completion in completions if completion.kv_cache is not None]
-        self._kv_caches = caches if len(caches) == len(completions) else None
-        logprobs = None if self._engine is None else [completion.logprobs for completion in completions]
-        return [completion.ids for completion in completions], logprobs
-
-    def _sample(
-        self, model: Any, prompt_ids: list[list[int]], max_tokens: int, samples: int = 1
-    ) -> list[engines.Completion]:
-        """One completion per prompt by the model as it is now; each prompt is there `samples` times in a row."""
-        eos, params = self.processing_class.eos_token_id, SamplingParams(max_tokens, self.temperature)
-        if self._engine is None:
-            caches = list[Tensor]() if self._reuses_kv_caches(model) else None
-            nats = list[list[float]]() if self._forks is not None else None
-            ids = sample(model, prompt_ids, params, eos=eos, kv_caches=caches, surprisals=nats)
-            logprobs = [[-value for value in own] for own in nats] if nats is not None else [[]] * len(ids)
-            return list(map(engines.Completion, ids, logprobs, caches or [None] * len(ids)))
-        start = time.perf_counter()
-        params = replace(params, samples=samples, seed=int(torch.randint(2**31, ())))  # a resumed run draws the same
-        completions = self._engine.sample(prompt_ids[::samples], params, eos=eos)
-        seconds, tokens = time.perf_counter() - start, sum(len(completion.ids) for completion in completions)
-        self._log({"sampling/seconds": seconds, "sampling/tokens_per_second": tokens / seconds})
-        return completions
-
-    def _fork(
-        self, settings: Forks, model: Any, prompt_ids: list[list[int]], completions: list[engines.Completion]
-    ) -> list[engines.Completion]:
-        """The rollouts, some of which think on where they had stopped; `_natural` holds them as they were."""
-        assert self._episode_grader
-        self._natural = [completion.ids for completion in completions]
-        completions, before = forks.think_on(
-            self.processing_class,
-            self._episode_grader.split,
-            prompt_ids,
-            completions,
-            settings,
-            sample=lambda prompts, room: self._sample(model, prompts, room),
-            max_tokens=self.args.max_completion_length,
-        )
-        self._before_fork_B = torch.tensor(before, device=model.device)
-        return completions
-
-    def _reuses_kv_caches(self, model: Any) -> bool:
-        """Whether the dense reward reuses the rollouts' KV caches. Not on a GPU, where memory is the bottleneck."""
-        usable = self._dense is not None and not self._dense.charges_information
-        return usable and model.device.type == "cpu" and caches_everything(model)
+        drawn = self._drawn = self._draw(model, prompt_ids, self.temperature, self.num_generations)
+        self._before_fork_B = torch.tensor(drawn.before_fork, device=model.device)
+        logprobs = None if self._engine is None else [completion.logprobs for completion in drawn.completions]
+        return [completion.ids for completion in drawn.completions], logprobs
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
         """Rewards of all processes' rollouts, (B * processes, 1)."""
         golds = [row["gold"] for row in inputs]
-        natural = completion_ids_list if self._forks is None else self._natural
+        natural = self._drawn.natural if self._drawn and self._forks else completion_ids_list
         outcomes = list(map(self._grader, natural, golds))
-        last = outcomes if self._forks is None else list(map(self._grader, completion_ids_list, golds))
+        last = outcomes if natural is completion_ids_list else list(map(self._grader, completion_ids_list, golds))
         local = [
             [o.correct, o.tokens, o.reasoning_tokens, o.episodes, o.finished, end.correct]
             for o, end in zip(outcomes, last, strict=True)
         ]
         table = gather(torch.tensor(local, dtype=torch.float32, device=self.accelerator.device))
         correct, tokens, reasoning, episode_count, finished, self._last_outcomes = table.unbind(1)
-        self._rewards = self._outcome_rewards(correct, tokens)
+        self._rewards, self._correct = self._outcome_rewards(correct, tokens), correct
         measured = {"accuracy": correct, "reasoning_tokens": reasoning, "episodes": episode_count, "finished": finished}
         self._log({f"rollout/{name}": values.mean().item() for name, values in measured.items()})
         example = self._grader.explained(natural[0], golds[0])
@@ -241,21 +199,13 @@ class CheckpointTrainer(GRPOTrainer):
             output["prompt_ids"], output["prompt_mask"], output["completion_ids"], output["completion_mask"]
         )
         model = self.accelerator.unwrap_model(self.model)
-        values = self._episode_grader(model, rollouts, golds, lambda local: reduce(local, "sum"), self._kv_caches)
+        caches = self._drawn.kv_caches if self._drawn else None
+        values = self._episode_grader(model, rollouts, golds, lambda local: reduce(local, "sum"), caches)
         success_BK1, cost_BK, count_B = (
             gather(each) for each in (values.success_BK1, values.cost_BK, values.episodes.count_B)
         )
         gain_BK = information_gains(success_BK1)
-        own_BK = None if self._forks is None else decisions.before_fork(gather(self._before_fork_B), gain_BK.size(1))
-        dense_BK, cost_BK = credit.dense_rewards(
-            gain_BK,
-            cost_BK,
-            charge=self._dense.charge,
-            compression_weight=self._dense.compression_weight,
-            alpha=self._alpha,
-            group_size=self.num_generations,
-            own_BK=own_BK,
-        )
+        dense_BK, cost_BK = self._dense_rewards(gain_BK, cost_BK, success_BK1, count_B)
         if self._dense.credit == "paper":
             advantages_BT = self._paper_advantages(rollouts, dense_BK[own], values.episodes.index_BT, own)
         else:
@@ -268,6 +218,30 @@ class CheckpointTrainer(GRPOTrainer):
             episode_log.append(self._episode_log_path, self.state.global_step + 1, gain_BK, cost_BK, count_B)
         self._log({"reward/seconds": time.perf_counter() - start})  # a part of TRL's `step_time`
         return advantages_BT
+
+    def _dense_rewards(
+        self, gain_BK: Tensor, cost_BK: Tensor, success_BK1: Tensor, count_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The episodes' rewards and costs, of all processes. Moves the running scale on by this step."""
+        assert self._dense
+        scale = None
+        if self._dense.winsorise is not None:
+            cost_BK = charge.winsorised(cost_BK, count_B, self._dense.winsorise)
+        if self._dense.scale == "running":
+            self.charge_scale = self.charge_scale.after(charge.mean_rollout(cost_BK))
+            scale = self.charge_scale.value
+            self._log({"compression/scale": scale})
+        return credit.dense_rewards(
+            gain_BK,
+            cost_BK,
+            charge=self._dense.charge,
+            compression_weight=self._dense.compression_weight,
+            alpha=self._alpha,
+            group_size=self.num_generations,
+            own_BK=decisions.before_fork(gather(self._before_fork_B), gain_BK.size(1)) if self._forks else None,
+            scale=scale,
+            price=charge.prices(self._dense.redundancy, success_BK1, self._correct, self.num_generations),
+        )
 
     def _episode_advantages(
         self, values: EpisodeValues, success_BK1: Tensor, dense_BK: Tensor, count_B: Tensor, own: slice
@@ -379,6 +353,7 @@ def train(
     episode_log_path = work.parent / "episodes.jsonl"
     settings = grpo_config(stage, alpha, seed, work, positions=model.config.get_text_config().max_position_embeddings)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": p.prompt}], "gold": p.answer} for p in prompts])
+    keeps_scale = stage.dense_reward is not None and stage.dense_reward.scale == "running"
     with engines.for_stage(stage, model, work) as engine:
         trainer = CheckpointTrainer(
             alpha=alpha,
@@ -394,8 +369,15 @@ def train(
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=adapter(stage, model),
-            callbacks=[MarkComplete(), JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path)],
+            callbacks=[
+                *([KeepNumbers(lambda: asdict(trainer.charge_scale))] if keeps_scale else []),
+                MarkComplete(),
+                JsonLines(work.parent / "metrics.jsonl", notes=episode_log_path),
+            ],
         )
         show_in_bar(trainer)
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+        checkpoint = last_checkpoint(work)
+        if keeps_scale and checkpoint:
+            trainer.charge_scale = charge.RunningMean(**kept_numbers(checkpoint))
+        trainer.train(resume_from_checkpoint=checkpoint)
     return trainer

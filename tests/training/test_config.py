@@ -48,6 +48,18 @@ def test_every_shipped_recipe_is_valid():
         ("family: {reward: progress, dense: {charge: tokens}}", "family"),
         ("family: {reward: l2t, dense: {charge: tokens, compression_weight: 0}}", "family"),
         ("family: {reward: truncation, dense: {}}", "family"),
+        ("family: {reward: l2t, dense: {score: square}}", "family.dense.score"),
+        ("family: {reward: l2t, dense: {winsorise: 1}}", "family.dense.winsorise"),
+        ("family: {reward: l2t, dense: {charge: tokens, score: rao}}", "family.dense: score"),
+        ("family: {reward: l2t, dense: {charge: tokens, per: token}}", "family.dense: per"),
+        ("family: {reward: l2t, dense: {compression_weight: 0, winsorise: 0.99}}", "family.dense: winsorise"),
+        ("family: {reward: l2t, dense: {compression_weight: 0, scale: running}}", "family.dense: scale"),
+        ("family: {reward: progress, dense: {scale: running}}", "family: dense.scale"),
+        ("family: {reward: l2t, dense: {redundancy: certainty}}", "family.dense: redundancy"),
+        ("family: {reward: l2t, dense: {charge: tokens, redundancy: 0.5}}", "family.dense.redundancy"),
+        ("data: {hard_share: 1.1}", "data.hard_share"),
+        ("data: {hard_share: -0.1}", "data.hard_share"),
+        ("data: {task: gsm8k, path: x, hard_share: 0.5}", "data: hard_share"),
         ("family: {reward: l2t, normalise_advantages: true}", "family"),
         ("family: {max_tokens: 64, overlong_window: 65}", "family"),
         ("family: {overlong_window: -1}", "family.overlong_window"),
@@ -56,6 +68,16 @@ def test_every_shipped_recipe_is_valid():
 def test_an_invalid_field_is_named(tmp_path, addition, field):
     with pytest.raises(config.RecipeError, match=rf"recipe.yaml: {field}: "):
         config.load(recipe_file(tmp_path, GOOD + addition))
+
+
+def test_a_dense_reward_s_record_has_a_newer_field_only_where_it_is_set():
+    """Or checkpoints and results from before the field would no longer count as made from their recipes."""
+    newer = {"score", "per", "winsorise", "scale", "redundancy"}
+    assert not newer & config.DenseReward(scale="batch", redundancy="none").record.keys()
+    assert "memory_gib" not in config.DenseReward().record
+    tamed = config.DenseReward(score="rao", winsorise=0.99).record
+    assert {name: tamed[name] for name in newer & tamed.keys()} == {"score": "rao", "winsorise": 0.99}
+    assert config.DenseReward().record.items() <= tamed.items()
 
 
 def test_a_misspelt_field_is_told_with_the_one_that_was_meant(tmp_path):

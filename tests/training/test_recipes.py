@@ -41,6 +41,28 @@ def test_a_gpu_recipe_names_its_paper_and_what_it_does_not_take_from_it(path):
     assert "Not: " in comment
 
 
+def test_the_tamed_experiments_are_l2t_with_every_taming_at_three_weights_and_in_96_steps():
+    experiments = Path("training/recipes/experiments")
+    plain = config.load(experiments / "l2t.yaml").family
+    for weight in (0.1, 0.2, 0.6):
+        stage = config.load(experiments / f"l2t-rao-{weight}.yaml").family
+        assert stage.dense is not None
+        assert stage.dense == config.DenseReward(
+            compression_weight=weight, score="rao", per="token", winsorise=0.99, scale="running"
+        )
+        assert stage.model_copy(update={"dense": None, "steps": plain.steps}) == plain
+        assert stage.steps == 96
+
+
+def test_the_redundancy_experiment_is_l2t_tokens_charged_by_certainty():
+    experiments = Path("training/recipes/experiments")
+    plain = config.load(experiments / "l2t-tokens.yaml").family
+    stage = config.load(experiments / "l2t-redundant.yaml").family
+    assert stage.dense is not None
+    assert stage.dense.redundancy == "certainty"
+    assert stage.model_copy(update={"dense": stage.dense.model_copy(update={"redundancy": "none"})}) == plain
+
+
 def launched(monkeypatch: pytest.MonkeyPatch, file: str, *arguments: str) -> SimpleNamespace:
     """What `accelerate launch` would hand to its DeepSpeed launcher, and the command that this would start."""
     handed = []

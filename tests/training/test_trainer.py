@@ -13,10 +13,11 @@ from tests.training.conftest import TINY
 from training import trainer
 from training.base import train
 from training.config import DenseReward, FamilyStage
-from training.job import trl_settings
+from training.job import resume, trl_settings
 from training.rewards.credit import leave_one_out, outcome_advantages
 from training.rewards.length import length_reward
 from training.rewards.outcome import outcome_reward
+from training.rollouts import drawer
 from training.rollouts.merge import merged
 from training.rollouts.params import SamplingParams
 from training.tasks.prompts import prompts
@@ -93,6 +94,13 @@ def test_charged_tokens_cost_alpha_in_their_own_episode_and_the_outcome_is_not_d
     stops = [free[length][-1] for length in whole]
     assert stops[1] < 0.1
     assert min(stops[0], *stops[2:]) > 0.9, "a correct answer is worth 1 at any length; this model expects about 0"
+
+
+def test_a_price_by_solve_rate_charges_three_quarters_where_three_of_four_rollouts_are_right(spanned):
+    solved, charged, free = (spanned[0][arm] for arm in ("solved", "tokens", "free"))
+    for length, values in solved.items():
+        expected = [f + 0.75 * (c - f) for c, f in zip(charged[length], free[length], strict=True)]
+        assert values == pytest.approx(expected, abs=1e-4)
 
 
 def test_stopping_is_worth_the_reward_of_a_rollout_of_mean_length(spanned):
@@ -207,7 +215,7 @@ def test_the_temperature_is_annealed_linearly_and_the_loss_scores_them_at_the_sa
         scored.append((own[mask], by_hand[mask]))
         return loss(self, at_work, inputs)
 
-    monkeypatch.setattr(trainer, "sample", generate)
+    monkeypatch.setattr(drawer, "sample", generate)
     monkeypatch.setattr(trainer.CheckpointTrainer, "_compute_loss", watched)
     stage = STAGE.model_copy(update={"steps": 3, "temperature": 1.5, "last_temperature": last})
     trainer.train(model, tokenizer, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
@@ -219,8 +227,12 @@ def test_the_temperature_is_annealed_linearly_and_the_loss_scores_them_at_the_sa
     assert [line["rollout/temperature"] for line in lines if "rollout/temperature" in line] == pytest.approx(expected)
 
 
-def test_interrupted_training_resumes_as_if_it_had_not_been_interrupted(tokenizer, rollouts, tmp_path, monkeypatch):
-    stage = STAGE.model_copy(update={"steps": 4})
+@pytest.mark.parametrize("dense", [None, DenseReward(scale="running", score="rao", proxy_rank=2)])
+def test_interrupted_training_resumes_as_if_it_had_not_been_interrupted(
+    tokenizer, rollouts, tmp_path, monkeypatch, dense
+):
+    """With a running scale, what earlier steps left in it is part of what a checkpoint holds."""
+    stage = STAGE.model_copy(update={"steps": 4, **({"reward": "l2t", "dense": dense} if dense else {})})
 
     def trained(work: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
@@ -239,6 +251,8 @@ def test_interrupted_training_resumes_as_if_it_had_not_been_interrupted(tokenize
         patched.setattr(trainer.CheckpointTrainer, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed" / "work")
+    last = resume.last_checkpoint(tmp_path / "killed" / "work")
+    assert last == str(tmp_path / "killed" / "work" / "checkpoint-2"), "complete, with what the trainer adds to it"
     torch.manual_seed(99)
     assert same(trained(tmp_path / "killed" / "work"), undisturbed)
     assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == len(
@@ -258,6 +272,25 @@ def test_a_dense_step_logs_the_parts_of_its_reward_and_its_episodes(model, token
     notes = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert [note["step"] for note in notes] == [1, 2]
     assert all(len(note["gain"]) == len(note["compression"]) == len(note["episode"]) == 8 for note in notes)
+
+
+def test_a_running_scale_is_the_mean_of_the_steps_so_far(model, tokenizer, rollouts, tmp_path, monkeypatch):
+    """By hand: the weights of the steps are 1, 0.9, 0.81 from the newest, divided by their sum."""
+    means: list[float] = []
+
+    def noted(cost_BK: torch.Tensor) -> float:
+        means.append(cost_BK.double().sum(1).mean().item())
+        return means[-1]
+
+    monkeypatch.setattr(trainer.charge, "mean_rollout", noted)
+    dense = DenseReward(scale="running", proxy_rank=2)
+    stage = STAGE.model_copy(update={"reward": "l2t", "dense": dense, "steps": 3, "micro_batch": 2})
+    trainer.train(model, tokenizer, stage, one_prompt(6), alpha=0.1, seed=0, work=tmp_path / "work")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [line["compression/scale"] for line in lines if "compression/scale" in line]
+    a, b, c = means
+    assert logged == pytest.approx([a, (b + 0.9 * a) / 1.9, (c + 0.9 * b + 0.81 * a) / 2.71])
+    assert len(set(means)) == 3
 
 
 def test_full_fine_tuning_changes_the_whole_model(model, tokenizer, rollouts, tmp_path):

@@ -34,6 +34,8 @@ ARMS: dict[str, dict[str, object] | None] = {
     "free": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 0},
     "even": {"credit": "counterfactual", "compression_weight": 0},
     "known": {"credit": "episode", "compression_weight": 0.6, "progress_weight": 0.8},
+    "tamed": {"score": "rao", "per": "token", "winsorise": 0.8, "scale": "running", "proxy_rank": 4},
+    "solved": {"credit": "counterfactual", "charge": "tokens", "compression_weight": 3, "redundancy": "solve_rate"},
 }
 """Settings of the dense reward; None is without it. In `even` every probe gives the gold answer probability 0.5. In
 `known` each episode gains a thousandth of its rollout's tokens, and costs the square of a tenth of its own tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from models.files import write_json
 from training.errors import StageError
 
 _COMPLETE = "complete"
+_NUMBERS = "laconic_numbers.json"
 
 
 class MarkComplete(TrainerCallback):
@@ -27,6 +28,33 @@ class MarkComplete(TrainerCallback):
         if state.is_world_process_zero:
             directory = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
             write_json(directory / _COMPLETE, _sizes(directory))
+
+
+class KeepNumbers(TrainerCallback):
+    """Writes numbers that a trainer needs in its next step into each checkpoint. It must come before `MarkComplete`.
+
+    They must be the same in all processes, because only the main one writes them. As JSON, a float is exact.
+    """
+
+    def __init__(self, numbers: Callable[[], dict[str, float]]) -> None:
+        self._numbers = numbers
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if state.is_world_process_zero:
+            write_json(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / _NUMBERS, self._numbers())
+
+
+def kept_numbers(checkpoint: str) -> dict[str, float]:
+    """What `KeepNumbers` wrote into a complete checkpoint.
+
+    Raises:
+        StageError: the file is missing or not JSON.
+    """
+    path = Path(checkpoint) / _NUMBERS
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: cannot be read ({error}); remove {checkpoint} to resume before it") from None
 
 
 def last_checkpoint(directory: Path) -> str | None:

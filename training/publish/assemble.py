@@ -90,7 +90,7 @@ def _provenance(recipe: Recipe, recipe_path: Path, logs: Mapping[str, Path]) -> 
         pretrained=None if trained_here else base.model,
         parameters=parameters(architecture(base)) if trained_here else None,
         reward=recipe.family.reward,
-        dense=dense and dense.model_dump(exclude={"memory_gib"}),
+        dense=dense and dense.record,
         minutes={name: round(metrics.minutes(log)) for name, log in timed.items()},
         curves={name: metrics.curves(log) for name, log in logs.items()},
         revision=None if trained_here else base.revision,

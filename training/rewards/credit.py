@@ -116,6 +116,8 @@ def dense_rewards(
     alpha: float,
     group_size: int,
     own_BK: Tensor | None = None,
+    scale: float | None = None,
+    price: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r_ik = gain_ik - compression_weight cost_ik (arXiv 2505.10425, Def. 4.1 and Thm 4.2), and the costs.
 
@@ -129,6 +131,8 @@ def dense_rewards(
         alpha: efficiency level.
         group_size: G >= 2; divides B.
         own_BK: the episodes that the policy thought by itself; only they set the scale. Default: all.
+        scale: what information costs are divided by in place of the batch's mean total per rollout.
+        price: what the normalised costs are multiplied by, (B, K) or (B, 1).
 
     Returns:
         r_ik and cost_ik as charged, both (B, K).
@@ -138,8 +142,12 @@ def dense_rewards(
     """
     if charge == "tokens":
         cost_BK = alpha * normalised_costs(cost_BK, group_size, own_BK)
+    elif scale is None:
+        cost_BK = normalised_costs(cost_BK, len(cost_BK))
     else:
-        cost_BK = normalised_costs(cost_BK, len(cost_BK), own_BK)
+        cost_BK = cost_BK / max(scale, torch.finfo(cost_BK.dtype).tiny)
+    if price is not None:
+        cost_BK = cost_BK * price
     return gain_BK - compression_weight * cost_BK, cost_BK
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.config import DenseReward
 from training.job.checkpoints import THINK_CLOSED
+from training.rewards.charge import information_cost
 from training.rewards.compression import Proxy, scores
 from training.rewards.information_gain import Probe, answer_probabilities
 from training.rollouts.batch import Rollouts
@@ -30,7 +31,8 @@ class EpisodeValues:
     success_BK1: Tensor
     """J_0 .. J_K, the probability of the gold answer if thinking stopped after k episodes; constant after the last."""
     cost_BK: Tensor
-    """What an episode is charged for: C_k, Rao's score statistic squared (Thm 4.2), or its tokens; 0 if not charged."""
+    """What an episode is charged for: C_k, Rao's score statistic squared (Thm 4.2) or as the settings tame it, or its
+    tokens; 0 if not charged."""
 
 
 class EpisodeGrader:
@@ -104,13 +106,14 @@ class EpisodeGrader:
                         output_BTr[rows, :width], input_BTr[rows, :width] = gradients.output_BTr, gradients.input_BTr
 
                     success_BK1 = measure_answer_probabilities(after_pass=store_gradients)
-                cost_BK = scores(
+                score_BK = scores(
                     output_BTr,
                     input_BTr,
                     episodes.index_BT,
                     settings.max_episodes,
                     sum_over_processes=sum_over_processes,
-                ).square()
+                )
+                cost_BK = information_cost(score_BK, episodes.index_BT, score=settings.score, per=settings.per)
             else:
                 success_BK1 = measure_answer_probabilities(kv_caches=kv_caches)
                 cost_BK = episodes.tokens_BK * float(settings.charge == "tokens")

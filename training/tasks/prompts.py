@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from training.tasks import problems
 from training.tasks.phrasing import phrase
@@ -13,6 +14,7 @@ from training.tasks.question import Question
 
 _EXHAUSTED = 500
 """After so many repeats in a row, a split counts as exhausted."""
+_HARDEST: Difficulty = "hard"
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,40 @@ class Prompt(Question):
 
 
 def prompts(
-    split: Split, seed: int, count: int, *, task: Kind | None = None, difficulty: Difficulty | None = None
+    split: Split,
+    seed: int,
+    count: int,
+    *,
+    task: Kind | None = None,
+    difficulty: Difficulty | None = None,
+    hard_share: float | None = None,
 ) -> list[Prompt]:
     """`count` different prompts of a split; the same arguments give the same prompts.
+
+    Args:
+        split: whose prompts.
+        seed: another seed draws others.
+        count: how many.
+        task: only this kind.
+        difficulty: only this difficulty. Without it, difficulties take turns.
+        hard_share: share of the prompts that are hard, from 0 to 1, spread evenly; for None, they take their turn.
 
     Raises:
         ValueError: this split has fewer different prompts of this task and difficulty.
     """
+    hard = others = stream(split, seed, task=task, difficulty=difficulty)
+    if hard_share is not None:
+        hard = stream(split, seed, task=task, difficulty=_HARDEST)
+        others = (prompt for prompt in others if prompt.difficulty != _HARDEST)
     distinct: dict[str, Prompt] = {}
-    repeats = 0
-    for prompt in stream(split, seed, task=task, difficulty=difficulty):
-        if len(distinct) == count:
-            break
-        repeats = repeats + 1 if prompt.prompt in distinct else 0
-        if repeats > _EXHAUSTED:
-            raise ValueError(
-                f"count: {split} has only about {len(distinct)} different prompts of this kind, not {count}"
-            )
-        distinct.setdefault(prompt.prompt, prompt)
+    share = hard_share or 0.0
+    for place in range(count):
+        is_hard = int((place + 1) * share + 0.5) > int(place * share + 0.5)
+        drawn = islice(hard if is_hard else others, _EXHAUSTED + 1)
+        new = next((prompt for prompt in drawn if prompt.prompt not in distinct), None)
+        if new is None:
+            raise ValueError(f"count: {split} has only about {place} different prompts of this kind, not {count}")
+        distinct[new.prompt] = new
     return list(distinct.values())
 
 

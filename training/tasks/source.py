@@ -30,7 +30,8 @@ def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Quest
     """
     if data.path is None:
         try:
-            drawn: Sequence[Question] = prompts(split, seed, count)
+            hard_share = data.hard_share if split == "train" else None
+            drawn: Sequence[Question] = prompts(split, seed, count, hard_share=hard_share)
         except ValueError as error:
             raise StageError(str(error)) from None
     else:
@@ -47,7 +48,9 @@ def with_instruction(questions: Sequence[Question], instruction: str) -> Sequenc
 
 def data_record(data: Data) -> dict[str, object]:
     """What the questions depend on: the content of the files, not their paths."""
-    record: dict[str, object] = {**data.model_dump(exclude={"path", "test"})}
+    record: dict[str, object] = {**data.model_dump(exclude={"path", "test", "hard_share"})}
+    if data.hard_share is not None:
+        record["hard_share"] = data.hard_share
     record["files"] = fingerprint(data.path) if data.path else None
     if data.path:
         record["reading"] = files.VERSION

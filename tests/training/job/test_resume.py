@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from models import family
-from training.job.resume import last_checkpoint
+from training.errors import StageError
+from training.job.resume import KeepNumbers, kept_numbers, last_checkpoint
 
 RECIPE = """\
 name: tiny
@@ -101,6 +103,20 @@ def test_a_checkpoint_with_a_truncated_file_is_not_resumed(tmp_path):
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("moments"[: 7 if step == 5 else 3])
         (tmp_path / f"checkpoint-{step}" / "complete").write_text('{"optimizer.pt": 7}')
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_numbers_are_kept_exactly_and_only_the_main_process_writes_them(tmp_path, is_main):
+    (tmp_path / "checkpoint-5").mkdir()
+    numbers = {"total": 0.1 + 0.2, "weight": 1 / 3}
+    state = TrainerState(global_step=5, is_world_process_zero=is_main)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    KeepNumbers(lambda: numbers).on_save(arguments, state, TrainerControl())
+    if is_main:
+        assert kept_numbers(str(tmp_path / "checkpoint-5")) == numbers
+    else:
+        with pytest.raises(StageError, match=r"checkpoint-5/\S+: cannot be read .*; remove .*checkpoint-5 to resume"):
+            kept_numbers(str(tmp_path / "checkpoint-5"))
 
 
 def test_a_stage_that_has_not_started_has_no_checkpoint(tmp_path):

@@ -117,6 +117,15 @@ def test_episode_credit_compares_with_the_others_outcomes_and_episodes(data):
         assert result[i].tolist() == pytest.approx(expected + [0.0] * (most - len(row)), abs=1e-5)
 
 
+def test_a_group_of_equal_outcomes_still_learns_from_its_gains_and_without_them_adds_nothing():
+    """So groups of equal outcomes need not be left out: with a dense reward they teach, and without one they are 0."""
+    outcome, count = torch.ones(2), torch.tensor([1, 1])
+    assert episode_credit(outcome, torch.tensor([[0.5], [0.3]]), count, 2, 1.0).flatten().tolist() == (
+        pytest.approx([0.2, -0.2])
+    )
+    assert leave_one_out(outcome, 2).eq(0).all()
+
+
 def test_without_a_dense_reward_episode_credit_is_leave_one_out():
     outcome = torch.tensor([1.0, 0.0, 0.5, 0.25])
     result = episode_credit(outcome, torch.zeros(4, 3), torch.tensor([1, 2, 3, 3]), 2, 0.8)

@@ -23,6 +23,7 @@ from training.job import checkpoints, trl_settings
 from training.job.vllm_server import ServerSettings
 from training.recipe_base import BaseStage
 from training.rollouts import engine as engines
+from training.rollouts.drawer import Drawer
 from training.rollouts.engine import Completion, Engine
 from training.rollouts.merge import plain_weights
 from training.rollouts.params import SamplingParams
@@ -77,7 +78,7 @@ def _adapter_of(model: Any) -> dict[str, torch.Tensor]:
 def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
     """Record every step; kill the server once; reward every second rollout, so that there is something to learn."""
     rolled, sample, loss = (
-        trainer.CheckpointTrainer._sample,
+        Drawer.sample,
         Engine.sample,
         trainer.CheckpointTrainer._compute_loss,
     )
@@ -102,7 +103,7 @@ def _watched(run: Run, patched: pytest.MonkeyPatch) -> None:
         run.ratios.append(inputs["importance_sampling_ratio"][inputs["completion_mask"].bool()])
         return loss(self, model, inputs)
 
-    patched.setattr(trainer.CheckpointTrainer, "_sample", rolled_out)
+    patched.setattr(Drawer, "sample", rolled_out)
     patched.setattr(Engine, "sample", sampled)
     patched.setattr(trainer.CheckpointTrainer, "_compute_loss", computed)
     patched.setattr(trainer, "outcome_reward", lambda rule, correct, *_, **__: torch.arange(len(correct)) % 2.0)

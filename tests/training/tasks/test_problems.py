@@ -94,6 +94,18 @@ def test_prompts_are_different_and_of_all_difficulties_in_equal_parts():
         assert 80 <= sum(p.difficulty == difficulty for p in drawn) <= 120
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_a_share_of_the_prompts_can_be_hard_spread_evenly_and_the_rest_in_equal_parts(share):
+    drawn = prompts("train", 0, 80, hard_share=share)
+    assert len({p.prompt for p in drawn}) == 80
+    assert drawn == prompts("train", 0, 80, hard_share=share)
+    assert drawn != prompts("train", 1, 80, hard_share=share)
+    for stretch in range(0, 80, 20):
+        assert sum(p.difficulty == "hard" for p in drawn[stretch : stretch + 20]) == 20 * share
+    easy, medium = (sum(p.difficulty == d for p in drawn) for d in ("easy", "medium"))
+    assert abs(easy - medium) <= 10
+
+
 def test_too_many_prompts_are_rejected():
     with pytest.raises(ValueError, match=r"count: heldout has only about \d+ different prompts"):
         prompts("heldout", 0, 20_000, task="product", difficulty="easy")

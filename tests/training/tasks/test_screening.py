@@ -175,6 +175,14 @@ def test_a_test_set_of_one_s_own_is_named_where_it_has_too_few_questions(tmp_pat
         source.questions(data, "heldout", 1, 2)
 
 
+def test_only_training_questions_are_of_the_hard_share_and_the_record_has_it_only_where_it_is_set():
+    plain, hard = config.Data(), config.Data(hard_share=1.0)
+    assert {q.difficulty for q in source.questions(hard, "train", 0, 6)} == {"hard"}
+    for split in ("validation", "heldout"):
+        assert source.questions(hard, split, 0, 6) == source.questions(plain, split, 0, 6)
+    assert source.data_record(hard) == {**source.data_record(plain), "hard_share": 1.0}
+
+
 def test_the_record_of_the_data_names_the_content_of_both_files_and_not_their_paths(tmp_path):
     train, test = (written(tmp_path / name, GOOD) for name in ("a.jsonl", "b.jsonl"))
     record = source.data_record(config.Data(task="jsonl", path=train, test=test))
