@@ -225,6 +225,9 @@ class Metrics:
             self._running.labels(url).set(in_flight)
         for url, up in self._engines.up.items():
             self._up.labels(url).set(up)
+            # From the start, because Prometheus sees no increase in a counter that appears with its first one.
+            self._over_cap.labels(url)
+            self._refused_caps.labels(url)
         available = self._engines.available
         for name in self._engines.checkpoints:
             self._available.labels(name).set(name in available)
