@@ -228,6 +228,7 @@ class Metrics:
             # From the start, because Prometheus sees no increase in a counter that appears with its first one.
             self._over_cap.labels(url)
             self._refused_caps.labels(url)
+            self._not_continued.labels(url)
         available = self._engines.available
         for name in self._engines.checkpoints:
             self._available.labels(name).set(name in available)
