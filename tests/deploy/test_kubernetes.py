@@ -113,6 +113,8 @@ def test_the_gateway_accepts_its_arguments(place: str, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value.replace("$(REDIS_PASSWORD)", "0f" * 24))
     command, *flags = container["args"]
     assert command == "serve"
+    named = {flag.removeprefix("--").split("=")[0].replace("-", "_") for flag in flags}
+    assert named <= set(config.Settings.model_fields), "a flag is abbreviated"
     settings = config.load(flags)
     engine = object_of(place, "Service", "laconic-engine")
     assert settings.engine == [f"http://{engine['metadata']['name']}:{engine['spec']['ports'][0]['port']}"]
