@@ -18,7 +18,7 @@ RUN /opt/laconic/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 FROM python:3.11-slim
 
 COPY --from=build /opt/laconic /opt/laconic
-RUN useradd --create-home laconic && install --directory --owner=laconic /home/laconic/state /home/laconic/engine
+RUN useradd --create-home --uid 1000 laconic && install --directory --owner=laconic /home/laconic/state /home/laconic/engine
 USER laconic
 ENV PATH=/opt/laconic/bin:$PATH LACONIC_STATE_DIR=/home/laconic/state
 ENTRYPOINT ["laconic"]

@@ -56,6 +56,7 @@ ALLOWED = {
     "docs/how-to/budgets.md": {"5 % quantile | 25 % | 50 % | 90 % | 99 %": "levels of quantiles"},
     "docs/how-to/deploy.md": {"vLLM 0.32": "a version"},
     "docs/how-to/keys.md": {"within 250 ms": LIMIT},
+    "docs/how-to/kubernetes.md": {"Kubernetes 1.37": "a version", "Kubernetes 1.34": "a version"},
     "docs/how-to/measure.md": {"95 % intervals": LEVEL},
     "docs/how-to/savings.md": {
         "95 % interval": LEVEL,

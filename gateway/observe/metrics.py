@@ -130,6 +130,9 @@ class Metrics:
         self._available = Gauge(
             "laconic_checkpoint_available", "1 if an engine can serve the checkpoint", ("checkpoint",), **gauges
         )
+        self._limits_checked = Gauge(
+            "laconic_limits_store_up", "1 if Redis answers in time, so that limits are checked", **gauges
+        )
 
     def record_refusal(self, status: int) -> None:
         """Record a request that was refused before a decision."""
@@ -214,6 +217,7 @@ class Metrics:
         self._lost.inc(self._ledger.lost - self._lost_before)
         self._lost_before = self._ledger.lost
         self._reserved.set(self._limiter.reserved)
+        self._limits_checked.set(self._limiter.healthy)
         self._catch_up(self._faults, supervision.faults)
         self._catch_up(self._refused_caps, self._engines.refused_caps)
         self._catch_up(self._not_continued, self._engines.not_continued)
@@ -221,6 +225,10 @@ class Metrics:
             self._running.labels(url).set(in_flight)
         for url, up in self._engines.up.items():
             self._up.labels(url).set(up)
+            # From the start, because Prometheus sees no increase in a counter that appears with its first one.
+            self._over_cap.labels(url)
+            self._refused_caps.labels(url)
+            self._not_continued.labels(url)
         available = self._engines.available
         for name in self._engines.checkpoints:
             self._available.labels(name).set(name in available)

@@ -260,4 +260,4 @@ async def test_an_engine_that_keeps_its_cap_is_not_named(gateway: Gateway, engin
     assert (await gateway.client.post("/v1/chat/completions", json=CHAT, headers=headers)).status_code == 200
     (entry,) = await gateway.entries()
     assert not entry.over_cap
-    assert "laconic_cap_breaches_total{" not in gateway.services.metrics.exposition().decode()
+    assert f'laconic_cap_breaches_total{{engine="{engine.url}"}} 0.0' in gateway.services.metrics.exposition().decode()

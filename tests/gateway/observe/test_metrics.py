@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import store
+from gateway.access import keys
+from gateway.access.keys import Grant
 from gateway.observe.lag import PERIOD_SECONDS
 from models.family import Family
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, UNFAMILIAR, FakeEngine, Gateway, running, silent
+from tests.gateway.fakes import EASY, UNFAMILIAR, FakeEngine, Gateway, running, silent, until
 
 
 async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:
@@ -83,9 +86,43 @@ async def test_metrics_show_which_engines_are_up_and_how_busy_they_are(
         text = (await gateway.client.get("/metrics")).text
         asked.cancel()
     samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples if "engine" in s.labels]
-    assert {(s.name, s.labels["engine"]): s.value for s in samples} == {
+    gauges = {(s.name, s.labels["engine"]): s.value for s in samples if not s.name.endswith(("_total", "_created"))}
+    assert gauges == {
         ("laconic_engine_up", engine.url): 1,
         ("laconic_engine_up", other.url): 0,
         ("laconic_engine_requests", engine.url): 1,
         ("laconic_engine_requests", other.url): 0,
     }
+
+
+async def test_metrics_say_whether_limits_are_checked(
+    family_dir: Path, mortal_redis: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    async def limits_store_up(gateway: Gateway) -> float:
+        text = (await gateway.client.get("/metrics", headers=boss)).text
+        samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples]
+        return next(s.value for s in samples if s.name == "laconic_limits_store_up")
+
+    mortal_redis.start()
+    redis = store.connect(mortal_redis.url)
+    secret, _ = await keys.create(redis, Grant(name="boss", admin=True, requests_per_minute=100))
+    await redis.aclose()
+    boss = {"authorization": f"Bearer {secret}"}
+    async with running(family_dir, mortal_redis.url, [engine.url], state_dir=tmp_path / "state") as gateway:
+        await gateway.ask(headers=boss)
+        assert await limits_store_up(gateway) == 1
+        mortal_redis.kill()
+        await gateway.ask(headers=boss)
+        assert await limits_store_up(gateway) == 0
+        mortal_redis.start()
+        await until(lambda: gateway.limiter.healthy)
+        assert await limits_store_up(gateway) == 1
+
+
+async def test_counters_of_breaches_begin_at_zero_so_that_an_alert_sees_the_first(
+    gateway: Gateway, engine: FakeEngine
+) -> None:
+    text = (await gateway.client.get("/metrics")).text
+    samples = [s for metric in text_string_to_metric_families(text) for s in metric.samples]
+    for name in ("laconic_cap_breaches_total", "laconic_engine_refused_caps_total"):
+        assert [s.value for s in samples if s.name == name and s.labels["engine"] == engine.url] == [0]
