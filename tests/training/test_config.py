@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from training import config
+from training.config import DenseReward
 
 GOOD = "name: mine\ndescription: d\nrun_dir: runs/x\npublish_to: out\n"
 
@@ -115,3 +117,18 @@ def test_a_malformed_recipe_is_rejected_in_one_line(tmp_path, text):
 def test_a_missing_recipe_is_rejected(tmp_path):
     with pytest.raises(config.RecipeError, match="cannot be read"):
         config.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"credit": "episode"}, "credit: counterfactual"),
+        ({"charge": "information"}, "charge: tokens"),
+        ({"split_by": "tokens"}, "split_by: blank_line"),
+    ],
+)
+def test_forks_need_what_makes_a_stop_s_worth_known(changed, named):
+    settings = {"credit": "counterfactual", "charge": "tokens", "forks": {}}
+    assert DenseReward.model_validate(settings).forks is not None
+    with pytest.raises(ValidationError, match=f"forks: need {named}"):
+        DenseReward.model_validate(settings | changed)

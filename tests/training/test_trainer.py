@@ -12,7 +12,7 @@ from tests.training import two_processes
 from tests.training.conftest import TINY
 from training import trainer
 from training.base import train
-from training.config import DenseReward, FamilyStage
+from training.config import DenseReward, FamilyStage, Forks
 from training.job import resume, trl_settings
 from training.rewards.credit import leave_one_out, outcome_advantages
 from training.rewards.length import length_reward
@@ -415,3 +415,53 @@ def test_a_recipe_s_rule_window_and_normalisation_reach_the_step(model, tokenize
     assert asked == [("solve_rate", 0.4, 12, 4), True]
     logged = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert logged["reward"] < logged["rollout/accuracy"] - 0.4 / 12 / 4 - 1 / 12
+
+
+def test_a_fork_changes_what_its_own_decisions_are_worth_and_not_what_came_before(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    """Every rollout stops and is wrong; those that think on end right. Half are forked."""
+    gold, seen = one_prompt(1)[0].answer, {}
+
+    def written(_model, prompts, *_, surprisals, **__):
+        thought_on = len(prompts) < STAGE.prompts_per_step * STAGE.rollouts
+        text = (
+            f"8</think>\n\nThe answer is {gold}.<|im_end|>" if thought_on else "7</think>\n\nThe answer is 0.<|im_end|>"
+        )
+        ids = tokenizer.encode(text)
+        surprisals += [[1.0] * len(ids) for _ in prompts]
+        return [list(ids) for _ in prompts]
+
+    credited, loss = trainer.credit.counterfactual_advantages, trainer.CheckpointTrainer._compute_loss
+
+    def counterfactual(outcome, *rest, **more):
+        seen["outcome"] = outcome
+        return credited(outcome, *rest, **more)
+
+    def watched(self, of, inputs):
+        seen["advantages"], seen["ids"] = inputs["advantages"], inputs["completion_ids"]
+        return loss(self, of, inputs)
+
+    monkeypatch.setattr(drawer, "sample", written)
+    monkeypatch.setattr(drawer, "caches_everything", lambda _: False)
+    monkeypatch.setattr(trainer.credit, "counterfactual_advantages", counterfactual)
+    monkeypatch.setattr(trainer.decisions, "decision_advantages", lambda worth, _: torch.full_like(worth, 7.0))
+    monkeypatch.setattr(trainer.CheckpointTrainer, "_compute_loss", watched)
+    dense = DenseReward(credit="counterfactual", charge="tokens", forks=Forks(share=0.5, decision_weight=3))
+    stage = STAGE.model_copy(update={"reward": "l2t", "dense": dense, "steps": 1, "max_tokens": 60})
+    trainer.train(model, tokenizer, stage, one_prompt(2), alpha=0.1, seed=0, work=tmp_path / "work")
+
+    forked = seen["outcome"][:, 1] == 1
+    assert forked.sum() == 4
+    assert seen["outcome"][:, 0].tolist() == [0] * 8, "the first pass was wrong, whatever a fork made of it"
+    assert set(seen["outcome"][~forked].flatten().tolist()) == {0}
+    blank = tokenizer.encode("\n\n")[0]
+    end = tokenizer.convert_tokens_to_ids("</think>")
+    opening = (seen["ids"] == blank) & ((seen["ids"] == end).cumsum(1) == 0)
+    assert opening.sum() == 4
+    assert set(seen["advantages"][opening].tolist()) == {21.0}
+    assert 21.0 not in seen["advantages"][~opening].tolist()
+    (step,) = [
+        line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "fork/share" in line
+    ]
+    assert (step["fork/share"], step["rollout/accuracy"]) == (0.5, 0.0)

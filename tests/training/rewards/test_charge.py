@@ -58,6 +58,7 @@ def ours(steps: list[list[Rollout]], settings: DenseReward) -> list[list[list[fl
     logged: list[dict[str, float]] = []
     trainer = SimpleNamespace(
         _dense=settings,
+        _forks=None,
         charge_scale=RunningMean(),
         _log=logged.append,
         _alpha=0.3,
