@@ -17,7 +17,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from gateway import config
-from gateway.commands import export, keys, quality, reports, terminal
+from gateway.commands import export, keys, quality, refit, reports, terminal
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
 from gateway.ledger import feedback, ledger, spool
@@ -55,6 +55,7 @@ commands:
   laconic route      explain which checkpoint a question would go to; needs nothing running
   laconic savings    show the reasoning tokens spent and saved, by checkpoint, key, day or difficulty
   laconic quality    show whether routing costs quality, by the scores of POST /v1/feedback
+  laconic refit      fit the difficulty profile anew on those scores, and replace it if that is better
   laconic replay     show what another quality tolerance would have chosen and saved
   laconic export     write the ledger's entries to a JSONL or Parquet file
   laconic keys       create, list and revoke API keys, with limits for each
@@ -116,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name. Exit with 2 if the configuration is wrong, with 1 on later errors."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "adopt": _adopt, "verify": _verify, "engine-args": _engine_args, "route": _route,
-        "savings": _savings, "quality": quality.main, "replay": _replay, "export": _export, "keys": keys.main,
+        "savings": _savings, "quality": quality.main, "refit": refit.main, "replay": _replay,
+        "export": _export, "keys": keys.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -67,6 +67,8 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         context.holdout = random.random() < context.holdout_fraction
     pressure = services.settings.overload_tolerance * services.admission.pressure
     routing = await routing_request(services, context, pressure=pressure, holdout=context.holdout)
+    if routing.prediction is not None:
+        context.counts, context.easiness = routing.prediction.counts, routing.prediction.easiness
     feasibility.require_feasible(routing, context.budget, context.question.max_tokens_field)
     failures: list[NoEngineError] = []
     while True:

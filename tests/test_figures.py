@@ -66,7 +66,15 @@ ALLOWED = {
         "lies above 5 %": LIMIT,
         "exceeds 0.1": LIMIT,
     },
+    "docs/how-to/quality.md": {
+        "95 % confidence": LEVEL,
+        "saved 66 %": "an example of what is printed",
+        "quality -0.7 points (-14.6 to +13.9)": "an example of what is printed",
+        "tolerance of 0.005": SETTING,
+        "is better with 95 %": LEVEL,
+    },
     "docs/how-to/monitor.md": {
+        "95 % interval": LEVEL,
         "measured every 50 ms": "a setting",
         "8 tokens and 5 %": LIMIT,
         "below a difficulty of 0.5": "the median by definition",
