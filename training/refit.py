@@ -207,8 +207,8 @@ def _lines(name: str, compared: Comparison) -> list[str]:
     }[compared.verdict]
     return [
         f"{verdict} ({name}, on {compared.scored:,} later scored entries):",
-        f"  Brier score {compared.brier:.4f}, now {compared.brier_before:.4f};"
-        f" improvement {interval(compared.improvement, 4)}, 95 % interval",
+        f"  Brier score {compared.brier:.4f} instead of {compared.brier_before:.4f}",
+        f"  improvement {interval(compared.improvement, 4)}, with its 95 % interval",
         f"  tokens of what it would choose {compared.tokens:,.1f}, {interval(compared.tokens_change, 1)} against now",
         f"  expected success of that {interval(compared.success_change, 4)} against now",
     ]

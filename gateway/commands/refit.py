@@ -1,4 +1,4 @@
-"""What does `laconic refit` need of the gateway? The ledger's entries with their scores, in a file for the training job.
+"""What does `laconic refit` need of the gateway? The ledger's entries with their scores, in a file for the fit.
 
 The fit itself is a program of its own, because the gateway and the training job never import each other.
 """

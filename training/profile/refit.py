@@ -110,7 +110,7 @@ def _with_scales(stored: StoredProfile, rows: Sequence[Row], easiness: Array) ->
     def scale(name: str, before: tuple[float, float]) -> tuple[float, float]:
         own = served == name
         x = np.column_stack([easiness[own], np.ones(int(own.sum()))])
-        a, b = fit_logistic(x, score[own], np.array(before)) if own.any() else before
+        a, b = fit_logistic(x, score[own], np.array(before), start=np.zeros(2)) if own.any() else before
         return float(a), float(b)
 
     scales = {name: scale(name, before) for name, before in stored.scales.items()}
@@ -132,7 +132,7 @@ def _unsure(stored: StoredProfile, name: str, rows: Sequence[Row], easiness: Arr
     log_tokens = [float(forests(logs(rows[i].counts))[position, 0]) for i in own]
     x = np.column_stack([np.ones(len(own)), easiness[own], log_tokens])
     escalated = np.array([float(rows[i].checkpoint == one.second) for i in own])
-    constant, weight, slope = fit_logistic(x, escalated, np.array(one.unsure)).tolist()
+    constant, weight, slope = fit_logistic(x, escalated, np.array(one.unsure), start=np.zeros(3)).tolist()
     return constant, weight, slope
 
 
