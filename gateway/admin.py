@@ -22,6 +22,7 @@ from gateway import duration, errors, feedback
 from gateway.access import keys
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError, BadRequestError
+from gateway.ledger import shadows
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.feedback import read_scores
 from gateway.ledger.quality import compute_quality
@@ -96,11 +97,13 @@ async def savings(window: Annotated[Window, Query()], services: Open) -> JSONRes
     with _redis("the ledger"):
         snapshot = await services.ledger.snapshot(since)
         scores = await read_scores(services.ledger.redis, since)
+        pairs = shadows.compare(await shadows.read(services.ledger.redis, since))
     # In threads, because the bootstrap takes long and streams must not wait for it.
     result = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
     drift = await asyncio.to_thread(compute_drift, snapshot.cells)
     quality = await asyncio.to_thread(compute_quality, snapshot.cells, scores, window.by, None, snapshot.since_hour)
     figures = {**result.as_json(window.price), "drift": drift.as_json(), "quality": quality.as_json()}
+    figures["shadows"] = pairs.as_json()
     return JSONResponse({"since": snapshot.since_hour * 3600, **figures})
 
 

@@ -134,6 +134,18 @@ async def with_escalation(
         raise
 
 
+async def ask_reference(services: Services, context: RequestContext) -> Source:
+    """The reference's response to a question that does not stream, under the request's budget; it is complete.
+
+    Raises:
+        ApiError: an engine refuses the request.
+        NoEngineError: no engine answered.
+    """
+    opening = _Opening(services, context, services.family.reference, context.question, context.budget)
+    context.cap = opening.limit
+    return await opening.open()
+
+
 def no_engine(error: NoCheckpointError) -> ApiError:
     """503: no engine serves the checkpoint that the request needs."""
     return errors.unavailable(f"No engine serves checkpoint {error} now. Try again in a moment.")

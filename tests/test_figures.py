@@ -71,7 +71,11 @@ ALLOWED = {
         "saved 66 %": "an example of what is printed",
         "quality -0.7 points (-14.6 to +13.9)": "an example of what is printed",
         "tolerance of 0.005": SETTING,
-        "is better with 95 %": LEVEL,
+        "95 % interval": LEVEL,
+        "in 96.2 % (95.0 to 97.1)": "an example of what is printed",
+        "-0.4 points (-1.5 to +0.7)": "an example of what is printed",
+        "--shadow-fraction 0.02": SETTING,
+        "earlier 70 % of": "a constant of the command",
     },
     "docs/how-to/monitor.md": {
         "95 % interval": LEVEL,

@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.commands import terminal
-from gateway.ledger import feedback, ledger
+from gateway.ledger import feedback, ledger, shadows
 from gateway.ledger.ledger import LedgerSnapshot
 from gateway.ledger.quality import MIN_SCORES, Estimate, Quality, Score, compute_quality
 from gateway.ledger.savings import DIMENSIONS, By, Savings, compute_savings
+from gateway.ledger.shadows import Comparisons
 
 EXAMPLES = """examples:
   laconic quality                                 every source of scores that POST /v1/feedback has recorded
@@ -34,6 +35,7 @@ class Report:
 
     quality: Quality
     savings: Savings
+    pairs: Comparisons
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,29 +51,31 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
 
-    async def read(redis: Redis) -> tuple[LedgerSnapshot, list[Score]]:
+    async def read(redis: Redis) -> tuple[LedgerSnapshot, list[Score], Comparisons]:
         since = terminal.window_start(parsed)
-        return await ledger.read_snapshot(redis, since), await feedback.read_scores(redis, since)
+        pairs = shadows.compare(await shadows.read(redis, since))
+        return await ledger.read_snapshot(redis, since), await feedback.read_scores(redis, since), pairs
 
-    snapshot, scores = terminal.with_redis("quality", settings, read)
+    snapshot, scores, pairs = terminal.with_redis("quality", settings, read)
     by: By = parsed.by
     quality = compute_quality(snapshot.cells, scores, by, parsed.source, snapshot.since_hour)
     if parsed.json:
-        print(json.dumps(quality.as_json(), indent=2))
+        print(json.dumps({**quality.as_json(), "shadows": pairs.as_json()}, indent=2))
         return
     savings = compute_savings(snapshot.cells, snapshot.holdouts, since_hour=snapshot.since_hour)
-    terminal.console().print(report(Report(quality, savings)))
+    terminal.console().print(report(Report(quality, savings, pairs)))
 
 
 def report(found: Report) -> RenderableType:
     """A table of the sources, one of the groups, and the sentences that matter."""
-    quality = found.quality
+    quality, compared = found.quality, comparison(found.pairs)
     if not quality.sources:
-        return Text("No scores yet. Send them to POST /v1/feedback, with the x-request-id of each response.")
+        nothing = "No scores yet. Send them to POST /v1/feedback, with the x-request-id of each response."
+        return Text("\n".join([nothing, *compared]))
     parts: list[RenderableType] = [_table("Quality by source, in points", "source", quality.sources)]
     if quality.groups:
         parts.append(_table(f"By {quality.by}, as {quality.source} scores it", quality.by, quality.groups))
-    return Lines(*parts, Text("\n".join(sentences(quality, found.savings))))
+    return Lines(*parts, Text("\n".join([*sentences(quality, found.savings), *compared])))
 
 
 def sentences(quality: Quality, savings: Savings) -> list[str]:
@@ -88,6 +92,27 @@ def sentences(quality: Quality, savings: Savings) -> list[str]:
     if total.uneven:
         lines.append(_beware(total))
     return lines
+
+
+def comparison(pairs: Comparisons) -> list[str]:
+    """What the shadow comparisons say and cost; nothing without any."""
+    if pairs.agreement is None or pairs.agreement_low is None or pairs.agreement_high is None:
+        return []
+    shares = (100 * one for one in (pairs.agreement, pairs.agreement_low, pairs.agreement_high))
+    agreed = "agreed with the reference in {:.1f} % ({:.1f} to {:.1f})".format(*shares)
+    lines = [f"Of {pairs.compared:,} answers that the reference gave, too, routed ones {agreed}."]
+    if pairs.judged:
+        verdict = "not enough for an interval"
+        if pairs.difference is not None and pairs.low is not None and pairs.high is not None:
+            ends = (100 * one for one in (pairs.difference, pairs.low, pairs.high))
+            verdict = "{:+.1f} points ({:+.1f} to {:+.1f})".format(*ends)
+        lines.append(
+            f"The judge prefers {pairs.better:,} routed answers and {pairs.worse:,} of the reference: {verdict}."
+        )
+    return [
+        *lines,
+        f"Comparing cost {pairs.reference_tokens:,} tokens of the reference and {pairs.judge_tokens:,} of the judge.",
+    ]
 
 
 def points(estimate: Estimate) -> str:

@@ -111,6 +111,12 @@ class Metrics:
         self._counting = Counter(
             "laconic_token_counts", "Requests by whose their token counts are", ("counting",), registry=registry
         )
+        self._shadows = Counter(
+            "laconic_shadows", "Comparisons with the reference's answer, by outcome", ("outcome",), registry=registry
+        )
+        self._shadow_tokens = Counter(
+            "laconic_shadow_tokens", "Tokens spent on comparisons only", ("by",), registry=registry
+        )
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._unsafe = Gauge(
@@ -180,6 +186,12 @@ class Metrics:
     def record_forced(self, engine: str) -> None:
         """Record that the gateway ended the thinking itself."""
         self._forced.labels(engine).inc()
+
+    def record_shadow(self, outcome: str, reference_tokens: int = 0, judge_tokens: int = 0) -> None:
+        """Record a shadow comparison, or that one was skipped, with the tokens that it cost."""
+        self._shadows.labels(outcome).inc()
+        self._shadow_tokens.labels("reference").inc(reference_tokens)
+        self._shadow_tokens.labels("judge").inc(judge_tokens)
 
     def record_over_cap(self, engine: str, entry: Entry, cap: int | None) -> None:
         """Record that an engine thought beyond its cap, and warn about it at most once a minute for each engine."""

@@ -8,7 +8,8 @@ import pytest
 from gateway.access import keys
 from gateway.access.keys import Grant
 from gateway.ledger import feedback
-from tests.gateway.fakes import Gateway, error
+from models.features import counts_of
+from tests.gateway.fakes import EASY, Gateway, error
 
 
 async def give(
@@ -114,3 +115,10 @@ async def test_without_redis_feedback_is_a_503(gateway: Gateway, monkeypatch: py
 async def test_the_error_for_a_wrong_method_names_the_right_one(gateway: Gateway) -> None:
     response = await gateway.client.get("/v1/feedback")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+async def test_an_entry_has_what_the_profile_counted_in_the_prompt(gateway: Gateway) -> None:
+    """`laconic refit` learns from these counts."""
+    await gateway.ask(EASY)
+    (entry,) = await gateway.entries()
+    assert entry.counts == counts_of(EASY, {"what", "is", "hard"})

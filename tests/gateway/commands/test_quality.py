@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ledger import feedback
+from gateway.ledger import feedback, shadows
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.shadows import Shadow
 from tests.conftest import RedisServer
 from tests.gateway.commands.running import run
 from tests.gateway.entries import entry
@@ -85,3 +86,18 @@ async def test_an_export_has_the_scores(
     run("export", str(tmp_path / "entries.jsonl"), "--redis", redis_server.url)
     rows = [json.loads(line) for line in (tmp_path / "entries.jsonl").read_text().splitlines()]
     assert [row["scores"] for row in rows] == [{"thumbs": 0.5}] + [{}] * 199
+
+
+async def test_shadow_comparisons_are_summed_up(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(redis_server.url, tmp_path)
+    for agrees, verdict in [(True, 0)] * 30 + [(False, -1)] * 9 + [(False, 1)]:
+        await shadows.add(ledger.redis, Shadow(time.time(), "", "alpha-0.2", agrees, verdict, 40, 120, 7))
+    await ledger.redis.aclose()
+    run("quality", "--redis", redis_server.url)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Of 40 answers that the reference gave, too" in printed
+    assert "agreed with the reference in 75.0 % (59.8 to 85.8)" in printed
+    assert "The judge prefers 1 routed answers and 9 of the reference: -20.0 points" in printed
+    assert "Comparing cost 4,800 tokens of the reference and 280 of the judge." in printed
