@@ -47,11 +47,12 @@ family-real: ## train a family of Qwen2.5-Coder-0.5B-Instruct on GSM8K (an after
 	else scripts/real-base.sh bases/qwen2.5-coder-0.5b-instruct; fi
 	laconic-train run training/recipes/qwen2.5-coder-0.5b.yaml
 
-bench: ## measure the cost of the dense reward and of routing, and the coverage of the savings interval
+bench: ## measure the cost of the dense reward and of routing, and the coverage of the intervals of savings and quality
 	@scripts/install.sh all
 	python -m benchmarks.dense_reward --out benchmarks/results
 	python -m benchmarks.decision --out benchmarks/results
 	python -m benchmarks.savings_interval --out benchmarks/results
+	python -m benchmarks.quality_interval --out benchmarks/results
 
 bench-gateway: ## measure the cost of the gateway beside vllm-router and LiteLLM, which it installs
 	@scripts/install.sh all

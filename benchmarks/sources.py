@@ -40,6 +40,7 @@ FILES = {
     "dense": "benchmarks/results/dense_reward.json",
     "decision": "benchmarks/results/decision.json",
     "savings": "benchmarks/results/savings_interval.json",
+    "quality": "benchmarks/results/quality_interval.json",
     "drift": "benchmarks/results/drift.json",
     "adopted-qwen": "benchmarks/results/adopted/qwen-coder.json",
     "adopted-abacus": "benchmarks/results/adopted/abacus-vllm.json",

@@ -112,6 +112,23 @@ def savings(sources: Sources) -> str:
     return table(["deployments", "requests", "holdout", "measured", "covered", "without the covariate"], rows)
 
 
+def quality(sources: Sources) -> str:
+    """How often the interval of the quality covers the truth."""
+    rows = [
+        (
+            name,
+            render(kind["requests"], ",0"),
+            render(kind["holdout_fraction"], "%0"),
+            f"{render(kind['scored'], '%0')}, {kind['missing']}",
+            *(render(kind[one], "%1") for one in ("covered", "plain")),
+            *(render(100 * kind[one], ".1") for one in ("width", "plain_width")),
+        )
+        for name, kind in sources.value("quality", "kinds").items()
+    ]
+    headers = ["deployments", "requests", "holdout", "scored", "covered", "plain", "points wide", "plain"]
+    return table(headers, rows)
+
+
 def drift(sources: Sources) -> str:
     """How far from uniform difficulties are, by traffic."""
     rows = [
@@ -268,6 +285,7 @@ TABLES = {
     "few-prompts": tables_profile.few_prompts,
     "probing": probing,
     "savings": savings,
+    "quality": quality,
     "drift": drift,
     "streaming": streaming,
     "non-streaming": non_streaming,

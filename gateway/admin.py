@@ -1,4 +1,7 @@
-"""What may an operator read and change over HTTP? The typed endpoints for savings and keys, which FastAPI serves."""
+"""What may an operator read and change over HTTP? The typed endpoints for savings and keys, which FastAPI serves.
+
+`gateway.feedback`, which callers may use, is part of the same application.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from gateway import duration, errors
+from gateway import duration, errors, feedback
 from gateway.access import keys
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError, BadRequestError
+from gateway.ledger import shadows
 from gateway.ledger.drift import compute_drift
+from gateway.ledger.feedback import read_scores
+from gateway.ledger.quality import compute_quality
 from gateway.ledger.savings import By, compute_savings
 from gateway.request.admission import Tenant
 from gateway.services import Services
 
 router = APIRouter()
+router.include_router(feedback.router)
 
 
 def create_admin(services: Services) -> FastAPI:
@@ -85,14 +92,18 @@ class Window(BaseModel):
 
 @router.get("/v1/savings", summary="Report reasoning tokens spent and saved")
 async def savings(window: Annotated[Window, Query()], services: Open) -> JSONResponse:
-    """Sums by one dimension, estimated and measured, and whether the prompts have drifted."""
+    """Sums by one dimension, estimated and measured, whether the prompts have drifted, and what it cost in quality."""
     since = 0.0 if window.since is None else time.time() - window.since
     with _redis("the ledger"):
         snapshot = await services.ledger.snapshot(since)
+        scores = await read_scores(services.ledger.redis, since)
+        pairs = shadows.compare(await shadows.read(services.ledger.redis, since))
     # In threads, because the bootstrap takes long and streams must not wait for it.
     result = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
     drift = await asyncio.to_thread(compute_drift, snapshot.cells)
-    figures = {**result.as_json(window.price), "drift": drift.as_json()}
+    quality = await asyncio.to_thread(compute_quality, snapshot.cells, scores, window.by, None, snapshot.since_hour)
+    figures = {**result.as_json(window.price), "drift": drift.as_json(), "quality": quality.as_json()}
+    figures["shadows"] = pairs.as_json()
     return JSONResponse({"since": snapshot.since_hour * 3600, **figures})
 
 

@@ -24,6 +24,7 @@ from gateway.request import browsers
 from gateway.request.admission import request_id
 from gateway.request.headers import IndexedHeaders
 from gateway.services import Services
+from gateway.shadows import Shadows
 from gateway.surfaces.surface import CHAT, COMPLETIONS, COUNTED, MESSAGES, RESPONSES
 from models.family import MANIFEST, Checkpoint
 
@@ -42,6 +43,8 @@ def create_app(services: Services) -> ASGIApp:
     """The gateway for one family. Its lifespan starts and stops the services."""
     door = Door(services.keyring, frozenset(services.settings.cors_origin))
     chat, models = ChatEndpoint(services), ModelsEndpoint(services)
+    shadows = Shadows(services) if services.settings.shadow_fraction > 0 else None
+    chats = {path: ChatEndpoint(services, api, shadows) for path, api in SURFACES.items()}
     counted = ChatEndpoint(services, COUNTED)
     operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
@@ -49,15 +52,17 @@ def create_app(services: Services) -> ASGIApp:
     async def lifespan(_: Router) -> AsyncGenerator[None]:
         await services.start()
         yield
+        if shadows is not None:
+            await shadows.aclose()
         await services.aclose()
 
     routes = [
-        *(Route(path, Endpoint(door, POST=ChatEndpoint(services, api).complete)) for path, api in SURFACES.items()),
+        *(Route(path, Endpoint(door, POST=one.complete)) for path, one in chats.items()),
         Route("/v1/messages/count_tokens", Endpoint(door, POST=counted.count_tokens)),
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
-        *(Route(path, admin) for path in ("/v1/savings", "/v1/keys", "/v1/keys/{name}")),
+        *(Route(path, admin) for path in ("/v1/savings", "/v1/feedback", "/v1/keys", "/v1/keys/{name}")),
         Route("/openapi.json", Endpoint(door, GET=operator.openapi)),
         *(Route(path, Endpoint(door, GET=operator.live)) for path in ("/health", "/health/live", "/ping")),
         Route("/version", Endpoint(door, GET=operator.version)),

@@ -34,6 +34,7 @@ from gateway.routing.headers import routing_headers
 from gateway.routing.rule import NoCheckpointError
 from gateway.services import Services
 from gateway.settlement import abandon, settle
+from gateway.shadows import Shadows
 from gateway.surfaces.surface import CHAT, Surface
 from models.family import Reasoning
 
@@ -44,9 +45,9 @@ IGNORED = "x-laconic-ignored"
 class ChatEndpoint:
     """`POST /v1/chat/completions` and `POST /v1/route`, or another API's endpoint for the same."""
 
-    def __init__(self, services: Services, surface: Surface = CHAT) -> None:
-        """`surface` is the API that callers speak here."""
-        self._services, self._surface = services, surface
+    def __init__(self, services: Services, surface: Surface = CHAT, shadows: Shadows | None = None) -> None:
+        """`surface` is the API that callers speak here; `shadows` compare answers, None if none are to be compared."""
+        self._services, self._surface, self._shadows = services, surface, shadows
 
     async def complete(self, request: Request) -> Response:
         """Answer a chat request. A stream continues after this returns and is settled when it ends."""
@@ -191,6 +192,8 @@ class ChatEndpoint:
         question = context.question
         done = completion(answer.first_bytes, self._terms(context), hides_reasoning=question.hides_reasoning)
         settle(self._services, context, 200, done.cost, done.finish_reason)
+        if self._shadows is not None:
+            self._shadows.consider(context, done.said, done.cost)
         if done.cost.budget_hit:
             headers["x-laconic-budget-hit"] = "true"
         if ignored := self._services.abilities.learn_from_answer(context.answering, question.body, done.said):
@@ -206,7 +209,7 @@ class ChatEndpoint:
         cleanup: list[Callable[[], None]],
     ) -> Response:
         """Return the streaming response. It is recorded just before its last event is sent, or when it breaks off."""
-        services, question = self._services, context.question
+        services, shadows, question = self._services, self._shadows, context.question
         relay = Relay(self._terms(context), wants_usage=question.wants_usage, hides_reasoning=question.hides_reasoning)
 
         def settle_stream(reason: EndReason) -> None:
@@ -217,6 +220,8 @@ class ChatEndpoint:
             elif relay.done or reason is EndReason.COMPLETE:
                 services.abilities.learn_from_stream(context.answering, question.body, relay.finish_reason)
                 settle(services, context, 200, cost, relay.finish_reason)
+                if shadows is not None:
+                    shadows.consider(context, relay.transcript, cost)
             else:
                 status = errors.stopping().status if reason is EndReason.GATEWAY_STOPPED else CALLER_LEFT
                 settle(services, context, status, cost, relay.finish_reason, error=reason.value)

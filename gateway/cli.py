@@ -17,12 +17,13 @@ from typing import cast
 from redis.asyncio import Redis
 
 from gateway import config
-from gateway.commands import export, keys, reports, terminal
+from gateway.commands import export, keys, quality, refit, reports, terminal
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
-from gateway.ledger import ledger, spool
+from gateway.ledger import feedback, ledger, spool
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.ledger import LedgerSnapshot
+from gateway.ledger.quality import Score, compute_quality
 from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
 from gateway.process import engine_args
@@ -53,6 +54,8 @@ commands:
   laconic engine-args  print how vLLM is started on a family that was trained
   laconic route      explain which checkpoint a question would go to; needs nothing running
   laconic savings    show the reasoning tokens spent and saved, by checkpoint, key, day or difficulty
+  laconic quality    show whether routing costs quality, by the scores of POST /v1/feedback
+  laconic refit      fit the difficulty profile anew on those scores, and replace it if that is better
   laconic replay     show what another quality tolerance would have chosen and saved
   laconic export     write the ledger's entries to a JSONL or Parquet file
   laconic keys       create, list and revoke API keys, with limits for each
@@ -114,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name. Exit with 2 if the configuration is wrong, with 1 on later errors."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "adopt": _adopt, "verify": _verify, "engine-args": _engine_args, "route": _route,
-        "savings": _savings, "replay": _replay, "export": _export, "keys": keys.main,
+        "savings": _savings, "quality": quality.main, "refit": refit.main, "replay": _replay,
+        "export": _export, "keys": keys.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -285,14 +289,17 @@ def _savings(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
 
-    async def read(redis: Redis) -> LedgerSnapshot:
-        return await ledger.read_snapshot(redis, terminal.window_start(parsed))
+    async def read(redis: Redis) -> tuple[LedgerSnapshot, list[Score]]:
+        since = terminal.window_start(parsed)
+        return await ledger.read_snapshot(redis, since), await feedback.read_scores(redis, since)
 
-    snapshot = terminal.with_redis("savings", settings, read)
+    snapshot, scores = terminal.with_redis("savings", settings, read)
     savings = compute_savings(snapshot.cells, snapshot.holdouts, parsed.by, snapshot.since_hour)
     drift = compute_drift(snapshot.cells)
+    scored = compute_quality(snapshot.cells, scores, parsed.by, since_hour=snapshot.since_hour)
     if parsed.json:
-        print(json.dumps({**savings.as_json(parsed.price), "drift": drift.as_json()}, indent=2))
+        figures = {**savings.as_json(parsed.price), "drift": drift.as_json(), "quality": scored.as_json()}
+        print(json.dumps(figures, indent=2))
     elif parsed.csv:
         rows = list(reports.savings_rows(savings, parsed.price))
         writer = csv.DictWriter(sys.stdout, rows[0])
@@ -301,6 +308,8 @@ def _savings(arguments: Sequence[str]) -> None:
     else:
         console = terminal.console()
         console.print(reports.savings_report(savings, drift.total, parsed.price, bars=console.width >= reports.WIDE))
+        for sentence in quality.sentences(scored, savings):
+            print(sentence)
         if pending := spool.count_pending(settings.state_dir):
             file = settings.state_dir / spool.SPOOL
             print(f"Up to {pending} more requests are not in Redis yet. They wait in {file}.")
@@ -332,7 +341,9 @@ def _export(arguments: Sequence[str]) -> None:
     write = export.writer(parsed.file, force=parsed.force)
 
     async def export_entries(redis: Redis) -> int:
-        return await write(ledger.read_entries(redis, terminal.window_start(parsed)))
+        since = terminal.window_start(parsed)
+        scores = {one.id: one.scores async for one in feedback.read_requests(redis, since)}
+        return await write(ledger.read_entries(redis, since), scores)
 
     print(f"{terminal.with_redis('export', settings, export_entries):,} entries written to {parsed.file}")
 

@@ -170,6 +170,14 @@ class Settings(BaseSettings):
         le=1,
         description="share of routed requests sent to the reference checkpoint instead, to measure savings",
     )
+    shadow_fraction: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of routed requests that the reference answers, too, to compare both",
+    )
+    shadow_concurrency: int = Field(default=2, gt=0, description="comparisons at once in a worker; more are skipped")
+    judge: str | None = Field(default=None, min_length=1, description="engines' model that compares; default: none")
     conversations: bool = Field(
         default=True,
         description="whether a conversation keeps its checkpoint and its engine while that saves more than it costs",
@@ -226,7 +234,7 @@ class Settings(BaseSettings):
         default=20.0, ge=0, description="how long streams may go on after the gateway is told to stop"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least severe level to log"
+        default="info", description="least severe level logged"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="format of log lines")
     otlp_endpoint: str | None = Field(

@@ -45,6 +45,10 @@ class RequestContext:
     holdout_fraction: float = 0.0
     holdout: bool = False
     decision: Decision | None = None
+    counts: tuple[int, ...] = ()
+    """What the profile counted in the prompt; empty if it did not read it."""
+    easiness: float = 0.0
+    """What the profile's reader added to the forest's value."""
     escalated_to: str | None = None
     """The checkpoint that took over because the first one was not confident enough."""
     discarded_tokens: int = 0

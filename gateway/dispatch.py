@@ -67,6 +67,8 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         context.holdout = random.random() < context.holdout_fraction
     pressure = services.settings.overload_tolerance * services.admission.pressure
     routing = await routing_request(services, context, pressure=pressure, holdout=context.holdout)
+    if routing.prediction is not None:
+        context.counts, context.easiness = routing.prediction.counts, routing.prediction.easiness
     feasibility.require_feasible(routing, context.budget, context.question.max_tokens_field)
     failures: list[NoEngineError] = []
     while True:
@@ -130,6 +132,18 @@ async def with_escalation(
     except BaseException:  # a cancellation included: the caller has left
         upstream.close()
         raise
+
+
+async def ask_reference(services: Services, context: RequestContext) -> Source:
+    """The reference's response to a question that does not stream, under the request's budget; it is complete.
+
+    Raises:
+        ApiError: an engine refuses the request.
+        NoEngineError: no engine answered.
+    """
+    opening = _Opening(services, context, services.family.reference, context.question, context.budget)
+    context.cap = opening.limit
+    return await opening.open()
 
 
 def no_engine(error: NoCheckpointError) -> ApiError:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from gateway.access.keys import Grant
 from gateway.admin import router
+from gateway.feedback import Feedback
 from gateway.request import budget, conversation, question
 from models.family import Family
 
@@ -148,6 +149,7 @@ def _admin_paths(version: str) -> Json:
             (success,) = operation["responses"]
             operation["responses"] = _operation(operation["summary"], success)["responses"]
     paths["/v1/keys"]["post"]["requestBody"] = _body(Grant)
+    paths["/v1/feedback"]["post"]["requestBody"] = _body(Feedback)
     return paths
 
 

@@ -78,7 +78,7 @@ class Services:
             keyring=Keyring(settings.redis, settings.state_dir),
             limiter=limiter,
             ledger=ledger,
-            metrics=Metrics(ledger=ledger, limiter=limiter, engines=engines),
+            metrics=Metrics(ledger=ledger, limiter=limiter, engines=engines, worker=worker),
             tracing=Tracing(settings.otlp_endpoint),
             counter=_counter(settings, family),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),

@@ -137,6 +137,8 @@ def _entry(
         cached_tokens=usage.cached,
         conversation=decision.move if decision else "none",
         abstention=decision.abstention if decision else "none",
+        counts=context.counts,
+        easiness=round(context.easiness, 4),
     )
 
 

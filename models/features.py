@@ -68,7 +68,7 @@ def logs(counts: Sequence[int]) -> Vector:
     return np.array([math.log1p(count) for count in counts])
 
 
-def counts_of(prompt: str, vocabulary: Container[str]) -> Sequence[int]:
+def counts_of(prompt: str, vocabulary: Container[str]) -> tuple[int, ...]:
     """Every feature of a prompt as a count, (len(FEATURES),)."""
     lower, count = prompt.lower(), prompt.count
     words, digits, strange = _ascii_parts(prompt, lower) if prompt.isascii() else _parts(prompt, lower)

@@ -125,6 +125,10 @@ class Prediction:
         self.familiar = familiar
         """False: the prompt is unlike the fitting prompts, and the predictions must not be used."""
         self._choices, self._failure, self._escalations, self._forecasts = choices, failure, escalations, forecasts
+        self.counts: tuple[int, ...] = ()
+        """What was counted in the prompt (`models.features`)."""
+        self.easiness = 0.0
+        """What the reader added to the forest's value, in logits (`models.reader`)."""
 
     @functools.cached_property
     def choices(self) -> Mapping[str, ChoicePrediction]:

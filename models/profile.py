@@ -122,16 +122,18 @@ class Profile:
             familiar = is_familiar(counts) and bool(((self._lower <= x) & (x <= self._upper)).all())
             prediction = Prediction(0.0, familiar, self._plain.choices(x, easiness))
             prediction.difficulty = self._difficulty(prediction.failure)
-            return prediction
-        failure, within, state = self._compiled.read(counts, easiness)
-        return Prediction(
-            self._difficulty(failure),
-            within and is_familiar(counts),
-            lambda: self._plain.choices(logs(counts), easiness),
-            failure=failure,
-            escalations=self.escalations,
-            forecasts=functools.partial(self._compiled.forecasts, state),
-        )
+        else:
+            failure, within, state = self._compiled.read(counts, easiness)
+            prediction = Prediction(
+                self._difficulty(failure),
+                within and is_familiar(counts),
+                lambda: self._plain.choices(logs(counts), easiness),
+                failure=failure,
+                escalations=self.escalations,
+                forecasts=functools.partial(self._compiled.forecasts, state),
+            )
+        prediction.counts, prediction.easiness = counts, easiness
+        return prediction
 
     def _difficulty(self, failure: float) -> float:
         return bisect_left(self._difficulties, failure) / max(len(self._difficulties), 1)
@@ -162,6 +164,21 @@ def load(path: Path, encoder: Path | None = None) -> Profile:
         ProfileError: the file is missing or not JSON, its version is unknown, its arrays do not fit each other, or it
             needs a sentence encoder that is not there.
     """
+    stored = read(path)
+    try:
+        return Profile(stored, encoders.load(encoder) if stored.encoder else None)
+    except EncoderError as error:
+        raise ProfileError(f"{path}: encoder: {one_line(str(error))}") from None
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {one_line(str(error))}") from None
+
+
+def read(path: Path) -> StoredProfile:
+    """What is in a profile's file. Its arrays may not fit each other.
+
+    Raises:
+        ProfileError: the file is missing or not JSON, or its version is unknown.
+    """
     try:
         raw = read_json(path, MAX_BYTES)
     except OSError as error:
@@ -171,11 +188,6 @@ def load(path: Path, encoder: Path | None = None) -> Profile:
     if not isinstance(raw, dict) or cast("dict[str, object]", raw).get("schema_version") not in READABLE:
         raise ProfileError(f"{path}: not a difficulty profile of version {' or '.join(map(str, READABLE))}")
     try:
-        stored = StoredProfile.model_validate(raw)
-        return Profile(stored, encoders.load(encoder) if stored.encoder else None)
-    except EncoderError as error:
-        raise ProfileError(f"{path}: encoder: {one_line(str(error))}") from None
+        return StoredProfile.model_validate(raw)
     except ValidationError as error:
-        raise ProfileError(f"{path}: {': '.join(first_error(error))}") from None
-    except ProfileError as error:
-        raise ProfileError(f"{path}: {one_line(str(error))}") from None
+        raise ProfileError(f"{path}: {', '.join(first_error(error))}") from None

@@ -143,6 +143,12 @@ class Transcript:
         self._parse_events()
         return self._answers(marks, thinks=False) >= choices
 
+    def answer(self, marks: Reasoning, *, thinks: bool) -> str:
+        """The text of the first choice's answer, without its thinking; "" without a choice."""
+        self._parse_events()
+        choice = next(iter(self._choices.values()), None)
+        return "" if choice is None else choice.split(marks, thinks=thinks, complete=self._complete)[1]
+
     def count(self, counter: TokenCounter, marks: Reasoning, *, thinks: bool = True) -> TextCount:
         """Count the text with a tokenizer.
 

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
@@ -16,7 +16,11 @@ from gateway.config import ConfigError
 from gateway.ledger import entry as entries
 from gateway.ledger.entry import Entry
 
-Writer = Callable[[AsyncIterator[Entry]], Awaitable[int]]
+Scores = Mapping[str, Mapping[str, float]]
+"""By the id of each request that has scores: its scores by source."""
+Writer = Callable[[AsyncIterator[Entry], Scores], Awaitable[int]]
+_AS_JSON = ("forecasts", "counts", "scores")
+"""Columns of a Parquet file that are JSON."""
 GROUP_ROWS = 10_000
 """Rows per Parquet row group, which are in memory at a time."""
 
@@ -30,7 +34,7 @@ def writer(file: Path, *, force: bool = False) -> Writer:
         ConfigError: the suffix is unknown, the directory does not exist, there is something at the path, or Parquet is
             requested without pyarrow. The function raises it, too, if it cannot write.
     """
-    writers: dict[str, Callable[[IO[bytes], AsyncIterator[Entry]], Awaitable[int]]] = {
+    writers: dict[str, Callable[[IO[bytes], AsyncIterator[Entry], Scores], Awaitable[int]]] = {
         ".jsonl": _jsonl,
         ".parquet": _parquet,
     }
@@ -45,12 +49,12 @@ def writer(file: Path, *, force: bool = False) -> Writer:
     if not force:
         _refuse_existing(file)
 
-    async def write(source: AsyncIterator[Entry]) -> int:
+    async def write(source: AsyncIterator[Entry], scores: Scores) -> int:
         partial = file.with_name(f"{file.name}.part")
         try:
             with _created(partial, force=force) as output:
                 try:
-                    count = await write_entries(output, source)
+                    count = await write_entries(output, source, scores)
                     output.flush()
                     _publish(partial, file, force=force)
                 finally:
@@ -93,25 +97,28 @@ def _created(partial: Path, *, force: bool) -> IO[bytes]:
         ) from None
 
 
-async def _jsonl(file: IO[bytes], source: AsyncIterator[Entry]) -> int:
+async def _jsonl(file: IO[bytes], source: AsyncIterator[Entry], scores: Scores) -> int:
     count = 0
     async for entry in source:
-        file.write(entries.dump(entry).encode() + b"\n")
+        line = entries.dump(entry).removesuffix("}")
+        file.write(f'{line},"scores":{json.dumps(scores.get(entry.id, {}))}}}\n'.encode())
         count += 1
     return count
 
 
-async def _parquet(file: IO[bytes], source: AsyncIterator[Entry]) -> int:
+async def _parquet(file: IO[bytes], source: AsyncIterator[Entry], scores: Scores) -> int:
     pa: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
 
     types: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     columns = [(name, types.get(_without_none(kind), pa.string())) for name, kind in get_type_hints(Entry).items()]
-    schema = pa.schema(columns)
+    columns.append(("scores", pa.string()))
+    schema = pa.schema([(name, pa.string() if name in _AS_JSON else kind) for name, kind in columns])
     count, rows = 0, list[dict[str, Any]]()
     with parquet.ParquetWriter(file, schema) as table:
         async for entry in source:
-            rows.append({**asdict(entry), "forecasts": json.dumps(entry.forecasts)})
+            row = {**asdict(entry), "forecasts": entry.forecasts, "scores": scores.get(entry.id, {})}
+            rows.append(row | {name: json.dumps(row[name]) for name in _AS_JSON})
             count += 1
             if len(rows) == GROUP_ROWS:
                 table.write_table(pa.Table.from_pylist(rows, schema))

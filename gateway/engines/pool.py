@@ -235,6 +235,25 @@ class Engines:
         finally:  # each of them has this frame in its traceback: a cycle would keep the body
             failures.clear()
 
+    async def ask(self, body: bytes) -> bytes:
+        """The complete answer of the first engine that gives one to a request for any model, of the family or not.
+
+        Raises:
+            NoEngineError: none gives one.
+        """
+        said: object = "no engine"
+        for replica in self._replicas:
+            try:
+                upstream = await self._send(replica, body, {}, stream=False)
+            except (ApiError, OSError) as error:
+                said = type(error).__name__
+                continue
+            try:
+                return upstream.first_bytes
+            finally:
+                upstream.close()
+        raise failing.NoEngineError(str(said))
+
     def _refused(
         self, replica: Replica, checkpoint: str, refusal: ApiError, body: bytes, cap: str | None
     ) -> failing.Failure:

@@ -70,6 +70,17 @@ class Entry:
     abstention: Literal["none", "unfamiliar", "unreadable"] = "none"
     """Why the profile abstained: the prompt is unlike the fitting prompts, or not plain text. `none` if pinned."""
 
+    counts: tuple[_Count, ...] = ()
+    """What the profile counted in the prompt, in the order of `models.features.FEATURES`; empty if it read none."""
+    easiness: float = 0.0
+    """What the profile's reader added to the forest's value, in logits (`models.reader`)."""
+
+    @property
+    def predicted_success(self) -> float | None:
+        """What the profile predicted of its choice, in [0, 1]; None if it predicted nothing."""
+        forecast = self.forecasts.get(self.choice)
+        return None if forecast is None else forecast.success
+
     @property
     def succeeded(self) -> bool:
         """Whether the caller got an answer. Nothing else saves anything."""

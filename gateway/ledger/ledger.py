@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 STREAM = "{laconic:ledger}:entries"
 HOLDOUTS = "{laconic:ledger}:holdouts"
 HOURS = "{laconic:ledger}:hours"
+PLACES = "{{laconic:ledger}}:places:{day}"
+"""By the id of each request that arrived on that day: where its entry is in the stream."""
 _IDS = "{{laconic:ledger}}:ids:{day}"
+"""Ids alone, as an earlier version kept them."""
 _SUMS = "{{laconic:ledger}}:sums:{hour}"
 GATHER_SECONDS = 0.02
 """How long to gather entries before a call. Nobody waits for an entry, and a call costs more than its entries."""
@@ -56,13 +59,14 @@ Page = list[tuple[str, dict[str, str]]]
 """Part of a stream as redis-py decodes it: ids, each with its fields."""
 
 _ADD = """
-local stream, holdouts, hours, ids, sums = unpack(KEYS)
+local stream, holdouts, hours, places, sums, ids = unpack(KEYS)
 local max_entries, max_holdouts, hour, id_seconds, sum_seconds = unpack(ARGV, 1, 5)
 local added = 0
 for i = 6, #ARGV do
   local entry = cjson.decode(ARGV[i])
-  if redis.call('SADD', ids, entry.id) == 1 then
-    redis.call('XADD', stream, 'MAXLEN', '~', max_entries, '*', 'entry', entry.line)
+  if redis.call('HEXISTS', places, entry.id) == 0 and redis.call('SISMEMBER', ids, entry.id) == 0 then
+    local place = redis.call('XADD', stream, 'MAXLEN', '~', max_entries, '*', 'entry', entry.line)
+    redis.call('HSET', places, entry.id, place)
     if entry.holdout then
       redis.call('XADD', holdouts, 'MAXLEN', '~', max_holdouts, '*', 'entry', entry.line)
     end
@@ -73,7 +77,7 @@ for i = 6, #ARGV do
   end
 end
 redis.call('ZADD', hours, hour, hour)
-redis.call('EXPIRE', ids, id_seconds)
+redis.call('EXPIRE', places, id_seconds)
 redis.call('EXPIRE', sums, sum_seconds)
 return added
 """
@@ -154,6 +158,11 @@ class Ledger:
             self._tell()
         self._wake_up.set()
 
+    @property
+    def redis(self) -> Redis:
+        """The client of the ledger's Redis, for what is stored beside the entries."""
+        return self._redis
+
     async def snapshot(self, since: float) -> LedgerSnapshot:
         """Read what Redis has from the hour of `since` (Unix seconds) on.
 
@@ -199,7 +208,7 @@ class Ledger:
     async def _drain(self) -> bool:
         """Send pending entries, and return whether all were sent. A kill at any point only makes some be sent again."""
         while lines := await self._spool.next_lines():
-            parsed = [(line, self._recent.get(line) or _parse(line)) for line in lines]
+            parsed = [(line, self._recent.get(line) or parse_line(line)) for line in lines]
             if not await self._deliver([(line, entry) for line, entry in parsed if entry is not None]):
                 return False
             for line in lines:
@@ -246,7 +255,8 @@ class Ledger:
             for line, entry in batch:
                 hours[cell_of(entry).hour].append(_script_argument(line, entry))
             for hour, arguments in hours.items():
-                keys = [STREAM, HOLDOUTS, HOURS, _IDS.format(day=hour // 24), _SUMS.format(hour=hour)]
+                by_day = (PLACES.format(day=hour // 24), _SUMS.format(hour=hour), _IDS.format(day=hour // 24))
+                keys = [STREAM, HOLDOUTS, HOURS, *by_day]
                 await self._add(
                     keys=keys,
                     args=[self._max_entries, MAX_HOLDOUTS, hour, ID_DAYS * 86_400, SUM_DAYS * 86_400, *arguments],
@@ -268,7 +278,7 @@ async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> Asyn
     start = str(max(0, int((since - CLOCK_SKEW_SECONDS) * 1000)))
     while page := cast("Page", await redis.xrange(stream, min=start, count=1000)):
         for _, values in page:
-            entry = _parse(values["entry"])
+            entry = parse_line(values["entry"])
             if entry is not None and entry.time >= since:
                 yield entry
         start = f"({page[-1][0]}"
@@ -276,6 +286,14 @@ async def read_entries(redis: Redis, since: float, stream: str = STREAM) -> Asyn
 
 async def read_snapshot(redis: Redis, since: float) -> LedgerSnapshot:
     """Read the sums and holdouts from the hour of `since` (Unix seconds) on."""
+    since_hour = int(since // 3600)
+    cells = await read_cells(redis, since)
+    holdouts = [entry async for entry in read_entries(redis, since_hour * 3600.0, HOLDOUTS)]
+    return LedgerSnapshot(since_hour, cells, holdouts)
+
+
+async def read_cells(redis: Redis, since: float) -> list[tuple[Cell, Totals]]:
+    """Read the sums by cell from the hour of `since` (Unix seconds) on."""
     since_hour = int(since // 3600)
     recorded_hours = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
     hours = [int(hour) for hour in cast("list[str]", recorded_hours)]
@@ -286,8 +304,7 @@ async def read_snapshot(redis: Redis, since: float) -> LedgerSnapshot:
             pipeline.hgetall(_SUMS.format(hour=hour))
         for hour, sums in zip(batch, await pipeline.execute(), strict=True):
             cells += _cells(hour, sums)
-    holdouts = [entry async for entry in read_entries(redis, since_hour * 3600.0, HOLDOUTS)]
-    return LedgerSnapshot(since_hour, cells, holdouts)
+    return cells
 
 
 def _script_argument(line: bytes, entry: Entry) -> bytes:
@@ -314,7 +331,7 @@ def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:
     return [(cell, Totals(**fields)) for cell, fields in amounts.items()]
 
 
-def _parse(line: str | bytes) -> Entry | None:
+def parse_line(line: str | bytes) -> Entry | None:
     """Parse a stored entry. Returns None if it cannot be read: a torn line must not block the lines after it."""
     try:
         return entries.parse(line)

@@ -86,6 +86,10 @@ class Totals(NamedTuple):
     """Entries that were not routed because the prompt is unlike the fitting prompts."""
     unreadable: int = 0
     """Entries that were not routed because the prompt is not plain text."""
+    predicted: int = 0
+    """Entries that took part in the draw, holdouts included, and whose choice has a predicted success."""
+    predicted_success: float = 0.0
+    """Sum of that success, a probability."""
 
     @property
     def saved_tokens(self) -> float:
@@ -112,6 +116,8 @@ class Measurement:
     high: float
     requests: int
     """How many requests it covers: those of `eligible` for which there are enough holdouts."""
+    spent_tokens: int
+    """Tokens that these requests spent."""
     estimate: float
     """The profile's estimate for the answered ones among them; it says nothing about the treatment."""
     answered_low: float | None
@@ -119,6 +125,15 @@ class Measurement:
     answered_high: float | None
     drift: bool | None
     """Whether the estimate lies outside the interval over answered requests only; None without one."""
+
+    @property
+    def shares(self) -> Interval | None:
+        """What was saved as a share of what the reference would have spent, and the ends of its interval."""
+        ends = (self.saved_tokens, self.low, self.high)
+        if any(saved + self.spent_tokens <= 0 for saved in ends):
+            return None
+        share, low, high = (saved / (saved + self.spent_tokens) for saved in ends)
+        return share, low, high
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,9 @@ def totals_of(entry: Entry) -> Totals:
     """What one entry adds to the totals of its cell."""
     failed = entry.status != 200
     routed = entry.holdout_fraction is not None and not entry.holdout
-    eligible, estimated = routed and _had_draw(entry.holdout_fraction), routed and entry.succeeded
+    eligible, estimated = routed and had_draw(entry.holdout_fraction), routed and entry.succeeded
     expected, spent = entry.reference_tokens or 0.0, entry.reasoning_tokens
+    success = entry.predicted_success if eligible or (entry.holdout and had_draw(entry.holdout_fraction)) else None
     return Totals(
         requests=1,
         failed=int(failed),
@@ -185,6 +201,8 @@ def totals_of(entry: Entry) -> Totals:
         eligible_reference_tokens=expected if eligible else 0.0,
         abstained=int(entry.abstention == "unfamiliar"),
         unreadable=int(entry.abstention == "unreadable"),
+        predicted=int(success is not None),
+        predicted_success=success or 0.0,
     )
 
 
@@ -198,7 +216,7 @@ def compute_savings(
         holdouts: the entries of holdouts. Hours with missing holdouts are not measured, because only the latest
             holdouts are kept. Nor are hours without sums, which expire.
     """
-    label = _LABELS[by]
+    label = LABELS[by]
     sums_since = [(cell, totals) for cell, totals in cells if cell.hour >= since_hour]
     holdouts_since = [(cell, entry) for entry in holdouts if (cell := cell_of(entry)).hour >= since_hour]
     complete = _complete_from(sums_since, [cell for cell, _ in holdouts_since])
@@ -233,7 +251,7 @@ def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], comp
         if cell.hour >= complete and cell.holdout_fraction is not None:
             sums[cell.holdout_fraction].append(totals)
     for entry in holdouts:
-        if entry.holdout_fraction is not None and _had_draw(entry.holdout_fraction):
+        if entry.holdout_fraction is not None and had_draw(entry.holdout_fraction):
             holdouts_by_fraction[entry.holdout_fraction].append(entry)
     measured = _measured([(sum_totals(sums[p]), entries) for p, entries in holdouts_by_fraction.items()])
     return Group(sum_totals([totals for _, totals in parts]), measured)
@@ -243,22 +261,23 @@ def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | 
     """Measure the savings from the sums and the holdouts of each holdout fraction."""
     intervals: list[Interval] = []
     answered: list[Interval] = []
-    requests, estimate = 0, 0.0
+    requests, spent, estimate = 0, 0, 0.0
     for sums, holdouts in parts:
         treatment = TreatmentTotals(sums.eligible, sums.eligible_reference_tokens, sums.eligible_spent_tokens)
         if (interval := _interval(holdouts, treatment, sums)) is None:
             continue
         intervals.append(interval)
         requests, estimate = requests + sums.eligible, estimate + sums.saved_tokens
+        spent += sums.eligible_spent_tokens
         treatment = TreatmentTotals(sums.estimated, sums.expected_reference_tokens, sums.estimated_spent_tokens)
         if (check := _interval([entry for entry in holdouts if entry.succeeded], treatment, sums)) is not None:
             answered.append(check)
     if not intervals:
         return None
     if len(answered) < len(intervals):
-        return Measurement(*_add_intervals(intervals), requests, estimate, None, None, None)
+        return Measurement(*_add_intervals(intervals), requests, spent, estimate, None, None, None)
     _, low, high = _add_intervals(answered)
-    return Measurement(*_add_intervals(intervals), requests, estimate, low, high, not low <= estimate <= high)
+    return Measurement(*_add_intervals(intervals), requests, spent, estimate, low, high, not low <= estimate <= high)
 
 
 def _interval(holdouts: Sequence[Entry], treatment: TreatmentTotals, sums: Totals) -> Interval | None:
@@ -293,7 +312,8 @@ def _add_intervals(parts: Sequence[Interval]) -> Interval:
     return saved, saved - below, saved + above
 
 
-def _had_draw(fraction: float | None) -> bool:
+def had_draw(fraction: float | None) -> bool:
+    """Whether chance decided if such a request became a holdout."""
     return fraction is not None and 0 < fraction < 1
 
 
@@ -381,9 +401,10 @@ def day_of(cell: Cell) -> str:
     return datetime.fromtimestamp(cell.hour * _HOUR, UTC).date().isoformat()
 
 
-_LABELS: dict[By, Callable[[Cell], str]] = {
+LABELS: dict[By, Callable[[Cell], str]] = {
     "checkpoint": lambda cell: cell.checkpoint,
     "key": lambda cell: cell.key or "(none)",  # no key can have this name
     "day": day_of,
     "difficulty": lambda cell: cell.difficulty,
 }
+"""What an entry of a cell is grouped under, by dimension."""

@@ -23,6 +23,7 @@ from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.savings import totals_of
 from gateway.observe.lag import LoopLag
+from gateway.observe.quality import QualityGauges
 from gateway.supervision import BackgroundTask
 
 log = logging.getLogger("laconic.requests")
@@ -42,7 +43,8 @@ _DIFFICULTIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 class Metrics:
     """One gateway's metrics, in their own registry, so that several gateways can run in one process."""
 
-    def __init__(self, *, ledger: Ledger, limiter: Limiter, engines: Engines) -> None:
+    def __init__(self, *, ledger: Ledger, limiter: Limiter, engines: Engines, worker: int = 0) -> None:
+        """`worker` tells processes apart whose metrics are shown together: the first one measures the quality."""
         self._ledger, self._limiter, self._engines = ledger, limiter, engines
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -109,6 +111,12 @@ class Metrics:
         self._counting = Counter(
             "laconic_token_counts", "Requests by whose their token counts are", ("counting",), registry=registry
         )
+        self._shadows = Counter(
+            "laconic_shadows", "Comparisons with the reference's answer, by outcome", ("outcome",), registry=registry
+        )
+        self._shadow_tokens = Counter(
+            "laconic_shadow_tokens", "Tokens spent on comparisons only", ("by",), registry=registry
+        )
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._unsafe = Gauge(
@@ -125,6 +133,7 @@ class Metrics:
             registry=registry,
         )
         self._lag = LoopLag(lag.observe)
+        self._quality = QualityGauges(ledger, registry) if worker == 0 else None
         gauges["multiprocess_mode"] = "min"
         self._up = Gauge("laconic_engine_up", "1 if the engine is up and serves a checkpoint", ("engine",), **gauges)
         self._available = Gauge(
@@ -181,6 +190,12 @@ class Metrics:
         """Record that the gateway ended the thinking itself."""
         self._forced.labels(engine).inc()
 
+    def record_shadow(self, outcome: str, reference_tokens: int = 0, judge_tokens: int = 0) -> None:
+        """Record a shadow comparison, or that one was skipped, with the tokens that it cost."""
+        self._shadows.labels(outcome).inc()
+        self._shadow_tokens.labels("reference").inc(reference_tokens)
+        self._shadow_tokens.labels("judge").inc(judge_tokens)
+
     def record_over_cap(self, engine: str, entry: Entry, cap: int | None) -> None:
         """Record that an engine thought beyond its cap, and warn about it at most once a minute for each engine."""
         self._over_cap.labels(engine).inc()
@@ -198,11 +213,15 @@ class Metrics:
     async def start(self) -> None:
         """Start updating the gauges regularly: any worker may be scraped for the gauges of all."""
         self._lag.start()
+        if self._quality is not None:
+            self._quality.start()
         self._refreshing = BackgroundTask("gauges", self._keep_refreshing)
 
     async def aclose(self) -> None:
         """Stop updating the gauges."""
         self._lag.stop()
+        if self._quality is not None:
+            await self._quality.aclose()
         await self._refreshing.stop()
         self._refresh()
 

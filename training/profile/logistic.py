@@ -10,7 +10,9 @@ Array = NDArray[np.float64]
 _NEWTON_STEPS = 25
 
 
-def fit_logistic(x: Array, target: Array, prior: Array, offset: Array | float = 0.0) -> Array:
+def fit_logistic(
+    x: Array, target: Array, prior: Array, offset: Array | float = 0.0, *, start: Array | None = None
+) -> Array:
     """The weights w of target = sigmoid(offset + x w), (width,). The fewer the rows, the closer w is to `prior`.
 
     Args:
@@ -18,8 +20,9 @@ def fit_logistic(x: Array, target: Array, prior: Array, offset: Array | float = 
         target: shares in [0, 1], (rows,).
         prior: the mean of a normal prior with variance 1, (width,).
         offset: a part of the logits that is given, (rows,).
+        start: where Newton's method begins; None for the prior. From a prior that is sure and wrong it would diverge.
     """
-    weights = prior
+    weights = prior if start is None else start
     for _ in range(_NEWTON_STEPS):
         p = sigmoid(offset + x @ weights)
         gradient = x.T @ (p - target) + (weights - prior)

@@ -103,6 +103,6 @@ async def test_a_file_made_during_an_export_is_not_replaced(tmp_path: Path) -> N
         file.write_text("precious")
 
     with pytest.raises(ConfigError, match="exists"):
-        await export.writer(file)(source())
+        await export.writer(file)(source(), {})
     assert file.read_text() == "precious"
     assert not file.with_name("requests.jsonl.part").exists()

@@ -313,7 +313,7 @@ async def test_ids_and_sums_expire_and_holdouts_are_bounded(
     await writer.aclose()
     hour = cell_of(entry()).hour
     client = redis_server.client
-    assert 0 < client.ttl(ledger._IDS.format(day=hour // 24)) <= ledger.ID_DAYS * 86_400
+    assert 0 < client.ttl(ledger.PLACES.format(day=hour // 24)) <= ledger.ID_DAYS * 86_400
     assert 0 < client.ttl(ledger._SUMS.format(hour=hour)) <= ledger.SUM_DAYS * 86_400
     assert client.xlen(ledger.HOLDOUTS) < 400
 

@@ -1,0 +1,137 @@
+"""What did the reference answer to the same requests? Shadow comparisons: recorded without text, and summed up.
+
+A comparison is of a request that another choice than the reference answered. Differences are of pairs, so that a few
+show more than two groups of requests would. Agreement bounds the loss: quality cannot have changed where both answers
+are the same. The judge's difference is the share of pairs in which it prefers the routed answer, minus the share in
+which it prefers the reference's. Its interval is that of Agresti and Min (2005) for matched pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Annotated, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+from redis.asyncio import Redis
+
+from gateway.ledger.drift import wilson
+from gateway.ledger.ledger import Page
+
+STREAM = "{laconic:ledger}:shadows"
+MAX_SHADOWS = 100_000
+"""Most comparisons that are kept."""
+MIN_PAIRS = 30
+"""Fewest pairs for an interval of the judge's difference."""
+_Z = 1.959964
+_Tokens = Annotated[int, Field(ge=0, le=2**53)]
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """One comparison, or an attempt that came to nothing but cost something."""
+
+    time: float
+    """When the request arrived, in Unix seconds."""
+    key: str
+    choice: str
+    """Which checkpoint or escalation answered the caller."""
+    agrees: bool | None
+    """Whether both final answers are the same; None if the reference gave none."""
+    verdict: Annotated[int, Field(ge=-1, le=1)] | None
+    """1 if the judge prefers the routed answer, -1 if the reference's, 0 if neither; None if it was not asked."""
+    routed_tokens: _Tokens
+    """Reasoning and answer tokens of the answer that the caller got."""
+    reference_tokens: _Tokens
+    """The same of the reference's answer: what the comparison cost, with the judge's."""
+    judge_tokens: _Tokens
+
+
+_SHADOW = TypeAdapter(Shadow)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All comparisons of a window."""
+
+    compared: int
+    agreed: int
+    agreement: float | None
+    """Share of the compared pairs that agree; None without any. Then come its 95 % interval's ends."""
+    agreement_low: float | None
+    agreement_high: float | None
+    judged: int
+    better: int
+    """Pairs in which the judge prefers the routed answer."""
+    worse: int
+    difference: float | None
+    """`better` minus `worse`, as a share of `judged`; None with fewer than `MIN_PAIRS`. Then come its interval's ends.
+    """
+    low: float | None
+    high: float | None
+    routed_tokens: int
+    reference_tokens: int
+    """Tokens that the reference spent on the same requests, and only for this."""
+    judge_tokens: int
+
+    def as_json(self) -> dict[str, object]:
+        """The JSON of `shadows` in `/v1/savings`."""
+        return asdict(self)
+
+
+def compare(shadows: Iterable[Shadow]) -> Comparisons:
+    """Sum up comparisons."""
+    every = list(shadows)
+    agreed = [one.agrees for one in every if one.agrees is not None]
+    verdicts = [one.verdict for one in every if one.verdict is not None]
+    better, worse = verdicts.count(1), verdicts.count(-1)
+    return Comparisons(
+        len(agreed),
+        sum(agreed),
+        *wilson(sum(agreed), len(agreed)),
+        len(verdicts),
+        better,
+        worse,
+        *matched_pairs(better, worse, len(verdicts)),
+        sum(one.routed_tokens for one in every),
+        sum(one.reference_tokens for one in every),
+        sum(one.judge_tokens for one in every),
+    )
+
+
+def matched_pairs(better: int, worse: int, pairs: int) -> tuple[float, float, float] | tuple[None, None, None]:
+    """(better - worse) / pairs with its 95 % interval, of Wald after half an observation in each of the four cells."""
+    if pairs < MIN_PAIRS:
+        return None, None, None
+    n, plus, minus = pairs + 2, better + 0.5, worse + 0.5
+    middle = (plus - minus) / n
+    half = _Z * math.sqrt(max(plus + minus - (plus - minus) ** 2 / n, 0.0)) / n
+    difference = (better - worse) / pairs
+    return difference, max(min(middle - half, difference), -1.0), min(max(middle + half, difference), 1.0)
+
+
+async def add(redis: Redis, shadow: Shadow) -> None:
+    """Record a comparison.
+
+    Raises:
+        RedisError, OSError: Redis is down.
+    """
+    line = _SHADOW.dump_json(shadow).decode()
+    await redis.xadd(STREAM, {"shadow": line}, maxlen=MAX_SHADOWS, approximate=True)
+
+
+async def read(redis: Redis, since: float) -> list[Shadow]:
+    """The comparisons of requests that arrived at `since` (Unix seconds) or later."""
+    found: list[Shadow] = []
+    start = str(max(0, int((since - 60) * 1000)))
+    while page := cast("Page", await redis.xrange(STREAM, min=start, count=1000)):
+        for _, values in page:
+            try:
+                shadow = _SHADOW.validate_json(values["shadow"])
+            except ValidationError:  # from another version
+                continue
+            if shadow.time >= since:
+                found.append(shadow)
+        start = f"({page[-1][0]}"
+    return found

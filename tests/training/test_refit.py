@@ -1,0 +1,132 @@
+"""Does a refit learn what the ledger shows, and replace a profile only by one that is better?"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from gateway.ledger import entry as entries
+from models import family as families
+from models import profile as profiles
+from tests.gateway.entries import entry
+from tests.gateway.fakes import build_family
+from training import refit
+
+
+def write(directory: Path, file: Path, *, truth: str, count: int = 900) -> Path:
+    """Entries of routed requests and holdouts, with scores.
+
+    By the profile, every checkpoint solves a prompt with an unknown word, and only the base one without. `truth` says
+    what decides: that (`as predicted`), or the length of the number (`numbers`), which the profile does not look at.
+    """
+    rng = random.Random(0)
+    profile = profiles.load(directory / families.load(directory).profile)
+    lines: list[str] = []
+    for number in range(count):
+        word, digits = rng.choice(("easy", "hard")), rng.choice((2, 8))
+        prediction = profile.predict(f"What is {word} 1 + {rng.randrange(10 ** (digits - 1), 10**digits)}?")
+        forecasts = prediction.forecasts(None)
+        holdout = rng.random() < 0.3
+        checkpoint = "base" if holdout else "alpha-0.4"
+        success = forecasts[checkpoint].success if truth == "as predicted" else (0.95 if digits == 2 else 0.1)
+        one = entry(
+            time=1.8e9 + number, checkpoint=checkpoint, choice="alpha-0.4", decision="holdout" if holdout else "routed",
+            forecasts=forecasts, counts=prediction.counts, easiness=prediction.easiness,
+            reasoning_tokens=round(forecasts[checkpoint].tokens * rng.lognormvariate(0, 0.2)),
+        )  # fmt: skip
+        scores = {"verifier": float(rng.random() < success)} if rng.random() < 0.9 else {}
+        lines.append(json.dumps({**json.loads(entries.dump(one)), "scores": scores}))
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def run(directory: Path, file: Path, *arguments: str) -> int:
+    try:
+        refit.main([str(directory), f"--entries={file}", *arguments])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A family to change."""
+    directory = tmp_path / "abacus"
+    build_family(directory, escalations=True)
+    return directory
+
+
+def test_a_better_profile_replaces_the_one_of_now(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = families.load(own)
+    file = write(own, tmp_path / "entries.jsonl", truth="numbers")
+    assert run(own, file, "--replace") == 0
+    assert "The new profile is better (forest" in capsys.readouterr().out
+    after = families.load(own)
+    assert after.profile != before.profile
+    assert (own / before.profile).exists(), "a gateway that reads it now still finds it"
+    assert set(after.files) == {after.profile}
+    profile = profiles.load(own / after.profile)
+    short, long = (
+        profile.predict(f"What is hard 1 + {n}?").forecasts(None)["alpha-0.4"].success for n in (12, 12345678)
+    )
+    assert short > 0.8
+    assert long < 0.3
+    assert profile.ranks
+
+
+def test_without_replace_nothing_is_written(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()}
+    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers")) == 0
+    assert "tokens of what it would choose" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} == before
+
+
+def test_a_profile_that_is_right_stays(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (own / families.MANIFEST).read_bytes()
+    file = write(own, tmp_path / "entries.jsonl", truth="as predicted")
+    assert run(own, file, "--replace") == 1
+    assert "The profile stays as it is." in capsys.readouterr().out
+    assert (own / families.MANIFEST).read_bytes() == before
+
+
+def test_a_certified_floor_is_not_lost(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is certified for the profile that has it, and a gateway with a floor could not use another one."""
+    file = write(own, tmp_path / "entries.jsonl", truth="numbers")
+    stored = profiles.read(own / families.load(own).profile)
+    certified = stored.model_copy(update={"floors": ["any"]})
+    monkeypatch.setattr(profiles, "read", lambda _: certified)
+    assert run(own, file, "--replace") == 1
+    assert "quality floors are certified for itself only" in capsys.readouterr().out
+
+
+def test_entries_that_another_profile_predicted_are_not_used(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(own, tmp_path / "entries.jsonl", truth="numbers")
+    assert run(own, file, "--replace") == 0
+    assert run(own, file, "--replace") == 2
+    assert "0 scored entries are too few" in capsys.readouterr().err
+
+
+def test_entries_without_counts_are_not_used(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "entries.jsonl"
+    file.write_text(json.dumps({**json.loads(entries.dump(entry())), "scores": {"thumbs": 1.0}}) + "\n")
+    assert run(own, file) == 2
+    assert "0 entries can be used, 0 with a score from thumbs; 1 cannot" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"time": "now"}'])
+def test_a_file_that_is_no_export_is_refused(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    file = tmp_path / "entries.jsonl"
+    file.write_text(line)
+    assert run(own, file) == 2
+    assert f"{file}: line 1" in capsys.readouterr().err
