@@ -125,9 +125,11 @@ def points(estimate: Estimate) -> str:
 
 def _saved(savings: Savings) -> str:
     measured = savings.total.measured
-    if measured is None or (shares := measured.shares) is None:
+    if measured is None or measured.low + measured.spent_tokens <= 0:
         return ""
-    share, low, high = (100 * value for value in shares)
+    # Of what the reference would have spent.
+    ends = (measured.saved_tokens, measured.low, measured.high)
+    share, low, high = (100 * saved / (saved + measured.spent_tokens) for saved in ends)
     return f"saved {share:.0f} % of reasoning tokens ({low:.0f} to {high:.0f}), "
 
 

@@ -126,15 +126,6 @@ class Measurement:
     drift: bool | None
     """Whether the estimate lies outside the interval over answered requests only; None without one."""
 
-    @property
-    def shares(self) -> Interval | None:
-        """What was saved as a share of what the reference would have spent, and the ends of its interval."""
-        ends = (self.saved_tokens, self.low, self.high)
-        if any(saved + self.spent_tokens <= 0 for saved in ends):
-            return None
-        share, low, high = (saved / (saved + self.spent_tokens) for saved in ends)
-        return share, low, high
-
 
 @dataclass(frozen=True)
 class Group:
@@ -407,4 +398,3 @@ LABELS: dict[By, Callable[[Cell], str]] = {
     "day": day_of,
     "difficulty": lambda cell: cell.difficulty,
 }
-"""What an entry of a cell is grouped under, by dimension."""
