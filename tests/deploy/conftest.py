@@ -24,7 +24,7 @@ from tests.gateway.fakes import (
     stream,
 )
 
-TO_COME = ("laconic_quality_difference", "laconic_quality_difference_low", "laconic_quality_difference_high")
+WITH_FEEDBACK = ("laconic_quality_difference", "laconic_quality_difference_low", "laconic_quality_difference_high")
 """Gauges by `source` that the gateway exposes as soon as there is feedback to compare."""
 
 
@@ -37,7 +37,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory, _shared_redis: RedisServer
     directory = tmp_path_factory.mktemp("exposed")
     _shared_redis.client.flushall()
     found = parse(asyncio.run(_exposition(directory, _shared_redis.url)))
-    for name in TO_COME:
+    for name in WITH_FEEDBACK:
         found.setdefault(name, [Sample({"source": "judge"}, is_counter=False)])
     return found | {"up": [Sample({}, is_counter=False)]}
 
