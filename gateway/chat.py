@@ -20,7 +20,6 @@ from gateway import dispatch, errors
 from gateway.access import limits
 from gateway.answer.completion import completion
 from gateway.answer.continuation import Source
-from gateway.answer.cost import Terms
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
@@ -36,7 +35,6 @@ from gateway.services import Services
 from gateway.settlement import abandon, settle
 from gateway.shadows import Shadows
 from gateway.surfaces.surface import CHAT, Surface
-from models.family import Reasoning
 
 IGNORED = "x-laconic-ignored"
 """The header that names the field of the request that the engine does not heed."""
@@ -190,7 +188,9 @@ class ChatEndpoint:
     def _respond(self, context: RequestContext, answer: Source, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""
         question = context.question
-        done = completion(answer.first_bytes, self._terms(context), hides_reasoning=question.hides_reasoning)
+        done = completion(
+            answer.first_bytes, dispatch.cost_terms(self._services, context), hides_reasoning=question.hides_reasoning
+        )
         settle(self._services, context, 200, done.cost, done.finish_reason)
         if self._shadows is not None:
             self._shadows.consider(context, done.said, done.cost)
@@ -210,7 +210,11 @@ class ChatEndpoint:
     ) -> Response:
         """Return the streaming response. It is recorded just before its last event is sent, or when it breaks off."""
         services, shadows, question = self._services, self._shadows, context.question
-        relay = Relay(self._terms(context), wants_usage=question.wants_usage, hides_reasoning=question.hides_reasoning)
+        relay = Relay(
+            dispatch.cost_terms(services, context),
+            wants_usage=question.wants_usage,
+            hides_reasoning=question.hides_reasoning,
+        )
 
         def settle_stream(reason: EndReason) -> None:
             cost = relay.cost
@@ -237,23 +241,6 @@ class ChatEndpoint:
         translate = self._surface.stream(question.asked)
         return RelayedStream(
             events, headers, caller, services.settings.send_timeout_seconds, ended, translate=translate
-        )
-
-    def _terms(self, context: RequestContext) -> Terms:
-        """What the cost of a response is decided by, besides the response."""
-        services, question = self._services, context.question
-        return Terms(
-            counter=services.counter,
-            marks=services.family.reasoning or Reasoning(),
-            unmarked=services.family.reasoning is None,
-            prompt=lambda: questions.text_of(question.body),
-            context_tokens=services.family.context_tokens,
-            max_tokens=question.max_tokens,
-            choices=question.choices,
-            thinks=context.cap != 0,
-            cap=lambda: context.engine_cap,
-            cut=lambda: context.is_cut,
-            discarded=lambda: context.discarded_tokens,
         )
 
 

@@ -11,7 +11,7 @@ from gateway import errors
 from gateway.answer.assembly import Whole, assembled
 from gateway.answer.cascade import EscalatingStream, SurprisalMeter, escalated_response
 from gateway.answer.continuation import Source
-from gateway.answer.cost import overshoot
+from gateway.answer.cost import Terms, overshoot
 from gateway.answer.forced import Cut, ForcedStream
 from gateway.answer.thinking import Thinking
 from gateway.context import RequestContext
@@ -144,6 +144,24 @@ async def ask_reference(services: Services, context: RequestContext) -> Source:
     opening = _Opening(services, context, services.family.reference, context.question, context.budget)
     context.cap = opening.limit
     return await opening.open()
+
+
+def cost_terms(services: Services, context: RequestContext) -> Terms:
+    """What the cost of a response is decided by, besides the response."""
+    question = context.question
+    return Terms(
+        counter=services.counter,
+        marks=services.family.reasoning or Reasoning(),
+        unmarked=services.family.reasoning is None,
+        prompt=lambda: text_of(question.body),
+        context_tokens=services.family.context_tokens,
+        max_tokens=question.max_tokens,
+        choices=question.choices,
+        thinks=context.cap != 0,
+        cap=lambda: context.engine_cap,
+        cut=lambda: context.is_cut,
+        discarded=lambda: context.discarded_tokens,
+    )
 
 
 def no_engine(error: NoCheckpointError) -> ApiError:

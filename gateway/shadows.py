@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from gateway import dispatch
 from gateway.answer.agreement import Verdict, agree, judge_prompt, verdict
 from gateway.answer.completion import completion
-from gateway.answer.cost import Cost, Terms
+from gateway.answer.cost import Cost
 from gateway.answer.transcript import Transcript
 from gateway.context import RequestContext
 from gateway.engines.failing import NoEngineError
@@ -123,7 +123,7 @@ class Shadows:
         """What the reference answers, under the same budget."""
         source = await dispatch.ask_reference(self._services, context)
         try:
-            done = completion(source.first_bytes, self._terms(context), hides_reasoning=False)
+            done = completion(source.first_bytes, dispatch.cost_terms(self._services, context), hides_reasoning=False)
         finally:
             source.close()
         tokens = done.cost.tokens.reasoning + done.cost.tokens.answer
@@ -141,7 +141,12 @@ class Shadows:
             "max_tokens": JUDGE_TOKENS,
         }
         raw = await self._services.engines.ask(encode(body))
-        terms = replace(self._terms(context), prompt=lambda: prompt, max_tokens=JUDGE_TOKENS, cap=lambda: None)
+        terms = replace(
+            dispatch.cost_terms(self._services, context),
+            prompt=lambda: prompt,
+            max_tokens=JUDGE_TOKENS,
+            cap=lambda: None,
+        )
         done = completion(raw, terms, hides_reasoning=False)
         preferred = verdict(self._text(done.said, context))
         tokens = done.cost.tokens.reasoning + done.cost.tokens.answer
@@ -164,19 +169,3 @@ class Shadows:
         shadow.key, shadow.budget, shadow.trace = context.key, context.budget, self._services.tracing.start_trace({})
         shadow.question = replace(question, body=body, asked={}, stream=False, wants_usage=False, hides_reasoning=False)
         return shadow
-
-    def _terms(self, context: RequestContext) -> Terms:
-        services, question = self._services, context.question
-        return Terms(
-            counter=services.counter,
-            marks=services.family.reasoning or Reasoning(),
-            unmarked=services.family.reasoning is None,
-            prompt=lambda: text_of(question.body),
-            context_tokens=services.family.context_tokens,
-            max_tokens=question.max_tokens,
-            choices=1,
-            thinks=context.cap != 0,
-            cap=lambda: context.engine_cap,
-            cut=lambda: context.is_cut,
-            discarded=lambda: 0,
-        )

@@ -21,8 +21,6 @@ from training.rollouts.engine import Completion
 from training.rollouts.episodes import Splitter
 
 BLANK_LINE = "\n\n"
-
-
 NEVER = 10**9
 """Episodes before the fork of a rollout that has none."""
 
