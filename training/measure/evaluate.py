@@ -53,7 +53,7 @@ def sample_and_grade(
     graded = map(Grader(tokenizer, first_episode), completions, golds)
     if first_episode:
         grader = EpisodeGrader(tokenizer, first_episode)
-        after_first = _after_first(model, grader, [ids[i] for i in repeated], completions, golds)
+        after_first = after_first(model, grader, [ids[i] for i in repeated], completions, golds)
         graded = map(lambda outcome, value: replace(outcome, after_first=value), graded, after_first)
     if surprisal:
         graded = map(_with_surprisal, graded, nats)
@@ -68,7 +68,7 @@ def _with_surprisal(outcome: Outcome, nats: Sequence[float]) -> Outcome:
     return replace(outcome, surprisal=round(sum(nats[: outcome.reasoning_tokens + 1]), 4))
 
 
-def _after_first(
+def after_first(
     model: PreTrainedModel,
     grader: EpisodeGrader,
     prompts: Sequence[Sequence[int]],
