@@ -19,6 +19,7 @@ from pydantic import (
 
 from models.field import path_of
 from training.recipe_base import BaseStage, PretrainedBase, Section, with_one_place
+from training.recipe_deciding import Deciding
 
 
 class RecipeError(ValueError):
@@ -201,6 +202,8 @@ class FamilyStage(Section):
     """Temperature at the last step, annealed linearly from `temperature`. Default: constant."""
     dense: DenseReward | None = None
     """Settings of the dense reward, if `reward` is `progress` or `l2t`."""
+    deciding: Deciding | None = None
+    """Fine-tuning behind each alpha's training, of where another episode pays. Default: none."""
     save_every: int = Field(default=4, gt=0)
 
     @model_validator(mode="after")
@@ -223,6 +226,8 @@ class FamilyStage(Section):
             raise ValueError(
                 "dense.charge: tokens needs reward: l2t and a compression_weight above 0, else alpha has no effect"
             )
+        if self.deciding and self.dense and self.dense.split_by != "blank_line":
+            raise ValueError(f"deciding: needs dense.split_by: blank_line, not {self.dense.split_by}")
         return self
 
     @property

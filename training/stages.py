@@ -10,6 +10,7 @@ after a kill at any moment, the same command continues the run.
     RUN/base/model/            the base at its temperature         RUN/base/gate.json      whether it is fit
     RUN/base/cold-start.json   what a cold start changed (training.coldstart.stage has its other files)
     RUN/family/alpha-A/adapter the LoRA adapter, or model          RUN/family/alpha-A/metrics.jsonl, episodes.jsonl
+                               (training.deciding.stage has its other files)
     RUN/evaluate/NAME.jsonl    outcomes on held-out prompts
     RUN/profile/NAME.jsonl     outcomes on validation prompts      RUN/profile/profile.json
     RUN/profile/NAME.budget-forced.jsonl  answers after thinking that a budget ended
@@ -35,6 +36,7 @@ from training.base.tokenizer import build as build_tokenizer
 from training.checks import check
 from training.coldstart import stage as cold_starting
 from training.config import Recipe, checkpoint_name
+from training.deciding import stage as deciding
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.allocator import give_back_freed_memory
@@ -52,7 +54,7 @@ from training.tasks.problems import DIFFICULTIES
 from training.tasks.source import data_record, questions
 
 _console = Console(stderr=True)
-_NOT_THE_CHECKPOINT = {"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense"}
+_NOT_THE_CHECKPOINT = {"alphas", "save_every", "micro_batch", "gradient_checkpointing", "dense", "deciding"}
 """Settings of the family stage that no checkpoint depends on, or that its record states otherwise."""
 _AS_IT_WAS = {"lora_layers": "all", "questions": "all", "normalise_advantages": False, "overlong_window": 0}
 """Settings left out of the record at these values: it was so before they could be set."""
@@ -98,16 +100,27 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     """Train one checkpoint per alpha from the same base; with `alphas`, only these."""
     _require_base(recipe)
     check(recipe)
-    made_from = family_record(recipe)
     for alpha in alphas or recipe.family.alphas:
         target = checkpoints.trained_path(recipe, checkpoint_name(alpha))
+        alone, settings = _reinforced_alone(recipe), recipe.family.deciding if alpha else None
+        reinforced = deciding.reinforced(target) if settings else target
         with exclusive_lock(target.parent):
             with processes().main_process_first():
-                done = is_up_to_date(target, made_from, hint_remove=target.parent)
+                trained = is_up_to_date(reinforced, family_record(alone), hint_remove=target.parent)
+                done = trained and (not settings or is_up_to_date(target, family_record(recipe), hint_remove=target))
             if done:
                 _console.print(f"family: {target} is up to date")
                 continue
-            _train(recipe, alpha, target)
+            if not trained:
+                _train(recipe, alpha, reinforced)
+            if settings:
+                is_up_to_date(target, family_record(recipe), hint_remove=target)
+                deciding.run(recipe, settings, alpha, target)
+
+
+def _reinforced_alone(recipe: Recipe) -> Recipe:
+    """The recipe of checkpoints that do not learn to decide, such as the one at alpha 0."""
+    return recipe.model_copy(update={"family": recipe.family.model_copy(update={"deciding": None})})
 
 
 def family_record(recipe: Recipe) -> dict[str, Any]:
@@ -119,6 +132,7 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
         "data": data_record(recipe.data),
         **stage.model_dump(exclude=_NOT_THE_CHECKPOINT | {k for k, v in _AS_IT_WAS.items() if getattr(stage, k) == v}),
         "dense": dense and dense.record,
+        **({"deciding": stage.deciding.record} if stage.deciding else {}),
         "dtype": checkpoints.dtype(recipe),
         "base": fingerprint(checkpoints.base_directory(recipe)),
     }
@@ -133,7 +147,7 @@ def _train(recipe: Recipe, alpha: float, target: Path) -> None:
     else:
         prompts = questions(recipe.data, "train", recipe.seed + 1, count)
     _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
-    work = target.with_name("work" if target.name == "adapter" else "work-of-model")
+    work = target.with_name("work" if recipe.family.tune == "lora" else "work-of-model")
     trained = trainer.train(model, tokenizer, recipe.family, prompts, alpha=alpha, seed=recipe.seed, work=work)
     if trained.accelerator.is_main_process:
         with atomic_directory(target) as unfinished:
@@ -269,9 +283,9 @@ def _require_base(recipe: Recipe) -> None:
 def _require_family(recipe: Recipe) -> None:
     """Raise unless base and checkpoints exist and were made from this recipe."""
     _require_base(recipe)
-    made_from = family_record(recipe)
-    for name in checkpoints.names(recipe)[1:]:
-        trained = checkpoints.trained_path(recipe, name)
+    for alpha in recipe.family.alphas:
+        trained = checkpoints.trained_path(recipe, checkpoint_name(alpha))
+        made_from = family_record(recipe if alpha else _reinforced_alone(recipe))
         require_up_to_date(trained, made_from, hint_remove=trained.parent)
 
 

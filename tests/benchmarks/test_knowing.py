@@ -1,4 +1,4 @@
-"""A sign that tells wrong passes from right ones has an AUC near 1, noise one near a half, on questions not fitted on."""
+"""A sign that tells wrong passes from right ones has an AUC near 1, noise one near a half, on other questions."""
 
 from __future__ import annotations
 

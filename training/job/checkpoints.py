@@ -147,7 +147,7 @@ def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     if recipe.family.tune == "full":
         return load_model(path, dtype(recipe)), load_tokenizer(path)
     model, tokenizer = load_base(recipe)
-    return _with_adapter(model, path), tokenizer
+    return with_adapter(model, path), tokenizer
 
 
 def load_published(
@@ -155,7 +155,7 @@ def load_published(
 ) -> PreTrainedModel:
     """A published checkpoint, ready to sample from. An adapter is merged into the base."""
     if checkpoint.kind == "lora":
-        return _with_adapter(load_model(base_path, dtype), directory / checkpoint.path)
+        return with_adapter(load_model(base_path, dtype), directory / checkpoint.path)
     return load_model(directory / checkpoint.path, dtype)
 
 
@@ -189,5 +189,5 @@ def load_model(directory: Path, dtype: str = "float32") -> PreTrainedModel:
     return model.to(processes().device)
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()

@@ -53,8 +53,8 @@ def sample_and_grade(
     graded = map(Grader(tokenizer, first_episode), completions, golds)
     if first_episode:
         grader = EpisodeGrader(tokenizer, first_episode)
-        after_first = after_first(model, grader, [ids[i] for i in repeated], completions, golds)
-        graded = map(lambda outcome, value: replace(outcome, after_first=value), graded, after_first)
+        values = after_first(model, grader, [ids[i] for i in repeated], completions, golds)
+        graded = map(lambda outcome, value: replace(outcome, after_first=value), graded, values)
     if surprisal:
         graded = map(_with_surprisal, graded, nats)
     outcomes: dict[int, list[Outcome]] = {i: [] for i in order}

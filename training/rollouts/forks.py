@@ -111,7 +111,9 @@ def find(
         [_surprisal(own.logprobs[:end]) for own, end in zip(completions, ends_B.tolist(), strict=True)]
     )
     rows = choose(possible_B, surprisal_B, share=settings.share, surprised=settings.surprised)
-    return [Fork(row, int(episodes.count_B[row]), *_prefix(tokenizer, ids[row], int(ends_B[row]))) for row in rows]
+    return [
+        Fork(row, int(episodes.count_B[row]), *with_blank_line(tokenizer, ids[row], int(ends_B[row]))) for row in rows
+    ]
 
 
 def choose(possible_B: Tensor, surprisal_B: Tensor, *, share: float, surprised: float) -> list[int]:
@@ -138,7 +140,7 @@ def _surprisal(logprobs: Sequence[float]) -> float:
     return -math.fsum(value for value in logprobs if not math.isnan(value))
 
 
-def _prefix(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], end: int) -> tuple[list[int], int]:
+def with_blank_line(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], end: int) -> tuple[list[int], int]:
     """A completion's first `end` tokens and a blank line as the tokenizer writes it there, and how many are its own.
 
     If the tokenizer fuses the blank line with the last word, that token is replaced.

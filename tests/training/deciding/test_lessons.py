@@ -1,0 +1,75 @@
+"""A decision is worth what its best later stop gains, less the price of getting there; right thinking is imitated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.deciding.lessons import SHARP_WEIGHT, Lesson, decision_loss, lessons, worths
+from training.deciding.tried import Tried
+
+shares = st.floats(0, 1)
+episodes = st.lists(st.tuples(shares, st.integers(1, 60)), min_size=1, max_size=6)
+
+
+@given(episodes, st.floats(0.0001, 0.05))
+def test_a_decision_is_worth_its_best_later_stop(drawn: list[tuple[float, int]], price: float) -> None:
+    success, tokens = [j for j, _ in drawn], [n for _, n in drawn]
+    found = worths(success, tokens, price)
+    assert len(found) == len(drawn) - 1
+    for k, worth in enumerate(found):
+        stops = [success[m] - price * sum(tokens[k + 1 : m + 1]) for m in range(k + 1, len(drawn))]
+        assert worth == pytest.approx(max(stops) - success[k], abs=1e-9)
+
+
+def test_a_check_of_a_right_pass_is_worth_minus_its_price_however_long_the_base_goes_on() -> None:
+    assert worths([1.0, 1.0, 1.0, 1.0], [20, 25, 30, 30], 0.002) == pytest.approx([-0.05, -0.06, -0.06])
+
+
+def test_a_wrong_pass_that_a_third_settles_is_worth_thinking_on_from() -> None:
+    assert worths([0.0, 0.5, 1.0, 1.0], [20, 25, 25, 25], 0.002) == pytest.approx([0.9, 0.45, -0.05])
+
+
+def tried(success: list[float]) -> Tried:
+    """Two tokens of prompt, and episodes of three tokens each of which opens with its first."""
+    count = len(success)
+    return Tried([7, 8], list(range(3 * count)), list(range(3, 3 * count, 3)), success, [3] * count)
+
+
+def test_what_ends_right_is_imitated_and_decisions_are_not() -> None:
+    [lesson] = lessons([tried([0.0, 0.5, 1.0])], 0.01, seed=0)
+    assert lesson.ids == [7, 8, *range(9)]
+    assert lesson.learned == [0, 0, *[0, 0, 0], *[0, 1, 1], *[0, 1, 1]]
+    assert [worth != 0 for worth in lesson.worth] == [*[False] * 5, True, False, False, True, False, False]
+
+
+def test_thinking_that_ends_wrong_is_not_imitated_but_its_decision_is_learned() -> None:
+    [lesson] = lessons([tried([0.2, 0.1])], 0.01, seed=0)
+    assert lesson.learned == [0.0] * 8
+    assert lesson.worth[5] == pytest.approx(0.1 - 0.03 - 0.2)
+
+
+def test_most_of_what_follows_a_right_pass_is_left_out_but_not_the_decision() -> None:
+    found = lessons([tried([1.0, 1.0])] * 1000, 0.01, seed=0)
+    short = Lesson([7, 8, 0, 1, 2, 3], [0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, pytest.approx(-0.03)])  # type: ignore[list-item]
+    assert 850 < sum(lesson == short for lesson in found) < 950
+    assert {len(lesson.ids) for lesson in found} == {6, 8}
+
+
+@given(st.floats(-6, -0.01), st.floats(-1, 1).filter(lambda worth: abs(worth) > 0.01), st.sampled_from([0.0, 0.5, 1.0]))
+def test_a_step_makes_what_is_worth_it_likelier(logp: float, worth: float, sharp: float) -> None:
+    value = torch.tensor([logp], requires_grad=True)
+    decision_loss(value, torch.tensor([worth]), sharp).sum().backward()
+    assert value.grad is not None
+    assert value.grad.item() * worth < 0
+
+
+def test_where_worths_differ_the_first_loss_ends_in_between_and_the_last_at_an_end() -> None:
+    worth = torch.tensor([0.9, *[-0.1] * 6])  # together 0.3
+    logit = torch.linspace(-8, 8, 1601)[:, None].expand(-1, 7)
+    blunt, sharp = (decision_loss(torch.nn.functional.logsigmoid(logit), worth, s).sum(1) for s in (0.0, 1.0))
+    assert torch.sigmoid(logit[blunt.argmin(), 0]) == pytest.approx(0.9 / 1.5, abs=0.01)
+    assert sharp.argmin() == 1600
+    assert sharp[-1] == pytest.approx(-0.3 * SHARP_WEIGHT, abs=0.01)

@@ -1,0 +1,148 @@
+"""A checkpoint that learns to decide starts from what reinforcement learning made, and goes on after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from training import stages
+from training.config import Recipe
+from training.deciding import stage as deciding
+from training.deciding.lessons import Lesson
+from training.deciding.tune import DecidingTrainer, padded, tune
+from training.errors import StageError
+from training.job import checkpoints
+from training.recipe_deciding import Deciding
+
+BASE = Path("models/abacus/base")
+SMALL = Deciding(questions=8, batch=4, micro_batch=4, epochs=1, save_every=2)
+
+
+def with_deciding(recipe: Recipe, settings: Deciding = SMALL, **changes: Any) -> Recipe:
+    family = recipe.family.model_copy(update={"deciding": settings, "max_tokens": 320, **changes})
+    return recipe.model_copy(update={"family": family})
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    model = PeftModel.from_pretrained(checkpoints.load_model(BASE), str(adapter))
+    return {name: value for name, value in model.state_dict().items() if "lora_" in name}
+
+
+def test_a_checkpoint_goes_on_from_what_reinforcement_learning_left(on_shipped: Recipe) -> None:
+    recipe = with_deciding(on_shipped)
+    stages.family(recipe)
+    target = checkpoints.trained_path(recipe, "alpha-0.1")
+    before, after = weights(deciding.reinforced(target)), weights(target)
+    assert before.keys() == after.keys()
+    moved = max((before[name] - after[name]).abs().max().item() for name in before)
+    assert 0 < moved < 0.1
+    assert target.with_name("deciding.jsonl").exists()
+
+
+def test_other_settings_of_deciding_keep_the_reinforcement_learning(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = with_deciding(on_shipped)
+    stages.family(recipe)
+    target = checkpoints.trained_path(recipe, "alpha-0.1")
+    dearer = with_deciding(on_shipped, SMALL.model_copy(update={"price": 0.02}))
+    with pytest.raises(StageError, match=r"deciding changed .*; remove .*adapter to make it again"):
+        stages.family(dearer)
+    first = weights(target)
+    for path in (target, target.with_name("adapter.made-from.json")):
+        path.rename(path.with_name(f"old-{path.name}"))
+
+    def not_again(*_: object) -> None:
+        raise AssertionError("reinforcement learning ran again")
+
+    monkeypatch.setattr(stages, "_train", not_again)
+    stages.family(dearer)
+    assert any(not torch.equal(first[name], value) for name, value in weights(target).items())
+
+
+def test_at_alpha_0_nothing_is_decided(on_shipped: Recipe) -> None:
+    recipe = with_deciding(on_shipped, alphas=(0.0,))
+    stages.family(recipe)
+    target = checkpoints.trained_path(recipe, "alpha-0")
+    assert target.exists()
+    assert not target.with_name("tried.jsonl").exists()
+
+
+def test_thinking_that_leaves_no_room_is_an_error_that_names_the_field(on_shipped: Recipe) -> None:
+    with pytest.raises(StageError, match=r"family\.deciding: only 0 of 8 .*family\.max_tokens \(16\)"):
+        stages.family(with_deciding(on_shipped, max_tokens=16))
+
+
+def lessons() -> list[Lesson]:
+    """After `1` another episode pays, after `2` it does not: a check on one question, none on the other."""
+    tokenizer = checkpoints.load_tokenizer(BASE)
+    rows: list[Lesson] = []
+    for number, worth in ((1, 0.5), (2, -0.5)):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"What is {number} + {number}?"}],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        first = tokenizer.encode(f"\n{number}+{number}={2 * number}\nso {2 * number}", add_special_tokens=False)
+        ids = [*prompt, *first, *tokenizer.encode("\n\n", add_special_tokens=False)]
+        rows.append(Lesson(ids, [0.0] * len(prompt) + [1.0] * len(first) + [0.0], [0.0] * (len(ids) - 1) + [worth]))
+    return rows
+
+
+def opening(model: Any, rows: list[Lesson]) -> list[float]:
+    """P of each lesson's last token."""
+    batch = padded([{"ids": row.ids, "learned": row.learned, "worth": row.worth} for row in rows])
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return [logits[i, len(row.ids) - 2].softmax(-1)[row.ids[-1]].item() for i, row in enumerate(rows)]
+
+
+def adapted() -> PeftModel:
+    torch.manual_seed(0)
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(checkpoints.load_model(BASE), lora)
+
+
+def test_another_episode_becomes_likely_where_it_pays_and_unlikely_where_it_does_not(tmp_path: Path) -> None:
+    settings = Deciding(batch=2, micro_batch=2, epochs=60, save_every=100)
+    rows = lessons()
+    trained = tune(adapted(), checkpoints.load_tokenizer(BASE), rows, settings, seed=0, work=tmp_path / "work")
+    pays, wastes = opening(trained, rows)
+    assert pays > 0.8
+    assert wastes < 0.2
+
+
+def test_training_goes_on_at_the_last_checkpoint_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    settings = Deciding(batch=2, micro_batch=2, epochs=6, save_every=2)
+    tokenizer = checkpoints.load_tokenizer(BASE)
+    whole = tune(adapted(), tokenizer, lessons(), settings, seed=0, work=tmp_path / "whole" / "work")
+    work = tmp_path / "again" / "work"
+    tune(adapted(), tokenizer, lessons(), settings, seed=0, work=work)
+    for later in work.glob("checkpoint-*"):
+        if int(later.name.rpartition("-")[2]) > 2:
+            (later / "complete").unlink()
+    again = tune(adapted(), tokenizer, lessons(), settings, seed=0, work=work)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("step", "sharp"), [(0, 0.0), (25, 0.0), (50, 0.5), (75, 1.0), (100, 1.0)])
+def test_decisions_are_sharpened_in_the_middle_half(step: int, sharp: float) -> None:
+    trainer = DecidingTrainer.__new__(DecidingTrainer)
+    trainer.state = type("State", (), {"global_step": step, "max_steps": 100})()
+    assert trainer.sharp == sharp
+
+
+def test_deciding_needs_episodes_that_a_blank_line_ends() -> None:
+    with pytest.raises(ValueError, match=r"deciding: needs dense.split_by: blank_line, not tokens"):
+        Recipe.model_validate(
+            {
+                "name": "x",
+                "description": "d",
+                "run_dir": "run",
+                "family": {"reward": "l2t", "dense": {"split_by": "tokens"}, "deciding": {}},
+            }
+        )

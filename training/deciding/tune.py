@@ -1,0 +1,124 @@
+"""How is a decision learned? Supervised fine-tuning of a checkpoint: its adapter goes on training, or all weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+
+from training.deciding.lessons import Lesson, decision_loss
+from training.job.metrics import JsonLines, show_in_bar
+from training.job.precision import autocast_bf16
+from training.job.resume import MarkComplete, last_checkpoint
+from training.recipe_deciding import Deciding
+
+IMITATION_WEIGHT, DECISION_WEIGHT = 0.02, 4.0
+"""Of the -log P of an imitated token, and of the loss of a decision. Few rollouts decide; all have tokens."""
+BLUNT, SHARP = 0.25, 0.75
+"""Up to which share of the steps decisions are learned by cross-entropy alone, and from which by their worth alone."""
+
+
+class DecidingTrainer(Trainer):
+    """transformers' `Trainer` with the loss of `training.deciding.lessons`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = False  # so that the loss of a micro-batch is divided by their number
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Mean over the rollouts of the weighted sum of their tokens' losses."""
+        learned_BT, worth_BT = inputs["learned"][:, 1:], inputs["worth"][:, 1:]
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        logp_BTV = outputs.logits[:, :-1].float().log_softmax(-1)
+        logp_BT = logp_BTV.gather(2, inputs["input_ids"][:, 1:, None]).squeeze(2)
+        decides_BT = worth_BT != 0
+        decided_N = decision_loss(logp_BT[decides_BT], worth_BT[decides_BT], self.sharp)
+        imitated = -(logp_BT * learned_BT).sum()
+        loss = (DECISION_WEIGHT * decided_N.sum() + IMITATION_WEIGHT * imitated) / len(logp_BT)
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def sharp(self) -> float:
+        """How far from the first loss of a decision to the last, from 0 to 1."""
+        done = self.state.global_step / max(1, self.state.max_steps)
+        return min(1.0, max(0.0, (done - BLUNT) / (SHARP - BLUNT)))
+
+
+def tune(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lessons: Sequence[Lesson],
+    settings: Deciding,
+    *,
+    seed: int,
+    work: Path,
+) -> PreTrainedModel | PeftModel:
+    """Train the model on the lessons, or resume from the last complete checkpoint in `work`.
+
+    Args:
+        model: a model, or one with an adapter that can be trained.
+        tokenizer: its.
+        lessons: what to learn.
+        settings: how.
+        seed: of the order.
+        work: directory for checkpoints; the training's log is beside it.
+    """
+    set_seed(seed)
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=min(settings.micro_batch, settings.batch),
+        gradient_accumulation_steps=max(1, settings.batch // settings.micro_batch),
+        learning_rate=settings.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        max_grad_norm=1.0,
+        weight_decay=0.0,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        bf16=autocast_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=5,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        report_to=[],
+        seed=seed,
+        data_seed=seed,
+        dataloader_pin_memory=False,
+    )
+    trainer = DecidingTrainer(
+        model=model,
+        args=arguments,
+        data_collator=padded,
+        train_dataset=Dataset.from_list([{**asdict(lesson), "length": len(lesson.ids)} for lesson in lessons]),
+        processing_class=tokenizer,
+        callbacks=[MarkComplete(), JsonLines(work.with_name("deciding.jsonl"))],
+    )
+    show_in_bar(trainer)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch of lessons, padded on the right."""
+    width = max(len(row["ids"]) for row in rows)
+
+    def column(name: str, fill: float) -> Tensor:
+        return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
+
+    mask = torch.tensor([[1] * len(row["ids"]) + [0] * (width - len(row["ids"])) for row in rows])
+    return {
+        "input_ids": column("ids", 0),
+        "attention_mask": mask,
+        "learned": column("learned", 0.0),
+        "worth": column("worth", 0.0),
+    }

@@ -1,0 +1,33 @@
+"""What can a recipe say about learning to decide? Fine-tuning of the token that opens another episode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from training.recipe_base import Section
+
+
+class Deciding(Section):
+    """Supervised fine-tuning behind the reinforcement learning, of where another episode of thinking pays
+    (`training/deciding/`). Not at alpha 0, where thinking costs nothing."""
+
+    questions: int = Field(default=6000, ge=8)
+    """Training questions, each answered once."""
+    hard_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of them that are hard, in arithmetic. Default: as in `data`."""
+    price: float = Field(default=0.01, gt=0)
+    """What a token of thinking costs at alpha 1, in P(right answer). Another episode pays if what it gains is more than
+    alpha x price x its tokens."""
+    epochs: int = Field(default=2, gt=0)
+    batch: int = Field(default=32, gt=0)
+    """Rollouts for one update."""
+    micro_batch: int = Field(default=16, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
+    save_every: int = Field(default=50, gt=0)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint depends on."""
+        return self.model_dump(exclude={"micro_batch", "save_every"})
