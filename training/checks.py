@@ -7,7 +7,9 @@ from pathlib import Path
 from training import precheck
 from training.coldstart import marks
 from training.config import Recipe
+from training.errors import StageError
 from training.job import base_files, checkpoints, trl_settings
+from training.job.resume import processes
 from training.recipe_base import PretrainedBase
 
 
@@ -30,6 +32,11 @@ def check(recipe: Recipe) -> None:
         checkpoints.config(directory)
     trl_settings.grpo_config(recipe.family, 0.0, recipe.seed, recipe.run_dir)
     _require_known_architecture(recipe)
+    if recipe.family.deciding and (count := processes().num_processes) > 1:
+        raise StageError(
+            f"family.deciding: runs in one process, not in {count}; start laconic-train without accelerate, or leave it"
+            " out"
+        )
     precheck.check_data(recipe)
 
 

@@ -13,7 +13,7 @@ class Deciding(Section):
     """Supervised fine-tuning behind the reinforcement learning, of where another episode of thinking pays
     (`training/deciding/`). Not at alpha 0, where thinking costs nothing."""
 
-    questions: int = Field(default=6000, ge=8)
+    questions: int = Field(default=12000, ge=8)
     """Training questions, each answered once."""
     hard_share: float | None = Field(default=None, ge=0, le=1)
     """Share of them that are hard, in arithmetic. Default: as in `data`."""

@@ -1,6 +1,7 @@
 """A recipe that cannot run is rejected in one line before anything is computed."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ from training import checks, precheck, stages
 from training.config import Data
 from training.errors import StageError
 from training.recipe_base import PretrainedBase
+from training.recipe_deciding import Deciding
 
 
 @pytest.mark.parametrize("existing", ["notes.txt", "family/weights"])
@@ -87,3 +89,11 @@ def test_unusable_data_is_named_before_training(on_shipped, tmp_path):
     empty.write_text("")
     with pytest.raises(StageError, match=r"mine\.jsonl has no questions"):
         stages.family(on_shipped.model_copy(update={"data": Data(task="jsonl", path=empty)}))
+
+
+def test_deciding_runs_in_one_process_only(on_shipped, monkeypatch):
+    recipe = on_shipped.model_copy(update={"family": on_shipped.family.model_copy(update={"deciding": Deciding()})})
+    checks.check(recipe)
+    monkeypatch.setattr(checks, "processes", lambda: SimpleNamespace(num_processes=8))
+    with pytest.raises(StageError, match=r"family\.deciding: runs in one process, not in 8"):
+        checks.check(recipe)

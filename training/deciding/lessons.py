@@ -10,17 +10,14 @@ base thought beyond it says nothing about this decision.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from training.deciding.tried import Tried
-
-KEPT = 0.1
-"""Share of the right first passes of which what follows is learned, too. It mostly repeats them."""
+from training.deciding.tried import Attempt, Tried
 
 
 @dataclass(frozen=True)
@@ -50,26 +47,53 @@ def worths(success: Sequence[float], tokens: Sequence[int], price: float) -> lis
     return found[::-1]
 
 
-def lessons(tried: Sequence[Tried], price: float, seed: int) -> list[Lesson]:
-    """One lesson for each rollout.
+def first_worth(tried: Tried, price: float) -> float:
+    """What opening a second episode was worth, the mean over what was tried.
 
-    Every decision is learned, right first passes are imitated, and what follows where it ends right. What follows a
-    right first pass is left out but for a share `KEPT` of them, and so are its decisions.
+    From a right pass nothing is gained: it is minus the price of a check as long as the pass.
     """
-    rng = random.Random(f"deciding/{seed}")
-    return [_lesson(one, price, whole=rng.random() < KEPT or one.success[0] <= 0.5) for one in tried]
+    if tried.right:
+        return -price * tried.tokens
+    return fmean(_worths(tried, attempt, price)[0] for attempt in tried.attempts)
 
 
-def _lesson(tried: Tried, price: float, *, whole: bool) -> Lesson:
-    ids = tried.ids if whole else tried.ids[: tried.opens[0] + 1]
-    first, after = float(tried.success[0] > 0.5), float(tried.success[-1] > 0.5)
-    learned = [first if i < tried.opens[0] else after for i in range(len(ids))]
-    worth = [0.0] * len(ids)
-    for at, value in zip(tried.opens, worths(tried.success, tried.tokens, price), strict=True):
-        if at < len(ids):
-            learned[at], worth[at] = 0.0, value
+def lessons(tried: Sequence[Tried], price: float) -> list[Lesson]:
+    """Of each question one lesson, or two.
+
+    The first has the decision to open a second episode, and right passes to imitate. Of what was tried, it goes on with
+    the first attempt: its decisions, and its tokens if it ended right. If it did not, but another did, the second
+    lesson is to imitate that one.
+    """
+    found: list[Lesson] = []
+    for one in tried:
+        found.append(_lesson(one, one.attempts[0] if one.attempts else None, price, decides=True))
+        mended = [attempt for attempt in one.attempts if _ends_right(attempt)]
+        if mended and not _ends_right(one.attempts[0]):
+            found.append(_lesson(one, mended[0], price, decides=False))
+    return found
+
+
+def _lesson(tried: Tried, attempt: Attempt | None, price: float, *, decides: bool) -> Lesson:
+    later = attempt.ids if attempt else []
+    blank = len(tried.ids) - tried.opened
+    imitated = float(attempt is not None and _ends_right(attempt))
+    learned = [float(tried.right)] * tried.opened + [0.0] * blank + [imitated] * len(later)
+    worth = [0.0] * len(learned)
+    if decides:
+        worth[tried.opened] = first_worth(tried, price)
+        if attempt:
+            for at, value in zip(attempt.opens, _worths(tried, attempt, price)[1:], strict=True):
+                learned[at], worth[at] = 0.0, value
     before = [0.0] * len(tried.prompt)
-    return Lesson(tried.prompt + ids, before + learned, before + worth)
+    return Lesson(tried.prompt + tried.ids + later, before + learned, before + worth)
+
+
+def _worths(tried: Tried, attempt: Attempt, price: float) -> list[float]:
+    return worths([tried.success, *attempt.success], [tried.tokens, *attempt.tokens], price)
+
+
+def _ends_right(attempt: Attempt) -> bool:
+    return attempt.success[-1] > 0.5
 
 
 def decision_loss(logp_N: Tensor, worth_N: Tensor, sharp: float) -> Tensor:

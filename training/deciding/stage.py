@@ -62,7 +62,7 @@ def run(recipe: Recipe, settings: Deciding, alpha: float, target: Path) -> None:
             f"family.deciding: only {len(drawn)} of {len(asked)} first passes end within half of family.max_tokens"
             f" ({recipe.family.max_tokens}) and can be thought on; raise it, or leave deciding out"
         )
-    learned = lessons(drawn, alpha * settings.price, recipe.seed)
+    learned = lessons(drawn, alpha * settings.price)
     pays = sum(any(worth > 0 for worth in lesson.worth) for lesson in learned)
     _console.print(f"family: {target.parent.name} learns to decide; thinking on paid in {pays} of {len(learned)} tries")
     model: Any

@@ -8,6 +8,7 @@ probe says how probable the right answer is after each episode.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,22 +27,47 @@ from training.tasks.question import Question
 
 BLOCK = 250
 """Questions that are asked and stored together."""
+TRIES = 4
+"""How often the base thinks on from a wrong pass: whether a check mends it is chance, what it is worth is the mean."""
+KEPT = 0.05
+"""Share of the right passes from which the base thinks on. It mostly repeats them."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How the base thought on from a first pass."""
+
+    ids: list[int]
+    """Token ids behind the blank line."""
+    opens: list[int]
+    """Where in the whole completion the token stands that opens the third episode, the fourth, ..."""
+    success: list[float]
+    """P(right answer) if thinking stopped after the second episode, the third, ..."""
+    tokens: list[int]
+    """Thinking tokens of each of them."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One question's first pass, and how the base went on."""
+    """One question's first pass, and what came of thinking on."""
 
     prompt: list[int]
     """Token ids of the prompt."""
     ids: list[int]
-    """Token ids of the completion: first pass, blank line, what the base wrote."""
-    opens: list[int]
-    """Where in `ids` the token stands that opens the second episode, the third, ..."""
-    success: list[float]
-    """P(right answer) if thinking stopped after the first episode, the second, ..."""
-    tokens: list[int]
-    """Thinking tokens of each episode."""
+    """Token ids of the pass and the blank line."""
+    opened: int
+    """Where in `ids` the token stands that opens the second episode."""
+    success: float
+    """P(right answer) if thinking stopped after the pass."""
+    tokens: int
+    """Thinking tokens of the pass."""
+    attempts: list[Attempt]
+    """None of most right passes."""
+
+    @property
+    def right(self) -> bool:
+        """Whether the pass has the right answer."""
+        return self.success > 0.5
 
 
 @dataclass(frozen=True)
@@ -60,7 +86,7 @@ class Trial:
     def draw(
         self, questions: Sequence[Question], path: Path, *, seed: int, on_block: Callable[[int], None] = lambda _: None
     ) -> list[Tried]:
-        """Ask all questions; one whose first pass does not end, or whose continuation does not, is left out.
+        """Ask all questions; one whose first pass does not end is left out, and a wrong one that is never continued.
 
         A kill loses at most one block: the same call goes on behind the last that is complete.
 
@@ -93,34 +119,44 @@ class Trial:
         if not rows:
             return []
         begun = [with_blank_line(self.tokenizer, passes[i], ends[i]) for i in rows]
-        room = self.max_tokens - max(len(ids) for ids, _ in begun)
         prompts, golds = [prompts[i] for i in rows], [questions[i].answer for i in rows]
-        onward = [prompt + ids for prompt, (ids, _) in zip(prompts, begun, strict=True)]
-        continued = sample(self.base, onward, SamplingParams(room, 1.0), eos=eos)
-        rollouts = [ids + more for (ids, _), more in zip(begun, continued, strict=True)]
-        found = self._valued(prompts, rollouts, golds, [own for _, own in begun])
-        return [tried for tried in found if tried.ids[-1] == eos and len(tried.success) > 1]
+        cut = [ids[:own] for ids, own in begun]
+        values = self.grader(self.base, Rollouts.padded(prompts, cut, self.base.device), golds)
+        success = [round(value, 5) for value in values.success_BK1[:, 1].tolist()]
+        tokens = values.episodes.tokens_BK[:, 0].tolist()
+        found = [
+            Tried(prompt, ids, own, success[i], tokens[i], [])
+            for i, (prompt, (ids, own)) in enumerate(zip(prompts, begun, strict=True))
+        ]
+        rng = random.Random(f"tried/{seed}")
+        tries = [1 if one.right and rng.random() < KEPT else 0 if one.right else TRIES for one in found]
+        again = [i for i, count in enumerate(tries) for _ in range(count)]
+        for i, attempt in zip(again, self._attempts([found[i] for i in again], [golds[i] for i in again]), strict=True):
+            if attempt is not None:
+                found[i].attempts.append(attempt)
+        return [one for one in found if one.right or one.attempts]
 
-    def _valued(
-        self,
-        prompts: Sequence[list[int]],
-        rollouts: Sequence[list[int]],
-        golds: Sequence[str],
-        opened: Sequence[int],
-    ) -> list[Tried]:
-        """The rollouts with the value of each episode; `opened` says where the second episode of each was opened."""
-        values = self.grader(self.base, Rollouts.padded(prompts, rollouts, self.base.device), golds)
+    def _attempts(self, begun: Sequence[Tried], golds: Sequence[str]) -> list[Attempt | None]:
+        """Let the base think on from each; None where it does not come to an end, or stops at once."""
+        if not begun:
+            return []
+        eos: Any = self.tokenizer.eos_token_id
+        room = self.max_tokens - max(len(one.ids) for one in begun)
+        continued = sample(self.base, [one.prompt + one.ids for one in begun], SamplingParams(room, 1.0), eos=eos)
+        whole = [one.ids + ids for one, ids in zip(begun, continued, strict=True)]
+        values = self.grader(self.base, Rollouts.padded([one.prompt for one in begun], whole, self.base.device), golds)
         opens_BT, tokens_BK = opening_tokens(values.episodes.index_BT), values.episodes.tokens_BK
         counts = values.episodes.count_B.tolist()
         return [
-            Tried(
-                prompt,
+            Attempt(
                 ids,
-                [opened[i], *opens_BT[i].nonzero().flatten().tolist()[1:]],
-                [round(value, 5) for value in values.success_BK1[i, 1 : counts[i] + 1].tolist()],
-                tokens_BK[i, : counts[i]].tolist(),
+                opens_BT[i].nonzero().flatten().tolist()[1:],
+                [round(value, 5) for value in values.success_BK1[i, 2 : counts[i] + 1].tolist()],
+                tokens_BK[i, 1 : counts[i]].tolist(),
             )
-            for i, (prompt, ids) in enumerate(zip(prompts, rollouts, strict=True))
+            if ids[-1] == eos and counts[i] > 1
+            else None
+            for i, ids in enumerate(continued)
         ]
 
 
@@ -131,7 +167,7 @@ def read(path: Path) -> Iterator[list[Tried]]:
             rows = json.loads(line)
         except ValueError:
             return
-        yield [Tried(**row) for row in rows]
+        yield [Tried(**{**row, "attempts": [Attempt(**one) for one in row["attempts"]]}) for row in rows]
 
 
 def _line(block: Sequence[Tried]) -> str:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.deciding.lessons import SHARP_WEIGHT, Lesson, decision_loss, lessons, worths
-from training.deciding.tried import Tried
+from training.deciding.lessons import SHARP_WEIGHT, decision_loss, first_worth, lessons, worths
+from training.deciding.tried import Attempt, Tried
 
 shares = st.floats(0, 1)
 episodes = st.lists(st.tuples(shares, st.integers(1, 60)), min_size=1, max_size=6)
@@ -32,30 +32,44 @@ def test_a_wrong_pass_that_a_third_settles_is_worth_thinking_on_from() -> None:
     assert worths([0.0, 0.5, 1.0, 1.0], [20, 25, 25, 25], 0.002) == pytest.approx([0.9, 0.45, -0.05])
 
 
-def tried(success: list[float]) -> Tried:
-    """Two tokens of prompt, and episodes of three tokens each of which opens with its first."""
-    count = len(success)
-    return Tried([7, 8], list(range(3 * count)), list(range(3, 3 * count, 3)), success, [3] * count)
+def tried(success: float, *attempts: list[float]) -> Tried:
+    """Two tokens of prompt, a pass of three tokens, a blank line, and episodes of two tokens and a blank line."""
+    made = [
+        Attempt(
+            list(range(10, 10 + 3 * len(one) - 1)), [4 + 3 * k + 2 for k in range(len(one) - 1)], one, [3] * len(one)
+        )
+        for one in attempts
+    ]
+    return Tried([7, 8], [0, 1, 2, 3], 3, success, 3, made)
 
 
 def test_what_ends_right_is_imitated_and_decisions_are_not() -> None:
-    [lesson] = lessons([tried([0.0, 0.5, 1.0])], 0.01, seed=0)
-    assert lesson.ids == [7, 8, *range(9)]
-    assert lesson.learned == [0, 0, *[0, 0, 0], *[0, 1, 1], *[0, 1, 1]]
-    assert [worth != 0 for worth in lesson.worth] == [*[False] * 5, True, False, False, True, False, False]
+    [lesson] = lessons([tried(0.0, [0.5, 1.0])], 0.01)
+    assert lesson.ids == [7, 8, 0, 1, 2, 3, 10, 11, 12, 13, 14]
+    assert lesson.learned == [0, 0, *[0, 0, 0], 0, *[1, 1], 0, *[1, 1]]
+    assert lesson.worth == pytest.approx([0, 0, 0, 0, 0, 0.94, 0, 0, 0.47, 0, 0])
 
 
 def test_thinking_that_ends_wrong_is_not_imitated_but_its_decision_is_learned() -> None:
-    [lesson] = lessons([tried([0.2, 0.1])], 0.01, seed=0)
+    [lesson] = lessons([tried(0.2, [0.1])], 0.01)
     assert lesson.learned == [0.0] * 8
     assert lesson.worth[5] == pytest.approx(0.1 - 0.03 - 0.2)
 
 
-def test_most_of_what_follows_a_right_pass_is_left_out_but_not_the_decision() -> None:
-    found = lessons([tried([1.0, 1.0])] * 1000, 0.01, seed=0)
-    short = Lesson([7, 8, 0, 1, 2, 3], [0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, pytest.approx(-0.03)])  # type: ignore[list-item]
-    assert 850 < sum(lesson == short for lesson in found) < 950
-    assert {len(lesson.ids) for lesson in found} == {6, 8}
+def test_the_worth_of_a_second_episode_is_the_mean_over_the_attempts() -> None:
+    one = tried(0.0, [0.0], [1.0], [0.0], [1.0])
+    assert first_worth(one, 0.01) == pytest.approx(0.5 - 0.03)
+    decided, imitated = lessons([one], 0.01)
+    assert decided.worth[5] == pytest.approx(0.47)
+    assert not any(decided.learned)
+    assert not any(imitated.worth)
+    assert imitated.learned == [0] * 6 + [1, 1]
+
+
+def test_a_right_pass_is_imitated_and_thinking_on_costs_a_check_as_long() -> None:
+    [lesson] = lessons([tried(1.0)], 0.01)
+    assert lesson.learned == [0, 0, 1, 1, 1, 0]
+    assert lesson.worth == pytest.approx([0, 0, 0, 0, 0, -0.03])
 
 
 @given(st.floats(-6, -0.01), st.floats(-1, 1).filter(lambda worth: abs(worth) > 0.01), st.sampled_from([0.0, 0.5, 1.0]))

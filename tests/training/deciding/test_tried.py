@@ -8,7 +8,7 @@ import pytest
 
 from training.config import DenseReward
 from training.deciding import tried
-from training.deciding.tried import Trial, Tried
+from training.deciding.tried import TRIES, Trial, Tried
 from training.job import checkpoints
 from training.rewards.dense import EpisodeGrader
 from training.tasks.prompts import prompts
@@ -28,24 +28,30 @@ def drawn(trial: Trial, tmp_path_factory: pytest.TempPathFactory) -> list[Tried]
     return trial.draw(QUESTIONS, tmp_path_factory.mktemp("tried") / "tried.jsonl", seed=3)
 
 
-def test_every_rollout_thinks_on_behind_a_blank_line(trial: Trial, drawn: list[Tried]) -> None:
+def test_every_wrong_pass_is_continued_behind_a_blank_line(trial: Trial, drawn: list[Tried]) -> None:
     assert len(drawn) > 35
+    wrong = [one for one in drawn if not one.right]
+    assert len(wrong) > 3
+    assert all(1 <= len(one.attempts) <= TRIES for one in wrong)
+    assert sum(bool(one.attempts) for one in drawn if one.right) < 6
     for one in drawn:
-        assert len(one.success) == len(one.tokens) == len(one.opens) + 1 >= 2
-        for at in one.opens:
-            assert trial.tokenizer.decode([one.ids[at]]) == "\n\n"
-        assert one.ids[-1] == trial.tokenizer.eos_token_id
+        assert trial.tokenizer.decode([one.ids[one.opened]]) == "\n\n"
+        for attempt in one.attempts:
+            whole = one.ids + attempt.ids
+            assert len(attempt.success) == len(attempt.tokens) == len(attempt.opens) + 1
+            assert all(trial.tokenizer.decode([whole[at]]) == "\n\n" for at in attempt.opens)
+            assert whole[-1] == trial.tokenizer.eos_token_id
+
+
+def test_attempts_of_one_pass_differ(drawn: list[Tried]) -> None:
+    assert any(len({tuple(attempt.ids) for attempt in one.attempts}) > 1 for one in drawn)
 
 
 def test_the_values_are_those_of_the_text(trial: Trial, drawn: list[Tried]) -> None:
     answers = {question.prompt: question.answer for question in QUESTIONS}
-    right = 0
     for one in drawn:
         [answer] = [a for prompt, a in answers.items() if prompt in trial.tokenizer.decode(one.prompt)]
-        states = trial.tokenizer.decode(one.ids[: one.opens[0]]).rstrip().endswith(f"so {answer}")
-        right += states
-        assert (one.success[0] > 0.5) == states
-    assert 0 < right < len(drawn)
+        assert one.right == trial.tokenizer.decode(one.ids[: one.opened]).endswith(f"so {answer}")
 
 
 def test_a_kill_loses_a_block_at_most_and_nothing_changes(
