@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -117,6 +117,9 @@ class Metrics:
         self._shadow_tokens = Counter(
             "laconic_shadow_tokens", "Tokens spent on comparisons only", ("by",), registry=registry
         )
+        self._decisions = Counter(
+            "laconic_decisions", "Decisions for other routers, by what became of them", ("event",), registry=registry
+        )
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._unsafe = Gauge(
@@ -181,6 +184,7 @@ class Metrics:
                     **({} if entry.answered or entry.status != 200 else {"answered": False}),
                     **({"over_cap": True} if entry.over_cap else {}),
                     "seconds": round(entry.total_seconds, 4),
+                    **({"via": entry.via} if entry.via else {}),
                     **({"error": entry.error} if entry.error else {}),
                 }
             },
@@ -195,6 +199,10 @@ class Metrics:
         self._shadows.labels(outcome).inc()
         self._shadow_tokens.labels("reference").inc(reference_tokens)
         self._shadow_tokens.labels("judge").inc(judge_tokens)
+
+    def record_decision(self, event: Literal["issued", "reported", "unreported"]) -> None:
+        """Record a decision for another router, or that its outcome has come or never will."""
+        self._decisions.labels(event).inc()
 
     def record_over_cap(self, engine: str, entry: Entry, cap: int | None) -> None:
         """Record that an engine thought beyond its cap, and warn about it at most once a minute for each engine."""
