@@ -3,7 +3,7 @@
 A decision is stored as the entry that is recorded if its outcome never comes. Such an entry must never look better than
 any report could, or whoever leaves out its costly requests would seem to save more:
 
-    routed     the most reasoning tokens that could have been reported
+    routed     the most reasoning tokens that could have been reported, and not less than is expected of the reference
     holdout    none, because long holdouts are what savings are measured against
 
 So each missing report lowers the savings, the estimated and the measured ones. Its tokens are `assumed`: with many of
@@ -13,6 +13,7 @@ that it was decided to be on, whatever answered in the end.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -74,11 +75,12 @@ def unreported(entry: Entry, router: str, most_tokens: int) -> Entry:
         entry: of the request as it was decided, without tokens.
         most_tokens: the most that all choices can have.
     """
+    worst = max(most_tokens, math.ceil(entry.reference_tokens or 0.0))
     return replace(
         entry,
         status=UNREPORTED,
         error="unreported",
-        reasoning_tokens=0 if entry.holdout else most_tokens,
+        reasoning_tokens=0 if entry.holdout else worst,
         assumed=True,
         answered=False,
         via=router,

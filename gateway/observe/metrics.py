@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -33,6 +33,7 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 REFRESH_SECONDS = 1.0
 WARNING_SECONDS = 60.0
 _LABELS = ("checkpoint", "decision")
+DecisionEvent = Literal["issued", "reported", "unreported"]
 _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -120,6 +121,8 @@ class Metrics:
         self._decisions = Counter(
             "laconic_decisions", "Decisions for other routers, by what became of them", ("event",), registry=registry
         )
+        for event in get_args(DecisionEvent):  # from 0, because Prometheus sees no increase in what appears with it
+            self._decisions.labels(event)
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._unsafe = Gauge(
@@ -200,7 +203,7 @@ class Metrics:
         self._shadow_tokens.labels("reference").inc(reference_tokens)
         self._shadow_tokens.labels("judge").inc(judge_tokens)
 
-    def record_decision(self, event: Literal["issued", "reported", "unreported"]) -> None:
+    def record_decision(self, event: DecisionEvent) -> None:
         """Record a decision for another router, or that its outcome has come or never will."""
         self._decisions.labels(event).inc()
 
