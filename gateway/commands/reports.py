@@ -215,7 +215,8 @@ def _measured(total: Group) -> str:
     if total.totals.unreported:
         assumed += (
             f"\nOn {total.totals.unreported:,} requests another router never reported. They count as long as could be"
-            f" reported, and in the holdout as\nnothing. With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
+            " reported, and in the holdout as nothing.\n"
+            f"With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
         )
     if predicted := total.totals.assumed - total.totals.unreported:
         assumed += (
