@@ -56,12 +56,10 @@ async def drawing(
 
 async def expire(gateway: Gateway) -> None:
     """Let all decisions be due, as if their time was over."""
-    redis = gateway.services.ledger.redis
-    for name, line in (await redis.hgetall(decisions.OPEN)).items():  # pyright: ignore[reportGeneralTypeIssues]
+    redis: Any = gateway.services.ledger.redis
+    for name, line in (await redis.hgetall(decisions.OPEN)).items():
         decided = decisions.DECIDED.validate_json(line)
-        await redis.hset(  # pyright: ignore[reportGeneralTypeIssues]
-            decisions.OPEN, name, line.replace(f'"expires":{decided.expires!r}', '"expires":1.0')
-        )
+        await redis.hset(decisions.OPEN, name, line.replace(f'"expires":{decided.expires!r}', '"expires":1.0'))
         await redis.zadd(decisions.DUE, {name: 1.0})
 
 
@@ -266,7 +264,7 @@ async def test_what_is_wrong_is_named(gateway: Gateway, field: str, value: objec
 
 
 @pytest.mark.parametrize(("given", "missing"), [({"score": 1}, "source"), ({"source": "thumbs"}, "score")])
-async def test_a_score_needs_its_source(gateway: Gateway, given: dict[str, object], missing: str) -> None:
+async def test_a_score_needs_its_source(gateway: Gateway, given: dict[str, Any], missing: str) -> None:
     response = await report(gateway, {"id": "req_0", "model": "base"}, **given)
     assert (response.status_code, error(response)["param"]) == (400, missing)
 
