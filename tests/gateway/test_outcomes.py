@@ -223,6 +223,7 @@ async def test_what_was_spent_replaces_what_was_reserved(gateway: Gateway) -> No
     remaining, decided = 0, 0
     while remaining < 60:  # the settlement is sent behind the response
         response = await gateway.client.post("/v1/decisions", json=body, headers=mine | {"x-reasoning-budget": "1"})
+        assert response.status_code == 200, "it was not sent"
         remaining, decided = int(response.headers["x-ratelimit-remaining-tokens"]), decided + 1
     assert remaining == 100 - 25 - decided
 
