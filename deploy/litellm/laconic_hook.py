@@ -6,7 +6,8 @@ Environment:
     LACONIC_MODEL         the model that callers ask for: the name of the family
     LACONIC_CHECKPOINTS   those that LiteLLM can reach, such as base,alpha-0.2
 
-If Laconic does not answer in time, the request goes to the deployment of that name.
+If Laconic does not answer in time, the request goes to the deployment of that name. A request that it refuses with a 400
+or a 429 is refused here, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 from typing import Any
 
 import httpx
+from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 
 log = logging.getLogger("laconic")
@@ -41,6 +43,7 @@ class LaconicHook(CustomLogger):
         super().__init__()
         headers = {"authorization": f"Bearer {os.environ['LACONIC_KEY']}"} if os.environ.get("LACONIC_KEY") else {}
         self._client = httpx.AsyncClient(base_url=os.environ["LACONIC_URL"], headers=headers, timeout=DECISION_SECONDS)
+        self._reports: set[asyncio.Task[None]] = set()
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
@@ -56,6 +59,8 @@ class LaconicHook(CustomLogger):
                 json={"model": MODEL, **asked, "router": "litellm", "checkpoints": CHECKPOINTS},
                 headers={name: sent[name] for name in HEADERS if name in sent},
             )
+            if response.status_code in (400, 429):
+                raise HTTPException(response.status_code, response.json()["error"]["message"])
             response.raise_for_status()
         except httpx.HTTPError as error:
             log.warning("no decision, so %s answers: %r", MODEL, error)
@@ -78,7 +83,7 @@ class LaconicHook(CustomLogger):
         completion = usage.completion_tokens_details
         prompt = usage.prompt_tokens_details
         reasoning = (completion and completion.reasoning_tokens) or 0
-        await self._report(
+        self._report(
             decision_id=decision_id,
             model=kwargs["model"],
             finish_reason=choices[0].finish_reason or "",
@@ -100,7 +105,7 @@ class LaconicHook(CustomLogger):
         if decision_id is None:
             return
         status = getattr(original_exception, "status_code", None)
-        await self._report(
+        self._report(
             decision_id=decision_id,
             model=request_data["model"],
             status=status if isinstance(status, int) and 400 <= status <= 599 else 500,
@@ -109,7 +114,13 @@ class LaconicHook(CustomLogger):
             answer_tokens=0,
         )
 
-    async def _report(self, **outcome: Any) -> None:
+    def _report(self, **outcome: Any) -> None:
+        """Send an outcome without keeping LiteLLM waiting."""
+        task = asyncio.create_task(self._send(outcome))
+        self._reports.add(task)  # the loop alone would not keep it alive
+        task.add_done_callback(self._reports.discard)
+
+    async def _send(self, outcome: dict[str, Any]) -> None:
         for pause in (*PAUSES, None):
             try:
                 response = await self._client.post("/v1/outcomes", json=outcome)

@@ -163,6 +163,12 @@ def test_a_budget_is_passed_on_and_holds(router: Router) -> None:
     assert 0 < entry.reasoning_tokens <= 16
 
 
+def test_what_the_gateway_refuses_is_refused(router: Router) -> None:
+    response = router.ask("What is 1 + 2?", {"x-reasoning-budget": "lots"})
+    assert response.status_code == 400
+    assert "X-Reasoning-Budget must be" in response.text
+
+
 def test_a_request_that_fails_is_reported_once(router: Router) -> None:
     before = len(router.ledger)
     response = router.ask("What is 1 + 2? " * 400)
