@@ -6,8 +6,8 @@ Environment:
     LACONIC_MODEL         the model that callers ask for: the name of the family
     LACONIC_CHECKPOINTS   those that LiteLLM can reach, such as base,alpha-0.2
 
-If Laconic does not answer in time, the request goes to the deployment of that name. A request that it refuses with a 400
-or a 429 is refused here, too.
+If Laconic does not answer in time, the request goes to the deployment of that name. What it refuses with a 400 or a 429
+is refused here, too.
 """
 
 from __future__ import annotations
