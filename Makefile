@@ -19,6 +19,7 @@ test: ## run all tests, including the end-to-end tests on a real stack
 test-clients: ## try the gateway with other people's clients, which it installs (some need Node.js)
 	@scripts/install.sh all
 	@scripts/clients.sh
+	@scripts/peers.sh
 	python -m pytest tests/clients -v
 
 lint: ## check formatting, style, types and the import layers

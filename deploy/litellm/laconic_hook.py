@@ -5,6 +5,7 @@ Environment:
     LACONIC_KEY           its key, if it has keys
     LACONIC_MODEL         the model that callers ask for: the name of the family
     LACONIC_CHECKPOINTS   those that LiteLLM can reach, such as base,alpha-0.2
+    LACONIC_SECONDS       how long a request waits for its decision; 1 by default
 
 If Laconic does not answer in time, the request goes to the deployment of that name. What it refuses with a 400 or a 429
 is refused here, too.
@@ -31,7 +32,8 @@ FIELDS = (
 )  # fmt: skip
 """What Laconic reads of a request. LiteLLM adds fields of its own, which it would refuse."""
 HEADERS = ("x-reasoning-budget", "x-reasoning-budget-policy", "x-conversation-id")
-DECISION_SECONDS = 1.0
+SECONDS = float(os.environ.get("LACONIC_SECONDS", "1"))
+REPORT_SECONDS = 10.0
 PAUSES = (0.5, 2.0, 8.0, 30.0)
 """Seconds before an outcome is sent again. One that never comes counts as the longest thinking that could be."""
 
@@ -42,7 +44,7 @@ class LaconicHook(CustomLogger):
     def __init__(self) -> None:
         super().__init__()
         headers = {"authorization": f"Bearer {os.environ['LACONIC_KEY']}"} if os.environ.get("LACONIC_KEY") else {}
-        self._client = httpx.AsyncClient(base_url=os.environ["LACONIC_URL"], headers=headers, timeout=DECISION_SECONDS)
+        self._client = httpx.AsyncClient(base_url=os.environ["LACONIC_URL"], headers=headers, timeout=SECONDS)
         self._reports: set[asyncio.Task[None]] = set()
 
     async def async_pre_call_hook(
@@ -123,7 +125,7 @@ class LaconicHook(CustomLogger):
     async def _send(self, outcome: dict[str, Any]) -> None:
         for pause in (*PAUSES, None):
             try:
-                response = await self._client.post("/v1/outcomes", json=outcome)
+                response = await self._client.post("/v1/outcomes", json=outcome, timeout=REPORT_SECONDS)
             except httpx.HTTPError as error:
                 log.warning("an outcome was not sent: %r", error)
             else:

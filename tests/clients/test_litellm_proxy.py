@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +24,16 @@ from gateway.process.embedded import free_port
 from tests.end_to_end.conftest import Stack, launched, metric_total, until
 
 ROOT = Path(__file__).parents[2]
-LITELLM = ROOT / ".venv-clients/bin/litellm"
+LITELLM = ROOT / ".venv-peers/bin/litellm"
+"""Of scripts/peers.sh: the proxy needs other packages than the clients."""
 EXAMPLE = ROOT / "deploy/litellm"
 REQUESTS = 150
-AT_ONCE = 16
+AT_ONCE = 8
+KEY = f"sk-{secrets.token_hex(32)}"
+"""LiteLLM's own, without which it does not start."""
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / ".venv-clients/.installed").exists(), reason="LiteLLM is not installed: run `make test-clients`"
+    not (ROOT / ".venv-peers/.installed").exists(), reason="LiteLLM's proxy is not installed: run `make test-clients`"
 )
 
 
@@ -54,15 +60,16 @@ class Router:
 
     def after(self, entries: int) -> list[Entry]:
         """The ledger, once it has so many entries. LiteLLM reports behind its responses."""
-        until(lambda: len(self.ledger) >= entries, f"the ledger has {len(self.ledger)} entries: {self.log}", 60)
-        return self.ledger
-
-    @property
-    def log(self) -> str:
-        return self.printed.read_text()[-4000:]
+        deadline = time.monotonic() + 120
+        while len(found := self.ledger) < entries:
+            log = [line for line in self.printed.read_text().splitlines() if "200 OK" not in line]
+            assert time.monotonic() < deadline, "\n".join([f"{len(found)} entries; LiteLLM's log:", *log[-40:]])
+            time.sleep(0.5)
+        return found
 
     def ask(self, prompt: str, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         body = {"model": "abacus", "messages": [{"role": "user", "content": prompt}], **more}
+        headers = {**(headers or {}), "authorization": f"Bearer {KEY}"}
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=300)
 
 
@@ -74,9 +81,11 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Generator[Router]:
         port, printed = free_port(), directory / "printed"
         environment = {
             "HOME": str(directory), "PATH": f"{LITELLM.parent}:/usr/bin:/bin",
+            "LITELLM_MASTER_KEY": KEY,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1",  # nothing from the network
             "VLLM_URL": f"{laconic.engine_url}/v1", "LACONIC_URL": laconic.url,
             "LACONIC_MODEL": "abacus", "LACONIC_CHECKPOINTS": "base,alpha-0.2",
+            "LACONIC_SECONDS": "15",  # the engine takes all processors, and LiteLLM waits for them
         }  # fmt: skip
         command = [LITELLM, "--config", EXAMPLE / "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
         with printed.open("wb") as output:
@@ -119,14 +128,15 @@ async def ask_all(url: str, prompts: list[str]) -> None:
         assert response.status_code == 200, response.text
         assert "The answer is" in (said(response) if stream else response.json()["choices"][0]["message"]["content"])
 
-    async with httpx.AsyncClient(timeout=600) as client:
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, timeout=600) as client:
         await asyncio.gather(*(ask(client, prompt, stream=at % 4 > 1) for at, prompt in enumerate(prompts)))
 
 
 def said(response: httpx.Response) -> str:
     """The answer in a stream."""
-    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: {")]
-    choices = [choice for event in events for choice in httpx.Response(200, text=event).json()["choices"]]
+    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    assert all("choices" in event for event in events), response.text[-2000:]
+    choices = [choice for event in events for choice in event["choices"]]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
