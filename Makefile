@@ -16,9 +16,10 @@ test: ## run all tests, including the end-to-end tests on a real stack
 	@scripts/install.sh all
 	python -m pytest
 
-test-clients: ## try the gateway with other people's clients, which it installs (some need Node.js)
+test-clients: ## try the gateway with other people's clients and LiteLLM's proxy, which it installs (some need Node.js)
 	@scripts/install.sh all
 	@scripts/clients.sh
+	@scripts/peers.sh
 	python -m pytest tests/clients -v
 
 lint: ## check formatting, style, types and the import layers

@@ -16,9 +16,11 @@ from gateway.access.guesses import Guesses
 from gateway.access.keyring import Keyring
 from gateway.admin import create_admin
 from gateway.chat import ChatEndpoint
+from gateway.decisions import DecisionsEndpoint
 from gateway.engines.replica import EngineState
 from gateway.errors import ApiError
 from gateway.observe import logs
+from gateway.outcomes import Outcomes
 from gateway.release import VERSION
 from gateway.request import browsers
 from gateway.request.admission import request_id
@@ -46,12 +48,15 @@ def create_app(services: Services) -> ASGIApp:
     shadows = Shadows(services) if services.settings.shadow_fraction > 0 else None
     chats = {path: ChatEndpoint(services, api, shadows) for path, api in SURFACES.items()}
     counted = ChatEndpoint(services, COUNTED)
+    decisions, outcomes = DecisionsEndpoint(services), Outcomes(services)
     operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
     @asynccontextmanager
     async def lifespan(_: Router) -> AsyncGenerator[None]:
         await services.start()
+        outcomes.start()
         yield
+        await outcomes.aclose()
         if shadows is not None:
             await shadows.aclose()
         await services.aclose()
@@ -59,6 +64,8 @@ def create_app(services: Services) -> ASGIApp:
     routes = [
         *(Route(path, Endpoint(door, POST=one.complete)) for path, one in chats.items()),
         Route("/v1/messages/count_tokens", Endpoint(door, POST=counted.count_tokens)),
+        Route("/v1/decisions", Endpoint(door, POST=decisions.decide)),
+        Route("/v1/outcomes", Endpoint(door, POST=outcomes.report)),
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),

@@ -16,18 +16,14 @@ from functools import partial
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway import dispatch, errors
-from gateway.access import limits
+from gateway import dispatch, errors, intake
 from gateway.answer.completion import completion
 from gateway.answer.continuation import Source
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
-from gateway.request import budget as budgets
 from gateway.request import question as questions
-from gateway.request.admission import Tenant
 from gateway.request.caller import CONNECTION, Caller, CallerLeftError
-from gateway.request.conversation import identify
 from gateway.routing.explain import explain
 from gateway.routing.headers import routing_headers
 from gateway.routing.rule import NoCheckpointError
@@ -59,12 +55,12 @@ class ChatEndpoint:
         cleanup: list[Callable[[], None]] = []
         try:
             context.key = services.keyring.authenticate(request.headers)
-            tenant = self._tenant(context)
-            await self._read(request, context, tenant)
+            tenant = intake.tenant_of(services, context)
+            await self._read(request, context)
             services.admission.enter(tenant, context.question.memory)
             cleanup.append(partial(services.admission.leave, tenant, context.question.memory))
-            headers = await self._reserve(context)
-            await self._recall(context)
+            headers = await intake.reserve(services, context)
+            await intake.recall(services, context)
             context.accepted = True
             caller = Caller(request.scope[CONNECTION])
             cleanup.append(caller.close)
@@ -105,7 +101,7 @@ class ChatEndpoint:
         with self._shaping_errors():
             context = RequestContext(request.state.request_id)
             context.key = self._services.keyring.authenticate(request.headers)
-            await self._read(request, context, self._tenant(context))
+            await self._read(request, context)
         body = context.question.body
         tools = json.dumps(body["tools"], ensure_ascii=False) if body.get("tools") else ""
         return JSONResponse({"input_tokens": self._services.counter.count(questions.text_of(body) + tools)})
@@ -115,8 +111,8 @@ class ChatEndpoint:
         services = self._services
         context = RequestContext(request.state.request_id)
         context.key = services.keyring.authenticate_admin(request.headers)
-        await self._read(request, context, self._tenant(context))
-        await self._recall(context)
+        await self._read(request, context)
+        await intake.recall(services, context)
         routing = await dispatch.routing_request(services, context)
         try:
             return JSONResponse(explain(services.family, routing, context.budget, context.question.dialogue))
@@ -132,58 +128,10 @@ class ChatEndpoint:
             error.shape = self._surface.error
             raise
 
-    def _tenant(self, context: RequestContext) -> Tenant:
-        """Whose share of the gateway the request takes."""
-        key = context.key
-        return Tenant(key.name, self._services.keyring.is_shared, key.max_concurrency)
-
-    async def _read(self, request: Request, context: RequestContext, tenant: Tenant) -> None:
-        """Read the request's body: the question, who may answer it, and what it may spend."""
-        settings, family, key = self._services.settings, self._services.family, context.key
-        body = await self._services.admission.read_body(request, tenant, settings.send_timeout_seconds)
-        context.question = question = questions.parse(body, settings.allow_field, self._surface.chat_body)
-        if settings.conversations:
-            messages = question.body["messages"]
-            context.conversation = identify(request.headers, question.asked, messages, key.sha256)
-        context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
-        context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
-        default = key.default_budget or settings.default_budget
-        names = {context.pinned} if context.pinned else context.allowed
-        answers = [one.answer_tokens for one in family.checkpoints if one.name in names and one.cap != "none"]
-        room = budgets.least_room(answers, question.max_tokens)
-        budget = budgets.parse(request.headers, question.body, default, family)
-        budget = budgets.leave_room(budget, question.max_tokens, room)
-        budget, context.max_reasoning_tokens = limits.apply_key_limits(
-            key,
-            budget,
-            max_tokens=question.max_tokens,
-            context_tokens=family.context_tokens,
-            choices=question.choices,
-        )
-        context.budget = budgets.leave_room(budget, question.max_tokens, room)
-
-    async def _recall(self, context: RequestContext) -> None:
-        """Find out which checkpoint answered the conversation's last turn, if that matters."""
-        if context.conversation is not None and context.pinned is None:
-            context.last_turn = await self._services.memory.recall(context.conversation)
-
-    async def _reserve(self, context: RequestContext) -> dict[str, str]:
-        """Count the request against its key's limits. Returns the headers that say how much of them is left."""
-        if self._services.settings.when_books_cannot_be_kept == "refuse" and not self._services.ledger.safe:
-            raise errors.books_unavailable()
-        key = context.key
-        if not key.has_limits:
-            return {}
-        reserved = await self._services.limiter.reserve(key, context.id, context.max_reasoning_tokens)
-        context.reservation, state = reserved
-        if state is not None:
-            return limits.rate_limit_headers(key, state)
-        if self._services.settings.limits_when_store_is_down == "closed":
-            raise errors.unavailable(
-                "Redis does not answer, so this key's limits cannot be counted. Try again in a moment.",
-                code="limits_unavailable",
-            )
-        return {}
+    async def _read(self, request: Request, context: RequestContext) -> None:
+        """Read the request: the question, who may answer it, and what it may spend."""
+        await intake.read(self._services, request, context, self._surface.chat_body)
+        intake.agree(self._services, request.headers, context)
 
     def _respond(self, context: RequestContext, answer: Source, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""

@@ -62,9 +62,7 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         ApiError: the budget is too small under the policy `reject`, an engine refuses the request, or none answers.
     """
     # Draw before contacting an engine, so this request's own failure cannot influence the draw.
-    if services.family.reference in context.allowed & services.engines.available:
-        context.holdout_fraction = services.settings.holdout_fraction
-        context.holdout = random.random() < context.holdout_fraction
+    draw(services, context, context.allowed & services.engines.available)
     pressure = services.settings.overload_tolerance * services.admission.pressure
     routing = await routing_request(services, context, pressure=pressure, holdout=context.holdout)
     if routing.prediction is not None:
@@ -95,6 +93,13 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
         if context.question.stream:
             context.first_token_seconds = context.elapsed()
         return decision, upstream
+
+
+def draw(services: Services, context: RequestContext, available: frozenset[str]) -> None:
+    """Decide by chance whether the request is a holdout. It cannot be one if the reference is not available."""
+    if services.family.reference in available:
+        context.holdout_fraction = services.settings.holdout_fraction
+        context.holdout = random.random() < context.holdout_fraction
 
 
 async def with_escalation(

@@ -30,15 +30,19 @@ LOOKS, LOOK_SECONDS = 5, 0.1
 """How often a request is looked for, and how long to wait in between: entries are written behind the request."""
 
 
+ScoreValue = Annotated[float, Field(ge=0, le=1)]
+SourceName = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
 class Feedback(BaseModel):
     """The body of `POST /v1/feedback`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     request_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_-]+$")]
     """The header `x-request-id` of the response."""
-    score: Annotated[float, Field(ge=0, le=1)]
+    score: ScoreValue
     """1 is best."""
-    source: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    source: SourceName
     """What the score comes from, such as `thumbs`, `verifier` or `judge`; each source is compared by itself."""
 
 
@@ -66,20 +70,35 @@ async def give_feedback(
     """Record the score. A repeat for the same request and source replaces it."""
     services, key = caller
     try:
-        entry = await _entry(services, given.request_id)
+        entry = await find_entry(services, given.request_id)
         if entry is None or not (key.admin or entry.key == key.name):
             raise _unknown(given.request_id)
-        replaced = await feedback.record(services.ledger.redis, entry, given.source, given.score)
-    except FullError as error:
-        raise _full(str(error)) from None
+        replaced = await record_score(services, entry, given.source, given.score)
     except (RedisError, OSError):
         message = "Redis, which holds the scores, does not answer. Try again in a moment."
         raise errors.unavailable(message, "store_unavailable") from None
     return JSONResponse({**given.model_dump(), "replaced": replaced})
 
 
-async def _entry(services: Services, request_id: str) -> Entry | None:
-    """The request's entry, which may be on its way to Redis."""
+async def record_score(services: Services, entry: Entry, source: str, score: float) -> bool:
+    """Record a score of this entry's request, and return whether it replaces an earlier one.
+
+    Raises:
+        ApiError: 409 or 429, there is no room for it.
+        RedisError, OSError: Redis is down.
+    """
+    try:
+        return await feedback.record(services.ledger.redis, entry, source, score)
+    except FullError as error:
+        raise _full(str(error)) from None
+
+
+async def find_entry(services: Services, request_id: str) -> Entry | None:
+    """The request's entry, which may be on its way to Redis.
+
+    Raises:
+        RedisError, OSError: Redis is down.
+    """
     for look in range(LOOKS):
         entry = await feedback.find_entry(services.ledger.redis, request_id, time.time())
         if entry is not None:

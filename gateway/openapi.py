@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from gateway.access.keys import Grant
 from gateway.admin import router
+from gateway.decisions import DecisionRequest
 from gateway.feedback import Feedback
+from gateway.outcomes import Report
 from gateway.request import budget, conversation, question
 from models.family import Family
 
@@ -77,6 +79,16 @@ def document(family: Family, version: str) -> Json:
             **_other_surfaces(names, chat["parameters"]),
             "/v1/route": {
                 "post": {**_operation("Explain how a chat request would be routed, without running it"), **chat}
+            },
+            "/v1/decisions": {
+                "post": {
+                    **_operation("Decide about a chat request that another router runs"),
+                    "parameters": chat["parameters"],
+                    "requestBody": _body(DecisionRequest, model={"type": "string", "examples": names}),
+                }
+            },
+            "/v1/outcomes": {
+                "post": {**_operation("Report what became of such a request"), "requestBody": _body(Report)}
             },
             "/v1/models": {"get": _operation("List the family and its checkpoints")},
             "/v1/models/{model}": {

@@ -8,6 +8,7 @@ from gateway.answer.cost import Cost, exceeds_cap
 from gateway.answer.usage import TokenUsage
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
+from gateway.request.conversation import Conversation
 from gateway.routing.conversation import LastTurn
 from gateway.services import Services
 from models.family import Family
@@ -39,9 +40,9 @@ def settle(
         context.trace.end(status, context.id, None)
         return
     cost = cost or Cost({}, TokenUsage(), "counted", answered=False)
-    entry = _entry(services, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
+    entry = entry_of(services, context, status, cost, finish_reason=finish_reason, error=error, assumed=assumed)
     services.ledger.put(entry)
-    _remember(services, context, entry, cost)
+    remember(services, context.conversation, entry, strained=cost.budget_hit)
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
     if context.engine is not None:
         _judge_engine(services, context, context.engine, entry)
@@ -59,18 +60,17 @@ def abandon(services: Services, context: RequestContext, status: int, error: str
     settle(services, context, status, predicted, error=error, assumed=assumed)
 
 
-def _remember(services: Services, context: RequestContext, entry: Entry, cost: Cost) -> None:
-    """Note which checkpoint the conversation has, if the rule chose it.
+def remember(services: Services, conversation: Conversation | None, entry: Entry, *, strained: bool) -> None:
+    """Note which checkpoint the conversation has, if the rule chose it; `strained`: the cap ended its thinking.
 
     A holdout leaves no trace: the turns after it must be routed as if it had not been drawn. Nor do failures,
     fallbacks and pinned turns.
     """
-    conversation = context.conversation
     if conversation is None or entry.decision != "routed" or not entry.succeeded:
         return
     # An engine that had its chance and found nothing does not cache.
     has_no_cache = entry.conversation == "kept" and entry.cached_tokens == 0
-    turn = LastTurn(entry.checkpoint, 0 if has_no_cache else entry.prompt_tokens, cost.budget_hit)
+    turn = LastTurn(entry.checkpoint, 0 if has_no_cache else entry.prompt_tokens, strained)
     services.memory.remember(conversation, turn)
 
 
@@ -89,7 +89,7 @@ def _judge_engine(services: Services, context: RequestContext, engine: str, entr
         services.engines.record_cap(engine, kept=True if reached and not entry.assumed else None)
 
 
-def _entry(
+def entry_of(
     services: Services,
     context: RequestContext,
     status: int,
@@ -99,6 +99,7 @@ def _entry(
     error: str,
     assumed: bool,
 ) -> Entry:
+    """The ledger's entry of a request that ends now. Its arguments are those of `settle`."""
     decision, choices, usage = context.decision, context.question.choices, cost.tokens
 
     def for_all_choices(tokens: float | None) -> float | None:

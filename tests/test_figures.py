@@ -58,6 +58,7 @@ ALLOWED = {
     "docs/how-to/keys.md": {"within 250 ms": LIMIT},
     "docs/how-to/kubernetes.md": {"Kubernetes 1.37": "a version", "Kubernetes 1.34": "a version"},
     "docs/how-to/measure.md": {"95 % intervals": LEVEL},
+    "docs/how-to/other-routers.md": {"more than 5 % of the requests": LIMIT, "fires at 5 %": LIMIT},
     "docs/how-to/savings.md": {
         "95 % interval": LEVEL,
         "`holdout_fraction`, 0.02": SETTING,

@@ -89,6 +89,11 @@ class Reservation:
     lease: str
     tokens: int
 
+    @classmethod
+    def of(cls, key: Key, request_id: str, tokens: int) -> Reservation:
+        """The reservation of a request, as each gateway finds it."""
+        return cls(key, f"{request_id}:{tokens}", tokens)
+
 
 def apply_key_limits(
     key: Grant, budget: Budget, *, max_tokens: int | None, context_tokens: int, choices: int
@@ -211,7 +216,7 @@ class Limiter:
         Raises:
             ApiError: 429 if a limit would be exceeded; nothing is reserved.
         """
-        reservation = Reservation(key, f"{request_id}:{tokens}", tokens)
+        reservation = Reservation.of(key, request_id, tokens)
         if not self.healthy:
             self._open[reservation.lease] = reservation
             self._unsent.add(reservation.lease)
@@ -250,6 +255,11 @@ class Limiter:
         if not self.healthy:
             self._journal.write([settlement])
         self._send(settlement)
+
+    def hand_over(self, reservation: Reservation) -> None:
+        """Leave a reservation to whichever gateway settles it. If none does, its lease expires and is charged."""
+        self._open.pop(reservation.lease, None)
+        self._unsent.discard(reservation.lease)
 
     def _send(self, op: dict[str, Any], answer: asyncio.Future[LimitState | None] | None = None) -> None:
         self._waiting.append((op, answer))

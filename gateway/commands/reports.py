@@ -212,9 +212,15 @@ def _measured(total: Group) -> str:
         assumed = (
             f"\n{total.totals.unanswered:,} requests had no answer (cut off while thinking, or empty) and save nothing."
         )
-    if total.totals.assumed:
+    if total.totals.unreported:
         assumed += (
-            f"\nFor {total.totals.assumed:,} requests the tokens are predicted, because their callers left before a"
+            f"\nOn {total.totals.unreported:,} requests another router never reported. They count as long as could be"
+            " reported, and in the holdout as nothing.\n"
+            f"With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
+        )
+    if predicted := total.totals.assumed - total.totals.unreported:
+        assumed += (
+            f"\nFor {predicted:,} requests the tokens are predicted, because their callers left before a"
             f" non-streaming response was complete. With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
         )
     if total.measured is None:

@@ -14,6 +14,9 @@ _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Tokens = Annotated[float, Field(ge=0, le=2**53)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+UNREPORTED = 0
+"""The status of a request that another router never reported on (`gateway.ledger.outcome`)."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,7 +54,7 @@ class Entry:
     """By checkpoint and escalation, for one choice; empty if the profile does not know such prompts."""
     finish_reason: str
     status: int
-    """HTTP status; 499 if the caller left."""
+    """HTTP status; 499 if the caller left, `UNREPORTED` if another router never said."""
     error: str
     first_token_seconds: _Seconds | None
     total_seconds: _Seconds
@@ -74,12 +77,19 @@ class Entry:
     """What the profile counted in the prompt, in the order of `models.features.FEATURES`; empty if it read none."""
     easiness: float = 0.0
     """What the profile's reader added to the forest's value, in logits (`models.reader`)."""
+    via: str = ""
+    """The router that ran the request and reported its tokens, as it calls itself; empty if this gateway ran it."""
 
     @property
     def predicted_success(self) -> float | None:
         """What the profile predicted of its choice, in [0, 1]; None if it predicted nothing."""
         forecast = self.forecasts.get(self.choice)
         return None if forecast is None else forecast.success
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether it is known how the request ended. Of this gateway's own requests it always is."""
+        return self.status != UNREPORTED
 
     @property
     def succeeded(self) -> bool:

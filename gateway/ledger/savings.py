@@ -13,8 +13,7 @@ separately and the savings are added. There is no measurement if too few holdout
 nearly all of them to the same length), or if too many token counts are assumed.
 
 If the estimate lies outside the interval of the same measurement over answered requests only, the profile has drifted.
-Requests that were not routed, because the caller named a checkpoint or the profile abstained, are counted but save
-nothing.
+Requests that were not routed (the caller named a checkpoint, or the profile abstained) are counted but save nothing.
 """
 
 from __future__ import annotations
@@ -65,16 +64,16 @@ class Totals(NamedTuple):
 
     requests: int = 0
     failed: int = 0
-    """Entries whose status is not 200."""
+    """Entries whose status is known and not 200."""
     unanswered: int = 0
     """Entries whose status is 200 and whose response had no answer: cut off while thinking, or empty."""
     assumed: int = 0
-    """Entries with predicted reasoning tokens: the caller left before a non-streaming response was complete."""
+    """Entries with assumed reasoning tokens: the caller left a non-streaming response, or a router never reported."""
     holdout: int = 0
     spent_tokens: int = 0
     answer_tokens: int = 0
     estimated: int = 0
-    """Routed and answered entries outside the holdout, which the estimate covers."""
+    """Routed and answered entries outside the holdout, which the estimate covers. Unreported ones count as a loss."""
     estimated_spent_tokens: int = 0
     expected_reference_tokens: float = 0.0
     eligible: int = 0
@@ -90,6 +89,8 @@ class Totals(NamedTuple):
     """Entries that took part in the draw, holdouts included, and whose choice has a predicted success."""
     predicted_success: float = 0.0
     """Sum of that success, a probability."""
+    unreported: int = 0
+    """Entries that another router never reported on."""
 
     @property
     def saved_tokens(self) -> float:
@@ -171,15 +172,14 @@ def cell_of(entry: Entry) -> Cell:
 
 def totals_of(entry: Entry) -> Totals:
     """What one entry adds to the totals of its cell."""
-    failed = entry.status != 200
-    routed = entry.holdout_fraction is not None and not entry.holdout
-    eligible, estimated = routed and had_draw(entry.holdout_fraction), routed and entry.succeeded
-    expected, spent = entry.reference_tokens or 0.0, entry.reasoning_tokens
-    success = entry.predicted_success if eligible or (entry.holdout and had_draw(entry.holdout_fraction)) else None
+    expected, spent, fraction = entry.reference_tokens or 0.0, entry.reasoning_tokens, entry.holdout_fraction
+    routed = fraction is not None and not entry.holdout
+    eligible, estimated = routed and had_draw(fraction), routed and (entry.succeeded or not entry.is_reported)
+    success = entry.predicted_success if eligible or (entry.holdout and had_draw(fraction)) else None
     return Totals(
         requests=1,
-        failed=int(failed),
-        unanswered=int(not failed and not entry.answered),
+        failed=int(entry.status != 200 and entry.is_reported),
+        unanswered=int(entry.status == 200 and not entry.answered),
         assumed=int(entry.assumed),
         holdout=int(entry.holdout),
         spent_tokens=spent,
@@ -194,6 +194,7 @@ def totals_of(entry: Entry) -> Totals:
         unreadable=int(entry.abstention == "unreadable"),
         predicted=int(success is not None),
         predicted_success=success or 0.0,
+        unreported=int(not entry.is_reported),
     )
 
 
@@ -250,8 +251,7 @@ def _group(parts: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Entry], comp
 
 def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | None:
     """Measure the savings from the sums and the holdouts of each holdout fraction."""
-    intervals: list[Interval] = []
-    answered: list[Interval] = []
+    intervals, answered = list[Interval](), list[Interval]()
     requests, spent, estimate = 0, 0, 0.0
     for sums, holdouts in parts:
         treatment = TreatmentTotals(sums.eligible, sums.eligible_reference_tokens, sums.eligible_spent_tokens)

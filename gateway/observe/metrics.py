@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -33,6 +33,7 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 REFRESH_SECONDS = 1.0
 WARNING_SECONDS = 60.0
 _LABELS = ("checkpoint", "decision")
+DecisionEvent = Literal["issued", "reported", "unreported"]
 _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -117,6 +118,11 @@ class Metrics:
         self._shadow_tokens = Counter(
             "laconic_shadow_tokens", "Tokens spent on comparisons only", ("by",), registry=registry
         )
+        self._decisions = Counter(
+            "laconic_decisions", "Decisions for other routers, by what became of them", ("event",), registry=registry
+        )
+        for event in get_args(DecisionEvent):  # from 0, because Prometheus sees no increase in what appears with it
+            self._decisions.labels(event)
         gauges: Any = {"registry": registry, "multiprocess_mode": "sum"}
         self._spool = Gauge("laconic_ledger_spool_entries", "Ledger entries waiting for Redis", **gauges)
         self._unsafe = Gauge(
@@ -181,6 +187,7 @@ class Metrics:
                     **({} if entry.answered or entry.status != 200 else {"answered": False}),
                     **({"over_cap": True} if entry.over_cap else {}),
                     "seconds": round(entry.total_seconds, 4),
+                    **({"via": entry.via} if entry.via else {}),
                     **({"error": entry.error} if entry.error else {}),
                 }
             },
@@ -195,6 +202,10 @@ class Metrics:
         self._shadows.labels(outcome).inc()
         self._shadow_tokens.labels("reference").inc(reference_tokens)
         self._shadow_tokens.labels("judge").inc(judge_tokens)
+
+    def record_decision(self, event: DecisionEvent) -> None:
+        """Record a decision for another router, or that its outcome has come or never will."""
+        self._decisions.labels(event).inc()
 
     def record_over_cap(self, engine: str, entry: Entry, cap: int | None) -> None:
         """Record that an engine thought beyond its cap, and warn about it at most once a minute for each engine."""

@@ -13,6 +13,7 @@ import pytest
 from gateway.commands.reports import drift_sentence
 from gateway.ledger.drift import Drift, drift_of
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.outcome import unreported
 from tests.conftest import RedisServer
 from tests.gateway.commands.running import cells_of, record_holdouts, record_three_requests, run
 from tests.gateway.entries import entry
@@ -44,6 +45,22 @@ async def test_savings_are_measured_with_enough_holdouts_and_drift_is_reported(
         r" requests only \([78],\d\d\d to 8,\d\d\d\), so the profile has drifted",
         printed,
     )
+
+
+async def test_requests_that_another_router_never_reported_are_told_from_those_whose_callers_left(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(redis_server.url, tmp_path)
+    await ledger.start()
+    ledger.put(unreported(entry(time=time.time(), reference_tokens=100.0), "envoy", 1000))
+    ledger.put(entry(time=time.time(), status=499, assumed=True))
+    await ledger.aclose()
+    run("savings", "--redis", redis_server.url)
+    printed = capsys.readouterr().out
+    total = cells_of(next(line for line in printed.splitlines() if "total" in line))
+    assert total[1:7] == ["2", "1", "0", "1,000", "100", "-900"]
+    assert "On 1 requests another router never reported." in printed
+    assert "For 1 requests the tokens are predicted" in printed
 
 
 async def test_spent_reference_and_saved_are_of_the_same_requests(

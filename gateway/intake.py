@@ -1,0 +1,85 @@
+"""What does a request ask, and may its key spend that? The steps that a chat and another router's decision share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from gateway import errors
+from gateway.access import limits
+from gateway.context import RequestContext
+from gateway.events import Json
+from gateway.request import budget as budgets
+from gateway.request import question as questions
+from gateway.request.admission import Tenant
+from gateway.request.conversation import identify
+from gateway.services import Services
+
+
+def tenant_of(services: Services, context: RequestContext) -> Tenant:
+    """Whose share of the gateway the request takes."""
+    key = context.key
+    return Tenant(key.name, services.keyring.is_shared, key.max_concurrency)
+
+
+async def read(
+    services: Services, request: Request, context: RequestContext, chat_body: Callable[[Json], Json]
+) -> None:
+    """Read the request's body: the question, the conversation, and the checkpoints that the key allows.
+
+    Args:
+        chat_body: translates the body to that of a chat request.
+    """
+    settings, family, key = services.settings, services.family, context.key
+    body = await services.admission.read_body(request, tenant_of(services, context), settings.send_timeout_seconds)
+    context.question = question = questions.parse(body, settings.allow_field, chat_body)
+    if settings.conversations:
+        context.conversation = identify(request.headers, question.asked, question.body["messages"], key.sha256)
+    context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
+
+
+def agree(services: Services, headers: Headers, context: RequestContext) -> None:
+    """Find out which checkpoint is pinned, if any, and how much the allowed checkpoints may think."""
+    family, key, question = services.family, context.key, context.question
+    context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
+    default = key.default_budget or services.settings.default_budget
+    names = {context.pinned} if context.pinned else context.allowed
+    answers = [one.answer_tokens for one in family.checkpoints if one.name in names and one.cap != "none"]
+    room = budgets.least_room(answers, question.max_tokens)
+    budget = budgets.parse(headers, question.body, default, family)
+    budget = budgets.leave_room(budget, question.max_tokens, room)
+    budget, context.max_reasoning_tokens = limits.apply_key_limits(
+        key,
+        budget,
+        max_tokens=question.max_tokens,
+        context_tokens=family.context_tokens,
+        choices=question.choices,
+    )
+    context.budget = budgets.leave_room(budget, question.max_tokens, room)
+
+
+async def recall(services: Services, context: RequestContext) -> None:
+    """Find out which checkpoint answered the conversation's last turn, if that matters."""
+    if context.conversation is not None and context.pinned is None:
+        context.last_turn = await services.memory.recall(context.conversation)
+
+
+async def reserve(services: Services, context: RequestContext) -> dict[str, str]:
+    """Count the request against its key's limits. Returns the headers that say how much of them is left."""
+    if services.settings.when_books_cannot_be_kept == "refuse" and not services.ledger.safe:
+        raise errors.books_unavailable()
+    key = context.key
+    if not key.has_limits:
+        return {}
+    reserved = await services.limiter.reserve(key, context.id, context.max_reasoning_tokens)
+    context.reservation, state = reserved
+    if state is not None:
+        return limits.rate_limit_headers(key, state)
+    if services.settings.limits_when_store_is_down == "closed":
+        raise errors.unavailable(
+            "Redis does not answer, so this key's limits cannot be counted. Try again in a moment.",
+            code="limits_unavailable",
+        )
+    return {}
