@@ -18,20 +18,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from gateway import duration, errors, feedback
+from gateway import duration, errors, feedback, showback
 from gateway.access import keys
 from gateway.access.keys import Grant, KeyExistsError
 from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import shadows
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.feedback import read_scores
+from gateway.ledger.ledger import LedgerSnapshot, read_usage
+from gateway.ledger.money import compute_money
 from gateway.ledger.quality import compute_quality
 from gateway.ledger.savings import By, compute_savings
+from gateway.ledger.shadows import Shadow
 from gateway.request.admission import Tenant
 from gateway.services import Services
 
 router = APIRouter()
 router.include_router(feedback.router)
+router.include_router(showback.router)
 
 
 def create_admin(services: Services) -> FastAPI:
@@ -97,14 +101,27 @@ async def savings(window: Annotated[Window, Query()], services: Open) -> JSONRes
     with _redis("the ledger"):
         snapshot = await services.ledger.snapshot(since)
         scores = await read_scores(services.ledger.redis, since)
-        pairs = shadows.compare(await shadows.read(services.ledger.redis, since))
+        compared = await shadows.read(services.ledger.redis, since)
     # In threads, because the bootstrap takes long and streams must not wait for it.
     result = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
     drift = await asyncio.to_thread(compute_drift, snapshot.cells)
     quality = await asyncio.to_thread(compute_quality, snapshot.cells, scores, window.by, None, snapshot.since_hour)
     figures = {**result.as_json(window.price), "drift": drift.as_json(), "quality": quality.as_json()}
-    figures["shadows"] = pairs.as_json()
+    figures["shadows"] = shadows.compare(compared).as_json()
+    if services.prices.current is not None:
+        figures["money"] = await _money(services, snapshot, compared, window.by)
     return JSONResponse({"since": snapshot.since_hour * 3600, **figures})
+
+
+async def _money(services: Services, snapshot: LedgerSnapshot, compared: list[Shadow], by: By) -> dict[str, object]:
+    """What was spent and saved by the prices of now."""
+    prices = services.prices.current
+    assert prices is not None
+    with _redis("the ledger"):
+        lines = await read_usage(services.ledger.redis, snapshot.since_hour * 3600.0)
+    spent = [one.spent for one in compared]
+    of = (lines, snapshot.holdouts, prices, services.family.reference)
+    return (await asyncio.to_thread(compute_money, *of, by=by, shadows=spent)).as_json()
 
 
 @router.get("/v1/keys", summary="List the keys")
@@ -122,6 +139,11 @@ async def _grant(request: Request, services: Locked) -> Grant:
     try:
         grant = Grant.model_validate_json(body)
         keys.check_checkpoints(grant, services.family)
+        if grant.money and services.prices.current is None:
+            field = "money_per_day" if grant.money_per_day is not None else "money_per_month"
+            raise BadRequestError(
+                f"{field}: this gateway has no prices (--prices), so it cannot keep this limit", field
+            )
     except ValidationError as error:
         raise errors.invalid(error.errors(include_url=False)) from None
     except ValueError as error:

@@ -18,9 +18,11 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import dispatch, errors
 from gateway.access import limits
+from gateway.access.state import rate_limit_headers
 from gateway.answer.completion import completion
 from gateway.answer.continuation import Source
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
+from gateway.charges import charge
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
 from gateway.request import budget as budgets
@@ -172,12 +174,13 @@ class ChatEndpoint:
         if self._services.settings.when_books_cannot_be_kept == "refuse" and not self._services.ledger.safe:
             raise errors.books_unavailable()
         key = context.key
-        if not key.has_limits:
+        asked = charge(self._services, context) if key.may_cost else None
+        if asked is None and not key.has_limits:
             return {}
-        reserved = await self._services.limiter.reserve(key, context.id, context.max_reasoning_tokens)
+        reserved = await self._services.limiter.reserve(key, context.id, context.max_reasoning_tokens, asked)
         context.reservation, state = reserved
         if state is not None:
-            return limits.rate_limit_headers(key, state)
+            return rate_limit_headers(key, state)
         if self._services.settings.limits_when_store_is_down == "closed":
             raise errors.unavailable(
                 "Redis does not answer, so this key's limits cannot be counted. Try again in a moment.",

@@ -120,6 +120,7 @@ async def with_escalation(
             return None
         context.cap = None if opening.limit is None else thought + opening.limit
         context.escalated_to = escalation.second
+        context.first_reasoning_tokens = meter.reasoning_tokens
         context.discarded_tokens = meter.tokens - meter.reasoning_tokens
         return second
 

@@ -18,6 +18,8 @@ from gateway.ledger.ledger import Ledger
 from gateway.memory import Memory
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
+from gateway.pricing import prices
+from gateway.pricing.prices import Prices
 from gateway.request.admission import Admission
 from gateway.routing.floor import floor_of
 from gateway.supervision import guard
@@ -49,6 +51,7 @@ class Services:
     counter: TokenCounter
     admission: Admission
     memory: Memory
+    prices: Prices = field(default_factory=lambda: Prices(None))
     abilities: Abilities = field(default_factory=Abilities)
 
     @classmethod
@@ -61,6 +64,7 @@ class Services:
         Raises:
             FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
             ProfileError: the profile was not tested at the quality floor.
+            PricesError: the prices file cannot be used.
             ConfigError: traces are to be exported and the SDK for that is not installed; or what engines want cannot be
                 used.
         """
@@ -83,6 +87,7 @@ class Services:
             counter=_counter(settings, family),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),
             memory=Memory(settings.redis, frozenset(checkpoint.name for checkpoint in family.checkpoints)),
+            prices=Prices(prices.load(settings.prices, family)),
         )
 
     @property

@@ -6,6 +6,7 @@ import math
 
 from gateway.answer.cost import Cost, exceeds_cap
 from gateway.answer.usage import TokenUsage
+from gateway.charges import bill, first_of
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
 from gateway.routing.conversation import LastTurn
@@ -33,7 +34,7 @@ def settle(
     if context.reservation is not None:
         # Never more than was reserved: what an engine thinks beyond its cap is not charged to the key.
         spent = min(cost.tokens.reasoning if cost else 0, context.reservation.tokens)
-        services.limiter.settle(context.reservation, spent)
+        services.limiter.settle(context.reservation, spent, bill(services, context, cost, assumed=assumed))
     if not context.accepted:
         services.metrics.record_refusal(status)
         context.trace.end(status, context.id, None)
@@ -105,6 +106,8 @@ def _entry(
         return None if tokens is None else tokens * choices
 
     checkpoint = (context.escalated_to or decision.checkpoint) if decision else "none"
+    first, first_reasoning, first_answer = first_of(context)
+    forecast = decision.forecasts.get(services.family.reference) if decision else None
     return Entry(
         id=context.id,
         time=context.arrived_at,
@@ -139,6 +142,11 @@ def _entry(
         abstention=decision.abstention if decision else "none",
         counts=context.counts,
         easiness=round(context.easiness, 4),
+        team=context.key.team or "",
+        first_checkpoint=first,
+        first_reasoning_tokens=min(first_reasoning, usage.reasoning),
+        first_answer_tokens=min(first_answer, usage.answer),
+        reference_answer_tokens=for_all_choices(forecast.answer_tokens if forecast else None) or None,
     )
 
 

@@ -20,6 +20,7 @@ from models import family as families
 EXAMPLES = """examples:
   laconic keys create operator --admin            an admin key, which may also read savings and manage keys over HTTP
   laconic keys create team-a --requests-per-minute 600 --reasoning-tokens-per-day 2000000
+  laconic keys create app-1 --team research --money-per-day 20
   laconic keys create batch --default-budget low --checkpoint alpha-0.2 --checkpoint alpha-0.4
   laconic keys list
   laconic keys revoke team-a
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str]) -> None:
         ("--max-concurrency", "requests in flight at once, in one worker"),
     ):
         creating.add_argument(flag, metavar="N", type=int, help=f"{limit}; default: no limit")
+    for flag in ("--money-per-day", "--money-per-month"):
+        window = flag.rpartition("-")[2]
+        creating.add_argument(
+            flag, metavar="X", help=f"money per {window}, in the currency of --prices; default: no limit"
+        )
+    creating.add_argument("--team", metavar="NAME", help="team whose usage it is; default: none")
     creating.add_argument(
         "--default-budget", metavar="TEXT", help="budget of requests that set none; default: the operator's"
     )
@@ -98,6 +105,8 @@ def _create(parsed: argparse.Namespace) -> None:
         print(json.dumps({"key": secret, **key.public()}))
     else:
         print(f"{secret}\n\nThis is the secret of the key {key.name}. It is not shown again. {NEEDED}")
+        if key.money and settings.prices is None:
+            print("Its limit in money needs a gateway with --prices; others answer its requests with a 503.")
 
 
 def _list(parsed: argparse.Namespace) -> None:
@@ -113,11 +122,14 @@ def _list(parsed: argparse.Namespace) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "name",
+        "team",
         "ends in",
         "created",
         "requests/min",
         "tokens/min",
         "tokens/day",
+        "money/day",
+        "money/month",
         "at once",
         "default",
         "checkpoints",
@@ -125,9 +137,10 @@ def _list(parsed: argparse.Namespace) -> None:
         table.add_column(column, justify="right" if "/" in column or column == "at once" else "left")
     for key in all_keys:
         tokens = (key.reasoning_tokens_per_minute, key.reasoning_tokens_per_day)
-        counts = (key.requests_per_minute, *tokens, key.max_concurrency)
+        counts = (key.requests_per_minute, *tokens, key.money_per_day, key.money_per_month, key.max_concurrency)
         table.add_row(
             f"{key.name} (admin)" if key.admin else key.name,
+            key.team or "-",
             key.hint,
             datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d"),
             *("-" if count is None else f"{count:,}" for count in counts),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from gateway.pricing.cost import Part, Spent, parts
 from models.field import path_of
 from models.prediction import Forecast
 
@@ -74,12 +75,29 @@ class Entry:
     """What the profile counted in the prompt, in the order of `models.features.FEATURES`; empty if it read none."""
     easiness: float = 0.0
     """What the profile's reader added to the forest's value, in logits (`models.reader`)."""
+    team: str = ""
+    """The team of the key, as it was then; empty without one."""
+    first_checkpoint: str = ""
+    """The checkpoint that thought first, if the request was escalated; else empty."""
+    first_reasoning_tokens: _Count = 0
+    """Of the reasoning tokens, its own."""
+    first_answer_tokens: _Count = 0
+    """Of the answer tokens, its own: nobody got to read them."""
+    reference_answer_tokens: _Tokens | None = None
+    """Answer tokens expected of the reference checkpoint; None if the profile does not predict answers."""
 
     @property
     def predicted_success(self) -> float | None:
         """What the profile predicted of its choice, in [0, 1]; None if it predicted nothing."""
         forecast = self.forecasts.get(self.choice)
         return None if forecast is None else forecast.success
+
+    @property
+    def parts(self) -> list[Part]:
+        """Which checkpoint spent what."""
+        spent = Spent(self.prompt_tokens, self.cached_tokens or 0, self.reasoning_tokens, self.answer_tokens)
+        first = (self.first_checkpoint, self.first_reasoning_tokens, self.first_answer_tokens)
+        return parts(self.checkpoint, spent, *first)
 
     @property
     def succeeded(self) -> bool:

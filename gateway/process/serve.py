@@ -32,6 +32,7 @@ from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
 from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
+from gateway.pricing import prices
 from gateway.process import embedded, readiness, state_dir
 from gateway.process.readiness import Readiness
 from gateway.process.reload import ReadLevel
@@ -53,7 +54,7 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
 
     Raises:
         ConfigError: a setting cannot be used on this machine.
-        FamilyError, ProfileError: the family cannot be used.
+        FamilyError, ProfileError, PricesError: the family or the prices cannot be used.
         StartError: a child process did not start.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
@@ -63,6 +64,7 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     # The weights matter to whoever loads them: the embedded engine.
     family = families.load(settings.family, verify=not settings.engine)
     _check_floor(settings, family)
+    prices.load(settings.prices, family)
     if profiles.LIBRARY is None:
         log.warning(
             "routing is not compiled, so a decision takes several times as long; install a C compiler, then this"
