@@ -120,34 +120,38 @@ def _list(parsed: argparse.Namespace) -> None:
         print(_NEVER_A_KEY if table_of_keys.version == 0 else _ALL_REVOKED)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "name",
-        "team",
-        "ends in",
-        "created",
-        "requests/min",
-        "tokens/min",
-        "tokens/day",
-        "money/day",
-        "money/month",
-        "at once",
-        "default",
-        "checkpoints",
-    ):
+    rows = [_cells(key) for key in all_keys]
+    shown = [name for name in rows[0] if name not in _SELDOM or any(row[name] != "-" for row in rows)]
+    for column in shown:
         table.add_column(column, justify="right" if "/" in column or column == "at once" else "left")
-    for key in all_keys:
-        tokens = (key.reasoning_tokens_per_minute, key.reasoning_tokens_per_day)
-        counts = (key.requests_per_minute, *tokens, key.money_per_day, key.money_per_month, key.max_concurrency)
-        table.add_row(
-            f"{key.name} (admin)" if key.admin else key.name,
-            key.team or "-",
-            key.hint,
-            datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d"),
-            *("-" if count is None else f"{count:,}" for count in counts),
-            key.default_budget or "-",
-            "all" if key.checkpoints is None else " ".join(key.checkpoints),
-        )
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
     terminal.console().print(table)
+
+
+_SELDOM = ("team", "money/day", "money/month")
+"""Columns that are shown only if a key has them."""
+
+
+def _cells(key: Key) -> dict[str, str]:
+    """A key's row, by column."""
+    counts = {
+        "requests/min": key.requests_per_minute,
+        "tokens/min": key.reasoning_tokens_per_minute,
+        "tokens/day": key.reasoning_tokens_per_day,
+        "money/day": key.money_per_day,
+        "money/month": key.money_per_month,
+        "at once": key.max_concurrency,
+    }
+    return {
+        "name": f"{key.name} (admin)" if key.admin else key.name,
+        "team": key.team or "-",
+        "ends in": key.hint,
+        "created": datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d"),
+        **{name: "-" if count is None else f"{count:,}" for name, count in counts.items()},
+        "default": key.default_budget or "-",
+        "checkpoints": "all" if key.checkpoints is None else " ".join(key.checkpoints),
+    }
 
 
 def _revoke(parsed: argparse.Namespace) -> None:
