@@ -238,7 +238,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(default="text", description="format of log lines")
     otlp_endpoint: str | None = Field(
-        default=None, description="URL of an OpenTelemetry collector, such as http://localhost:4318; default: no traces"
+        default=None, description="URL of an OpenTelemetry collector, such as http://localhost:4318; default: none"
     )
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
 

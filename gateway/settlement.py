@@ -9,6 +9,8 @@ from gateway.answer.usage import TokenUsage
 from gateway.charges import bill, first_of
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
+from gateway.observe.genai import Asked
+from gateway.request.question import is_text
 from gateway.routing.conversation import LastTurn
 from gateway.services import Services
 from models.family import Family
@@ -46,6 +48,8 @@ def settle(
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
     if context.engine is not None:
         _judge_engine(services, context, context.engine, entry)
+    if context.trace.is_exported:
+        context.trace.describe(_asked(context))
     context.trace.end(status, context.id, entry)
 
 
@@ -58,6 +62,24 @@ def abandon(services: Services, context: RequestContext, status: int, error: str
     assumed = context.decision is not None and context.sent_seconds is not None and not context.question.stream
     predicted = Cost({}, _predicted(services.family, context), "counted", answered=False) if assumed else None
     settle(services, context, status, predicted, error=error, assumed=assumed)
+
+
+def _asked(context: RequestContext) -> Asked:
+    """What the request's span says of it."""
+    question, conversation = context.question, context.conversation
+    asked = question.asked
+    is_completion = "prompt" in asked and "messages" not in asked and "input" not in asked
+    sampling = {name: value for name in ("temperature", "top_p") if (value := question.body.get(name)) is not None}
+    return Asked(
+        model=question.model,
+        operation="text_completion" if is_completion else "chat",
+        stream=question.stream,
+        choices=question.choices,
+        max_tokens=question.max_tokens,
+        is_text=is_text(question.body),
+        sampling={name: float(value) for name, value in sampling.items() if isinstance(value, int | float)},
+        conversation=conversation.id if conversation is not None and conversation.is_named else None,
+    )
 
 
 def _remember(services: Services, context: RequestContext, entry: Entry, cost: Cost) -> None:

@@ -6,13 +6,13 @@ checkpoint that may answer, or of both checkpoints of an escalation. What it did
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
 
 from gateway.access.keys import Grant
 from gateway.pricing.cost import Part, billionths, cost, most
 from gateway.pricing.prices import MoneyLimits, PriceList
+from gateway.request.question import Body, is_text
 
 TEMPLATE_TOKENS = 1024
 """Room for what a chat template adds to the text of a request."""
@@ -43,7 +43,7 @@ class Lengths:
 
 
 def lengths(
-    body: Mapping[str, Any], size: int, *, context: int, max_tokens: int | None, budget: int | None, choices: int
+    body: Body, size: int, *, context: int, max_tokens: int | None, budget: int | None, choices: int
 ) -> Lengths:
     """How long a request can be.
 
@@ -55,7 +55,8 @@ def lengths(
         budget: reasoning tokens of one choice; None without a limit.
         choices: how many answers.
     """
-    prompt = min(context, size + TEMPLATE_TOKENS) if _is_text(body) else context
+    # How many tokens an image has is the engine's to say.
+    prompt = min(context, size + TEMPLATE_TOKENS) if is_text(body) else context
     longest = context if max_tokens is None else min(max_tokens, context)
     return Lengths(prompt, choices * longest, choices * (longest if budget is None else min(budget, longest)))
 
@@ -86,14 +87,3 @@ def team_limits(key: Grant, prices: PriceList) -> MoneyLimits:
 def billed(spent: Iterable[Part], prices: PriceList) -> int:
     """What a request did cost, in billionths of the currency unit, rounded up."""
     return billionths(sum(cost(price, part.spent) for part in spent if (price := prices.of(part.checkpoint))))
-
-
-def _is_text(body: Mapping[str, Any]) -> bool:
-    """Whether the messages are text alone. How many tokens an image has is the engine's to say."""
-    for message in cast("list[dict[str, Any]]", body["messages"]):
-        content: object = message.get("content")
-        if isinstance(content, list):
-            kinds = [part.get("type") for part in cast("list[dict[str, Any]]", content)]
-            if any(kind != "text" for kind in kinds):
-                return False
-    return True
