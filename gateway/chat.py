@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import dispatch, errors
 from gateway.access import limits
-from gateway.access.state import rate_limit_headers
+from gateway.access.money import Charge, charge_for, has_money_limit, lengths
+from gateway.access.state import rate_limit_headers, require_below_limits
 from gateway.answer.completion import completion
 from gateway.answer.continuation import Source
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
-from gateway.charges import charge
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
 from gateway.request import budget as budgets
@@ -174,7 +174,7 @@ class ChatEndpoint:
         if self._services.settings.when_books_cannot_be_kept == "refuse" and not self._services.ledger.safe:
             raise errors.books_unavailable()
         key = context.key
-        asked = charge(self._services, context) if key.may_cost else None
+        asked = self._charge(context) if key.may_cost else None
         if asked is None and not key.has_limits:
             return {}
         reserved = await self._services.limiter.reserve(key, context.id, context.max_reasoning_tokens, asked)
@@ -187,6 +187,29 @@ class ChatEndpoint:
                 code="limits_unavailable",
             )
         return {}
+
+    def _charge(self, context: RequestContext) -> Charge | None:
+        """What the request may cost; None if neither its key nor the key's team has a limit in money."""
+        services, key, question = self._services, context.key, context.question
+        prices = services.prices.current
+        if not has_money_limit(key, prices):
+            return None
+        if prices is None:
+            raise errors.prices_missing(key.name)
+        longest = lengths(
+            question.body,
+            len(questions.encode(question.body)),
+            context=services.family.context_tokens,
+            max_tokens=question.max_tokens,
+            budget=context.budget.tokens,
+            choices=question.choices,
+        )
+        alone = [(name,) for name in ((context.pinned,) if context.pinned else context.allowed)]
+        escalations = services.profile.escalations.values() if question.may_escalate and not context.pinned else ()
+        pairs = [(one.first, one.second) for one in escalations if context.allowed.issuperset((one.first, one.second))]
+        asked = charge_for(key, prices, longest, [*alone, *pairs])
+        require_below_limits(asked, question.max_tokens_field)
+        return asked
 
     def _respond(self, context: RequestContext, answer: Source, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""

@@ -17,6 +17,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from gateway import config
+from gateway.access.prices import PricesError
 from gateway.commands import export, keys, quality, refit, reports, terminal, usage
 from gateway.commands.saved import money_sentences, saved_money
 from gateway.config import ConfigError
@@ -28,7 +29,6 @@ from gateway.ledger.money import SavedMoney
 from gateway.ledger.quality import Score, compute_quality
 from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
-from gateway.pricing.prices import PricesError
 from gateway.process import engine_args
 from gateway.process.supervisor import StartError
 from gateway.release import VERSION

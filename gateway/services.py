@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.access import prices
 from gateway.access.keyring import Keyring
 from gateway.access.limits import Limiter
+from gateway.access.prices import Prices
 from gateway.answer import counting
 from gateway.answer.counting import TokenCounter
 from gateway.config import ConfigError, Settings
@@ -18,8 +20,6 @@ from gateway.ledger.ledger import Ledger
 from gateway.memory import Memory
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import Tracing
-from gateway.pricing import prices
-from gateway.pricing.prices import Prices
 from gateway.request.admission import Admission
 from gateway.routing.floor import floor_of
 from gateway.supervision import guard

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+from gateway.access.cost import Spent, parts
+from gateway.access.money import billed
 from gateway.answer.cost import Cost, exceeds_cap
 from gateway.answer.usage import TokenUsage
-from gateway.charges import bill, first_of
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
 from gateway.observe.genai import Asked
-from gateway.request.question import is_text
+from gateway.request.question import is_text, text_of
 from gateway.routing.conversation import LastTurn
 from gateway.services import Services
 from models.family import Family
@@ -36,7 +37,7 @@ def settle(
     if context.reservation is not None:
         # Never more than was reserved: what an engine thinks beyond its cap is not charged to the key.
         spent = min(cost.tokens.reasoning if cost else 0, context.reservation.tokens)
-        services.limiter.settle(context.reservation, spent, bill(services, context, cost, assumed=assumed))
+        services.limiter.settle(context.reservation, spent, _bill(services, context, cost, assumed=assumed))
     if not context.accepted:
         services.metrics.record_refusal(status)
         context.trace.end(status, context.id, None)
@@ -51,6 +52,25 @@ def settle(
     if context.trace.is_exported:
         context.trace.describe(_asked(context))
     context.trace.end(status, context.id, entry)
+
+
+def _first_of(context: RequestContext) -> tuple[str, int, int]:
+    """An escalation's first checkpoint with its reasoning and answer tokens; "" if the request was not escalated."""
+    if context.escalated_to is None or context.decision is None:
+        return "", 0, 0
+    return context.decision.checkpoint, context.first_reasoning_tokens, context.discarded_tokens
+
+
+def _bill(services: Services, context: RequestContext, cost: Cost | None, *, assumed: bool) -> int:
+    """What the request did cost, in billionths of the currency unit, and never more than was reserved."""
+    prices, reservation = services.prices.current, context.reservation
+    if cost is None or prices is None or reservation is None or not reservation.money:
+        return 0
+    used = cost.tokens
+    # What is predicted of a request that was given up has no prompt, and yet the engine has read it.
+    prompt = services.counter.count(text_of(context.question.body)) if assumed else used.prompt
+    spent = Spent(prompt, used.cached or 0, used.reasoning, used.answer)
+    return min(billed(parts(context.answering, spent, *_first_of(context)), prices), reservation.money)
 
 
 def abandon(services: Services, context: RequestContext, status: int, error: str) -> None:
@@ -128,7 +148,7 @@ def _entry(
         return None if tokens is None else tokens * choices
 
     checkpoint = (context.escalated_to or decision.checkpoint) if decision else "none"
-    first, first_reasoning, first_answer = first_of(context)
+    first, first_reasoning, first_answer = _first_of(context)
     forecast = decision.forecasts.get(services.family.reference) if decision else None
     return Entry(
         id=context.id,

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from redis.asyncio import Redis
 
-from gateway.pricing.prices import DECIMALS, MOST, TEAM, MoneyLimits, limits_of
+from gateway.access.prices import DECIMALS, MOST, TEAM, MoneyLimits, limits_of
 from gateway.request.budget import validate_budget
 from models.family import Family
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gateway.access.cost import Part, billionths, cost, most
 from gateway.access.keys import Grant
-from gateway.pricing.cost import Part, billionths, cost, most
-from gateway.pricing.prices import MoneyLimits, PriceList
+from gateway.access.prices import MoneyLimits, PriceList
 from gateway.request.question import Body, is_text
 
 TEMPLATE_TOKENS = 1024
@@ -77,6 +77,11 @@ def charge_for(key: Grant, prices: PriceList, lengths: Lengths, routes: Iterable
     limits = team_limits(key, prices)
     team = (key.team or "") if limits else ""
     return Charge(billionths(dearest), prices.currency, key.money, team, limits)
+
+
+def has_money_limit(key: Grant, prices: PriceList | None) -> bool:
+    """Whether the key has a limit in money, or its team has one in the prices file."""
+    return bool(key.money) or (prices is not None and bool(team_limits(key, prices)))
 
 
 def team_limits(key: Grant, prices: PriceList) -> MoneyLimits:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from gateway.access.cost import BILLIONTHS
 from gateway.access.keys import Grant
 from gateway.access.money import Charge
-from gateway.errors import ApiError
-from gateway.pricing.cost import BILLIONTHS
-from gateway.pricing.prices import MoneyLimits
+from gateway.access.prices import MoneyLimits
+from gateway.errors import ApiError, BadRequestError
 
 _DAY = 86_400
 
@@ -132,6 +132,21 @@ def least_limit(charge: Charge) -> tuple[str, int] | None:
             if limit is not None and charge.most > limit:
                 return f"{whose}{window}", limit
     return None
+
+
+def require_below_limits(charge: Charge, field: str) -> None:
+    """
+    Raises:
+        BadRequestError: this request alone could cost more than may be spent in a whole window.
+    """
+    if (passed := least_limit(charge)) is not None:
+        name, limit = passed
+        raise BadRequestError(
+            f"This request could cost {amount(charge.most)} {charge.currency}, and {name} is {amount(limit)}: set a"
+            f" smaller {field}, or ask for fewer choices.",
+            field,
+            "budget_over_limit",
+        )
 
 
 def amount(billionths: int) -> str:

@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from gateway import config, duration, store
+from gateway.access.prices import PriceList, load
 from gateway.commands import reports
 from gateway.config import Settings
-from gateway.pricing.prices import PriceList, load
 from gateway.urls import redact_url
 from models import family as families
 

@@ -17,8 +17,7 @@ from gateway import duration
 from gateway.commands import terminal
 from gateway.ledger import spool
 from gateway.ledger.ledger import read_usage
-from gateway.ledger.usage import DIMENSIONS, Line, Report, Row, Usage, money, report
-from gateway.showback import dimensions
+from gateway.ledger.usage import DIMENSIONS, Line, Report, Row, Usage, dimensions, money, report
 
 T = TypeVar("T")
 EXAMPLES = """examples:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from gateway.pricing.cost import Part, Spent, parts
+from gateway.access.cost import Part, Spent, parts
 from models.field import path_of
 from models.prediction import Forecast
 

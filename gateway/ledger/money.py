@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from gateway.access.cost import TRILLIONTHS, Part, Spent, cost
+from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import (
     LABELS,
@@ -37,8 +39,6 @@ from gateway.ledger.savings import (
     measure,
 )
 from gateway.ledger.usage import MILLI, Line, Usage, spent_of, sum_usage
-from gateway.pricing.cost import TRILLIONTHS, Part, Spent, cost
-from gateway.pricing.prices import PriceList
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Annotated, cast
 from pydantic import Field, TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
+from gateway.access.cost import Spent
 from gateway.ledger.drift import wilson
 from gateway.ledger.ledger import Page
-from gateway.pricing.cost import Spent
 
 STREAM = "{laconic:ledger}:shadows"
 MAX_SHADOWS = 100_000

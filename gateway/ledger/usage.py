@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, get_args
 
+from gateway.access.cost import TRILLIONTHS, Spent, cost
+from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import LABELS, Cell, cell_of
 from gateway.ledger.table import csv_text
-from gateway.pricing.cost import TRILLIONTHS, Spent, cost
-from gateway.pricing.prices import PriceList
 
 By = Literal["team", "key", "day", "checkpoint"]
 DIMENSIONS: tuple[By, ...] = get_args(By)
@@ -67,6 +67,21 @@ class Usage(NamedTuple):
     """Thousandths of the reasoning tokens that were expected of the reference; of routed requests, not of holdouts."""
     expected_answer: int = 0
     """The same of answer tokens; what was spent, if the profile does not predict answers."""
+
+
+def dimensions(text: str) -> tuple[By, ...]:
+    """The dimensions in a list such as `team,day`.
+
+    Raises:
+        ValueError: one does not exist, or is there twice; the message is one line.
+    """
+    known: dict[str, By] = {one: one for one in DIMENSIONS}
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is not one of {', '.join(DIMENSIONS)}")
+    if len(set(names)) < len(names):
+        raise ValueError("one of them is there twice")
+    return tuple(known[name] for name in names)
 
 
 def usage_of(entry: Entry) -> list[tuple[Line, Usage]]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from gateway.access.cost import Spent
 from gateway.ledger.entry import Entry
-from gateway.pricing.cost import Spent
 
 Value = str | bool | int | float | list[str]
 Attributes = dict[str, Value]

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from opentelemetry.metrics import Histogram, Meter
 
+from gateway.access.cost import Part
 from gateway.ledger.entry import Entry
 from gateway.observe.genai import ENGINE, GATEWAY, Asked, Attributes, known
-from gateway.pricing.cost import Part
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from gateway.access import prices
+from gateway.access.prices import PricesError
 from gateway.config import ConfigError
 from gateway.observe import logs
-from gateway.pricing import prices
-from gateway.pricing.prices import PricesError
 from gateway.routing.floor import floor_of
 from gateway.services import Services, check_profile
 from gateway.supervision import BackgroundTask

@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway import more_args, store
+from gateway.access import prices
 from gateway.access.journal import merge_journals
 from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
 from gateway.ledger.spool import merge_spools
 from gateway.observe import logs
-from gateway.pricing import prices
 from gateway.process import embedded, readiness, state_dir
 from gateway.process.readiness import Readiness
 from gateway.process.reload import ReadLevel

@@ -18,9 +18,9 @@ from gateway.access import limits, windows
 from gateway.access.keys import Key
 from gateway.access.limits import Limiter
 from gateway.access.money import Charge
+from gateway.access.prices import MoneyLimits
 from gateway.access.state import LimitState, rate_limit_headers
 from gateway.errors import ApiError, BadRequestError
-from gateway.pricing.prices import MoneyLimits
 from gateway.request.budget import HEADER, Budget
 from tests.conftest import RedisServer
 from tests.gateway.fakes import until

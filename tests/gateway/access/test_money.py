@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.access.cost import Price, Spent, billionths, parts
 from gateway.access.keys import Grant
 from gateway.access.money import TEMPLATE_TOKENS, Lengths, billed, charge_for, lengths, team_limits
+from gateway.access.prices import MoneyLimits, PriceList
 from gateway.access.state import LimitState, amount, least_limit
-from gateway.pricing.cost import Price, Spent, billionths, parts
-from gateway.pricing.prices import MoneyLimits, PriceList
 
 PRICES = PriceList(
     "USD",
@@ -20,6 +20,10 @@ PRICES = PriceList(
     teams={"research": MoneyLimits(per_month=10**9)},
 )
 TEXT = {"messages": [{"role": "user", "content": "How much?"}]}
+
+
+def grant(**more: Any) -> Grant:
+    return Grant(**{"name": "a", **more})
 
 
 @given(
@@ -56,7 +60,7 @@ def test_a_prompt_with_more_than_text_may_fill_the_context(content: Any, longest
 def test_a_charge_covers_every_route_and_both_checkpoints_of_an_escalation(data: st.DataObject) -> None:
     most = Lengths(1000, 500, 300)
     routes = data.draw(st.lists(st.sampled_from([("base",), ("alpha-0.4",), ("alpha-0.4", "base")]), min_size=1))
-    charge = charge_for(Grant(name="a", money_per_day=5), PRICES, most, routes)
+    charge = charge_for(grant(money_per_day=5), PRICES, most, routes)
     route = data.draw(st.sampled_from(routes))
     prompt, reasoning = data.draw(st.integers(0, 1000)), data.draw(st.integers(0, 300))
     spent = Spent(prompt, data.draw(st.integers(0, prompt)), reasoning, data.draw(st.integers(0, 500 - reasoning)))
@@ -66,20 +70,20 @@ def test_a_charge_covers_every_route_and_both_checkpoints_of_an_escalation(data:
 
 def test_limits_are_those_of_the_key_and_of_its_team() -> None:
     routes = [("base",)]
-    charge = charge_for(Grant(name="a", team="research", money_per_day=2.5), PRICES, Lengths(1, 1, 1), routes)
+    charge = charge_for(grant(team="research", money_per_day=2.5), PRICES, Lengths(1, 1, 1), routes)
     assert (charge.key_limits, charge.team) == (MoneyLimits(per_day=2_500_000_000), "research")
     assert charge.team_limits == MoneyLimits(per_month=10**9)
-    assert charge_for(Grant(name="a", team="sales"), PRICES, Lengths(1, 1, 1), routes).team == ""
-    assert not team_limits(Grant(name="a"), PRICES)
+    assert charge_for(grant(team="sales"), PRICES, Lengths(1, 1, 1), routes).team == ""
+    assert not team_limits(grant(), PRICES)
 
 
 def test_a_request_that_alone_passes_a_limit_is_told_which() -> None:
     long = Lengths(10**7, 1, 1)
-    mine = charge_for(Grant(name="a", money_per_day=1), PRICES, long, [("base",)])
+    mine = charge_for(grant(money_per_day=1), PRICES, long, [("base",)])
     assert least_limit(mine) == ("money_per_day", 10**9)
-    ours = charge_for(Grant(name="a", team="research"), PRICES, long, [("base",)])
+    ours = charge_for(grant(team="research"), PRICES, long, [("base",)])
     assert least_limit(ours) == ("research's per_month", 10**9)
-    assert least_limit(charge_for(Grant(name="a", money_per_month=9), PRICES, long, [("base",)])) is None
+    assert least_limit(charge_for(grant(money_per_month=9), PRICES, long, [("base",)])) is None
 
 
 @pytest.mark.parametrize(

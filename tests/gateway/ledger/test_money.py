@@ -6,12 +6,12 @@ import random
 
 import pytest
 
+from gateway.access.cost import Price, Spent
+from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.money import SavedMoney, compute_money
 from gateway.ledger.savings import Savings, cell_of, compute_savings, totals_of
 from gateway.ledger.usage import usage_of
-from gateway.pricing.cost import Price, Spent
-from gateway.pricing.prices import PriceList
 from tests.gateway.entries import entry
 
 REASONING_ONLY = PriceList("USD", dict.fromkeys(("base", "alpha-0.2", "alpha-0.4"), Price(0, 0, 10**6, 0)))

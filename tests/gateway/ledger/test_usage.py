@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import store
+from gateway.access.cost import Price, cost
+from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger, read_usage
 from gateway.ledger.usage import DIMENSIONS, Line, Usage, money, report, usage_of
-from gateway.pricing.cost import Price, cost
-from gateway.pricing.prices import PriceList
 from tests.conftest import RedisServer
 from tests.gateway.entries import entries, entry
 

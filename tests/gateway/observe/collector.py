@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric, NumberDataPoint
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -36,14 +36,14 @@ class Collector:
         self.metrics |= {metric.name: metric for metric in every}
         return web.Response()
 
-    def points(self, name: str) -> list[HistogramDataPoint | NumberDataPoint]:
+    def points(self, name: str) -> list[Any]:
         """The data points of a metric; none if it has not arrived."""
         if name not in self.metrics:
             return []
         metric = self.metrics[name]
         return [*metric.histogram.data_points, *metric.sum.data_points]
 
-    def point(self, name: str) -> HistogramDataPoint | NumberDataPoint:
+    def point(self, name: str) -> Any:
         """The only data point of a metric."""
         (point,) = self.points(name)
         return point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -17,7 +18,7 @@ OPERATION = "gen_ai.client.inference.operation"
 
 
 async def after(
-    engine: FakeEngine, family_dir: Path, redis: RedisServer, state_dir: Path, *asked: dict[str, object]
+    engine: FakeEngine, family_dir: Path, redis: RedisServer, state_dir: Path, *asked: dict[str, Any]
 ) -> Collector:
     """What has arrived when these requests have been answered and the gateway has stopped."""
     settings = {"state_dir": state_dir}

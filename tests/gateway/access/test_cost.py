@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pricing.cost import BILLIONTHS, TRILLIONTHS, Price, Spent, billionths, cost, most, parts
+from gateway.access.cost import BILLIONTHS, TRILLIONTHS, Price, Spent, billionths, cost, most, parts
 
 prices = st.builds(Price, *[st.integers(0, 10**9)] * 4)
 tokens = st.integers(0, 10**6)

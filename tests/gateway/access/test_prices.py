@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.pricing.cost import Price
-from gateway.pricing.prices import MoneyLimits, PricesError, load
+from gateway.access.cost import Price
+from gateway.access.prices import MoneyLimits, PricesError, load
 from models.family import Family
 
 EVERY = "default: {per_million: {prompt: 1, answer: 2}}\n"

@@ -12,7 +12,7 @@ import pytest
 from gateway.ledger.usage import DIMENSIONS
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, FakeEngine, Gateway, error, running
-from tests.gateway.test_charges import COST, key, priced
+from tests.gateway.test_money_limits import COST, key, priced
 
 __all__ = ["priced"]
 

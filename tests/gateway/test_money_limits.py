@@ -10,9 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.access import keys, windows
+from gateway.access import keys, prices, windows
 from gateway.access.keys import Grant
-from gateway.pricing import prices
 from tests.conftest import RedisServer
 from tests.gateway.answer.test_cascade import SECOND, UNCONFIDENT, script_by_model
 from tests.gateway.fakes import (
@@ -50,7 +49,7 @@ async def key(gateway: Gateway, name: str = "app-1", **grant: Any) -> dict[str, 
 
 
 def state(server: RedisServer, account: str = "app-1") -> dict[str, int]:
-    return {name: int(value) for name, value in server.client.hgetall(windows.KEYS[0].format(account)).items()}
+    return {str(name): int(value) for name, value in server.client.hgetall(windows.KEYS[0].format(account)).items()}
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -81,7 +80,7 @@ async def test_a_spent_limit_is_a_429_that_the_openai_client_understands_and_tha
     priced: Gateway, redis_server: RedisServer
 ) -> None:
     headers = await key(priced, money_per_month=0.0045)
-    limits = {"max_tokens": 16}
+    limits: dict[str, Any] = {"max_tokens": 16}
     statuses = [(await priced.ask(EASY, headers=headers, model="abacus/alpha-0.4", **limits)).status_code]
     while statuses[-1] == 200:
         await until(lambda: state(redis_server)["reserved_money"] == 0)

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Self, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from gateway.pricing.cost import BILLIONTHS, TRILLIONTHS, Price
+from gateway.access.cost import BILLIONTHS, TRILLIONTHS, Price
 from models.family import Family
 from models.field import first_error, one_line
 from models.files import MIB, read_bounded
