@@ -78,8 +78,10 @@ for i = 6, #ARGV do
     for _, sum in ipairs(entry.sums) do
       redis.call('HINCRBYFLOAT', sums, sum[1], sum[2])
     end
-    for _, sum in ipairs(entry.usage) do
-      redis.pcall('HINCRBY', usage, sum[1], sum[2])  -- one that overflows must not hold up the ledger
+    for _, line in ipairs(entry.usage) do
+      for name, amount in pairs(line[2]) do  -- one that overflows must not hold up the ledger
+        redis.pcall('HINCRBY', usage, line[1] .. ', "' .. name .. '"]', amount)
+      end
     end
     added = added + 1
   end
@@ -335,15 +337,17 @@ async def _hourly(
 
 def _script_argument(line: bytes, entry: Entry) -> bytes:
     """An entry as the Lua script expects it."""
-    _, *cell = cell_of(entry)
-    field = json.dumps(cell)[:-1]
+    cell = cell_of(entry)
+    field = json.dumps(cell[1:])[:-1]
     amounts = zip(Totals._fields, totals_of(entry), strict=True)
     sums = [[f'{field}, "{name}"]', repr(amount)] for name, amount in amounts if amount]
+    # As text, because whole numbers are floats in Lua.
     usage = [
-        [json.dumps([*usage_line[1:], name]), str(amount)]
-        for usage_line, used in usage_of(entry)
-        for name, amount in zip(Usage._fields, used, strict=True)
-        if amount
+        (
+            json.dumps(of[1:])[:-1],
+            {name: str(amount) for name, amount in zip(Usage._fields, used, strict=True) if amount},
+        )
+        for of, used in usage_of(entry, cell)
     ]
     text = line.rstrip(b"\n").decode()
     return to_json({"id": entry.id, "line": text, "holdout": entry.holdout, "sums": sums, "usage": usage})

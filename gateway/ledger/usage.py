@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from gateway.access.cost import TRILLIONTHS, Spent, cost
 from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
-from gateway.ledger.savings import LABELS, Cell, cell_of
+from gateway.ledger.savings import LABELS, Cell
 from gateway.ledger.table import csv_text
 
 By = Literal["team", "key", "day", "checkpoint"]
@@ -84,23 +84,22 @@ def dimensions(text: str) -> tuple[By, ...]:
     return tuple(known[name] for name in names)
 
 
-def usage_of(entry: Entry) -> list[tuple[Line, Usage]]:
-    """What one entry adds to its lines."""
+def usage_of(entry: Entry, cell: Cell) -> list[tuple[Line, Usage]]:
+    """What one entry adds to its lines; `cell` is its own."""
     outcome: Outcome = "holdout" if entry.holdout else "answered" if entry.succeeded else "failed"
     lines: list[tuple[Line, Usage]] = []
-    for part in entry.parts:
-        line = Line(*cell_of(entry)[:2], entry.team, *cell_of(entry)[2:], outcome, part.checkpoint)
-        spent = part.spent
-        if part.repeats:
-            usage = Usage(repeated_prompt_tokens=spent.prompt)
-        else:
-            usage = Usage(1, int(entry.status != 200), int(entry.assumed), spent.prompt, spent.cached)
-            if entry.holdout_fraction is not None and not entry.holdout:
-                answer = spent.answer if entry.reference_answer_tokens is None else entry.reference_answer_tokens
-                expected = (entry.reference_tokens or 0.0, answer)
-                reasoning, answer = (round(tokens * MILLI) for tokens in expected)
-                usage = usage._replace(expected_reasoning=reasoning, expected_answer=answer)
-        lines.append((line, usage._replace(reasoning_tokens=spent.reasoning, answer_tokens=spent.answer)))
+    hour, key, choice, difficulty, fraction = cell
+    for checkpoint, (prompt, cached, reasoning, answer), repeats in entry.parts:
+        line = Line(hour, key, entry.team, choice, difficulty, fraction, outcome, checkpoint)
+        if repeats:
+            lines.append((line, Usage(0, 0, 0, 0, 0, prompt, reasoning, answer)))
+            continue
+        thought, said = 0, 0
+        if fraction is not None and not entry.holdout:
+            thought = round((entry.reference_tokens or 0.0) * MILLI)
+            said = round((answer if entry.reference_answer_tokens is None else entry.reference_answer_tokens) * MILLI)
+        counts = (1, int(entry.status != 200), int(entry.assumed))
+        lines.append((line, Usage(*counts, prompt, cached, 0, reasoning, answer, thought, said)))
     return lines
 
 

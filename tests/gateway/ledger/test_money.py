@@ -46,7 +46,7 @@ def traffic(seed: int, holdout_share: float = 0.2, size: int = 400) -> list[Entr
 
 
 def of(sample: list[Entry], prices: PriceList) -> SavedMoney:
-    lines = [line for one in sample for line in usage_of(one)]
+    lines = [line for one in sample for line in usage_of(one, cell_of(one))]
     return compute_money(lines, [one for one in sample if one.holdout], prices, "base", by="checkpoint")
 
 
@@ -117,7 +117,7 @@ def test_without_a_forecast_of_answers_the_reference_s_are_as_long_as_those_give
 def test_assumed_tokens_and_missing_holdouts_are_not_measured() -> None:
     sample = traffic(2)
     assert of(sample + [entry(assumed=True, holdout_fraction=0.2)] * 60, FULL).total.measured is None
-    lines = [line for one in sample for line in usage_of(one)]
+    lines = [line for one in sample for line in usage_of(one, cell_of(one))]
     holdouts = [one for one in sample if one.holdout][1:]
     assert compute_money(lines, holdouts, FULL, "base", by="key").total.measured is None
 

@@ -17,6 +17,7 @@ from gateway.access.cost import Price, cost
 from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger, read_usage
+from gateway.ledger.savings import cell_of
 from gateway.ledger.usage import DIMENSIONS, Line, Usage, money, report, usage_of
 from tests.conftest import RedisServer
 from tests.gateway.entries import entries, entry
@@ -32,7 +33,7 @@ ESCALATED = entry(
 
 
 def lines_of(several: list[Entry]) -> list[tuple[Line, Usage]]:
-    return [line for one in several for line in usage_of(one)]
+    return [line for one in several for line in usage_of(one, cell_of(one))]
 
 
 def test_an_escalated_request_counts_once_and_each_checkpoint_s_tokens_are_its_own() -> None:
