@@ -68,6 +68,14 @@ def test_a_charge_covers_every_route_and_both_checkpoints_of_an_escalation(data:
     assert billed(parts(route[-1], spent, *first), PRICES) <= charge.most
 
 
+def test_the_dearest_route_counts() -> None:
+    long = Lengths(1000, 500, 300)
+    routes = [("alpha-0.4",), ("base",), ("alpha-0.4", "base")]
+    alone, dear, both = (charge_for(grant(money_per_day=5), PRICES, long, [route]).most for route in routes)
+    assert alone < dear < both == alone + dear
+    assert charge_for(grant(money_per_day=5), PRICES, long, routes).most == both
+
+
 def test_limits_are_those_of_the_key_and_of_its_team() -> None:
     routes = [("base",)]
     charge = charge_for(grant(team="research", money_per_day=2.5), PRICES, Lengths(1, 1, 1), routes)

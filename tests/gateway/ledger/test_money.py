@@ -86,6 +86,12 @@ def test_the_interval_covers_what_was_saved() -> None:
     assert covered >= 34
 
 
+def test_a_prompt_that_costs_the_same_everywhere_does_not_widen_the_interval() -> None:
+    sample = traffic(3)
+    dear = PriceList("USD", dict.fromkeys(("base", "alpha-0.2"), Price(10**7, 10**6, 10**6, 0)))
+    assert of(sample, dear).total.measured == of(sample, REASONING_ONLY).total.measured
+
+
 def test_an_escalation_pays_the_prompt_twice_and_each_checkpoint_s_own_price() -> None:
     one = entry(
         checkpoint="base", choice="alpha-0.4>base@10%", prompt_tokens=100, reasoning_tokens=50, answer_tokens=9,

@@ -104,6 +104,8 @@ async def test_a_sum_that_overflows_does_not_hold_up_the_ledger(redis_server: Re
         while ledger.pending:
             await asyncio.sleep(0.01)
     assert ledger.healthy
+    total = report(await read_usage(ledger.redis, 0), (), None).total.usage
+    assert (total.requests, total.reasoning_tokens) == (3, 120), "the other sums go on"
     await ledger.aclose()
 
 
