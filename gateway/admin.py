@@ -1,4 +1,4 @@
-"""What may an operator read and change over HTTP? The typed endpoints for savings and keys, which FastAPI serves.
+"""What may an operator read and change over HTTP? The typed endpoints for savings, usage and keys; FastAPI serves them.
 
 `gateway.feedback`, which callers may use, is part of the same application.
 """
@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
@@ -25,12 +26,17 @@ from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import shadows
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.feedback import read_scores
+from gateway.ledger.ledger import LedgerSnapshot, read_usage
+from gateway.ledger.money import compute_money
 from gateway.ledger.quality import compute_quality
 from gateway.ledger.savings import By, compute_savings
+from gateway.ledger.shadows import Shadow
+from gateway.ledger.usage import dimensions, report
 from gateway.request.admission import Tenant
 from gateway.services import Services
 
 router = APIRouter()
+CSV = "text/csv"
 router.include_router(feedback.router)
 
 
@@ -97,14 +103,80 @@ async def savings(window: Annotated[Window, Query()], services: Open) -> JSONRes
     with _redis("the ledger"):
         snapshot = await services.ledger.snapshot(since)
         scores = await read_scores(services.ledger.redis, since)
-        pairs = shadows.compare(await shadows.read(services.ledger.redis, since))
+        compared = await shadows.read(services.ledger.redis, since)
     # In threads, because the bootstrap takes long and streams must not wait for it.
     result = await asyncio.to_thread(compute_savings, snapshot.cells, snapshot.holdouts, window.by, snapshot.since_hour)
     drift = await asyncio.to_thread(compute_drift, snapshot.cells)
     quality = await asyncio.to_thread(compute_quality, snapshot.cells, scores, window.by, None, snapshot.since_hour)
     figures = {**result.as_json(window.price), "drift": drift.as_json(), "quality": quality.as_json()}
-    figures["shadows"] = pairs.as_json()
+    figures["shadows"] = shadows.compare(compared).as_json()
+    if services.prices.current is not None:
+        figures["money"] = await _money(services, snapshot, compared, window.by)
     return JSONResponse({"since": snapshot.since_hour * 3600, **figures})
+
+
+async def _money(services: Services, snapshot: LedgerSnapshot, compared: list[Shadow], by: By) -> dict[str, object]:
+    """What was spent and saved by the prices of now."""
+    prices = services.prices.current
+    assert prices is not None
+    with _redis("the ledger"):
+        lines = await read_usage(services.ledger.redis, snapshot.since_hour * 3600.0)
+    spent = [one.spent for one in compared]
+    of = (lines, snapshot.holdouts, prices, services.family.reference)
+    return (await asyncio.to_thread(compute_money, *of, by=by, shadows=spent)).as_json()
+
+
+class UsageWindow(BaseModel):
+    """The query of `GET /v1/usage`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    by: str = Field(
+        default="key", examples=["key", "team,day"], description="one or several of team, key, day and checkpoint"
+    )
+    since: str | None = Field(
+        default=None, examples=["30d", "2027-01-01"], description="from the hour of this time on; default: everything"
+    )
+    until: str | None = Field(
+        default=None, examples=["2027-02-01"], description="only hours that begin before this time; default: now"
+    )
+    format: Literal["json", "csv"] | None = Field(default=None, description="default: what the header Accept prefers")
+
+    @field_validator("by")
+    @classmethod
+    def _dimensions(cls, text: str) -> str:
+        dimensions(text)
+        return text
+
+    @field_validator("since", "until")
+    @classmethod
+    def _moment(cls, text: str | None) -> str | None:
+        if text is not None:
+            duration.moment(text, 0.0)
+        return text
+
+
+@router.get("/v1/usage", summary="Report usage and cost by team, key, day and checkpoint")
+async def usage(window: Annotated[UsageWindow, Query()], request: Request) -> Response:
+    """Sums of whole hours. A key that is no admin's sees the usage of its own name."""
+    services: Services = request.app.state.services
+    key = services.keyring.authenticate(request.headers)
+    now = time.time()
+    since = 0.0 if window.since is None else duration.moment(window.since, now)
+    until = math.inf if window.until is None else duration.moment(window.until, now)
+    with _redis("the ledger"):
+        lines = await read_usage(services.ledger.redis, since, until)
+    own = lines if key.admin else [(line, used) for line, used in lines if line.key == key.name]
+    found = await asyncio.to_thread(report, own, dimensions(window.by), services.prices.current)
+    if (window.format or _preferred(request)) == "csv":
+        return Response(found.as_csv(), media_type=f"{CSV}; charset=utf-8")
+    start, end = int(since // 3600) * 3600, None if math.isinf(until) else math.ceil(until / 3600) * 3600
+    return JSONResponse({"since": start, "until": end, **found.as_json()})
+
+
+def _preferred(request: Request) -> Literal["json", "csv"]:
+    """What the header Accept asks for: CSV only if it names that, and not JSON before it."""
+    wanted = [part.split(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
+    return "csv" if CSV in wanted and "application/json" not in wanted[: wanted.index(CSV)] else "json"
 
 
 @router.get("/v1/keys", summary="List the keys")
@@ -122,6 +194,11 @@ async def _grant(request: Request, services: Locked) -> Grant:
     try:
         grant = Grant.model_validate_json(body)
         keys.check_checkpoints(grant, services.family)
+        if grant.money and services.prices.current is None:
+            field = "money_per_day" if grant.money_per_day is not None else "money_per_month"
+            raise BadRequestError(
+                f"{field}: this gateway has no prices (--prices), so it cannot keep this limit", field
+            )
     except ValidationError as error:
         raise errors.invalid(error.errors(include_url=False)) from None
     except ValueError as error:

@@ -69,7 +69,7 @@ def create_app(services: Services) -> ASGIApp:
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
-        *(Route(path, admin) for path in ("/v1/savings", "/v1/feedback", "/v1/keys", "/v1/keys/{name}")),
+        *(Route(path, admin) for path in ("/v1/savings", "/v1/usage", "/v1/feedback", "/v1/keys", "/v1/keys/{name}")),
         Route("/openapi.json", Endpoint(door, GET=operator.openapi)),
         *(Route(path, Endpoint(door, GET=operator.live)) for path in ("/health", "/health/live", "/ping")),
         Route("/version", Endpoint(door, GET=operator.version)),

@@ -17,12 +17,15 @@ from typing import cast
 from redis.asyncio import Redis
 
 from gateway import config
-from gateway.commands import export, keys, quality, refit, reports, terminal
+from gateway.access.prices import PricesError
+from gateway.commands import export, keys, quality, refit, reports, terminal, usage
+from gateway.commands.saved import money_sentences, saved_money
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
 from gateway.ledger import feedback, ledger, spool
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.ledger import LedgerSnapshot
+from gateway.ledger.money import SavedMoney
 from gateway.ledger.quality import Score, compute_quality
 from gateway.ledger.replay import Replay
 from gateway.ledger.savings import DIMENSIONS, compute_savings
@@ -54,6 +57,7 @@ commands:
   laconic engine-args  print how vLLM is started on a family that was trained
   laconic route      explain which checkpoint a question would go to; needs nothing running
   laconic savings    show the reasoning tokens spent and saved, by checkpoint, key, day or difficulty
+  laconic usage      show who used what, and what it cost, by team, key, day and checkpoint
   laconic quality    show whether routing costs quality, by the scores of POST /v1/feedback
   laconic refit      fit the difficulty profile anew on those scores, and replace it if that is better
   laconic replay     show what another quality tolerance would have chosen and saved
@@ -87,6 +91,7 @@ SAVINGS_EXAMPLES = """examples:
   laconic savings                                 all requests that the embedded Redis has recorded
   laconic savings --since 24h --by day            the last 24 hours, from the full hour; also 90s, 30m, 7d or 2w
   laconic savings --price 0.60                    also in money, at 0.60 for a million reasoning tokens
+  laconic savings --prices prices.yaml            in money, measured with an interval
   laconic savings --redis redis://cache:6379/0 --json
 
 The columns are an estimate: the reasoning tokens that the family's profile expected of the reference checkpoint, minus
@@ -118,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "adopt": _adopt, "verify": _verify, "engine-args": _engine_args, "route": _route,
         "savings": _savings, "quality": quality.main, "refit": refit.main, "replay": _replay,
-        "export": _export, "keys": keys.main,
+        "export": _export, "keys": keys.main, "usage": usage.main,
     }  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="laconic", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         commands[parsed.command](parsed.rest)
-    except (ConfigError, FamilyError, ProfileError) as error:
+    except (ConfigError, FamilyError, PricesError, ProfileError) as error:
         terminal.fail(f"laconic {parsed.command}: {error}", 2)
     except StartError as error:
         terminal.fail(f"laconic {parsed.command}: {error}", 1)
@@ -283,22 +288,26 @@ def _savings(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--price", metavar="X", type=_price, help="price of a million reasoning tokens, in any currency"
     )
+    terminal.add_prices(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     output.add_argument("--csv", action="store_true", help="print comma-separated rows instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = terminal.load_settings(parsed, "redis", "state_dir", "config")
+    settings = terminal.load_settings(parsed, *terminal.PRICED)
 
-    async def read(redis: Redis) -> tuple[LedgerSnapshot, list[Score]]:
+    async def read(redis: Redis) -> tuple[LedgerSnapshot, list[Score], SavedMoney | None]:
         since = terminal.window_start(parsed)
-        return await ledger.read_snapshot(redis, since), await feedback.read_scores(redis, since)
+        snapshot = await ledger.read_snapshot(redis, since)
+        money = await saved_money(redis, settings, snapshot, parsed.by)
+        return snapshot, await feedback.read_scores(redis, since), money
 
-    snapshot, scores = terminal.with_redis("savings", settings, read)
+    snapshot, scores, money = terminal.with_redis("savings", settings, read)
     savings = compute_savings(snapshot.cells, snapshot.holdouts, parsed.by, snapshot.since_hour)
     drift = compute_drift(snapshot.cells)
     scored = compute_quality(snapshot.cells, scores, parsed.by, since_hour=snapshot.since_hour)
     if parsed.json:
         figures = {**savings.as_json(parsed.price), "drift": drift.as_json(), "quality": scored.as_json()}
+        figures |= {} if money is None else {"money": money.as_json()}
         print(json.dumps(figures, indent=2))
     elif parsed.csv:
         rows = list(reports.savings_rows(savings, parsed.price))
@@ -308,7 +317,7 @@ def _savings(arguments: Sequence[str]) -> None:
     else:
         console = terminal.console()
         console.print(reports.savings_report(savings, drift.total, parsed.price, bars=console.width >= reports.WIDE))
-        for sentence in quality.sentences(scored, savings):
+        for sentence in [*quality.sentences(scored, savings), *money_sentences(money)]:
             print(sentence)
         if pending := spool.count_pending(settings.state_dir):
             file = settings.state_dir / spool.SPOOL

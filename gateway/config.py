@@ -126,8 +126,7 @@ class Settings(BaseSettings):
         default=None, description="file with certificates of the engines' authority; default: the system's"
     )
     encoder: Path | None = Field(
-        default=None,
-        description="directory of the sentence encoder, if the profile needs one; default: the extra's",
+        default=None, description="directory of the sentence encoder, if the profile needs one; default: the extra's"
     )
     engine_family: Path | None = Field(
         default=None,
@@ -145,6 +144,7 @@ class Settings(BaseSettings):
         description="directory for logs, the embedded Redis' data and ledger entries that wait for Redis; default:"
         " $XDG_STATE_HOME/laconic",
     )
+    prices: Path | None = Field(default=None, description="YAML file with the checkpoints' prices; default: none")
     default_budget: Annotated[str, AfterValidator(budget.validate_budget)] = Field(
         default="auto",
         description="budget of requests that set none: tokens, auto, none, minimal, low, medium, high, xhigh or max",
@@ -238,7 +238,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(default="text", description="format of log lines")
     otlp_endpoint: str | None = Field(
-        default=None, description="URL of an OpenTelemetry collector, such as http://localhost:4318; default: no traces"
+        default=None, description="URL of an OpenTelemetry collector, such as http://localhost:4318; default: none"
     )
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
 
@@ -313,7 +313,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{redact_url(url)!r} cannot be used: {error}") from None
         return url
 
-    @field_validator("family", "state_dir", "engine_key_file", "engine_ca", "encoder")
+    @field_validator("family", "state_dir", "engine_key_file", "engine_ca", "encoder", "prices")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()

@@ -53,6 +53,8 @@ class RequestContext:
     """The checkpoint that took over because the first one was not confident enough."""
     discarded_tokens: int = 0
     """What the first one had generated beyond its thinking by then. Nobody gets to read it, and it is counted."""
+    first_reasoning_tokens: int = 0
+    """What the first one had thought by then."""
     engine: str | None = None
     """The URL of the engine whose answer the caller gets."""
     cap: int | None = None

@@ -171,7 +171,7 @@ async def _choose(services: Services, context: RequestContext, *, offered: bool)
 
 def _decided(services: Services, context: RequestContext, router: str) -> Decided:
     """What is stored of the decision."""
-    most = dispatch.cost_terms(services, context).most_generated
+    most, reservation = dispatch.cost_terms(services, context).most_generated, context.reservation
     nothing = Cost({}, TokenUsage(), "counted", answered=False)
     entry = entry_of(services, context, UNREPORTED, nothing, finish_reason="", error="", assumed=True)
     return Decided(
@@ -179,7 +179,9 @@ def _decided(services: Services, context: RequestContext, router: str) -> Decide
         expires=context.arrived_at + decisions.OPEN_SECONDS,
         cap=context.cap,
         most_tokens=most,
-        reserved=None if context.reservation is None else context.reservation.tokens,
+        reserved=None if reservation is None else reservation.tokens,
+        money=0 if reservation is None else reservation.money,
+        team="" if reservation is None else reservation.team,
         conversation=context.conversation,
         seconds=context.elapsed(),
     )

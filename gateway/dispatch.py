@@ -125,6 +125,7 @@ async def with_escalation(
             return None
         context.cap = None if opening.limit is None else thought + opening.limit
         context.escalated_to = escalation.second
+        context.first_reasoning_tokens = meter.reasoning_tokens
         context.discarded_tokens = meter.tokens - meter.reasoning_tokens
         return second
 
@@ -237,7 +238,7 @@ class _Opening:
     ) -> Upstream:
         """Send a body and note which engine responds, and whether it is to cap the thinking."""
         services, context, name = self._services, self._context, self._checkpoint.name
-        with context.trace.engine_span(services.engines.model_of(name)) as headers:
+        with context.trace.engine_span(services.engines.model_of(name), name) as headers:
             headers["x-request-id"] = context.id
             upstream = await services.engines.open(
                 name,
@@ -249,6 +250,7 @@ class _Opening:
                 prefer=prefer,
                 conversation=context.conversation and context.conversation.id,
             )
+        context.trace.answered_by(upstream.engine, stream=stream)
         context.engine = upstream.engine
         context.engine_caps, context.is_trial = cap is not None, upstream.is_trial
         return upstream

@@ -203,6 +203,16 @@ def stopping() -> ApiError:
     )
 
 
+def prices_missing(name: str) -> ApiError:
+    """503: a key has a limit in money, and this gateway was started without prices."""
+    return ApiError(
+        503,
+        f"The key {name} has a limit in money, and this gateway has no prices. Its operator sets them with --prices.",
+        kind="api_error",
+        code="prices_missing",
+    )
+
+
 def malformed(reason: str) -> ApiError:
     """400: the bytes that arrived are not HTTP/1.1."""
     return ApiError(400, f"The request is not valid HTTP/1.1: {reason}.", code="malformed_request")

@@ -9,6 +9,8 @@ from starlette.requests import Request
 
 from gateway import errors
 from gateway.access import limits
+from gateway.access.money import Charge, charge_for, has_money_limit, lengths
+from gateway.access.state import rate_limit_headers, require_below_limits
 from gateway.context import RequestContext
 from gateway.events import Json
 from gateway.request import budget as budgets
@@ -71,15 +73,39 @@ async def reserve(services: Services, context: RequestContext) -> dict[str, str]
     if services.settings.when_books_cannot_be_kept == "refuse" and not services.ledger.safe:
         raise errors.books_unavailable()
     key = context.key
-    if not key.has_limits:
+    asked = _charge(services, context) if key.may_cost else None
+    if asked is None and not key.has_limits:
         return {}
-    reserved = await services.limiter.reserve(key, context.id, context.max_reasoning_tokens)
+    reserved = await services.limiter.reserve(key, context.id, context.max_reasoning_tokens, asked)
     context.reservation, state = reserved
     if state is not None:
-        return limits.rate_limit_headers(key, state)
+        return rate_limit_headers(key, state)
     if services.settings.limits_when_store_is_down == "closed":
         raise errors.unavailable(
             "Redis does not answer, so this key's limits cannot be counted. Try again in a moment.",
             code="limits_unavailable",
         )
     return {}
+
+
+def _charge(services: Services, context: RequestContext) -> Charge | None:
+    """What the request may cost; None if neither its key nor the key's team has a limit in money."""
+    key, question, prices = context.key, context.question, services.prices.current
+    if not has_money_limit(key, prices):
+        return None
+    if prices is None:
+        raise errors.prices_missing(key.name)
+    longest = lengths(
+        question.body,
+        len(questions.encode(question.body)),
+        context=services.family.context_tokens,
+        max_tokens=question.max_tokens,
+        budget=context.budget.tokens,
+        choices=question.choices,
+    )
+    alone = [(name,) for name in ((context.pinned,) if context.pinned else context.allowed)]
+    escalations = services.profile.escalations.values() if question.may_escalate and not context.pinned else ()
+    pairs = [(one.first, one.second) for one in escalations if context.allowed.issuperset((one.first, one.second))]
+    asked = charge_for(key, prices, longest, [*alone, *pairs])
+    require_below_limits(asked, question.max_tokens_field)
+    return asked

@@ -160,6 +160,7 @@ def _admin_paths(version: str) -> Json:
             operation["responses"].pop("422", None)
             (success,) = operation["responses"]
             operation["responses"] = _operation(operation["summary"], success)["responses"]
+    paths["/v1/usage"]["get"]["responses"]["200"]["content"]["text/csv"] = {"schema": {"type": "string"}}
     paths["/v1/keys"]["post"]["requestBody"] = _body(Grant)
     paths["/v1/feedback"]["post"]["requestBody"] = _body(Feedback)
     return paths

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import errors
 from gateway.access.keys import Key
 from gateway.access.limits import Reservation
+from gateway.access.money import billed
 from gateway.errors import ApiError, BadRequestError
 from gateway.feedback import ScoreValue, SourceName, find_entry, record_score
 from gateway.ledger import decisions, outcome
@@ -143,7 +144,10 @@ class Outcomes:
         services.ledger.put(entry)
         if decided.reserved is not None:
             spent = min(entry.reasoning_tokens, decided.reserved)
-            services.limiter.settle(Reservation.of(key, entry.id, decided.reserved), spent)
+            reservation = Reservation.of(key, entry.id, decided.reserved, decided.money, decided.team)
+            prices = services.prices.current
+            bill = 0 if prices is None else min(billed(entry.parts, prices), decided.money)
+            services.limiter.settle(reservation, spent, bill)
         strained = bool(decided.cap) and entry.reasoning_tokens >= entry.choices * (decided.cap or 0)
         remember(services, decided.conversation, entry, strained=strained)
         services.metrics.record(entry, decided.seconds)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.access import prices
 from gateway.access.keyring import Keyring
 from gateway.access.limits import Limiter
+from gateway.access.prices import Prices
 from gateway.answer import counting
 from gateway.answer.counting import TokenCounter
 from gateway.config import ConfigError, Settings
@@ -49,6 +51,7 @@ class Services:
     counter: TokenCounter
     admission: Admission
     memory: Memory
+    prices: Prices = field(default_factory=lambda: Prices(None))
     abilities: Abilities = field(default_factory=Abilities)
 
     @classmethod
@@ -61,6 +64,7 @@ class Services:
         Raises:
             FamilyError: the family's tokenizer cannot be counted with, or its profile is of other checkpoints.
             ProfileError: the profile was not tested at the quality floor.
+            PricesError: the prices file cannot be used.
             ConfigError: traces are to be exported and the SDK for that is not installed; or what engines want cannot be
                 used.
         """
@@ -83,6 +87,7 @@ class Services:
             counter=_counter(settings, family),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),
             memory=Memory(settings.redis, frozenset(checkpoint.name for checkpoint in family.checkpoints)),
+            prices=Prices(prices.load(settings.prices, family)),
         )
 
     @property

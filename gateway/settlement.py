@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+from gateway.access.cost import Spent, parts
+from gateway.access.money import billed
 from gateway.answer.cost import Cost, exceeds_cap
 from gateway.answer.usage import TokenUsage
 from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
+from gateway.observe.genai import Asked
 from gateway.request.conversation import Conversation
+from gateway.request.question import is_text, text_of
 from gateway.routing.conversation import LastTurn
 from gateway.services import Services
 from models.family import Family
@@ -34,7 +38,7 @@ def settle(
     if context.reservation is not None:
         # Never more than was reserved: what an engine thinks beyond its cap is not charged to the key.
         spent = min(cost.tokens.reasoning if cost else 0, context.reservation.tokens)
-        services.limiter.settle(context.reservation, spent)
+        services.limiter.settle(context.reservation, spent, _bill(services, context, cost, assumed=assumed))
     if not context.accepted:
         services.metrics.record_refusal(status)
         context.trace.end(status, context.id, None)
@@ -46,7 +50,28 @@ def settle(
     services.metrics.record(entry, context.sent_seconds or entry.total_seconds)
     if context.engine is not None:
         _judge_engine(services, context, context.engine, entry)
+    if context.trace.is_exported:
+        context.trace.describe(_asked(context))
     context.trace.end(status, context.id, entry)
+
+
+def _first_of(context: RequestContext) -> tuple[str, int, int]:
+    """An escalation's first checkpoint with its reasoning and answer tokens; "" if the request was not escalated."""
+    if context.escalated_to is None or context.decision is None:
+        return "", 0, 0
+    return context.decision.checkpoint, context.first_reasoning_tokens, context.discarded_tokens
+
+
+def _bill(services: Services, context: RequestContext, cost: Cost | None, *, assumed: bool) -> int:
+    """What the request did cost, in billionths of the currency unit, and never more than was reserved."""
+    prices, reservation = services.prices.current, context.reservation
+    if cost is None or prices is None or reservation is None or not reservation.money:
+        return 0
+    used = cost.tokens
+    # What is predicted of a request that was given up has no prompt, and yet the engine has read it.
+    prompt = services.counter.count(text_of(context.question.body)) if assumed else used.prompt
+    spent = Spent(prompt, used.cached or 0, used.reasoning, used.answer)
+    return min(billed(parts(context.answering, spent, *_first_of(context)), prices), reservation.money)
 
 
 def abandon(services: Services, context: RequestContext, status: int, error: str) -> None:
@@ -58,6 +83,24 @@ def abandon(services: Services, context: RequestContext, status: int, error: str
     assumed = context.decision is not None and context.sent_seconds is not None and not context.question.stream
     predicted = Cost({}, _predicted(services.family, context), "counted", answered=False) if assumed else None
     settle(services, context, status, predicted, error=error, assumed=assumed)
+
+
+def _asked(context: RequestContext) -> Asked:
+    """What the request's span says of it."""
+    question, conversation = context.question, context.conversation
+    asked = question.asked
+    is_completion = "prompt" in asked and "messages" not in asked and "input" not in asked
+    sampling = {name: value for name in ("temperature", "top_p") if (value := question.body.get(name)) is not None}
+    return Asked(
+        model=question.model,
+        operation="text_completion" if is_completion else "chat",
+        stream=question.stream,
+        choices=question.choices,
+        max_tokens=question.max_tokens,
+        is_text=is_text(question.body),
+        sampling={name: float(value) for name, value in sampling.items() if isinstance(value, int | float)},
+        conversation=conversation.id if conversation is not None and conversation.is_named else None,
+    )
 
 
 def remember(services: Services, conversation: Conversation | None, entry: Entry, *, strained: bool) -> None:
@@ -106,6 +149,8 @@ def entry_of(
         return None if tokens is None else tokens * choices
 
     checkpoint = (context.escalated_to or decision.checkpoint) if decision else "none"
+    first, first_reasoning, first_answer = _first_of(context)
+    forecast = decision.forecasts.get(services.family.reference) if decision else None
     return Entry(
         id=context.id,
         time=context.arrived_at,
@@ -140,6 +185,11 @@ def entry_of(
         abstention=decision.abstention if decision else "none",
         counts=context.counts,
         easiness=round(context.easiness, 4),
+        team=context.key.team or "",
+        first_checkpoint=first,
+        first_reasoning_tokens=min(first_reasoning, usage.reasoning),
+        first_answer_tokens=min(first_answer, usage.answer),
+        reference_answer_tokens=for_all_choices(forecast.answer_tokens if forecast else None) or None,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from redis.exceptions import RedisError
 
@@ -19,12 +19,13 @@ from gateway.answer.agreement import Verdict, agree, judge_prompt, verdict
 from gateway.answer.completion import completion
 from gateway.answer.cost import Cost
 from gateway.answer.transcript import Transcript
+from gateway.answer.usage import TokenUsage
 from gateway.context import RequestContext
 from gateway.engines.failing import NoEngineError
 from gateway.errors import ApiError
 from gateway.events import Json
 from gateway.ledger import shadows
-from gateway.ledger.shadows import Shadow
+from gateway.ledger.shadows import Shadow, Usage
 from gateway.request import engine_body as bodies
 from gateway.request.question import encode, text_of
 from gateway.services import Services
@@ -42,7 +43,16 @@ _FAILURES = (ApiError, NoEngineError, OSError, TimeoutError)
 @dataclass(frozen=True)
 class _Answer:
     text: str
-    tokens: int
+    usage: TokenUsage = field(default_factory=TokenUsage)
+
+    @property
+    def tokens(self) -> int:
+        return self.usage.reasoning + self.usage.answer
+
+    @property
+    def spent(self) -> Usage:
+        used = self.usage
+        return used.prompt, used.cached or 0, used.reasoning, used.answer
 
 
 class Shadows:
@@ -71,7 +81,7 @@ class Shadows:
         if busy or reference not in self._services.engines.available:
             self._services.metrics.record_shadow("skipped")
             return
-        routed = _Answer(self._text(said, context), cost.tokens.reasoning + cost.tokens.answer)
+        routed = _Answer(self._text(said, context), cost.tokens)
         task = asyncio.create_task(self._compare(self._shadow_of(context), decision.choice, routed), name="shadow")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -84,7 +94,7 @@ class Shadows:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _compare(self, context: RequestContext, choice: str, routed: _Answer) -> None:
-        reference, agrees, preferred, judge_tokens = _Answer("", 0), None, None, 0
+        reference, judged, agrees, preferred = _Answer(""), _Answer(""), None, None
         outcome = "failed"
         try:
             async with asyncio.timeout(SECONDS):
@@ -94,7 +104,7 @@ class Shadows:
                 outcome = "agreed" if agrees else "differed"
                 if self._services.settings.judge is not None and not agrees:
                     async with asyncio.timeout(SECONDS):
-                        preferred, judge_tokens = await self._judge(context, routed.text, reference.text)
+                        preferred, judged = await self._judge(context, routed.text, reference.text)
                 elif self._services.settings.judge is not None:
                     preferred = 0
         except _FAILURES as error:
@@ -103,7 +113,7 @@ class Shadows:
             log.error("a shadow comparison failed: %s", type(error).__name__)
         finally:
             context.trace.end(200, context.id, None)
-        self._services.metrics.record_shadow(outcome, reference.tokens, judge_tokens)
+        self._services.metrics.record_shadow(outcome, reference.tokens, judged.tokens)
         shadow = Shadow(
             context.arrived_at,
             context.key.name,
@@ -112,7 +122,9 @@ class Shadows:
             preferred,
             routed.tokens,
             reference.tokens,
-            judge_tokens,
+            judged.tokens,
+            reference.spent,
+            judged.spent,
         )
         try:
             await shadows.add(self._services.ledger.redis, shadow)
@@ -126,11 +138,10 @@ class Shadows:
             done = completion(source.first_bytes, dispatch.cost_terms(self._services, context), hides_reasoning=False)
         finally:
             source.close()
-        tokens = done.cost.tokens.reasoning + done.cost.tokens.answer
-        return _Answer(self._text(done.said, context) if done.cost.answered else "", tokens)
+        return _Answer(self._text(done.said, context) if done.cost.answered else "", done.cost.tokens)
 
-    async def _judge(self, context: RequestContext, routed: str, reference: str) -> tuple[Verdict | None, int]:
-        """Whether the judge prefers the routed answer, and its tokens. It sees the two in random order."""
+    async def _judge(self, context: RequestContext, routed: str, reference: str) -> tuple[Verdict | None, _Answer]:
+        """Whether the judge prefers the routed answer, and its own. It sees the two in random order."""
         swapped = random.random() < 0.5
         pair = (reference, routed) if swapped else (routed, reference)
         prompt = judge_prompt(text_of(context.question.body), *pair)
@@ -148,9 +159,9 @@ class Shadows:
             cap=lambda: None,
         )
         done = completion(raw, terms, hides_reasoning=False)
-        preferred = verdict(self._text(done.said, context))
-        tokens = done.cost.tokens.reasoning + done.cost.tokens.answer
-        return (-preferred if swapped and preferred is not None else preferred), tokens
+        judged = _Answer(self._text(done.said, context), done.cost.tokens)
+        preferred = verdict(judged.text)
+        return (-preferred if swapped and preferred is not None else preferred), judged
 
     def _text(self, said: Transcript | Json, context: RequestContext) -> str:
         """The answer's text, without its thinking."""

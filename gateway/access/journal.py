@@ -33,9 +33,13 @@ class _Settlement(BaseModel):
     time: float
     """Unix seconds. After `STATE_SECONDS` Redis does not know the lease any more."""
     key: str = Field(min_length=1, max_length=256)
-    lease: str = Field(pattern=r"^[^:]{1,200}:[0-9]{1,18}$")
+    lease: str = Field(pattern=r"^[^:]{1,200}(:[0-9]{1,18}){1,2}$")
     tokens: int = Field(ge=0, lt=2**53)
     spent: int = Field(ge=0, lt=2**53)
+    money: int | None = Field(default=None, ge=0, lt=2**53)
+    """None without a limit in money; so are the others."""
+    cost: int | None = Field(default=None, ge=0, lt=2**53)
+    team: str | None = Field(default=None, max_length=256)
 
 
 class Journal:
@@ -54,8 +58,9 @@ class Journal:
         if not new:
             return
         now = round(time.time(), 3)
-        names = ("key", "lease", "tokens", "spent")
-        lines = b"".join(to_json({"time": now, **{name: one[name] for name in names}}) + b"\n" for one in new)
+        names = _Settlement.model_fields.keys()
+        whole = [{"time": now, **{name: value for name, value in one.items() if name in names}} for one in new]
+        lines = b"".join(to_json(one) + b"\n" for one in whole)
         try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +92,7 @@ class Journal:
             except ValidationError:  # torn by a kill or a full disk
                 continue
             if found.time > time.time() - STATE_SECONDS:
-                settlements.append({"kind": "settle", **found.model_dump(exclude={"time"})})
+                settlements.append({"kind": "settle", **found.model_dump(exclude={"time"}, exclude_none=True)})
                 self._leases.add(found.lease)
         return settlements
 

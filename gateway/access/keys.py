@@ -11,11 +11,22 @@ import hashlib
 import logging
 import secrets
 import time
+from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
 from redis.asyncio import Redis
 
+from gateway.access.prices import DECIMALS, MOST, TEAM, MoneyLimits, limits_of
 from gateway.request.budget import validate_budget
 from models.family import Family
 
@@ -43,6 +54,13 @@ return redis.call('INCR', KEYS[2])
 """
 
 _Count = Annotated[int, Field(gt=0, le=2**53, strict=True)]
+_Money = Annotated[
+    Decimal,
+    Field(gt=0, le=MOST, decimal_places=DECIMALS, allow_inf_nan=False),
+    PlainSerializer(float, return_type=float, when_used="unless-none"),  # with so few digits it is read back exactly
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": MOST, "multipleOf": 10**-DECIMALS}),
+]
+"""In the unit of the prices' currency."""
 
 
 class Grant(BaseModel):
@@ -52,11 +70,15 @@ class Grant(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Whose key it is. The ledger and the savings are grouped by it."""
+    team: str | None = Field(default=None, pattern=TEAM)
+    """Whom its usage is shown to and charged with; teams' limits are in the prices file."""
     admin: bool = Field(default=False, strict=True)
     """Whether it may also read savings, explanations and metrics, and create and revoke keys."""
     requests_per_minute: _Count | None = None
     reasoning_tokens_per_minute: _Count | None = None
     reasoning_tokens_per_day: _Count | None = None
+    money_per_day: _Money | None = None
+    money_per_month: _Money | None = None
     max_concurrency: _Count | None = None
     """The requests that it may have in flight at once, in one worker."""
     default_budget: Annotated[str, AfterValidator(validate_budget)] | None = None
@@ -71,8 +93,18 @@ class Grant(BaseModel):
 
     @property
     def has_limits(self) -> bool:
-        """Whether requests with this key must be counted in Redis."""
+        """Whether requests with this key must be counted in Redis, whatever they cost."""
         return self.requests_per_minute is not None or self.max_tokens_per_request is not None
+
+    @property
+    def may_cost(self) -> bool:
+        """Whether the key or its team may have a limit in money."""
+        return self.team is not None or self.money_per_day is not None or self.money_per_month is not None
+
+    @cached_property
+    def money(self) -> MoneyLimits:
+        """What the key may spend in money."""
+        return limits_of(self.money_per_day, self.money_per_month)
 
 
 def check_checkpoints(grant: Grant, family: Family) -> None:
@@ -97,7 +129,7 @@ class Key(Grant):
 
     def public(self) -> dict[str, Any]:
         """The fields that may be shown."""
-        return self.model_dump(exclude={"sha256"})
+        return self.model_dump(mode="json", exclude={"sha256"})
 
 
 class KeyTable(NamedTuple):

@@ -1,7 +1,8 @@
-"""May this key spend that much now? Exact limits on requests and reasoning tokens per minute and day, in Redis.
+"""May this key spend that much now? Exact limits on requests, reasoning tokens and money, in Redis.
 
-Before a request runs, the most reasoning tokens it can spend are reserved. When it ends, the reservation is replaced by
-the actual usage. Windows are minutes and days (UTC) on Redis' own clock. In each window, across all gateways,
+Before a request runs, the most reasoning tokens it can spend are reserved, and the most that it may cost if there is a
+limit in money (`gateway/access/money.py`). When it ends, the reservation is replaced by the actual usage. Windows are
+minutes, days and months (UTC) on Redis' own clock. In each window, across all gateways,
 
     spent + reserved <= limit
 
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,9 @@ from redis.exceptions import RedisError
 from gateway.access import windows
 from gateway.access.journal import Journal
 from gateway.access.keys import Grant, Key
-from gateway.errors import ApiError, BadRequestError
+from gateway.access.money import Charge
+from gateway.access.state import LimitState, rate_limit_error
+from gateway.errors import BadRequestError
 from gateway.request.budget import HEADER, Budget
 from gateway.store import connect
 from gateway.supervision import BackgroundTask
@@ -55,44 +57,22 @@ _Waiting = tuple[dict[str, Any], "asyncio.Future[LimitState | None] | None"]
 
 
 @dataclass(frozen=True)
-class LimitState:
-    """The usage of a key in the current windows, when a reservation was made or refused."""
-
-    now: float
-    """Redis' clock, Unix seconds."""
-    refused: str
-    """The limit that would be exceeded: `requests`, `minute_tokens` or `day_tokens`; empty if none."""
-    requests: int
-    minute_tokens: int
-    day_tokens: int
-    reserved: int
-    """Reasoning tokens reserved by running requests, including this one."""
-    minute: int
-    """The current minute, counted from 1970. It is ahead of the clock if that went back."""
-
-    @property
-    def minute_ends(self) -> float:
-        """Seconds until the minute is over."""
-        return (self.minute + 1) * 60 - self.now
-
-    @property
-    def day_ends(self) -> float:
-        """Seconds until the day is over."""
-        return (self.minute // 1440 + 1) * 86_400 - self.now
-
-
-@dataclass(frozen=True)
 class Reservation:
-    """The reasoning tokens that are reserved for one request."""
+    """What is reserved for one request."""
 
     key: Key
     lease: str
     tokens: int
+    money: int = 0
+    """Billionths of the currency unit."""
+    team: str = ""
+    """The team that it is reserved for as well; empty if that has no limits."""
 
     @classmethod
-    def of(cls, key: Key, request_id: str, tokens: int) -> Reservation:
+    def of(cls, key: Key, request_id: str, tokens: int, money: int = 0, team: str = "") -> Reservation:
         """The reservation of a request, as each gateway finds it."""
-        return cls(key, f"{request_id}:{tokens}", tokens)
+        lease = f"{request_id}:{tokens}:{money}" if money else f"{request_id}:{tokens}"
+        return cls(key, lease, tokens, money, team)
 
 
 def apply_key_limits(
@@ -120,50 +100,6 @@ def apply_key_limits(
             "budget_over_limit",
         )
     return budget, tokens
-
-
-def rate_limit_headers(key: Grant, state: LimitState) -> dict[str, str]:
-    """OpenAI's `x-ratelimit-*` headers. Those for tokens describe the window with the fewest tokens left."""
-    result: dict[str, str] = {}
-    if (limit := key.requests_per_minute) is not None:
-        result |= _headers("requests", limit, limit - state.requests, state.minute_ends)
-    windows = (
-        (key.reasoning_tokens_per_minute, state.minute_tokens, state.minute_ends),
-        (key.reasoning_tokens_per_day, state.day_tokens, state.day_ends),
-    )
-    remaining_by_window = [
-        (limit - spent - state.reserved, limit, ends) for limit, spent, ends in windows if limit is not None
-    ]
-    if remaining_by_window:
-        remaining, limit, ends = min(remaining_by_window)
-        result |= _headers("tokens", limit, remaining, ends)
-    return result
-
-
-def rate_limit_error(key: Grant, state: LimitState, tokens: int) -> ApiError:
-    """The 429 for a refused reservation, with the seconds after which to retry."""
-    if state.refused == "requests":
-        message = f"The key {key.name} may send {key.requests_per_minute} requests per minute."
-        wait = state.minute_ends
-    else:
-        day = state.refused == "day_tokens"
-        limit = key.reasoning_tokens_per_day if day else key.reasoning_tokens_per_minute
-        spent = state.day_tokens if day else state.minute_tokens
-        window, ends = ("day", state.day_ends) if day else ("minute", state.minute_ends)
-        message = (
-            f"The key {key.name} may spend {limit} reasoning tokens per {window}: {spent} are spent,"
-            f" {state.reserved} are reserved, and this request could spend {tokens}."
-        )
-        # If only the reservations of running requests are in the way, retry soon: one of them may end at any moment.
-        wait = 1 if limit is not None and spent + tokens <= limit else ends
-    return ApiError(
-        429,
-        message,
-        kind="requests" if state.refused == "requests" else "tokens",
-        code="rate_limit_exceeded",
-        retry_after=math.ceil(wait),
-        headers=rate_limit_headers(key, state),
-    )
 
 
 class Limiter:
@@ -210,41 +146,40 @@ class Limiter:
         self._journal.close(delivered=not self._settlements())
         await self._redis.aclose()
 
-    async def reserve(self, key: Key, request_id: str, tokens: int) -> tuple[Reservation, LimitState | None]:
-        """Count a request and reserve tokens for it. The state is None if Redis is down or slow: nothing was checked.
+    async def reserve(
+        self, key: Key, request_id: str, tokens: int, charge: Charge | None = None
+    ) -> tuple[Reservation, LimitState | None]:
+        """Count a request, and reserve tokens and what it may cost. The state is None if nothing was checked.
+
+        Redis is down or slow then. `charge` is None without a limit in money.
 
         Raises:
             ApiError: 429 if a limit would be exceeded; nothing is reserved.
         """
-        reservation = Reservation.of(key, request_id, tokens)
+        money, team = (0, "") if charge is None else (charge.most, charge.team)
+        reservation = Reservation.of(key, request_id, tokens, money, team)
         if not self.healthy:
             self._open[reservation.lease] = reservation
             self._unsent.add(reservation.lease)
             return reservation, None
-        limits = {
-            "max_requests": key.requests_per_minute,
-            "max_minute_tokens": key.reasoning_tokens_per_minute,
-            "max_day_tokens": key.reasoning_tokens_per_day,
-        }
-        op = {name: limit for name, limit in limits.items() if limit is not None}
         answer: asyncio.Future[LimitState | None] = asyncio.get_running_loop().create_future()
-        self._send({"kind": "reserve", **op, **_fields(reservation)}, answer)
+        self._send({"kind": "reserve", **_fields(reservation), "accounts": _limits(key, charge)}, answer)
         try:
             state = answer.result() if await _done_within(WAIT_SECONDS, answer) else None
         except BaseException:  # the caller left, but the reservation may still be made
             self.settle(reservation, 0)
             raise
         if state is not None and state.refused:
-            raise rate_limit_error(key, state, tokens)
+            raise rate_limit_error(key, state, tokens, charge)
         self._open[reservation.lease] = reservation
         return reservation, state
 
-    def settle(self, reservation: Reservation, spent: int) -> None:
-        """Replace the reservation by the reasoning tokens that all choices spent. Returns at once."""
+    def settle(self, reservation: Reservation, spent: int, cost: int = 0) -> None:
+        """Replace the reservation by the reasoning tokens and the money that were spent. Returns at once."""
         self._open.pop(reservation.lease, None)
         unsent = reservation.lease in self._unsent
         self._unsent.discard(reservation.lease)
-        if reservation.key.max_tokens_per_request is None or (unsent and not spent):
+        if not (reservation.tokens or reservation.money) or (unsent and not spent and not cost):
             return
         if len(self._waiting) >= MAX_WAITING:
             log.error(
@@ -252,6 +187,8 @@ class Limiter:
             )
             return
         settlement = {"kind": "settle", "spent": spent, **_fields(reservation)}
+        if reservation.money:
+            settlement["cost"] = cost
         if not self.healthy:
             self._journal.write([settlement])
         self._send(settlement)
@@ -308,10 +245,12 @@ class Limiter:
         return await calling, quick
 
     async def _call(self, ops: list[dict[str, Any]]) -> list[LimitState]:
-        names = [key.format(op["key"]) for op in ops for key in windows.KEYS]
+        names = [key.format(account) for op in ops for account in _accounts(op) for key in windows.KEYS]
         durations = (windows.LEASE_SECONDS, windows.REMEMBER_SETTLED_SECONDS, windows.STATE_SECONDS, windows.WILD_DAYS)
-        now, *states = cast("list[Any]", await self._run(keys=names, args=[to_json(ops), *durations]))
-        return [LimitState(float(now), *state) for state in states]
+        whole = [{"accounts": [_NO_LIMITS for _ in _accounts(op)], **op} for op in ops]
+        args = [to_json(whole), *durations, windows.MONTH_SECONDS]
+        now, *results = cast("list[Any]", await self._run(keys=names, args=args))
+        return [_state(float(now), *result) for result in results]
 
     def _give_up(self, batch: list[_Waiting], why: str) -> None:
         """Redis is down: nobody waits for it any more, and the settlements are kept for later."""
@@ -344,7 +283,7 @@ class Limiter:
 
     def _renew(self) -> None:
         for reservation in self._open.values():
-            if reservation.tokens:
+            if reservation.tokens or reservation.money:
                 self._send({"kind": "renew", **_fields(reservation)})
         self._unsent.clear()
 
@@ -358,13 +297,42 @@ async def _done_within(seconds: float, future: asyncio.Future[Any]) -> bool:
     return False
 
 
+_NO_LIMITS: dict[str, int] = {}
+
+
 def _fields(reservation: Reservation) -> dict[str, Any]:
-    return {"key": reservation.key.name, "lease": reservation.lease, "tokens": reservation.tokens}
-
-
-def _headers(what: str, limit: int, remaining: int, resets: float) -> dict[str, str]:
-    return {
-        f"x-ratelimit-limit-{what}": str(limit),
-        f"x-ratelimit-remaining-{what}": str(max(0, remaining)),
-        f"x-ratelimit-reset-{what}": f"{math.ceil(resets)}s",
+    fields: dict[str, Any] = {
+        "key": reservation.key.name,
+        "lease": reservation.lease,
+        "tokens": reservation.tokens,
     }
+    if reservation.money:
+        fields |= {"money": reservation.money, "team": reservation.team}
+    return fields
+
+
+def _accounts(op: dict[str, Any]) -> list[str]:
+    """The accounts in Redis that an operation is about: the key's, and the team's if that has limits."""
+    return [op["key"], windows.TEAM.format(op["team"])] if op.get("team") else [op["key"]]
+
+
+def _limits(key: Key, charge: Charge | None) -> list[dict[str, int]]:
+    """The limits of each account."""
+    limits: list[dict[str, int | None]] = [
+        {
+            "requests": key.requests_per_minute,
+            "minute_tokens": key.reasoning_tokens_per_minute,
+            "day_tokens": key.reasoning_tokens_per_day,
+        }
+    ]
+    if charge is not None:
+        limits[0] |= {"day_money": charge.key_limits.per_day, "month_money": charge.key_limits.per_month}
+        if charge.team:
+            limits.append({"day_money": charge.team_limits.per_day, "month_money": charge.team_limits.per_month})
+    return [{name: limit for name, limit in one.items() if limit is not None} for one in limits]
+
+
+def _state(now: float, refused: str, by: int, *accounts: list[int]) -> LimitState:
+    """The state of the account that refused, or of the key's."""
+    is_team = bool(refused) and by > 1
+    return LimitState(now, refused, *accounts[by - 1 if is_team else 0], is_team=is_team)

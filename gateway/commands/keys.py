@@ -20,6 +20,7 @@ from models import family as families
 EXAMPLES = """examples:
   laconic keys create operator --admin            an admin key, which may also read savings and manage keys over HTTP
   laconic keys create team-a --requests-per-minute 600 --reasoning-tokens-per-day 2000000
+  laconic keys create app-1 --team research --money-per-day 20
   laconic keys create batch --default-budget low --checkpoint alpha-0.2 --checkpoint alpha-0.4
   laconic keys list
   laconic keys revoke team-a
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str]) -> None:
         ("--max-concurrency", "requests in flight at once, in one worker"),
     ):
         creating.add_argument(flag, metavar="N", type=int, help=f"{limit}; default: no limit")
+    for flag in ("--money-per-day", "--money-per-month"):
+        window = flag.rpartition("-")[2]
+        creating.add_argument(
+            flag, metavar="X", help=f"money per {window}, in the currency of --prices; default: no limit"
+        )
+    creating.add_argument("--team", metavar="NAME", help="team whose usage it is; default: none")
     creating.add_argument(
         "--default-budget", metavar="TEXT", help="budget of requests that set none; default: the operator's"
     )
@@ -98,6 +105,8 @@ def _create(parsed: argparse.Namespace) -> None:
         print(json.dumps({"key": secret, **key.public()}))
     else:
         print(f"{secret}\n\nThis is the secret of the key {key.name}. It is not shown again. {NEEDED}")
+        if key.money and settings.prices is None:
+            print("Its limit in money needs a gateway with --prices; others answer its requests with a 503.")
 
 
 def _list(parsed: argparse.Namespace) -> None:
@@ -111,30 +120,38 @@ def _list(parsed: argparse.Namespace) -> None:
         print(_NEVER_A_KEY if table_of_keys.version == 0 else _ALL_REVOKED)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "name",
-        "ends in",
-        "created",
-        "requests/min",
-        "tokens/min",
-        "tokens/day",
-        "at once",
-        "default",
-        "checkpoints",
-    ):
+    rows = [_cells(key) for key in all_keys]
+    shown = [name for name in rows[0] if name not in _SELDOM or any(row[name] != "-" for row in rows)]
+    for column in shown:
         table.add_column(column, justify="right" if "/" in column or column == "at once" else "left")
-    for key in all_keys:
-        tokens = (key.reasoning_tokens_per_minute, key.reasoning_tokens_per_day)
-        counts = (key.requests_per_minute, *tokens, key.max_concurrency)
-        table.add_row(
-            f"{key.name} (admin)" if key.admin else key.name,
-            key.hint,
-            datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d"),
-            *("-" if count is None else f"{count:,}" for count in counts),
-            key.default_budget or "-",
-            "all" if key.checkpoints is None else " ".join(key.checkpoints),
-        )
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
     terminal.console().print(table)
+
+
+_SELDOM = ("team", "money/day", "money/month")
+"""Columns that are shown only if a key has them."""
+
+
+def _cells(key: Key) -> dict[str, str]:
+    """A key's row, by column."""
+    counts = {
+        "requests/min": key.requests_per_minute,
+        "tokens/min": key.reasoning_tokens_per_minute,
+        "tokens/day": key.reasoning_tokens_per_day,
+        "money/day": key.money_per_day,
+        "money/month": key.money_per_month,
+        "at once": key.max_concurrency,
+    }
+    return {
+        "name": f"{key.name} (admin)" if key.admin else key.name,
+        "team": key.team or "-",
+        "ends in": key.hint,
+        "created": datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d"),
+        **{name: "-" if count is None else f"{count:,}" for name, count in counts.items()},
+        "default": key.default_budget or "-",
+        "checkpoints": "all" if key.checkpoints is None else " ".join(key.checkpoints),
+    }
 
 
 def _revoke(parsed: argparse.Namespace) -> None:

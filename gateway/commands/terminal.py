@@ -15,9 +15,11 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from gateway import config, duration, store
+from gateway.access.prices import PriceList, load
 from gateway.commands import reports
 from gateway.config import Settings
 from gateway.urls import redact_url
+from models import family as families
 
 T = TypeVar("T")
 
@@ -46,6 +48,25 @@ def add_since(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since", metavar="TIME", type=_seconds, help="how far to look back, such as 24h; default: everything"
     )
+
+
+PRICED = ("redis", "state_dir", "config", "prices", "family")
+"""The settings of a command that shows money."""
+
+
+def add_prices(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for what tokens cost."""
+    parser.add_argument("--prices", metavar="FILE", help="prices file; default: that of `laconic serve`")
+    parser.add_argument("--family", metavar="PATH", help="directory of the family; default: the shipped abacus")
+
+
+def load_prices(settings: Settings) -> PriceList | None:
+    """The prices that the settings name; None without any.
+
+    Raises:
+        PricesError, FamilyError: they, or the family that they are of, cannot be used.
+    """
+    return None if settings.prices is None else load(settings.prices, families.load(settings.family, verify=False))
 
 
 def window_start(parsed: argparse.Namespace) -> float:

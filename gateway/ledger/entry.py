@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from gateway.access.cost import Part, Spent, parts
 from models.field import path_of
 from models.prediction import Forecast
 
@@ -79,6 +80,16 @@ class Entry:
     """What the profile's reader added to the forest's value, in logits (`models.reader`)."""
     via: str = ""
     """The router that ran the request and reported its tokens, as it calls itself; empty if this gateway ran it."""
+    team: str = ""
+    """The team of the key, as it was then; empty without one."""
+    first_checkpoint: str = ""
+    """The checkpoint that thought first, if the request was escalated; else empty."""
+    first_reasoning_tokens: _Count = 0
+    """Of the reasoning tokens, its own."""
+    first_answer_tokens: _Count = 0
+    """Of the answer tokens, its own: nobody got to read them."""
+    reference_answer_tokens: _Tokens | None = None
+    """Answer tokens expected of the reference checkpoint; None if the profile does not predict answers."""
 
     @property
     def predicted_success(self) -> float | None:
@@ -90,6 +101,13 @@ class Entry:
     def is_reported(self) -> bool:
         """Whether it is known how the request ended. Of this gateway's own requests it always is."""
         return self.status != UNREPORTED
+
+    @property
+    def parts(self) -> list[Part]:
+        """Which checkpoint spent what."""
+        spent = Spent(self.prompt_tokens, self.cached_tokens or 0, self.reasoning_tokens, self.answer_tokens)
+        first = (self.first_checkpoint, self.first_reasoning_tokens, self.first_answer_tokens)
+        return parts(self.checkpoint, spent, *first)
 
     @property
     def succeeded(self) -> bool:

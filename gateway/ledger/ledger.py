@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from gateway.ledger import entry as entries
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import Cell, Totals, cell_of, totals_of
 from gateway.ledger.spool import Spool
+from gateway.ledger.usage import Line as UsageLine
+from gateway.ledger.usage import Usage, usage_of
 from gateway.store import connect
 from gateway.supervision import BackgroundTask
 
@@ -41,6 +44,8 @@ PLACES = "{{laconic:ledger}}:places:{day}"
 _IDS = "{{laconic:ledger}}:ids:{day}"
 """Ids alone, as an earlier version kept them."""
 _SUMS = "{{laconic:ledger}}:sums:{hour}"
+_USAGE = "{{laconic:ledger}}:usage:{hour}"
+"""Whole numbers by key, team, checkpoint and more, which add up to the entries exactly."""
 GATHER_SECONDS = 0.02
 """How long to gather entries before a call. Nobody waits for an entry, and a call costs more than its entries."""
 MAX_UNSPOOLED = 10_000
@@ -59,7 +64,7 @@ Page = list[tuple[str, dict[str, str]]]
 """Part of a stream as redis-py decodes it: ids, each with its fields."""
 
 _ADD = """
-local stream, holdouts, hours, places, sums, ids = unpack(KEYS)
+local stream, holdouts, hours, places, sums, ids, usage = unpack(KEYS)
 local max_entries, max_holdouts, hour, id_seconds, sum_seconds = unpack(ARGV, 1, 5)
 local added = 0
 for i = 6, #ARGV do
@@ -73,12 +78,18 @@ for i = 6, #ARGV do
     for _, sum in ipairs(entry.sums) do
       redis.call('HINCRBYFLOAT', sums, sum[1], sum[2])
     end
+    for _, line in ipairs(entry.usage) do
+      for name, amount in pairs(line[2]) do  -- one that overflows must not hold up the ledger
+        redis.pcall('HINCRBY', usage, line[1] .. ', "' .. name .. '"]', amount)
+      end
+    end
     added = added + 1
   end
 end
 redis.call('ZADD', hours, hour, hour)
 redis.call('EXPIRE', places, id_seconds)
 redis.call('EXPIRE', sums, sum_seconds)
+redis.call('EXPIRE', usage, sum_seconds)
 return added
 """
 
@@ -256,7 +267,7 @@ class Ledger:
                 hours[cell_of(entry).hour].append(_script_argument(line, entry))
             for hour, arguments in hours.items():
                 by_day = (PLACES.format(day=hour // 24), _SUMS.format(hour=hour), _IDS.format(day=hour // 24))
-                keys = [STREAM, HOLDOUTS, HOURS, *by_day]
+                keys = [STREAM, HOLDOUTS, HOURS, *by_day, _USAGE.format(hour=hour)]
                 await self._add(
                     keys=keys,
                     args=[self._max_entries, MAX_HOLDOUTS, hour, ID_DAYS * 86_400, SUM_DAYS * 86_400, *arguments],
@@ -294,27 +305,52 @@ async def read_snapshot(redis: Redis, since: float) -> LedgerSnapshot:
 
 async def read_cells(redis: Redis, since: float) -> list[tuple[Cell, Totals]]:
     """Read the sums by cell from the hour of `since` (Unix seconds) on."""
-    since_hour = int(since // 3600)
-    recorded_hours = await redis.zrangebyscore(HOURS, since_hour, "+inf")  # pyright: ignore[reportUnknownMemberType]
-    hours = [int(hour) for hour in cast("list[str]", recorded_hours)]
-    cells: list[tuple[Cell, Totals]] = []
+    return [cell async for hour, sums in _hourly(redis, _SUMS, since) for cell in _cells(hour, sums)]
+
+
+async def read_usage(redis: Redis, since: float, until: float = math.inf) -> list[tuple[UsageLine, Usage]]:
+    """Read the usage by line, of the hours that begin at the hour of `since` or later, and before `until`."""
+    found: list[tuple[UsageLine, Usage]] = []
+    async for hour, sums in _hourly(redis, _USAGE, since, until):
+        amounts: defaultdict[UsageLine, dict[str, int]] = defaultdict(dict)
+        for field, amount in sums.items():
+            *line, name = json.loads(field)
+            if name in Usage._fields:  # else from another version
+                amounts[UsageLine(hour, *line)][name] = int(amount)
+        found += [(line, Usage(**fields)) for line, fields in amounts.items()]
+    return found
+
+
+async def _hourly(
+    redis: Redis, name: str, since: float, until: float = math.inf
+) -> AsyncIterator[tuple[int, dict[str, str]]]:
+    """Yield the hours of a window, each with its hash of that name."""
+    recorded_hours = await redis.zrangebyscore(HOURS, int(since // 3600), "+inf")  # pyright: ignore[reportUnknownMemberType]
+    hours = [int(hour) for hour in cast("list[str]", recorded_hours) if int(hour) * 3600 < until]
     for batch in (hours[i : i + HOURS_AT_ONCE] for i in range(0, len(hours), HOURS_AT_ONCE)):
         pipeline = redis.pipeline(transaction=False)
         for hour in batch:
-            pipeline.hgetall(_SUMS.format(hour=hour))
+            pipeline.hgetall(name.format(hour=hour))
         for hour, sums in zip(batch, await pipeline.execute(), strict=True):
-            cells += _cells(hour, sums)
-    return cells
+            yield hour, sums
 
 
 def _script_argument(line: bytes, entry: Entry) -> bytes:
     """An entry as the Lua script expects it."""
-    _, *cell = cell_of(entry)
-    field = json.dumps(cell)[:-1]
+    cell = cell_of(entry)
+    field = json.dumps(cell[1:])[:-1]
     amounts = zip(Totals._fields, totals_of(entry), strict=True)
     sums = [[f'{field}, "{name}"]', repr(amount)] for name, amount in amounts if amount]
+    # As text, because whole numbers are floats in Lua.
+    usage = [
+        (
+            json.dumps(of[1:])[:-1],
+            {name: str(amount) for name, amount in zip(Usage._fields, used, strict=True) if amount},
+        )
+        for of, used in usage_of(entry, cell)
+    ]
     text = line.rstrip(b"\n").decode()
-    return to_json({"id": entry.id, "line": text, "holdout": entry.holdout, "sums": sums})
+    return to_json({"id": entry.id, "line": text, "holdout": entry.holdout, "sums": sums, "usage": usage})
 
 
 def _cells(hour: int, sums: dict[str, str]) -> list[tuple[Cell, Totals]]:

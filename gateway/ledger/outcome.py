@@ -60,6 +60,10 @@ class Decided:
     """The most tokens that all choices can have together."""
     reserved: Annotated[int, Field(ge=0)] | None
     """The reasoning tokens that are reserved for the key; None if it has no limits."""
+    money: Annotated[int, Field(ge=0)]
+    """Billionths of the currency unit that are reserved for it."""
+    team: str
+    """The team that they are reserved for as well; empty if that has no limits."""
     conversation: Conversation | None
     seconds: Annotated[float, Field(ge=0)]
     """What the decision took."""

@@ -211,7 +211,7 @@ def compute_savings(
     label = LABELS[by]
     sums_since = [(cell, totals) for cell, totals in cells if cell.hour >= since_hour]
     holdouts_since = [(cell, entry) for entry in holdouts if (cell := cell_of(entry)).hour >= since_hour]
-    complete = _complete_from(sums_since, [cell for cell, _ in holdouts_since])
+    complete = complete_from(sums_since, [cell for cell, _ in holdouts_since])
     hours = {cell.hour for cell, _ in sums_since if cell.hour >= complete}
     label_sums: defaultdict[str, list[tuple[Cell, Totals]]] = defaultdict(list)
     label_holdouts: defaultdict[str, list[Entry]] = defaultdict(list)
@@ -227,7 +227,7 @@ def compute_savings(
     return Savings(by, {name: groups[name] for name in ranked}, total)
 
 
-def _complete_from(sums: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Cell]) -> int:
+def complete_from(sums: Sequence[tuple[Cell, Totals]], holdouts: Sequence[Cell]) -> int:
     """The first hour from which on no counted holdout is missing."""
     missing = Counter[int]()
     for cell, totals in sums:
@@ -266,9 +266,9 @@ def _measured(parts: Sequence[tuple[Totals, Sequence[Entry]]]) -> Measurement | 
     if not intervals:
         return None
     if len(answered) < len(intervals):
-        return Measurement(*_add_intervals(intervals), requests, spent, estimate, None, None, None)
-    _, low, high = _add_intervals(answered)
-    return Measurement(*_add_intervals(intervals), requests, spent, estimate, low, high, not low <= estimate <= high)
+        return Measurement(*add_intervals(intervals), requests, spent, estimate, None, None, None)
+    _, low, high = add_intervals(answered)
+    return Measurement(*add_intervals(intervals), requests, spent, estimate, low, high, not low <= estimate <= high)
 
 
 def _interval(holdouts: Sequence[Entry], treatment: TreatmentTotals, sums: Totals) -> Interval | None:
@@ -295,7 +295,7 @@ def count_informative(holdouts: Iterable[tuple[object, int]]) -> int:
     return sum(counts.total() - max(counts.values()) for counts in spent.values())
 
 
-def _add_intervals(parts: Sequence[Interval]) -> Interval:
+def add_intervals(parts: Sequence[Interval]) -> Interval:
     """Add savings and the squares of their intervals' half-widths, because the draws are independent."""
     saved = sum(saved for saved, _, _ in parts)
     below = sum((saved - low) ** 2 for saved, low, _ in parts) ** 0.5

@@ -16,6 +16,7 @@ from typing import Annotated, cast
 from pydantic import Field, TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
+from gateway.access.cost import Spent
 from gateway.ledger.drift import wilson
 from gateway.ledger.ledger import Page
 
@@ -26,6 +27,8 @@ MIN_PAIRS = 30
 """Fewest pairs for an interval of the judge's difference."""
 _Z = 1.959964
 _Tokens = Annotated[int, Field(ge=0, le=2**53)]
+Usage = tuple[_Tokens, _Tokens, _Tokens, _Tokens]
+"""Tokens of the prompt, those of them that were cached, of the reasoning and of the answer."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class Shadow:
     reference_tokens: _Tokens
     """The same of the reference's answer: what the comparison cost, with the judge's."""
     judge_tokens: _Tokens
+    reference_usage: Usage = (0, 0, 0, 0)
+    """What the reference's answer took; zeros in comparisons of an earlier version."""
+    judge_usage: Usage = (0, 0, 0, 0)
+
+    @property
+    def spent(self) -> tuple[Spent, Spent]:
+        """What the reference and the judge took."""
+        return Spent(*self.reference_usage), Spent(*self.judge_usage)
 
 
 _SHADOW = TypeAdapter(Shadow)

@@ -1,4 +1,4 @@
-"""What does SIGHUP change? Keys, profile, log level and the certificates for engines. It never stops a stream.
+"""What does SIGHUP change? Keys, profile, prices, log level and engines' certificates. It never stops a stream.
 
 What cannot be used is left as it was, and the log says so in the one line that a reload writes.
 """
@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from gateway.access import prices
+from gateway.access.prices import PricesError
 from gateway.config import ConfigError
 from gateway.observe import logs
 from gateway.routing.floor import floor_of
@@ -55,7 +57,7 @@ class Reloader:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            done = [await self._keys(), await self._profile(), self._level(), self._tls()]
+            done = [await self._keys(), await self._profile(), *self._prices(), self._level(), self._tls()]
             log.warning("reloaded on SIGHUP: %s", "; ".join(done))
 
     async def _keys(self) -> str:
@@ -83,6 +85,16 @@ class Reloader:
         check_profile(profile, self._services.family, path)
         floor_of(self._services.settings.quality_floor, profile.floors)
         return profile
+
+    def _prices(self) -> list[str]:
+        """One word, or none if there is no prices file."""
+        if (path := self._services.settings.prices) is None:
+            return []
+        try:
+            self._services.prices.current = prices.load(path, self._services.family)
+        except PricesError as error:
+            return [f"the prices stay as they are ({error})"]
+        return ["prices"]
 
     def _level(self) -> str:
         try:

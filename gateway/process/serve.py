@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway import more_args, store
+from gateway.access import prices
 from gateway.access.journal import merge_journals
 from gateway.access.keyring import Keyring
 from gateway.config import ConfigError, Settings
@@ -53,7 +54,7 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
 
     Raises:
         ConfigError: a setting cannot be used on this machine.
-        FamilyError, ProfileError: the family cannot be used.
+        FamilyError, ProfileError, PricesError: the family or the prices cannot be used.
         StartError: a child process did not start.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
@@ -63,6 +64,7 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     # The weights matter to whoever loads them: the embedded engine.
     family = families.load(settings.family, verify=not settings.engine)
     _check_floor(settings, family)
+    prices.load(settings.prices, family)
     if profiles.LIBRARY is None:
         log.warning(
             "routing is not compiled, so a decision takes several times as long; install a C compiler, then this"

@@ -49,6 +49,8 @@ class Conversation:
     """A hash, 32 hexadecimal digits."""
     may_be_known: bool
     """There may have been a turn before: the caller sent an id, or the messages have an assistant's turn."""
+    is_named: bool = False
+    """The caller sent an id."""
 
 
 def identify(
@@ -73,11 +75,11 @@ def identify(
                 f" blanks, got {len(own)}",
                 HEADER,
             )
-        return Conversation(_hash("id", caller, own), may_be_known=True)
+        return Conversation(_hash("id", caller, own), may_be_known=True, is_named=True)
     system = _fingerprint_of(messages, _INSTRUCTIONS)
     session = next((one for one in _sessions(headers, asked) if _is_id(one)), None)
     if session is not None:
-        return Conversation(_hash("session", caller, session, system), may_be_known=True)
+        return Conversation(_hash("session", caller, session, system), may_be_known=True, is_named=True)
     opening = _fingerprint_of(messages, frozenset({"user"}))
     continues = any(message.get("role") == "assistant" for message in messages)
     return Conversation(_hash("opening", caller, system, opening), may_be_known=continues)

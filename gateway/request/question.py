@@ -195,6 +195,17 @@ def text_of(body: Body) -> str:
     return "\n".join(text for message in messages if (text := _text(message.content)))
 
 
+def is_text(body: Body) -> bool:
+    """Whether the messages of a chat request are text alone, without images and the like."""
+    for message in cast("list[Body]", body["messages"]):
+        content: object = message.get("content")
+        if isinstance(content, list):
+            kinds = [part.get("type") for part in cast("list[Body]", content)]
+            if any(kind != "text" for kind in kinds):
+                return False
+    return True
+
+
 def _utf8(body: Body) -> bytes:
     return _COMPACT.encode(body).encode()
 

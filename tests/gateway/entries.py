@@ -64,4 +64,9 @@ def entries() -> st.SearchStrategy[Entry]:
         cached_tokens=st.none() | tokens,
         conversation=st.sampled_from(["none", "begun", "kept", "moved_up", "moved_down"]),
         abstention=st.sampled_from(["none", "unfamiliar", "unreadable"]),
+        team=st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+        first_checkpoint=st.sampled_from(["", "alpha-0.4"]),
+        first_reasoning_tokens=tokens,
+        first_answer_tokens=tokens,
+        reference_answer_tokens=st.none() | st.floats(0, 1e6),
     )

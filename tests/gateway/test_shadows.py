@@ -76,6 +76,7 @@ async def test_the_caller_does_not_wait_for_the_reference(
         (found,) = await compared(gateway)
         assert (found.choice, found.agrees, found.verdict) == ("alpha-0.4", True, None)
         assert (found.routed_tokens, found.reference_tokens, found.judge_tokens) == (9, 9, 0)
+        assert (found.reference_usage, found.judge_usage) == ((17, 0, 4, 5), (0, 0, 0, 0)), "what a price is of"
         assert len(await gateway.entries()) == 1, "a comparison is no request"
         figures = (await gateway.client.get("/v1/savings")).json()["shadows"]
         assert (figures["compared"], figures["agreed"], figures["reference_tokens"]) == (1, 1, 9)

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from gateway.access import limits, windows
 from gateway.access.keys import Key
-from gateway.access.limits import Limiter, LimitState
+from gateway.access.limits import Limiter
+from gateway.access.money import Charge
+from gateway.access.prices import MoneyLimits
+from gateway.access.state import LimitState, rate_limit_headers
 from gateway.errors import ApiError, BadRequestError
 from gateway.request.budget import HEADER, Budget
 from tests.conftest import RedisServer
@@ -56,7 +59,7 @@ async def test_requests_are_limited_per_minute(redis_server: RedisServer) -> Non
         for sent in (1, 2, 3):
             _, state = await limiter.reserve(mine, f"r{sent}", 0)
             assert state is not None
-            assert limits.rate_limit_headers(mine, state)["x-ratelimit-remaining-requests"] == str(3 - sent)
+            assert rate_limit_headers(mine, state)["x-ratelimit-remaining-requests"] == str(3 - sent)
         with pytest.raises(ApiError) as refused:
             await limiter.reserve(mine, "r4", 0)
         assert (refused.value.status, refused.value.kind) == (429, "requests")
@@ -177,6 +180,61 @@ async def test_reservations_of_a_killed_gateway_are_charged_when_their_lease_exp
         await asyncio.sleep(0.1)
 
 
+def charge(most: int, **limits: Any) -> Charge:
+    return Charge(most, "USD", **{"key_limits": MoneyLimits(per_day=100), **limits})
+
+
+async def test_money_is_reserved_and_settled_and_the_error_names_the_limit(redis_server: RedisServer) -> None:
+    mine = key(money_per_day=1e-6)
+    async with running_limiter(redis_server) as limiter:
+        reservation, _ = await limiter.reserve(mine, "r1", 0, charge(80))
+        with pytest.raises(ApiError) as refused:
+            await limiter.reserve(mine, "r2", 0, charge(21))
+        assert (refused.value.status, refused.value.code, refused.value.retry_after) == (429, "money_limit_exceeded", 1)
+        assert "money_per_day" in refused.value.message
+        assert "0.0000001 USD per day" in refused.value.message
+        limiter.settle(reservation, 0, 30)
+        _, state = await limiter.reserve(mine, "r3", 0, charge(70))
+        assert state is not None
+        assert (state.day_money, state.month_money, state.reserved_money) == (30, 30, 70)
+        with pytest.raises(ApiError) as refused:
+            await limiter.reserve(mine, "r4", 0, charge(71))
+        assert 1 <= (refused.value.retry_after or 0) <= 86_400
+
+
+async def test_a_team_s_limit_is_shared_by_its_keys_and_named(redis_server: RedisServer) -> None:
+    team = {"key_limits": MoneyLimits(), "team": "research", "team_limits": MoneyLimits(per_month=100)}
+    async with running_limiter(redis_server) as one, running_limiter(redis_server) as two:
+        spent, _ = await one.reserve(key(team="research"), "r1", 0, charge(60, **team))
+        one.settle(spent, 0, 60)
+        await until(lambda: redis_state(redis_server, "@research").get("month_money") == 60)
+        with pytest.raises(ApiError, match=r"The team research may spend .* per month \(per_month\)") as refused:
+            await two.reserve(key(name="team-b", team="research"), "r2", 0, charge(41, **team))
+        assert 1 < (refused.value.retry_after or 0) <= 31 * 86_400
+        await two.reserve(key(name="team-b", team="research"), "r3", 0, charge(40, **team))
+
+
+async def test_money_that_was_spent_while_redis_was_away_survives_a_kill(
+    mortal_redis: RedisServer, tmp_path: Path
+) -> None:
+    team = {"team": "research", "team_limits": MoneyLimits(per_month=1000)}
+    mortal_redis.start()
+    killed = Limiter(mortal_redis.url, tmp_path)
+    await killed.start()
+    reserved, _ = await killed.reserve(key(team="research"), "r1", 0, charge(100, **team))
+    mortal_redis.kill()
+    killed.settle(reserved, 0, 25)
+    await until(lambda: not killed.healthy)
+    for task in killed._tasks:
+        await task.stop()  # killed: nothing is closed
+    mortal_redis.start()
+    async with running_limiter(mortal_redis, tmp_path):
+        await until(lambda: redis_state(mortal_redis)["day_money"] == 25)
+        for name in ("team-a", "@research"):
+            state = redis_state(mortal_redis, name)
+            assert (state["month_money"], state["reserved_money"]) == (25, 0)
+
+
 async def test_without_redis_nobody_waits_and_usage_is_counted_later(mortal_redis: RedisServer) -> None:
     mine = key(reasoning_tokens_per_day=100)
     mortal_redis.start()
@@ -227,7 +285,7 @@ def test_the_reservation_is_the_most_reasoning_tokens_the_request_can_spend(
 def test_the_token_headers_describe_the_window_with_the_fewest_tokens_left() -> None:
     mine = key(requests_per_minute=10, reasoning_tokens_per_minute=100, reasoning_tokens_per_day=120)
     state = LimitState(86_400 * 20_000 + 75.0, "", 4, 10, 90, 20, minute=1440 * 20_000 + 1)
-    assert limits.rate_limit_headers(mine, state) == {
+    assert rate_limit_headers(mine, state) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "6",
         "x-ratelimit-reset-requests": "45s",
@@ -235,7 +293,7 @@ def test_the_token_headers_describe_the_window_with_the_fewest_tokens_left() -> 
         "x-ratelimit-remaining-tokens": "10",
         "x-ratelimit-reset-tokens": "86325s",
     }
-    assert limits.rate_limit_headers(key(), state) == {}
+    assert rate_limit_headers(key(), state) == {}
 
 
 async def test_a_settlement_after_the_charge_gives_back_what_was_not_spent(

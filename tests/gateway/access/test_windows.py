@@ -5,43 +5,64 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from gateway.access import windows
 from tests.conftest import RedisServer
 
-MINUTE_LIMIT, DAY_LIMIT = 50, 120
+MINUTE_LIMIT, DAY_LIMIT, MONTH_LIMIT = 50, 120, 200
 DAY = 86_400
 MIDNIGHT = 20_000.0 * DAY
+MONTH_END = 20_028.0 * DAY
+"""The end of October 2024."""
 KEYS = [key.format("team-a") for key in windows.KEYS]
-LIMITS = {"max_requests": 1000, "max_minute_tokens": MINUTE_LIMIT, "max_day_tokens": DAY_LIMIT}
+TEAM_KEYS = [key.format(windows.TEAM.format("research")) for key in windows.KEYS]
+LIMITS = {"requests": 1000, "minute_tokens": MINUTE_LIMIT, "day_tokens": DAY_LIMIT}
+ACCOUNTS = [LIMITS, {"month_money": MONTH_LIMIT}]
+"""Of a key, and of its team. In the machine below a token costs one."""
 
 
 class Script:
     """The script with a clock of the test's own."""
 
     def __init__(self, server: RedisServer) -> None:
-        self._client = server.client
+        self.client = server.client
         self._run = server.client.register_script(windows.SCRIPT)
-        self._client.flushall()
+        self.clear()
+
+    def clear(self) -> None:
+        self.client.flushall()
 
     def __call__(self, now: float, kind: str, lease: str, **op: Any) -> tuple[str, dict[str, int]]:
-        """Run one operation. Returns which limit refused it, and the counts."""
-        ops = json.dumps([{"kind": kind, "lease": lease, "tokens": int(lease.split(":")[1]), **op}])
+        """Run one operation on the key's account. Returns which limit refused it, and the counts."""
+        refused, _, counts = self.accounts(now, kind, lease, **{"accounts": [{}], **op})
+        return refused, counts[0]
+
+    def accounts(self, now: float, kind: str, lease: str, **op: Any) -> tuple[str, int, list[dict[str, int]]]:
+        """Run one operation on the accounts of a key and perhaps its team. Returns also which of them refused it."""
+        _, tokens, *money = lease.split(":")
+        held = {"tokens": int(tokens), **({"money": int(money[0])} if money else {})}
+        ops = json.dumps([{"kind": kind, "lease": lease, **held, **op}])
         durations = [
             windows.LEASE_SECONDS, windows.REMEMBER_SETTLED_SECONDS, windows.STATE_SECONDS, windows.WILD_DAYS,
+            windows.MONTH_SECONDS,
         ]  # fmt: skip
-        _, (refused, *counts) = self._run(keys=KEYS, args=[ops, *durations, now])  # type: ignore[misc]
-        names = ("requests", "minute_tokens", "day_tokens", "reserved", "minute")
-        return refused, dict(zip(names, counts, strict=True))
+        keys = [*KEYS, *TEAM_KEYS][: 4 * len(op["accounts"])]
+        _, (refused, by, *counts) = self._run(keys=keys, args=[ops, *durations, now])  # type: ignore[misc]
+        names = (
+            *("requests", "minute_tokens", "day_tokens", "reserved", "minute"),
+            *("day_money", "month_money", "reserved_money"),
+        )
+        return refused, by, [dict(zip(names, one, strict=True)) for one in counts]
 
     def reserve(self, now: float, lease: str) -> tuple[str, dict[str, int]]:
-        return self(now, "reserve", lease, **LIMITS)
+        return self(now, "reserve", lease, accounts=[LIMITS])
 
     def settle(self, now: float, lease: str, spent: int) -> dict[str, int]:
         return self(now, "settle", lease, spent=spent)[1]
@@ -99,6 +120,63 @@ def test_a_charge_is_corrected_only_while_its_window_runs(script: Script) -> Non
     assert script.settle(MIDNIGHT + DAY + 2, "r3:50", 50)["day_tokens"] == 0, "and counts there"
 
 
+def month(at: float) -> int:
+    """A number of the month, which is no minute's and no day's."""
+    when = datetime.fromtimestamp(at, UTC)
+    return -(when.year * 12 + when.month)
+
+
+def windows_of(at: float) -> tuple[int, int, int]:
+    """The minute, the day and the month."""
+    return int(at // 60), int(at // DAY), month(at)
+
+
+def test_a_reservation_is_made_for_key_and_team_or_for_neither(script: Script) -> None:
+    accounts = [{"day_money": 100}, {"month_money": 150}]
+    assert script.accounts(MIDNIGHT, "reserve", "r1:0:90", accounts=accounts)[0] == ""
+    refused, by, (key, team) = script.accounts(MIDNIGHT, "reserve", "r2:0:20", accounts=accounts)
+    assert (refused, by, key["reserved_money"], team["reserved_money"]) == ("day_money", 1, 90, 90)
+    script.accounts(MIDNIGHT, "settle", "r1:0:90", accounts=[{}, {}], spent=0, cost=80)
+    more = [{}, {"month_money": 150}]  # another key of the team
+    refused, by, (key, team) = script.accounts(MIDNIGHT, "reserve", "r3:0:71", accounts=more)
+    assert (refused, by, key["reserved_money"]) == ("month_money", 2, 0)
+    assert (key["requests"], team["requests"]) == (1, 1), "a refused request is in neither count"
+    assert script.accounts(MIDNIGHT, "reserve", "r4:0:70", accounts=more)[0] == ""
+
+
+def test_money_of_an_expired_lease_is_charged_and_given_back_while_the_month_runs(script: Script) -> None:
+    accounts = [{"month_money": 100}]
+    script.accounts(MIDNIGHT, "reserve", "r1:5:90", accounts=accounts)
+    later = MIDNIGHT + windows.LEASE_SECONDS + 1
+    _, _, (counts,) = script.accounts(later, "reserve", "r2:0:1", accounts=accounts)
+    assert (counts["month_money"], counts["day_money"], counts["day_tokens"]) == (90, 90, 5)
+    tomorrow = MIDNIGHT + DAY + 10
+    _, _, (counts,) = script.accounts(tomorrow, "settle", "r1:5:90", accounts=[{}], spent=2, cost=30)
+    assert (counts["month_money"], counts["day_money"]) == (31, 0), "r2 was charged yesterday, too"
+
+
+@given(one=st.floats(0, 1.2e10), other=st.floats(0, 1.2e10))
+@example(one=951_782_399.0, other=951_782_400.0)  # 28 and 29 February 2000
+@example(one=4_107_542_399.0, other=4_107_542_400.0)  # 28 February and 1 March 2100
+@example(one=1_735_689_599.0, other=1_735_689_600.0)  # the turn of a year
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_money_of_a_month_counts_until_its_end(script: Script, one: float, other: float) -> None:
+    script.clear()
+    earlier, later = sorted((one, other))
+    for at, lease in ((earlier, "r1:0:40"), (later, "r2:0:2")):
+        script.accounts(at, "reserve", lease, accounts=[{"month_money": 1000}])
+        _, _, (counts,) = script.accounts(at, "settle", lease, accounts=[{}], spent=0, cost=int(lease[5:]))
+    assert counts["month_money"] == (42 if month(earlier) == month(later) else 2)
+    assert counts["day_money"] == (42 if int(earlier // DAY) == int(later // DAY) else 2)
+
+
+def test_a_month_s_money_is_remembered_as_long_as_the_month(script: Script) -> None:
+    script.accounts(MIDNIGHT, "settle", "r1:0:5", accounts=[{}], spent=0, cost=5)
+    assert script.client.ttl(KEYS[0]) > 31 * DAY
+    script.accounts(MIDNIGHT, "settle", "r2:5", accounts=[{}], spent=5)
+    assert script.client.ttl(KEYS[1]) <= windows.STATE_SECONDS
+
+
 @dataclass
 class Running:
     """A request that was admitted."""
@@ -106,8 +184,8 @@ class Running:
     lease: str
     tokens: int
     expires: float
-    windows: tuple[int, int] | None = None
-    """The minute and day in which its lease expired."""
+    windows: tuple[int, int, int] | None = None
+    """The minute, day and month in which its lease expired."""
     settled: bool = False
 
 
@@ -120,11 +198,12 @@ class Gateways(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.script = Script(self.server)
-        self.now, self.latest = MIDNIGHT + 12 * 3600.0, 0.0
+        self.now, self.latest = MONTH_END - 12 * 3600.0, 0.0
         self.count = 0
         self.running: list[Running] = []
         self.spent: defaultdict[int, int] = defaultdict(int)
         self.counts: dict[str, int] = {"minute_tokens": 0, "day_tokens": 0, "reserved": 0}
+        self.team: dict[str, int] = {"month_money": 0, "reserved_money": 0}
 
     @rule(seconds=st.sampled_from([0.5, 20.0, 61.0, 119.0, 121.0, 3600.0, 13 * 3600.0]))
     def time_passes(self, seconds: float) -> None:
@@ -138,10 +217,9 @@ class Gateways(RuleBasedStateMachine):
     @rule(target=requests, tokens=st.integers(1, 30))
     def a_request_comes(self, tokens: int) -> Any:
         self._windows()
-        lease = f"r{self.count}:{tokens}"
+        lease = f"r{self.count}:{tokens}:{tokens}"
         self.count += 1
-        refused, self.counts = self.script.reserve(self.now, lease)
-        if refused:
+        if self._run("reserve", lease, accounts=ACCOUNTS):
             return multiple()
         self.running.append(request := Running(lease, tokens, self.now + windows.LEASE_SECONDS))
         return request
@@ -149,7 +227,7 @@ class Gateways(RuleBasedStateMachine):
     @rule(request=requests)
     def a_lease_is_renewed(self, request: Running) -> None:
         self._windows()
-        _, self.counts = self.script(self.now, "renew", request.lease)
+        self._run("renew", request.lease, accounts=[{}, {}])
         if request.windows is None and not request.settled:
             request.expires = self.now + windows.LEASE_SECONDS
 
@@ -159,7 +237,7 @@ class Gateways(RuleBasedStateMachine):
         self._windows()
         spent = round(share * request.tokens)
         for _ in range(1 + twice):
-            self.counts = self.script.settle(self.now, request.lease, spent)
+            self._run("settle", request.lease, accounts=[{}, {}], spent=spent, cost=spent)
         request.settled = True
         for window in request.windows or self._current():
             self.spent[window] += spent
@@ -168,7 +246,8 @@ class Gateways(RuleBasedStateMachine):
     def no_window_is_exceeded(self) -> None:
         assert self.counts["minute_tokens"] + self.counts["reserved"] <= MINUTE_LIMIT
         assert self.counts["day_tokens"] + self.counts["reserved"] <= DAY_LIMIT
-        assert min(self.counts.values()) >= 0
+        assert self.team["month_money"] + self.team["reserved_money"] <= MONTH_LIMIT
+        assert min(*self.counts.values(), *self.team.values()) >= 0
 
     def teardown(self) -> None:
         """What still runs may spend all it reserved, in the window in which its lease expires."""
@@ -181,10 +260,15 @@ class Gateways(RuleBasedStateMachine):
                 for window in request.windows or ():
                     self.spent[window] += request.tokens
         for window, spent in self.spent.items():
-            assert spent <= (MINUTE_LIMIT if window > MIDNIGHT // 3600 else DAY_LIMIT), window
+            limit = MONTH_LIMIT if window < 0 else MINUTE_LIMIT if window > MIDNIGHT // 3600 else DAY_LIMIT
+            assert spent <= limit, window
 
-    def _current(self) -> tuple[int, int]:
-        return int(self.latest // 60), int(self.latest // DAY)
+    def _run(self, kind: str, lease: str, **op: Any) -> str:
+        refused, _, (self.counts, self.team) = self.script.accounts(self.now, kind, lease, **op)
+        return refused
+
+    def _current(self) -> tuple[int, int, int]:
+        return windows_of(self.latest)
 
     def _windows(self) -> None:
         """Before an operation: leases whose time has come expire in the latest window of then."""
@@ -193,7 +277,7 @@ class Gateways(RuleBasedStateMachine):
                 request.expires = min(request.expires, self.now + windows.LEASE_SECONDS)
                 if request.expires <= self.now:
                     at = max(self.latest, request.expires)
-                    request.windows = (int(at // 60), int(at // DAY))
+                    request.windows = windows_of(at)
         self.latest = max(self.latest, self.now)
 
 

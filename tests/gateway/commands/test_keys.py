@@ -60,6 +60,24 @@ def test_a_key_is_created_shown_once_listed_and_revoked(
     assert "team-a" in capsys.readouterr().err
 
 
+def test_a_key_has_a_team_and_limits_in_money(
+    redis_server: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    money = ("--money-per-day", "2.50", "--money-per-month", "40")
+    run_keys(redis_server, "create", "app-1", "--team", "research", *money)
+    assert "needs a gateway with --prices" in capsys.readouterr().out
+    run_keys(redis_server, "list", "--json")
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["team"], listed["money_per_day"], listed["money_per_month"]) == ("research", 2.5, 40)
+    run_keys(redis_server, "list")
+    assert [cell for cell in capsys.readouterr().out.split() if cell in ("research", "2.5", "2.50", "40", "40.0")] == [
+        "research",
+        "2.5",
+        "40",
+    ]
+
+
 def test_an_existing_name_is_rejected(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
     run_keys(redis_server, "create", "team-a", "--json")
     assert json.loads(capsys.readouterr().out)["name"] == "team-a"
@@ -75,6 +93,10 @@ def test_an_existing_name_is_rejected(redis_server: RedisServer, capsys: pytest.
         (("create", "a b"), "name"),
         (("create", "a", "--requests-per-minute", "0"), "requests_per_minute"),
         (("create", "a", "--max-concurrency", "0"), "max_concurrency"),
+        (("create", "a", "--money-per-day", "0"), "money_per_day"),
+        (("create", "a", "--money-per-month", "nan"), "money_per_month"),
+        (("create", "a", "--money-per-month", "0.0000001"), "money_per_month"),
+        (("create", "a", "--team", "a b"), "team"),
         (("create", "a", "--default-budget", "-1"), "default_budget"),
         (("create", "a", "--default-budget", "lots"), "default_budget"),
         (("create", "a", "--checkpoint", "alpha-9"), "checkpoints"),

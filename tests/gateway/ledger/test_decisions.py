@@ -23,7 +23,9 @@ ANOTHER = Outcome(model="alpha-0.2", prompt_tokens=20, reasoning_tokens=1, answe
 def decided(key: str = "", seconds: float = 60.0) -> Decided:
     """A decision that expires in so many seconds."""
     of = unreported(entry(key=key), "envoy", 1000)
-    return Decided(of, time.time() + seconds, None, 1000, reserved=None, conversation=None, seconds=0.001)
+    return Decided(
+        of, time.time() + seconds, None, 1000, reserved=None, money=0, team="", conversation=None, seconds=0.001
+    )
 
 
 @pytest.fixture

@@ -27,7 +27,9 @@ def decided(**changes: Any) -> Decided:
     """A decision for alpha-0.2, with `changes` to its entry."""
     of = unreported(entry(reasoning_tokens=0, answer_tokens=0, prompt_tokens=0, **changes), "litellm", MOST)
     conversation = Conversation("0" * 32, may_be_known=True)
-    return Decided(of, ARRIVED + 1800, 50, MOST, reserved=64, conversation=conversation, seconds=0.001)
+    return Decided(
+        of, ARRIVED + 1800, 50, MOST, reserved=64, money=0, team="", conversation=conversation, seconds=0.001
+    )
 
 
 def outcome_of(**changes: Any) -> Outcome:

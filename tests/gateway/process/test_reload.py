@@ -22,6 +22,7 @@ from models.files import sha256
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EASY, EVENTS, FakeEngine, until
 from tests.gateway.hostile.test_store import Turnstile
+from tests.gateway.prices import write_prices
 from tests.gateway.process.serving import CHAT, serving
 
 
@@ -39,12 +40,13 @@ async def test_sighup_reloads_while_streams_go_on(
     engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path, workers: str
 ) -> None:
     family, state, file = tmp_path / "family", tmp_path / "state", tmp_path / "laconic.toml"
+    prices = write_prices(tmp_path)
     shutil.copytree(family_dir, family)
     file.write_text('log_level = "error"')
     turnstile = Turnstile(engine)
     options = ("--redis", redis_server.url, "--workers", workers, "--config", str(file))
     async with (
-        serving(engine, family, state, *options) as serve,
+        serving(engine, family, state, *options, "--prices", str(prices)) as serve,
         httpx.AsyncClient(base_url=serve.url, timeout=30) as client,
     ):
 
@@ -68,16 +70,18 @@ async def test_sighup_reloads_while_streams_go_on(
             file.write_text('log_level = "info"')
             await reload(1)
             assert await difficulty() == 1
-            assert said().count("keys; profile; log level info; certificates for engines") == int(workers)
+            assert said().count("keys; profile; prices; log level info; certificates for engines") == int(workers)
 
             change_profile(family, difficulties="hard")
             file.write_text('log_level = "loud"')
+            prices.write_text("currency: EUR")
             redis = store.connect(redis_server.url)
             secret, _ = await keys.create(redis, Grant(name="boss", admin=True))
             await redis.aclose()
             await reload(2)
             assert said().count("the profile stays as it is") == int(workers)
             assert "the log level stays as it is" in said()
+            assert "the prices stay as they are (prices: " in said()
             async with httpx.AsyncClient(base_url=serve.url) as other:
                 assert (await other.post("/v1/chat/completions", json=CHAT)).status_code == 401
             assert secret

@@ -1,0 +1,137 @@
+"""Is the money that was saved of the same requests as the tokens, and measured with an interval that holds?"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gateway.access.cost import Price, Spent
+from gateway.access.prices import PriceList
+from gateway.ledger.entry import Entry
+from gateway.ledger.money import SavedMoney, compute_money
+from gateway.ledger.savings import Savings, cell_of, compute_savings, totals_of
+from gateway.ledger.usage import usage_of
+from tests.gateway.entries import entry
+
+REASONING_ONLY = PriceList("USD", dict.fromkeys(("base", "alpha-0.2", "alpha-0.4"), Price(0, 0, 10**6, 0)))
+FULL = PriceList(
+    "USD",
+    {
+        "base": Price(300_000, 30_000, 900_000, 600_000),
+        "alpha-0.2": Price(200_000, 20_000, 700_000, 500_000),
+        "alpha-0.4": Price(100_000, 10_000, 500_000, 400_000),
+    },
+)
+
+
+def traffic(seed: int, holdout_share: float = 0.2, size: int = 400) -> list[Entry]:
+    """Requests with prompts of very different lengths; the reference thinks about 100 tokens, the others 40."""
+    rng, found = random.Random(seed), []
+    for _ in range(size):
+        prompt, hard = rng.choice([20, 200, 20_000]), rng.lognormvariate(0, 0.5)
+        plain = {"prompt_tokens": prompt, "cached_tokens": prompt // 2, "holdout_fraction": holdout_share}
+        reference = {"reference_tokens": 100 * hard, "reference_answer_tokens": 10.0}
+        if rng.random() < holdout_share:
+            thought = round(100 * hard * rng.lognormvariate(0, 0.2))
+            found.append(
+                entry(
+                    **plain, **reference, decision="holdout", checkpoint="base", choice="alpha-0.2",
+                    reasoning_tokens=thought, answer_tokens=10,
+                )
+            )  # fmt: skip
+        else:
+            found.append(entry(**plain, **reference, reasoning_tokens=round(40 * hard), answer_tokens=10))
+    return found
+
+
+def of(sample: list[Entry], prices: PriceList) -> SavedMoney:
+    lines = [line for one in sample for line in usage_of(one, cell_of(one))]
+    return compute_money(lines, [one for one in sample if one.holdout], prices, "base", by="checkpoint")
+
+
+def tokens_of(sample: list[Entry]) -> Savings:
+    cells = [(cell_of(one), totals_of(one)) for one in sample]
+    return compute_savings(cells, [one for one in sample if one.holdout])
+
+
+def test_where_only_reasoning_costs_money_is_tokens_times_the_price() -> None:
+    sample = traffic(1)
+    money, tokens = of(sample, REASONING_ONLY).total, tokens_of(sample).total
+    assert money.spent == pytest.approx(tokens.totals.estimated_spent_tokens / 1e6)
+    assert money.saved == pytest.approx(tokens.totals.saved_tokens / 1e6, rel=1e-4)
+    assert money.measured is not None
+    assert tokens.measured is not None
+    assert money.measured.saved == pytest.approx(tokens.measured.saved_tokens / 1e6, rel=1e-3)
+    assert money.measured.low == pytest.approx(tokens.measured.low / 1e6, rel=1e-3)
+    assert money.measured.high == pytest.approx(tokens.measured.high / 1e6, rel=1e-3)
+    assert money.measured.requests == tokens.measured.requests
+
+
+def test_the_interval_covers_what_was_saved() -> None:
+    """The truth is each request at the reference's prices and lengths, minus its cost. Prompts vary a thousandfold."""
+    covered = 0
+    for seed in range(40):
+        sample = traffic(seed)
+        routed = [one for one in sample if not one.holdout]
+        truth = sum(
+            (one.prompt_tokens * 5_000 + one.prompt_tokens * 50_000)
+            + (100 * one.reasoning_tokens / 40 * 1.0202 * 900_000 - one.reasoning_tokens * 700_000)
+            + 10 * 100_000
+            for one in routed
+        ) / 1e12  # fmt: skip
+        measured = of(sample, FULL).total.measured
+        assert measured is not None
+        covered += measured.low <= truth <= measured.high
+    assert covered >= 34
+
+
+def test_a_prompt_that_costs_the_same_everywhere_does_not_widen_the_interval() -> None:
+    sample = traffic(3)
+    dear = PriceList("USD", dict.fromkeys(("base", "alpha-0.2"), Price(10**7, 10**6, 10**6, 0)))
+    assert of(sample, dear).total.measured == of(sample, REASONING_ONLY).total.measured
+
+
+def test_an_escalation_pays_the_prompt_twice_and_each_checkpoint_s_own_price() -> None:
+    one = entry(
+        checkpoint="base", choice="alpha-0.4>base@10%", prompt_tokens=100, reasoning_tokens=50, answer_tokens=9,
+        first_checkpoint="alpha-0.4", first_reasoning_tokens=20, first_answer_tokens=4,
+        reference_tokens=80.0, reference_answer_tokens=6.0,
+    )  # fmt: skip
+    total = of([one], FULL).total
+    first = 100 * 100_000 + 20 * 500_000 + 4 * 400_000
+    second = 100 * 300_000 + 30 * 900_000 + 5 * 600_000
+    assert total.spent == total.total == pytest.approx((first + second) / 1e12)
+    assert total.reference == pytest.approx((100 * 300_000 + 80 * 900_000 + 6 * 600_000) / 1e12)
+    assert total.saved == pytest.approx(total.reference - total.spent)
+
+
+def test_failures_and_pinned_requests_cost_and_save_nothing() -> None:
+    pinned = entry(decision="pinned", holdout_fraction=None)
+    failed = entry(status=502)
+    total = of([pinned, failed], FULL).total
+    assert (total.spent, total.reference, total.saved) == (0, 0, 0)
+    assert total.total == pytest.approx(2 * (20 * 200_000 + 40 * 700_000 + 5 * 500_000) / 1e12)
+    assert total.measured is None
+
+
+def test_without_a_forecast_of_answers_the_reference_s_are_as_long_as_those_given() -> None:
+    total = of([entry(answer_tokens=30)], FULL).total
+    assert total.reference == pytest.approx((20 * 300_000 + 80 * 900_000 + 30 * 600_000) / 1e12)
+
+
+def test_assumed_tokens_and_missing_holdouts_are_not_measured() -> None:
+    sample = traffic(2)
+    assert of(sample + [entry(assumed=True, holdout_fraction=0.2)] * 60, FULL).total.measured is None
+    lines = [line for one in sample for line in usage_of(one, cell_of(one))]
+    holdouts = [one for one in sample if one.holdout][1:]
+    assert compute_money(lines, holdouts, FULL, "base", by="key").total.measured is None
+
+
+def test_comparisons_cost_what_the_reference_and_the_judge_took() -> None:
+    spent = [(Spent(100, 40, 20, 10), Spent(200, 0, 5, 1))] * 2
+    found = compute_money([], [], FULL, "base", by="day", shadows=spent)
+    assert found.shadows == pytest.approx(2 * (60 * 300_000 + 40 * 30_000 + 20 * 900_000 + 10 * 600_000) / 1e12)
+    assert found.judge is None
+    judged = PriceList("USD", FULL.checkpoints, judge=Price(1, 1, 3, 2))
+    assert compute_money([], [], judged, "base", by="day", shadows=spent).judge == pytest.approx(2 * 217 / 1e12)
