@@ -1,0 +1,57 @@
+"""What does Redis have for the dashboard? One bounded reading, in a thread with a connection of its own.
+
+A large ledger takes seconds to read and to parse. In the thread of the event loop, every stream would wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from redis.asyncio import Redis
+
+from gateway.access.usage import read_usage
+from gateway.dashboard.figures import Reading
+from gateway.ledger import shadows
+from gateway.ledger.entry import Entry
+from gateway.ledger.feedback import read_scores
+from gateway.ledger.ledger import STREAM, Page, parse_line, read_snapshot
+from gateway.store import connect
+
+MAX_ENTRIES = 2_000
+"""Most entries of single requests that are read, the latest ones."""
+
+
+def read(redis_url: str, since: float, limited: Sequence[str]) -> Reading:
+    """Read the ledger from the hour of `since` (Unix seconds) on. Call it in a thread.
+
+    Args:
+        limited: the names of keys whose usage is read.
+
+    Raises:
+        RedisError, OSError: Redis is down.
+    """
+    return asyncio.run(_read(redis_url, since, limited))
+
+
+async def _read(redis_url: str, since: float, limited: Sequence[str]) -> Reading:
+    redis = connect(redis_url)
+    try:
+        return Reading(
+            snapshot=await read_snapshot(redis, since),
+            scores=await read_scores(redis, since),
+            shadows=await shadows.read(redis, since),
+            entries=await read_latest(redis, since),
+            usage=await read_usage(redis, limited),
+        )
+    finally:
+        await redis.aclose()
+
+
+async def read_latest(redis: Redis, since: float, most: int = MAX_ENTRIES) -> list[Entry]:
+    """The latest entries of requests that arrived at `since` (Unix seconds) or later, newest first."""
+    start = str(max(0, int(since * 1000)))  # an entry is written after its request arrived
+    page = cast("Page", await redis.xrevrange(STREAM, min=start, count=most))
+    parsed = (parse_line(values["entry"]) for _, values in page)
+    return [entry for entry in parsed if entry is not None and entry.time >= since]
