@@ -37,7 +37,7 @@ async def read_usage(redis: Redis, names: Sequence[str]) -> dict[str, Usage]:
     cast("Any", pipeline).time()
     for name in names:
         cast("Any", pipeline).hmget(windows.KEYS[0].format(name), _FIELDS)
-    (seconds, _), *states = cast("list[Any]", await pipeline.execute())
+    (seconds, _), *states = await pipeline.execute()
     return {name: usage_of(state, int(seconds)) for name, state in zip(names, states, strict=True)}
 
 

@@ -68,19 +68,15 @@ def _decision(entry: Entry) -> dict[str, Any]:
 
 def reason(entry: Entry) -> str:
     """Why the entry's checkpoint served, in words."""
-    if entry.decision == "pinned":
-        return "the caller named this checkpoint"
-    if entry.decision == "holdout":
-        return f"drawn to measure what the reference spends, instead of {entry.choice}"
-    if entry.decision == "fallback":
-        return f"{entry.choice} was chosen, and no engine served it"
-    if entry.decision == "abstained":
-        return _ABSTENTIONS.get(entry.abstention, "the profile abstained")
-    if entry.decision != "routed":
-        return "it ended before a decision"
-    if (move := _MOVES.get(entry.conversation)) is not None:
-        return f"{move}: {_figures(entry)}"
-    return f"cheapest that is good enough: {_figures(entry)}"
+    if entry.decision == "routed":
+        return f"{_MOVES.get(entry.conversation, 'cheapest that is good enough')}: {_figures(entry)}"
+    others = {
+        "pinned": "the caller named this checkpoint",
+        "holdout": f"drawn to measure what the reference spends, instead of {entry.choice}",
+        "fallback": f"{entry.choice} was chosen, and no engine served it",
+        "abstained": _ABSTENTIONS.get(entry.abstention, "the profile abstained"),
+    }
+    return others.get(entry.decision, "it ended before a decision")
 
 
 def _figures(entry: Entry) -> str:
@@ -118,7 +114,7 @@ def frontier(entries: Sequence[Entry], family: Family) -> dict[str, Any]:
             "success": _mean([forecast.success for forecast in forecasts]),
         }
 
-    points = [{"name": "auto", **means([entry.choice for entry in usable]), "measured": None}]
+    points: list[dict[str, Any]] = [{"name": "auto", **means([entry.choice for entry in usable]), "measured": None}]
     for checkpoint in family.checkpoints:
         overall = checkpoint.frontier.overall
         measured = {"accuracy": overall.accuracy.model_dump(), "tokens": overall.reasoning_tokens.model_dump()}

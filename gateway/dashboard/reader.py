@@ -16,7 +16,7 @@ from gateway.dashboard.figures import Reading
 from gateway.ledger import shadows
 from gateway.ledger.entry import Entry
 from gateway.ledger.feedback import read_scores
-from gateway.ledger.ledger import STREAM, Page, parse_line, read_snapshot
+from gateway.ledger.ledger import CLOCK_SKEW_SECONDS, STREAM, Page, parse_line, read_snapshot
 from gateway.store import connect
 
 MAX_ENTRIES = 2_000
@@ -51,7 +51,7 @@ async def _read(redis_url: str, since: float, limited: Sequence[str]) -> Reading
 
 async def read_latest(redis: Redis, since: float, most: int = MAX_ENTRIES) -> list[Entry]:
     """The latest entries of requests that arrived at `since` (Unix seconds) or later, newest first."""
-    start = str(max(0, int(since * 1000)))  # an entry is written after its request arrived
+    start = str(max(0, int((since - CLOCK_SKEW_SECONDS) * 1000)))  # an entry is written after its request arrived
     page = cast("Page", await redis.xrevrange(STREAM, min=start, count=most))
     parsed = (parse_line(values["entry"]) for _, values in page)
     return [entry for entry in parsed if entry is not None and entry.time >= since]
