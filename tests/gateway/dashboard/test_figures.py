@@ -54,8 +54,9 @@ def test_a_week_has_the_savings_of_v1_savings(family: Family) -> None:
     shown = figures.overview(Reading(books, [], [], entries[::-1], {}), setting(family), "7d", NOW)
     assert shown["savings"] == compute_savings(books.cells, books.holdouts).as_json()
     assert shown["savings"]["total"]["measured"] is not None
-    by_day = compute_savings(books.cells, books.holdouts, "day").as_json()["groups"]
-    assert [{name: one[name] for name in one if name != "start"} for one in shown["over_time"]] == [*by_day.values()]
+    days = compute_savings(books.cells, books.holdouts, "day").groups.values()
+    by_day = [{name: one[name] for name in one if name != "start"} for one in shown["over_time"]]
+    assert by_day == [day.as_json() for day in days]
     assert shown["decisions"][0]["id"] == entries[-1].id
 
 
