@@ -42,18 +42,17 @@ def text(value: Any, form: str) -> str:
 
 
 def _count(value: float) -> str:
-    whole = fixed(value, 0)
-    return whole if whole == "-0" else f"{int(whole):,}"
+    return f"{int(fixed(value, 0)):,}"
 
 
 def _points(value: float) -> str:
     points = fixed(100 * value, 1)
-    return f"+{points}" if value > 0 and points.strip("0.") else points
+    return f"+{points}" if points.strip("0.") and not points.startswith("-") else points
 
 
 def fixed(value: float, digits: int) -> str:
-    """As JavaScript's toFixed: the exact value of the number, rounded half away from zero."""
-    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+    """The exact value of the number, rounded half away from zero, without a minus before a zero."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP) + 0)
 
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
