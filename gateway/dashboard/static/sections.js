@@ -37,7 +37,7 @@ function showSummary(overview) {
 }
 
 function showTime(overview) {
-  const money = (overview.savings.total.saved_money ?? null) !== null;
+  const money = (overview.money ?? null) !== null;
   const lines = overview.over_time.map((_, number) => {
     const at_ = (...names) => pointer("over_time", number, ...names);
     const cells = [
@@ -47,7 +47,7 @@ function showTime(overview) {
       [at_("saved_tokens"), "count"],
       ...["saved_tokens", "low", "high"].map((name) => [at_("measured", name), "count"]),
     ];
-    return money ? [...cells, [at_("saved_money"), "money"]] : cells;
+    return money ? [...cells, [at_("money", "saved"), "money"]] : cells;
   });
   rows("t-time", overview, lines.reverse());
 }

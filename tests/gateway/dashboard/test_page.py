@@ -83,9 +83,10 @@ async def test_money_is_shown_where_the_api_has_it(shown: Shown, monkeypatch: py
 
     def with_money(*arguments: Any) -> dict[str, Any]:
         overview = compute(*arguments)
-        for group in (overview["savings"]["total"], *overview["over_time"]):
-            group["saved_money"] = group["saved_tokens"] * 2e-4
-        return overview
+        for point in overview["over_time"]:
+            point["money"] = {"saved": point["saved_tokens"] * 2e-4}
+        total = {"saved": 41.5, "measured": {"saved": 40.25, "low": 38.0, "high": 43.0}}
+        return {**overview, "money": {"currency": "EUR", "total": total}}
 
     monkeypatch.setattr(figures, "overview", with_money)
     page = await shown.open()
@@ -93,7 +94,7 @@ async def test_money_is_shown_where_the_api_has_it(shown: Shown, monkeypatch: py
     assert await page.get_by_text("Saved money").is_visible()
     assert await wrong_figures(page, overview) == []
     await page.get_by_text("Saved over time as a table").click()
-    assert text(overview["over_time"][-1]["saved_money"], "money") in await page.locator("#t-time").inner_text()
+    assert text(overview["over_time"][-1]["money"]["saved"], "money") in await page.locator("#t-time").inner_text()
 
 
 async def test_what_if_follows_the_slider(shown: Shown) -> None:
