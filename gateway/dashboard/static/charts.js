@@ -45,6 +45,7 @@ function options(place, { colours, series, scales, axes, hooks, cursor }) {
     hooks: { draw: hooks },
     cursor: { drag: { x: false, y: false }, ...cursor },
     legend: { live: true },
+    tzDate: (seconds) => window.uPlot.tzDate(new Date(1000 * seconds), "Etc/UTC"),
   };
 }
 

@@ -119,7 +119,9 @@ export function showWhatIf(overview) {
 }
 
 function showDrift(overview) {
-  rows("t-difficulty", overview, [FIFTHS.map((fifth) => [pointer("drift", "fifths", fifth), "count"])]);
+  rows("t-difficulty", overview, [
+    [make("span", { "data-cell": "words" }, "requests"), ...FIFTHS.map((fifth) => [pointer("drift", "fifths", fifth), "count"])],
+  ]);
   const { requests, abstained, signs } = overview.drift;
   const seen = signs.length ? `Drift is seen: prompts are ${signs.join(", ")}.` : "No drift is seen.";
   document.querySelector("#drift").textContent = requests + abstained ? seen : "No request was routed by its prompt.";
