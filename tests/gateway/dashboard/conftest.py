@@ -54,9 +54,8 @@ class Shown:
     async def blank(self, size: tuple[int, int] = SCREEN, scheme: Any = "light", **more: Any) -> Page:
         """A new browser that has no session."""
         width, height = size
-        context = await self.browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", **more
-        )
+        look: Any = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "reduced_motion": "reduce"}
+        context = await self.browser.new_context(locale="en-US", **look, **more)
         page = await context.new_page()
         page.on("console", lambda message: self._note(message.type, message.text))
         page.on("pageerror", lambda error: self._note("error", str(error)))
