@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from models.files import MIB, read_bounded
+
 log = logging.getLogger(__name__)
 
 OWN = Path(__file__).parent / "static"
@@ -28,7 +30,7 @@ LIBRARY = {
     "uplot.css": ("vendor/uplot.min.css", "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04"),
 }
 """The names under which its files are served, where they are in the package, and their SHA-256 in uPlot 1.6.31."""
-MAX_BYTES = 1_000_000
+MAX_BYTES = MIB
 INSTALL = "pip install 'laconic-gateway[dashboard]'"
 
 
@@ -46,8 +48,6 @@ class Assets:
 
     version: str
     files: dict[str, Asset]
-    has_charts: bool
-    """Whether the chart library is there. Without it the page has tables only, and says so."""
 
     def page(self, name: str) -> bytes:
         """A page, with the path of the files in it."""
@@ -57,13 +57,12 @@ class Assets:
 def load(own: Path = OWN, library: dict[str, bytes] | None = None) -> Assets:
     """Read the files once. `library` has the chart library's; None reads the installed ones."""
     files = {path.name: path.read_bytes() for path in sorted(own.iterdir()) if path.suffix in TYPES}
-    charts = installed_library() if library is None else library
-    files |= charts
+    files |= installed_library() if library is None else library
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name} {len(content)} ".encode() + content)
     assets = {name: Asset(content, TYPES[Path(name).suffix]) for name, content in files.items()}
-    return Assets(digest.hexdigest()[:16], assets, has_charts=bool(charts))
+    return Assets(digest.hexdigest()[:16], assets)
 
 
 def installed_library() -> dict[str, bytes]:
@@ -76,11 +75,11 @@ def installed_library() -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for name, (place, sha256) in LIBRARY.items():
         try:
-            content = (directory / place).read_bytes()
+            content = read_bounded(directory / place, MAX_BYTES)
         except OSError as error:
             log.warning("the dashboard has no charts: %s cannot be read (%s)", directory / place, error.strerror)
             return {}
-        if len(content) > MAX_BYTES or hashlib.sha256(content).hexdigest() != sha256:
+        if hashlib.sha256(content).hexdigest() != sha256:
             log.warning("the dashboard has no charts: %s is not the file of uPlot that it should be", directory / place)
             return {}
         files[name] = content

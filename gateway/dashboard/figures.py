@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from gateway.access.keys import Key
 from gateway.access.usage import Usage
@@ -23,7 +23,6 @@ from gateway.ledger.shadows import Shadow, compare
 from models.family import Family
 
 Window = Literal["24h", "7d", "30d", "90d"]
-WINDOWS: tuple[Window, ...] = get_args(Window)
 HOURS: dict[Window, int] = {"24h": 24, "7d": 168, "30d": 720, "90d": 2160}
 MAX_KEYS = 100
 """Most keys that are shown, those with the most requests."""

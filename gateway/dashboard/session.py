@@ -50,10 +50,12 @@ def check_same_origin(headers: Headers) -> None:
     Raises:
         ApiError: 403, another page sent it.
     """
-    site = headers.get("sec-fetch-site", "same-origin")
-    origin = headers.get("origin")
-    own = origin is None or urlsplit(origin).netloc == headers.get("host")
-    if site not in ("same-origin", "none") or not own:
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:  # no page can set it, and a proxy that changes the `Host` does not matter
+        own = site in ("same-origin", "none")
+    else:
+        own = origin is None or urlsplit(origin).netloc == headers.get("host")
+    if not own:
         raise errors.foreign("The dashboard answers its own pages only.", "Origin")
 
 

@@ -45,7 +45,6 @@ function options(place, { colours, series, scales, axes, hooks, cursor }) {
     hooks: { draw: hooks },
     cursor: { drag: { x: false, y: false }, ...cursor },
     legend: { live: true },
-    tzDate: (seconds) => window.uPlot.tzDate(new Date(1000 * seconds), "Etc/UTC"),
   };
 }
 
@@ -89,8 +88,12 @@ function around(...lists) {
 
 function overTime(overview, colours) {
   const list = overview.over_time;
-  const width = overview.window === "24h" ? 3600 : 86400;
-  const xs = list.map((one) => one.start);
+  const hourly = overview.window === "24h";
+  const width = hourly ? 3600 : 86400;
+  const xs = list.map((one) => one.start + width / 2); // the middle of the hour, or of the day
+  const moment = (x) => new Date(1000 * (x - width / 2)).toISOString();
+  const short = (x) => (hourly ? moment(x).slice(11, 16) : moment(x).slice(5, 10));
+  const some = (plot) => xs.filter((_, number) => number % Math.ceil(xs.length / (plot.width / 70)) === 0);
   const saved = list.map((one) => one.saved_tokens);
   const [measured, low, high] = ["saved_tokens", "low", "high"].map((name) => list.map((one) => one.measured?.[name] ?? null));
   return {
@@ -98,22 +101,22 @@ function overTime(overview, colours) {
     data: [xs, saved, measured],
     labels: [low, high],
     series: [
-      { label: "from", value: shown((x) => new Date(1000 * x).toISOString().slice(0, 16).replace("T", " ")) },
+      { label: "from", value: shown((x) => moment(x).slice(0, hourly ? 16 : 10).replace("T", " ")) },
       { label: "estimated", fill: colours.bars, stroke: colours.first, paths: window.uPlot.paths.bars({ size: [0.6, 40] }), points: { show: false }, value: shown((y) => compact.format(y)) },
       { label: "measured", stroke: colours.second, paths: () => null, points: { show: true, size: 8, fill: colours.second }, value: shown((y) => compact.format(y)) },
     ],
-    scales: { x: { time: true, range: [xs[0] - width, xs.at(-1) + width] }, y: around(saved, measured, low, high) },
-    axes: [{}, { values: compacts, size: 56 }],
+    scales: { x: { time: false, range: [xs[0] - width, xs.at(-1) + width] }, y: around(saved, measured, low, high) },
+    axes: [{ splits: some, values: (_, values) => values.map(short), grid: { show: false } }, { values: compacts, size: 56 }],
     hooks: [whiskers(low, high, colours.second)],
   };
 }
 
 /** The options of an x axis that has names, at 0, 1, 2 and so on. */
-function names(labels) {
+function names(what, labels) {
   return {
     scale: { time: false, range: [-0.5, labels.length - 0.5] },
     axis: { splits: () => labels.map((_, number) => number), values: () => labels, grid: { show: false } },
-    series: { label: "", value: shown((x) => labels[x] ?? "") },
+    series: { label: what, value: shown((x) => labels[x] ?? "") },
   };
 }
 
@@ -121,7 +124,7 @@ function quality(overview, colours) {
   const sources = Object.entries(overview.quality.sources).filter(([, one]) => one.difference !== null);
   const [difference, low, high] = ["difference", "low", "high"].map((name) => sources.map(([, one]) => one[name]));
   const labels = sources.map(([name]) => (name.length > 14 ? `${name.slice(0, 13)}…` : name));
-  const x = names(labels);
+  const x = names("source", labels);
   return {
     colours,
     data: [labels.map((_, number) => number), difference],
@@ -131,14 +134,14 @@ function quality(overview, colours) {
       { label: "points", stroke: colours.second, paths: () => null, points: { show: true, size: 9, fill: colours.second }, value: shown((y) => (100 * y).toFixed(1)) },
     ],
     scales: { x: x.scale, y: around(low, high, [0.005, -0.005]) },
-    axes: [x.axis, { values: points, size: 50 }],
+    axes: [x.axis, { values: points, size: 50, label: "points", labelSize: 18, labelFont: "12px system-ui, sans-serif" }],
     hooks: [whiskers(low, high, colours.second)],
   };
 }
 
 function difficulty(overview, colours) {
   const labels = ["easiest", "easier", "middle", "harder", "hardest"];
-  const x = names(labels);
+  const x = names("fifth", labels);
   const { fifths } = overview.drift;
   const even = fifths.map(() => fifths.reduce((sum, one) => sum + one, 0) / 5);
   return {
@@ -188,7 +191,7 @@ function frontier(overview, colours) {
   };
 }
 
-/** Write the name of each point beside it, lower down where names would overlap. */
+/** Write the name of each point beside it, lower down where names would overlap; above the line for auto. */
 function write(plot, all, colours) {
   const { ctx } = plot;
   const size = 12 * devicePixelRatio;
@@ -196,11 +199,12 @@ function write(plot, all, colours) {
   ctx.save();
   ctx.font = `${size}px system-ui, sans-serif`;
   ctx.textBaseline = "middle";
+  ctx.textAlign = "left";
   for (const one of all) {
     const width = ctx.measureText(one.name).width;
     let x = plot.valToPos(one.tokens, "x", true) + 0.7 * size;
     if (x + width > plot.bbox.left + plot.bbox.width) x -= width + 1.4 * size;
-    let y = plot.valToPos(one.success, "y", true);
+    let y = plot.valToPos(one.success, "y", true) - (one.name === "auto" ? size : 0);
     const meets = (other) => Math.abs(other.y - y) < size && x < other.x + other.width && other.x < x + width;
     while (taken.some(meets)) y += 0.25 * size;
     taken.push({ x, y, width });

@@ -150,7 +150,7 @@ function showKeys(overview) {
       const words = LIMITS[limit.name];
       const meter = make("meter", { min: 0, max: limit.most, high: 0.8 * limit.most, value: limit.used, optimum: 0 });
       meter.setAttribute("aria-label", `${words} of ${key.name}`);
-      limits.append(make("span", {}, meter, " ", figures[0], " of ", figures[1], ` ${words}`));
+      limits.append(make("span", { class: "limit" }, meter, " ", figures[0], " of ", figures[1], ` ${words}`));
     });
     if (key.revoked) limits.append(make("span", { class: "muted" }, "revoked"));
     else if (!key.limits.length) limits.append("–");

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from tests.gateway.entries import entry
 
 HOSTILE = '"><img src=x onerror="window.broken = true"><script>window.broken = true</script>'
 """What somebody might call a key or a source of scores, hoping that a page takes it for markup."""
-HOLDOUT, TOLERANCE = 0.05, 0.02
+HOLDOUT, TOLERANCE = 0.1, 0.02
 
 
-def week(family: Family, now: float, requests: int = 3_000, seed: int = 0) -> list[Entry]:
+def week(family: Family, now: float, requests: int = 4_000, seed: int = 0) -> list[Entry]:
     """The entries of seven days that end at `now` (Unix seconds), in the order of their arrival."""
     rng = random.Random(seed)
     times = sorted(now - 7 * 86_400 * rng.random() ** 1.2 for _ in range(requests))
@@ -38,7 +37,7 @@ def _one(family: Family, rng: random.Random, at: float, number: int) -> Entry:
     known = {
         "id": f"req_{number:032x}",
         "time": at,
-        "key": HOSTILE if number == 7 else rng.choice(["team-search", "team-search", "team-chat"]),
+        "key": rng.choice(["team-search", "team-search", "team-chat"]),
         "difficulty": difficulty,
         "budget": 200 if rng.random() < 0.2 else None,
         "choice": choice,
@@ -83,7 +82,7 @@ def _forecasts(ladder: Sequence[str], difficulty: float) -> dict[str, Forecast]:
     return forecasts | {f"{ladder[last]}>{ladder[0]}@10%": Forecast(success, tokens, tokens)}
 
 
-async def fill(server: RedisServer, state_dir: Path, entries: Sequence[Entry], scored: int = 1_200) -> None:
+async def fill(server: RedisServer, state_dir: Path, entries: Sequence[Entry], scored: int = 2_400) -> None:
     """Write entries to an empty Redis, and scores of the latest of them."""
     ledger = Ledger(server.url, state_dir)
     await ledger.start()
@@ -92,14 +91,20 @@ async def fill(server: RedisServer, state_dir: Path, entries: Sequence[Entry], s
     await ledger.aclose()
     rng = random.Random(1)
     redis = store.connect(server.url)
-    for number, one in enumerate([one for one in entries if one.holdout_fraction is not None][-scored:]):
+    for one in [one for one in entries if one.holdout_fraction is not None][-scored:]:
         success = one.forecasts[one.checkpoint if one.holdout else one.choice].success
         await feedback.record(redis, one, "thumbs", float(rng.random() < success))
-        if number % 100 == 0:
-            await feedback.record(redis, one, HOSTILE, 1.0)
+        if rng.random() < 0.4:
+            await feedback.record(redis, one, "verifier", float(rng.random() < success))
     await redis.aclose()
 
 
-def fill_now(server: RedisServer, state_dir: Path, entries: Sequence[Entry]) -> None:
-    """The same, where there is no event loop."""
-    asyncio.run(fill(server, state_dir, entries))
+async def fill_with_markup(server: RedisServer, state_dir: Path, now: float) -> None:
+    """Add a request of a key that is called like markup, with a score from a source that is called so, too."""
+    ledger = Ledger(server.url, state_dir)
+    await ledger.start()
+    ledger.put(one := entry(key=HOSTILE, time=now))
+    await ledger.aclose()
+    redis = store.connect(server.url)
+    await feedback.record(redis, one, HOSTILE, 1.0)
+    await redis.aclose()

@@ -36,7 +36,6 @@ def test_without_the_library_the_log_says_how_to_install_it(
 ) -> None:
     monkeypatch.setattr(assets, "CARRIER", "not_installed_anywhere")
     loaded = assets.load()
-    assert not loaded.has_charts
     assert "uplot.js" not in loaded.files
     assert assets.INSTALL in caplog.text
 

@@ -53,6 +53,7 @@ def test_any_text_can_be_looked_at(token: str) -> None:
         {"host": "a:1"},
         {"host": "a:1", "origin": "http://a:1"},
         {"host": "a:1", "sec-fetch-site": "same-origin"},
+        {"host": "behind-a-proxy", "origin": "https://a", "sec-fetch-site": "same-origin"},
         {"host": "a:1", "sec-fetch-site": "none"},
     ],
 )
@@ -68,6 +69,7 @@ def test_the_dashboards_own_pages_and_programs_may_ask(sent: dict[str, str]) -> 
         {"host": "a:1", "origin": "null"},
         {"host": "a:1", "sec-fetch-site": "cross-site"},
         {"host": "a:1", "sec-fetch-site": "same-site"},
+        {"host": "a:1", "origin": "http://a:1", "sec-fetch-site": "cross-site"},
     ],
 )
 def test_other_pages_may_not(sent: dict[str, str]) -> None:
