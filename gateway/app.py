@@ -47,6 +47,7 @@ def create_app(services: Services) -> ASGIApp:
     shadows = Shadows(services) if services.settings.shadow_fraction > 0 else None
     chats = {path: ChatEndpoint(services, api, shadows) for path, api in SURFACES.items()}
     counted = ChatEndpoint(services, COUNTED)
+    dashboard = DashboardEndpoint(services, door.refuse)
     operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
     @asynccontextmanager
@@ -55,6 +56,7 @@ def create_app(services: Services) -> ASGIApp:
         yield
         if shadows is not None:
             await shadows.aclose()
+        await dashboard.aclose()
         await services.aclose()
 
     routes = [
@@ -64,7 +66,7 @@ def create_app(services: Services) -> ASGIApp:
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
         *(Route(path, admin) for path in ("/v1/savings", "/v1/feedback", "/v1/keys", "/v1/keys/{name}")),
-        *_dashboard(services, door),
+        *_dashboard(dashboard, door, has_page=services.settings.dashboard),
         Route("/openapi.json", Endpoint(door, GET=operator.openapi)),
         *(Route(path, Endpoint(door, GET=operator.live)) for path in ("/health", "/health/live", "/ping")),
         Route("/version", Endpoint(door, GET=operator.version)),
@@ -74,14 +76,13 @@ def create_app(services: Services) -> ASGIApp:
     return _Front(routes, Router(routes, redirect_slashes=False, default=Endpoint(door), lifespan=lifespan))
 
 
-def _dashboard(services: Services, door: Door) -> list[Route]:
+def _dashboard(dashboard: DashboardEndpoint, door: Door, *, has_page: bool) -> list[Route]:
     """The routes of the figures for an operator, and of the page that shows them, unless it is off."""
-    dashboard = DashboardEndpoint(services, door.refuse)
     figures = [
         Route("/v1/overview", Endpoint(door, GET=dashboard.overview)),
         Route("/v1/overview/stream", Endpoint(door, GET=dashboard.stream)),
     ]
-    if not services.settings.dashboard:
+    if not has_page:
         return figures
     return [
         *figures,

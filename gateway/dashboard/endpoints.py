@@ -25,6 +25,7 @@ from starlette.responses import RedirectResponse, Response
 
 from gateway import errors
 from gateway.dashboard import assets, session
+from gateway.dashboard.calculator import Calculator
 from gateway.dashboard.figures import Window
 from gateway.dashboard.overviews import REFRESH_SECONDS, Overviews
 from gateway.errors import ApiError, BadRequestError
@@ -63,9 +64,15 @@ class DashboardEndpoint:
     def __init__(self, services: Services, refuse: Callable[[int], Awaitable[None]]) -> None:
         """`refuse` waits before a refusal with this status leaves."""
         self._services, self._refuse = services, refuse
-        self._overviews = Overviews(services)
+        self._calculator = Calculator()
+        self._overviews = Overviews(services, self._calculator.compute)
         self._assets = assets.load()
         self._streams = 0
+
+    async def aclose(self) -> None:
+        """Stop computing."""
+        await self._overviews.aclose()
+        await self._calculator.aclose()
 
     async def page(self, request: Request) -> Response:
         """The page, or the way to the login."""

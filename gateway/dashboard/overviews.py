@@ -7,17 +7,15 @@ took to compute. So a large ledger costs a small share of one processor, and not
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
-
-from redis.exceptions import RedisError
 
 from gateway import errors
-from gateway.dashboard import figures, reader
-from gateway.dashboard.figures import HOURS, MAX_KEYS, Setting, Window
+from gateway.dashboard.calculator import UnreachableError
+from gateway.dashboard.figures import HOURS, Setting, Window
+from gateway.dashboard.worker import Order
 from gateway.errors import ApiError
 from gateway.observe.health import health
 from gateway.services import Services
@@ -28,6 +26,9 @@ REFRESH_SECONDS = 5.0
 IDLE_TIMES = 20
 STALE_SECONDS = 60.0
 """For how long after it was due a page gets the old overview at once, while the next one is computed."""
+
+Compute = Callable[[Order], Awaitable[str]]
+"""Computes an overview, as `gateway.dashboard.calculator` does."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Overview:
 class Overviews:
     """The latest overview of each window, in one process."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, services: Services, compute: Compute) -> None:
+        self._services, self._do_compute = services, compute
         self._latest: dict[Window, tuple[float, Overview | ApiError]] = {}
         """By window: until when it is fresh, on the monotonic clock, and what is sent until then."""
         self._computing: dict[Window, asyncio.Task[None]] = {}
@@ -68,6 +69,12 @@ class Overviews:
             raise latest or errors.internal()
         return latest
 
+    async def aclose(self) -> None:
+        """Compute no more."""
+        for task in [*self._computing.values()]:
+            task.cancel()
+            await asyncio.wait([task])
+
     async def _compute(self, window: Window) -> None:
         try:
             async with self._one_at_a_time:
@@ -79,9 +86,12 @@ class Overviews:
             del self._computing[window]
 
     async def _outcome(self, window: Window) -> Overview | ApiError:
+        now, redis = time.time(), self._services.settings.redis
+        assert redis is not None
+        order = Order(redis, window, now - HOURS[window] * 3600, now, self._setting())
         try:
-            return await asyncio.to_thread(self._overview, window, self._setting())
-        except (RedisError, OSError):
+            return Overview(now, await self._do_compute(order))
+        except UnreachableError:
             message = "Redis, which holds the ledger, does not answer. Try again in a moment."
             return errors.unavailable(message, "store_unavailable")
         except Exception:
@@ -98,11 +108,3 @@ class Overviews:
             holdout_fraction=settings.holdout_fraction,
             health=health(services.engines, services.ledger, services.metrics, is_admin=True),
         )
-
-    def _overview(self, window: Window, setting: Setting) -> Overview:
-        now = time.time()
-        limited = [key.name for key in setting.keys if key.has_limits][:MAX_KEYS]
-        assert self._services.settings.redis is not None
-        reading = reader.read(self._services.settings.redis, now - HOURS[window] * 3600, limited)
-        figured: dict[str, Any] = figures.overview(reading, setting, window, now)
-        return Overview(now, json.dumps(figured, ensure_ascii=False, allow_nan=False))

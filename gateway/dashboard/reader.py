@@ -1,11 +1,7 @@
-"""What does Redis have for the dashboard? One bounded reading, in a thread with a connection of its own.
-
-A large ledger takes seconds to read and to parse. In the thread of the event loop, every stream would wait for it.
-"""
+"""What does Redis have for the dashboard? One reading, with a connection of its own."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -23,8 +19,8 @@ MAX_ENTRIES = 2_000
 """Most entries of single requests that are read, the latest ones."""
 
 
-def read(redis_url: str, since: float, limited: Sequence[str]) -> Reading:
-    """Read the ledger from the hour of `since` (Unix seconds) on. Call it in a thread.
+async def read(redis_url: str, since: float, limited: Sequence[str]) -> Reading:
+    """Read the ledger from the hour of `since` (Unix seconds) on.
 
     Args:
         limited: the names of keys whose usage is read.
@@ -32,10 +28,6 @@ def read(redis_url: str, since: float, limited: Sequence[str]) -> Reading:
     Raises:
         RedisError, OSError: Redis is down.
     """
-    return asyncio.run(_read(redis_url, since, limited))
-
-
-async def _read(redis_url: str, since: float, limited: Sequence[str]) -> Reading:
     redis = connect(redis_url)
     try:
         return Reading(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import time
 from pathlib import Path
@@ -17,7 +18,9 @@ from axe_playwright_python.async_playwright import Axe
 from PIL import Image
 from playwright.async_api import Page
 
-from gateway.dashboard import endpoints, figures, overviews
+from gateway.dashboard import endpoints, overviews
+from gateway.dashboard.calculator import Calculator
+from gateway.dashboard.worker import Order
 from tests.conftest import RedisServer
 from tests.gateway.dashboard.books import HOSTILE, fill_with_markup
 from tests.gateway.dashboard.conftest import PHONE, SCREEN, Shown
@@ -82,16 +85,16 @@ async def test_the_headline_has_the_figures_of_v1_savings(shown: Shown) -> None:
 
 
 async def test_money_is_shown_where_the_api_has_it(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = figures.overview
+    compute = Calculator.compute
 
-    def with_money(*arguments: Any) -> dict[str, Any]:
-        overview = compute(*arguments)
+    async def with_money(computing: Calculator, order: Order) -> str:
+        overview = json.loads(await compute(computing, order))
         for point in overview["over_time"]:
             point["money"] = {"saved": point["saved_tokens"] * 2e-4}
         total = {"saved": 41.5, "measured": {"saved": 40.25, "low": 38.0, "high": 43.0}}
-        return {**overview, "money": {"currency": "EUR", "total": total}}
+        return json.dumps({**overview, "money": {"currency": "EUR", "total": total}})
 
-    monkeypatch.setattr(figures, "overview", with_money)
+    monkeypatch.setattr(Calculator, "compute", with_money)
     page = await shown.open()
     overview = await shown.overview()
     assert await page.get_by_text("Saved money").is_visible()
