@@ -1,6 +1,6 @@
 """Does a real browser show what the API says, to everybody, and nothing that it must not?
 
-The pictures in docs/ are made by the last test, if LACONIC_SCREENSHOTS names their directory (`make screenshots`).
+The pictures in docs/ are made by one of the tests, if LACONIC_SCREENSHOTS names their directory (`make screenshots`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -20,7 +20,6 @@ from playwright.async_api import Page
 
 from gateway.dashboard import endpoints, overviews
 from gateway.dashboard.calculator import Calculator
-from gateway.dashboard.worker import Order
 from tests.conftest import RedisServer
 from tests.gateway.dashboard.books import HOSTILE, fill_with_markup
 from tests.gateway.dashboard.conftest import PHONE, SCREEN, Shown
@@ -85,16 +84,16 @@ async def test_the_headline_has_the_figures_of_v1_savings(shown: Shown) -> None:
 
 
 async def test_money_is_shown_where_the_api_has_it(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Calculator.compute
+    ask = Calculator._ask
 
-    async def with_money(computing: Calculator, order: Order) -> str:
-        overview = json.loads(await compute(computing, order))
+    async def with_money(calculator: Calculator, line: bytes) -> bytes:
+        overview = json.loads(await ask(calculator, line))
         for point in overview["over_time"]:
             point["money"] = {"saved": point["saved_tokens"] * 2e-4}
         total = {"saved": 41.5, "measured": {"saved": 40.25, "low": 38.0, "high": 43.0}}
-        return json.dumps({**overview, "money": {"currency": "EUR", "total": total}})
+        return json.dumps({**overview, "money": {"currency": "EUR", "total": total}}).encode()
 
-    monkeypatch.setattr(Calculator, "compute", with_money)
+    monkeypatch.setattr(Calculator, "_ask", with_money)
     page = await shown.open()
     overview = await shown.overview()
     assert await page.get_by_text("Saved money").is_visible()
@@ -229,16 +228,19 @@ async def test_an_empty_ledger_is_no_error(shown: Shown, monkeypatch: pytest.Mon
     assert await page.locator(".chart canvas").count() == 0
 
 
-@pytest.mark.skipif("LACONIC_SCREENSHOTS" not in os.environ, reason="pictures are made on demand: make screenshots")
-async def test_pictures_for_the_documentation(shown: Shown) -> None:
-    directory = Path(os.environ["LACONIC_SCREENSHOTS"])
+async def test_the_pictures_of_the_documentation(shown: Shown, tmp_path: Path) -> None:
+    directory = Path(os.environ.get("LACONIC_SCREENSHOTS") or tmp_path)
     for name, size in (("screen", SCREEN), ("phone", PHONE)):
         for scheme in ("light", "dark"):
             page = await shown.open(size, scheme)
             await page.evaluate("document.fonts.ready")
-            picture = Image.open(io.BytesIO(await page.screenshot(full_page=True)))
-            few_colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-            few_colours.save(directory / f"dashboard-{name}-{scheme}.png", optimize=True)
+            picture = Image.open(io.BytesIO(await page.screenshot(full_page=True))).convert("RGB")
+            assert picture.width == size[0]
+            is_dark = sum(cast("tuple[int, ...]", picture.getpixel((2, 2)))) < 3 * 128
+            assert is_dark == (scheme == "dark")
+            file = directory / f"dashboard-{name}-{scheme}.png"
+            picture.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+            assert file.stat().st_size < 200_000
 
 
 async def test_what_others_say_is_never_markup(shown: Shown, written_week: RedisServer, tmp_path: Path) -> None:
