@@ -38,7 +38,7 @@ function connect() {
   stream.addEventListener("overview", (event) => {
     overview = JSON.parse(event.data);
     document.documentElement.dataset.ready = overview.window;
-    say(window.uPlot ? "" : "The charts are not installed, so there are tables only.");
+    say(window.uPlot ? "" : "The charts cannot be drawn, so there are tables only.");
     show();
   });
   stream.addEventListener("trouble", (event) => say(event.data));

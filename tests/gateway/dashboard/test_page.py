@@ -210,7 +210,7 @@ async def test_without_the_chart_library_there_are_tables(shown: Shown, monkeypa
     await page.route("**/uplot.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
     await page.reload()
     await page.wait_for_selector("html[data-ready]")
-    assert "charts are not installed" in await page.locator("#status").inner_text()
+    assert "charts cannot be drawn" in await page.locator("#status").inner_text()
     assert await wrong_figures(page, await shown.overview()) == []
 
 

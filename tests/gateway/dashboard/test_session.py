@@ -31,6 +31,14 @@ def test_a_session_ends_with_its_key() -> None:
     assert session.key_of(token, [key(admin=False)], NOW) is None
 
 
+def test_a_session_cannot_be_made_longer_or_anothers() -> None:
+    mac, expiry, name = session.issue(key(), NOW).split(".")
+    twin = key("twin")  # with the same hash, which does not happen
+    assert session.key_of(f"{mac}.{int(expiry) + 1}.{name}", [key()], NOW) is None
+    assert session.key_of(f"{mac}.{expiry}.twin", [twin], NOW) is None
+    assert session.key_of(f"{mac}.{expiry}.{name}", [key()], NOW) == key()
+
+
 def test_a_session_does_not_contain_the_key() -> None:
     assert key().sha256 not in session.issue(key(), NOW)
 
