@@ -119,22 +119,49 @@ async def test_what_if_follows_the_slider(shown: Shown) -> None:
     assert await wrong_figures(page, await shown.overview()) == []
 
 
+async def chat(shown: Shown) -> None:
+    """A request of the operator."""
+    question = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
+    response = await shown.gateway.client.post("/v1/chat/completions", json=question, headers=shown.headers)
+    assert response.status_code == 200
+
+
+async def other_than(before: str, page: Page) -> str:
+    """The first decision on the page, as soon as it is another one."""
+    async with asyncio.timeout(60):
+        while (now := await page.locator("#t-decisions tbody tr").first.inner_text()) == before:
+            await asyncio.sleep(0.05)
+    return now
+
+
 async def test_the_page_follows_the_gateway(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     live(monkeypatch)
     page = await shown.open()
     before = await page.locator("#t-decisions tbody tr").first.inner_text()
-    await shown.gateway.client.post(
-        "/v1/chat/completions",
-        json={"model": "abacus", "messages": [{"role": "user", "content": EASY}]},
-        headers=shown.headers,
-    )
-    first = page.locator("#t-decisions tbody tr").first
-    async with asyncio.timeout(60):
-        while (now := await first.inner_text()) == before:
-            await asyncio.sleep(0.05)
+    await chat(shown)
+    now = await other_than(before, page)
     assert "operator" in now
     newest = (await shown.overview())["decisions"][0]
     assert (newest["key"], newest["reason"]) == ("operator", now.split("\t")[-1])
+
+
+async def test_a_hidden_page_rests(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    live(monkeypatch)
+    page = await shown.open()
+    turn = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    await page.evaluate(turn, arg=True)
+    before = await page.locator("#t-decisions tbody tr").first.inner_text()
+    await chat(shown)
+    async with asyncio.timeout(60):
+        while (await shown.overview())["decisions"][0]["key"] != "operator":
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    assert await page.locator("#t-decisions tbody tr").first.inner_text() == before
+    await page.evaluate(turn, arg=False)
+    assert "operator" in await other_than(before, page)
 
 
 async def test_logging_in_and_out(shown: Shown) -> None:
