@@ -9,7 +9,6 @@ package that carries a build, and the system's packages (as root, or with sudo t
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
@@ -57,7 +56,6 @@ def environment(executable: str | None) -> dict[str, str | float | bool] | None:
     return {**os.environ, "LD_LIBRARY_PATH": str(OWN / "al2023/lib"), "FONTCONFIG_PATH": str(OWN / "fonts")}
 
 
-@functools.cache
 def find() -> tuple[str | None] | None:
     """The first candidate that starts, in a tuple of its own; None if none does."""
     with sync_playwright() as playwright:
@@ -127,7 +125,6 @@ def main() -> None:
                 output = getattr(error, "output", None) or b""
                 last = output.decode(errors="replace").strip().splitlines()[-1:]
                 print(f"browser: that failed: {last[0] if last else error}", file=sys.stderr)
-        find.cache_clear()
         if (found := find()) is not None:
             print(f"browser: {found[0] or 'the one of Playwright'} starts", file=sys.stderr)
             return
