@@ -123,8 +123,9 @@ def main() -> None:
                 way()
             except (subprocess.SubprocessError, OSError, ValueError) as error:
                 output = getattr(error, "output", None) or b""
-                last = output.decode(errors="replace").strip().splitlines()[-1:]
-                print(f"browser: that failed: {last[0] if last else error}", file=sys.stderr)
+                lines = output.decode(errors="replace").strip().splitlines()
+                said = [line for line in lines if line.startswith(("Error", "E: ", "npm "))] or lines[-1:] or [error]
+                print(f"browser: that failed: {said[0]}", file=sys.stderr)
         if (found := find()) is not None:
             print(f"browser: {found[0] or 'the one of Playwright'} starts", file=sys.stderr)
             return
