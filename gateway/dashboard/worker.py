@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import os
 import signal
 import sys
@@ -59,6 +60,9 @@ def main() -> None:
     """Answer orders until the gateway closes the input, which it also does when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway
     os.nice(NICE)
+    logging.getLogger("gateway.ledger").setLevel(
+        logging.ERROR
+    )  # or each unreadable entry would be logged again and again
     gc.disable()  # of millions of cells, none is garbage before the overview is done
     with contextlib.suppress(BrokenPipeError):
         for line in sys.stdin.buffer:
