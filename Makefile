@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak bench-growth count routing-report generated lock clean
+.PHONY: help serve test screenshots test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak bench-growth count routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -14,7 +14,13 @@ serve: ## start vLLM, Redis and the gateway with the shipped family on http://12
 
 test: ## run all tests, including the end-to-end tests on a real stack
 	@scripts/install.sh all
+	-@python -m scripts.browser
 	python -m pytest
+
+screenshots: ## make the pictures of the dashboard in docs/images again
+	@scripts/install.sh all
+	@python -m scripts.browser
+	LACONIC_SCREENSHOTS=docs/images python -m pytest tests/gateway/dashboard/test_page.py -k pictures
 
 test-clients: ## try the gateway with other people's clients and LiteLLM's proxy, which it installs (some need Node.js)
 	@scripts/install.sh all

@@ -16,10 +16,11 @@ from gateway.access.guesses import Guesses
 from gateway.access.keyring import Keyring
 from gateway.admin import create_admin
 from gateway.chat import ChatEndpoint
+from gateway.dashboard.endpoints import DashboardEndpoint
 from gateway.decisions import DecisionsEndpoint
-from gateway.engines.replica import EngineState
 from gateway.errors import ApiError
 from gateway.observe import logs
+from gateway.observe.health import health
 from gateway.outcomes import Outcomes
 from gateway.release import VERSION
 from gateway.request import browsers
@@ -49,6 +50,7 @@ def create_app(services: Services) -> ASGIApp:
     chats = {path: ChatEndpoint(services, api, shadows) for path, api in SURFACES.items()}
     counted = ChatEndpoint(services, COUNTED)
     decisions, outcomes = DecisionsEndpoint(services), Outcomes(services)
+    dashboard = DashboardEndpoint(services, door.refuse)
     operator, admin = OperatorEndpoint(services), AdminEndpoint(door, create_admin(services))
 
     @asynccontextmanager
@@ -59,6 +61,7 @@ def create_app(services: Services) -> ASGIApp:
         await outcomes.aclose()
         if shadows is not None:
             await shadows.aclose()
+        await dashboard.aclose()
         await services.aclose()
 
     routes = [
@@ -70,6 +73,7 @@ def create_app(services: Services) -> ASGIApp:
         *(Route(path, Endpoint(door, GET=models.list)) for path in ("/v1/models", "/v1/models/")),
         Route("/v1/models/{model:path}", Endpoint(door, GET=models.retrieve)),
         *(Route(path, admin) for path in ("/v1/savings", "/v1/usage", "/v1/feedback", "/v1/keys", "/v1/keys/{name}")),
+        *_dashboard(dashboard, door, has_page=services.settings.dashboard),
         Route("/openapi.json", Endpoint(door, GET=operator.openapi)),
         *(Route(path, Endpoint(door, GET=operator.live)) for path in ("/health", "/health/live", "/ping")),
         Route("/version", Endpoint(door, GET=operator.version)),
@@ -77,6 +81,25 @@ def create_app(services: Services) -> ASGIApp:
         Route("/metrics", Endpoint(door, GET=operator.metrics)),
     ]
     return _Front(routes, Router(routes, redirect_slashes=False, default=Endpoint(door), lifespan=lifespan))
+
+
+def _dashboard(dashboard: DashboardEndpoint, door: Door, *, has_page: bool) -> list[Route]:
+    """The routes of the figures for an operator, and of the page that shows them, unless it is off."""
+    figures = [
+        Route("/v1/overview", Endpoint(door, GET=dashboard.overview)),
+        Route("/v1/overview/stream", Endpoint(door, GET=dashboard.stream)),
+    ]
+    if not has_page:
+        return figures
+    return [
+        *figures,
+        *(Route(path, Endpoint(door, GET=dashboard.page)) for path in ("/dashboard", "/dashboard/")),
+        Route("/dashboard/login", Endpoint(door, GET=dashboard.login_form, POST=dashboard.log_in)),
+        Route("/dashboard/logout", Endpoint(door, POST=dashboard.log_out)),
+        Route("/dashboard/overview", Endpoint(door, GET=dashboard.overview_for_page)),
+        Route("/dashboard/stream", Endpoint(door, GET=dashboard.stream_for_page)),
+        Route("/dashboard/static/{version}/{name}", Endpoint(door, GET=dashboard.static)),
+    ]
 
 
 class _Front:
@@ -264,24 +287,9 @@ class OperatorEndpoint:
         return JSONResponse({"version": VERSION})
 
     async def ready(self, request: Request) -> Response:
-        engines, ledger = self._services.engines, self._services.ledger
-        missing = engines.missing
-        # The ledger does not count: the gateway serves without Redis, and taking it out of service would help nobody.
-        admin = self._is_admin(request)
-        body = {
-            "status": "waiting" if missing else "ready",
-            "missing_checkpoints": missing,
-            **({"report": engines.report} if admin else {}),
-            "engines": self._engines(admin),
-            "ledger": ledger.healthy,
-            "books": {
-                "safe": ledger.safe,
-                "pending": ledger.pending,
-                "in_memory": ledger.in_memory,
-                "lost": ledger.lost,
-            },
-        }
-        return JSONResponse(body, 503 if missing else 200)
+        services = self._services
+        body = health(services.engines, services.ledger, services.metrics, is_admin=self._is_admin(request))
+        return JSONResponse(body, 503 if body["missing_checkpoints"] else 200)
 
     def _is_admin(self, request: Request) -> bool:
         try:
@@ -290,14 +298,6 @@ class OperatorEndpoint:
             return False
         return True
 
-    def _engines(self, shows_url: bool) -> list[dict[str, Any]]:
-        """What each engine serves or why it does not, in the configured order; with their URLs only for an admin."""
-        over_cap = self._services.metrics.over_cap
-        return [
-            {**({"url": one.url} if shows_url else {}), **_state(one), "over_cap": over_cap.get(one.url, 0)}
-            for one in self._services.engines.states
-        ]
-
     async def openapi(self, _: Request) -> Response:
         return JSONResponse(self._document)
 
@@ -305,17 +305,6 @@ class OperatorEndpoint:
         self._services.keyring.authenticate_admin(request.headers)
         exposition = self._services.metrics.exposition()
         return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _state(engine: EngineState) -> dict[str, Any]:
-    return {
-        "up": engine.problem is None,
-        "serves": engine.serves,
-        "problem": engine.problem,
-        "action": engine.action,
-        "assumed": engine.assumed,
-        "caps_hold": engine.caps_hold,
-    }
 
 
 def _measured(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    CliImplicitFlag,
     CliSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -171,13 +172,13 @@ class Settings(BaseSettings):
         description="share of routed requests sent to the reference checkpoint instead, to measure savings",
     )
     shadow_fraction: float = Field(
-        default=0,
-        ge=0,
-        le=1,
-        description="share of routed requests that the reference answers, too, to compare both",
+        default=0, ge=0, le=1, description="share of routed requests that the reference answers, too, to compare both"
     )
     shadow_concurrency: int = Field(default=2, gt=0, description="comparisons at once in a worker; more are skipped")
     judge: str | None = Field(default=None, min_length=1, description="engines' model that compares; default: none")
+    dashboard: CliImplicitFlag[bool] = Field(
+        default=True, description="whether GET /dashboard shows the savings as a page"
+    )
     conversations: bool = Field(
         default=True,
         description="whether a conversation keeps its checkpoint and its engine while that saves more than it costs",

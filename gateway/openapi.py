@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from gateway.access.keys import Grant
 from gateway.admin import router
+from gateway.dashboard.endpoints import OverviewQuery
 from gateway.decisions import DecisionRequest
 from gateway.feedback import Feedback
 from gateway.outcomes import Report
@@ -95,6 +96,7 @@ def document(family: Family, version: str) -> Json:
                 "get": {**_operation("Describe one of them"), "parameters": [_path("model", names)]}
             },
             **_admin_paths(version),
+            **_overview_paths(),
             "/health/live": {"get": _operation("Whether the process runs; also at `/health` and `/ping`")},
             "/version": {"get": _operation("The gateway's version")},
             "/health/ready": {"get": _operation("Whether an engine serves every checkpoint")},
@@ -164,6 +166,19 @@ def _admin_paths(version: str) -> Json:
     paths["/v1/keys"]["post"]["requestBody"] = _body(Grant)
     paths["/v1/feedback"]["post"]["requestBody"] = _body(Feedback)
     return paths
+
+
+def _overview_paths() -> Json:
+    """The dashboard's figures. Its pages are for browsers, and not described."""
+    since = OverviewQuery.model_json_schema()["properties"]["since"]
+    parameters = [{"name": "since", "in": "query", "schema": {"enum": since["enum"], "default": since["default"]}}]
+    events = {"text/event-stream": {"schema": {"type": "string", "description": "the event overview, again and again"}}}
+    once = _operation("Report every figure of the dashboard")
+    stream = _operation("The same as server-sent events, with each update", content=events)
+    return {
+        "/v1/overview": {"get": {**once, "parameters": parameters}},
+        "/v1/overview/stream": {"get": {**stream, "parameters": parameters}},
+    }
 
 
 def _operation(summary: str, status: str = "200", content: Json | None = None, shape: str = "Error") -> Json:

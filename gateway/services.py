@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class Services:
     memory: Memory
     prices: Prices = field(default_factory=lambda: Prices(None))
     abilities: Abilities = field(default_factory=Abilities)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the gateway is told to stop, for responses that would never end."""
 
     @classmethod
     def create(cls, settings: Settings, family: Family, profile: Profile, worker: int = 0) -> Services:

@@ -20,6 +20,6 @@ compile() { # NAME ARGUMENTS...: with setuptools, which builds this package
     echo "$file: $(wc -l < "$file") packages"
 }
 
-compile all --extra encoder --extra engine --extra redis --extra train --extra dev --extra docs --extra parquet --extra traces --upgrade
-compile engine --extra engine --extra redis --constraint requirements/all.txt --upgrade
-compile gateway --extra traces --constraint requirements/all.txt --upgrade
+compile all --extra dashboard --extra encoder --extra engine --extra redis --extra train --extra dev --extra docs --extra parquet --extra traces --upgrade
+compile engine --extra dashboard --extra engine --extra redis --constraint requirements/all.txt --upgrade
+compile gateway --extra dashboard --extra traces --constraint requirements/all.txt --upgrade

@@ -120,7 +120,7 @@ async def _serve(
         await server.start()
         # Several workers probe for themselves, and their logs are elsewhere.
         state = Readiness.of(server.engines) if isinstance(server, Server) else await readiness.look(settings, family)
-        _print_greeting(listener, family, requires_key, state)
+        _print_greeting(listener, family, state, requires_key=requires_key, has_page=settings.dashboard)
         await server.wait()
 
 
@@ -190,18 +190,21 @@ def _print_line(line: str) -> None:
     sys.stderr.flush()
 
 
-def _print_greeting(listener: socket.socket, family: Family, requires_key: bool, state: Readiness) -> None:
+def _print_greeting(
+    listener: socket.socket, family: Family, state: Readiness, *, requires_key: bool, has_page: bool
+) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key = " -H 'authorization: Bearer YOUR-KEY'" if requires_key else ""
     question = {"model": family.name, "messages": [{"role": "user", "content": "What is 12 + 35 - 8?"}]}
     notice = f"\n{text}\n" if (text := state.notice(family)) else ""
     verb = "will serve" if len(state.missing) == len(family.checkpoints) else "serves"
+    page = f", or {url}/dashboard," if has_page else ""
     sys.stdout.write(
         f"{notice}\nLaconic {verb} {family.name} on {url}/v1\n\n"
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-reasoning-budget: 64'{key} \\\n"
         f"    -d '{json.dumps(question)}'\n\n"
-        "Ctrl-C stops it; `laconic savings` shows what was saved.\n"
+        f"Ctrl-C stops it; `laconic savings`{page} shows what was saved.\n"
     )
     sys.stdout.flush()
 

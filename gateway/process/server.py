@@ -58,6 +58,7 @@ class Server:
         services = Services.create(settings, family, profile, worker)
         app = create_app(services)
         self.engines = services.engines
+        self._stopping = services.stopping
         self._reloader = Reloader(services, read_level or (lambda: settings.log_level))
         self._server = _Uvicorn(_config(app, settings))
         self._drain_seconds = settings.drain_seconds
@@ -94,6 +95,7 @@ class Server:
                 "s" if requests > 1 else "",
                 self._drain_seconds,
             )
+        self._stopping.set()
         self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
         if not self._server.started and starting is not None:

@@ -396,5 +396,6 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
                 yield Gateway(client, url, services)
         finally:
+            services.stopping.set()
             server.should_exit = True
             await serving

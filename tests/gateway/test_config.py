@@ -35,6 +35,14 @@ def test_flags_override_the_environment_and_it_the_file(monkeypatch: pytest.Monk
     assert settings.holdout_fraction == 0.02
 
 
+def test_the_dashboard_is_turned_off_by_a_flag_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load([]).dashboard
+    assert not load(["--no-dashboard"]).dashboard
+    monkeypatch.setenv("LACONIC_DASHBOARD", "false")
+    assert not load([]).dashboard
+    assert load(["--dashboard"]).dashboard
+
+
 def test_the_environment_may_name_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "laconic.toml").write_text("port = 1111\n")
     monkeypatch.setenv("LACONIC_CONFIG", str(tmp_path / "laconic.toml"))

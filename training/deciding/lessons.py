@@ -28,7 +28,7 @@ class Lesson:
     learned: list[float]
     """1 for a token that is imitated, else 0."""
     worth: list[float]
-    """Of the decision that the token is, 0 for all other tokens."""
+    """Of the decision that the token is, in units of the mean first decision; 0 for all other tokens."""
 
 
 def worths(success: Sequence[float], tokens: Sequence[int], price: float) -> list[float]:
@@ -63,27 +63,32 @@ def lessons(tried: Sequence[Tried], price: float) -> list[Lesson]:
     The first has the decision to open a second episode, and right passes to imitate. Of what was tried, it goes on with
     the first attempt: its decisions, and its tokens if it ended right. If it did not, but another did, the second
     lesson is to imitate that one.
+
+    Args:
+        tried: at least one.
+        price: of a token, in P(right answer).
     """
     found: list[Lesson] = []
+    unit = fmean(abs(first_worth(one, price)) for one in tried)
     for one in tried:
-        found.append(_lesson(one, one.attempts[0] if one.attempts else None, price, decides=True))
+        found.append(_lesson(one, one.attempts[0] if one.attempts else None, price, unit))
         mended = [attempt for attempt in one.attempts if _ends_right(attempt)]
         if mended and not _ends_right(one.attempts[0]):
-            found.append(_lesson(one, mended[0], price, decides=False))
+            found.append(_lesson(one, mended[0], price, None))
     return found
 
 
-def _lesson(tried: Tried, attempt: Attempt | None, price: float, *, decides: bool) -> Lesson:
+def _lesson(tried: Tried, attempt: Attempt | None, price: float, unit: float | None) -> Lesson:
     later = attempt.ids if attempt else []
     blank = len(tried.ids) - tried.opened
     imitated = float(attempt is not None and _ends_right(attempt))
     learned = [float(tried.right)] * tried.opened + [0.0] * blank + [imitated] * len(later)
     worth = [0.0] * len(learned)
-    if decides:
-        worth[tried.opened] = first_worth(tried, price)
+    if unit is not None:
+        worth[tried.opened] = first_worth(tried, price) / unit
         if attempt:
             for at, value in zip(attempt.opens, _worths(tried, attempt, price)[1:], strict=True):
-                learned[at], worth[at] = 0.0, value
+                learned[at], worth[at] = 0.0, value / unit
     before = [0.0] * len(tried.prompt)
     return Lesson(tried.prompt + tried.ids + later, before + learned, before + worth)
 

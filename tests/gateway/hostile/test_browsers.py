@@ -23,7 +23,7 @@ from tests.gateway.hostile.raw import exchange
 
 PAGE = "https://app.example.com"
 PATHS = ["/v1/chat/completions", "/v1/route", "/v1/models", "/v1/savings", "/v1/keys", "/openapi.json", "/health/live",
-         "/health/ready", "/metrics", "/nothing"]  # fmt: skip
+         "/health/ready", "/metrics", "/nothing", "/dashboard", "/dashboard/login", "/v1/overview"]  # fmt: skip
 
 
 @pytest.fixture

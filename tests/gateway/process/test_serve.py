@@ -95,6 +95,27 @@ async def test_on_sigterm_streams_are_finished_and_new_connections_refused(
         assert serve.process.returncode == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_open_dashboards_do_not_delay_the_stop(
+    engine: FakeEngine, family_dir: Path, tmp_path: Path, workers: str
+) -> None:
+    options = ("--workers", workers, "--drain-seconds", "60")
+    async with (
+        serving(engine, family_dir, tmp_path, *options) as serve,
+        httpx.AsyncClient(base_url=serve.url, timeout=30) as client,
+        client.stream("GET", "/dashboard/stream") as response,
+    ):
+        assert f"{serve.url}/dashboard" in serve.printed()
+        chunks = response.aiter_bytes()
+        assert (await anext(chunks)).startswith(b"event: overview")
+        serve.process.terminate()
+        async with asyncio.timeout(20):
+            async for _ in chunks:
+                pass
+            await serve.process.communicate()
+        assert serve.process.returncode == 0
+
+
 async def test_a_port_or_state_directory_in_use_is_an_error_at_once(
     engine: FakeEngine, family_dir: Path, tmp_path: Path
 ) -> None:

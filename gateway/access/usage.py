@@ -1,0 +1,54 @@
+"""How much of its limits has each key used now? Read from Redis, for those who watch; nothing is counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from gateway.access import windows
+
+_FIELDS = ("minute", "requests", "minute_tokens", "day", "day_tokens", "reserved")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one key has used in the windows of now."""
+
+    requests: int
+    """In this minute."""
+    minute_tokens: int
+    """Reasoning tokens spent in this minute."""
+    day_tokens: int
+    """Reasoning tokens spent in this day (UTC)."""
+    reserved: int
+    """Reasoning tokens that running requests may still spend."""
+
+
+async def read_usage(redis: Redis, names: Sequence[str]) -> dict[str, Usage]:
+    """The usage of keys by name. A key that has sent nothing lately has used nothing.
+
+    Raises:
+        RedisError, OSError: Redis is down.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    cast("Any", pipeline).time()
+    for name in names:
+        cast("Any", pipeline).hmget(windows.KEYS[0].format(name), _FIELDS)
+    (seconds, _), *states = await pipeline.execute()
+    return {name: usage_of(state, int(seconds)) for name, state in zip(names, states, strict=True)}
+
+
+def usage_of(state: Sequence[str | None], now: int) -> Usage:
+    """What a stored state, in the order of `_FIELDS`, says at `now` (Unix seconds, Redis' clock)."""
+    minute, requests, minute_tokens, day, day_tokens, reserved = (int(float(field or 0)) for field in state)
+    # A window ahead of the clock still runs: the clock went back.
+    in_minute, in_day = minute >= now // 60, day >= now // 86_400
+    return Usage(
+        requests if in_minute else 0,
+        minute_tokens if in_minute else 0,
+        day_tokens if in_day else 0,
+        reserved,
+    )
