@@ -58,39 +58,44 @@ def first_worth(tried: Tried, price: float) -> float:
 
 
 def lessons(tried: Sequence[Tried], price: float) -> list[Lesson]:
-    """Of each question one lesson, or two.
+    """Of each question its pass, and what came of thinking on.
 
-    The first has the decision to open a second episode, and right passes to imitate. Of what was tried, it goes on with
-    the first attempt: its decisions, and its tokens if it ended right. If it did not, but another did, the second
-    lesson is to imitate that one.
+    The pass has the decision to open a second episode, and is imitated if it is right. It is a lesson of its own, so
+    that right and wrong passes are as long as each other: batches hold lessons of similar length, and a batch of only
+    wrong ones would teach to think on always. What was tried first is the second lesson: its decisions, and its tokens
+    if it ended right. If it did not, but another attempt did, that one is imitated, too.
 
     Args:
         tried: at least one.
         price: of a token, in P(right answer).
     """
-    found: list[Lesson] = []
     unit = fmean(abs(first_worth(one, price)) for one in tried)
+    found: list[Lesson] = []
     for one in tried:
-        found.append(_lesson(one, one.attempts[0] if one.attempts else None, price, unit))
+        found.append(_pass(one, first_worth(one, price) / unit))
+        if one.attempts:
+            decided = [worth / unit for worth in _worths(one, one.attempts[0], price)[1:]]
+            found.append(_onward(one, one.attempts[0], decided))
         mended = [attempt for attempt in one.attempts if _ends_right(attempt)]
         if mended and not _ends_right(one.attempts[0]):
-            found.append(_lesson(one, mended[0], price, None))
+            found.append(_onward(one, mended[0], None))
     return found
 
 
-def _lesson(tried: Tried, attempt: Attempt | None, price: float, unit: float | None) -> Lesson:
-    later = attempt.ids if attempt else []
-    blank = len(tried.ids) - tried.opened
-    imitated = float(attempt is not None and _ends_right(attempt))
-    learned = [float(tried.right)] * tried.opened + [0.0] * blank + [imitated] * len(later)
+def _pass(tried: Tried, worth: float) -> Lesson:
+    ids = tried.prompt + tried.ids[: tried.opened + 1]
+    prompt, rest = len(tried.prompt), [0.0]
+    return Lesson(ids, [0.0] * prompt + [float(tried.right)] * tried.opened + rest, [0.0] * (len(ids) - 1) + [worth])
+
+
+def _onward(tried: Tried, attempt: Attempt, decided: Sequence[float] | None) -> Lesson:
+    """`decided` are the worths of the attempt's own decisions; None: they are not learned."""
+    before = len(tried.prompt) + len(tried.ids)
+    learned = [0.0] * before + [float(_ends_right(attempt))] * len(attempt.ids)
     worth = [0.0] * len(learned)
-    if unit is not None:
-        worth[tried.opened] = first_worth(tried, price) / unit
-        if attempt:
-            for at, value in zip(attempt.opens, _worths(tried, attempt, price)[1:], strict=True):
-                learned[at], worth[at] = 0.0, value / unit
-    before = [0.0] * len(tried.prompt)
-    return Lesson(tried.prompt + tried.ids + later, before + learned, before + worth)
+    for at, value in zip(attempt.opens, decided or (), strict=decided is not None):
+        learned[len(tried.prompt) + at], worth[len(tried.prompt) + at] = 0.0, value
+    return Lesson(tried.prompt + tried.ids + attempt.ids, learned, worth)
 
 
 def _worths(tried: Tried, attempt: Attempt, price: float) -> list[float]:

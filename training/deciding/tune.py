@@ -19,7 +19,7 @@ from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint
 from training.recipe_deciding import Deciding
 
-IMITATION_WEIGHT, DECISION_WEIGHT = 0.02, 2.0
+IMITATION_WEIGHT, DECISION_WEIGHT = 0.02, 1.0
 """Of the -log P of an imitated token, and of the loss of a decision. Few rollouts decide; all have tokens."""
 BLUNT, SHARP = 0.5, 1.0
 """Up to which share of the steps decisions are learned by cross-entropy alone, and from which by their worth alone."""

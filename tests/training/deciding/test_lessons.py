@@ -44,32 +44,36 @@ def tried(success: float, *attempts: list[float]) -> Tried:
 
 
 def test_what_ends_right_is_imitated_and_decisions_are_not() -> None:
-    [lesson] = lessons([tried(0.0, [0.5, 1.0])], 0.01)
-    assert lesson.ids == [7, 8, 0, 1, 2, 3, 10, 11, 12, 13, 14]
-    assert lesson.learned == [0, 0, *[0, 0, 0], 0, *[1, 1], 0, *[1, 1]]
-    assert lesson.worth == pytest.approx([0, 0, 0, 0, 0, 0.94, 0, 0, 0.47, 0, 0])
+    first, onward = lessons([tried(0.0, [0.5, 1.0])], 0.01)
+    assert first.ids == [7, 8, 0, 1, 2, 3]
+    assert first.learned == [0.0] * 6
+    assert first.worth == [0, 0, 0, 0, 0, 1]
+    assert onward.ids == [7, 8, 0, 1, 2, 3, 10, 11, 12, 13, 14]
+    assert onward.learned == [0, 0, *[0, 0, 0], 0, *[1, 1], 0, *[1, 1]]
+    assert onward.worth == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0, 0])
 
 
 def test_thinking_that_ends_wrong_is_not_imitated_but_its_decision_is_learned() -> None:
-    [lesson] = lessons([tried(0.2, [0.1])], 0.01)
-    assert lesson.learned == [0.0] * 8
-    assert lesson.worth[5] == pytest.approx(0.1 - 0.03 - 0.2)
+    first, onward = lessons([tried(0.2, [0.1])], 0.01)
+    assert first.worth[-1] == -1
+    assert not any(onward.learned)
 
 
-def test_the_worth_of_a_second_episode_is_the_mean_over_the_attempts() -> None:
-    one = tried(0.0, [0.0], [1.0], [0.0], [1.0])
-    assert first_worth(one, 0.01) == pytest.approx(0.5 - 0.03)
-    decided, imitated = lessons([one], 0.01)
-    assert decided.worth[5] == pytest.approx(0.47)
-    assert not any(decided.learned)
-    assert not any(imitated.worth)
-    assert imitated.learned == [0] * 6 + [1, 1]
+def test_the_worth_of_a_second_episode_is_the_mean_over_the_attempts_in_units_of_the_mean() -> None:
+    mixed = tried(0.0, [0.0], [1.0], [0.0], [1.0])
+    assert first_worth(mixed, 0.01) == pytest.approx(0.5 - 0.03)
+    first, onward, mended, right = lessons([mixed, tried(1.0)], 0.01)
+    assert (first.worth[-1], right.worth[-1]) == pytest.approx((0.47 / 0.25, -0.03 / 0.25))
+    assert not any(onward.learned)
+    assert not any(mended.worth)
+    assert mended.learned == [0] * 6 + [1, 1]
 
 
 def test_a_right_pass_is_imitated_and_thinking_on_costs_a_check_as_long() -> None:
+    assert first_worth(tried(1.0), 0.01) == pytest.approx(-0.03)
     [lesson] = lessons([tried(1.0)], 0.01)
     assert lesson.learned == [0, 0, 1, 1, 1, 0]
-    assert lesson.worth == pytest.approx([0, 0, 0, 0, 0, -0.03])
+    assert lesson.worth == [0, 0, 0, 0, 0, -1]
 
 
 @given(st.floats(-6, -0.01), st.floats(-1, 1).filter(lambda worth: abs(worth) > 0.01), st.sampled_from([0.0, 0.5, 1.0]))
