@@ -129,8 +129,8 @@ def test_training_goes_on_at_the_last_checkpoint_and_ends_with_the_same_weights(
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize(("step", "sharp"), [(0, 0.0), (25, 0.0), (50, 0.5), (75, 1.0), (100, 1.0)])
-def test_decisions_are_sharpened_in_the_middle_half(step: int, sharp: float) -> None:
+@pytest.mark.parametrize(("step", "sharp"), [(0, 0.0), (50, 0.0), (75, 0.5), (100, 1.0)])
+def test_decisions_are_sharpened_in_the_second_half(step: int, sharp: float) -> None:
     trainer = DecidingTrainer.__new__(DecidingTrainer)
     trainer.state = type("State", (), {"global_step": step, "max_steps": 100})()
     assert trainer.sharp == sharp
