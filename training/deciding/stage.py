@@ -1,10 +1,10 @@
 """How does a trained checkpoint learn to decide, and which files does that write? try -> learn.
 
     RUN/family/alpha-A/reinforced      the checkpoint as reinforcement learning left it
-    RUN/family/alpha-A/tried.jsonl     its first passes, continued by the base
+    RUN/family/alpha-A/tried-*.jsonl   its first passes, continued by the base
     RUN/family/alpha-A/deciding.jsonl  the log of the fine-tuning
 
-Both steps go on after a kill.
+Both steps go on after a kill. Files of other settings have other names.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from training.deciding.lessons import lessons
 from training.deciding.tune import tune
 from training.errors import StageError
 from training.job import checkpoints
-from training.job.record import fingerprint, fingerprint_of, is_up_to_date
+from training.job.record import fingerprint, fingerprint_of
 from training.measure.outcomes import bar
 from training.recipe_deciding import Deciding
 from training.rewards.dense import EpisodeGrader
-from training.tasks.source import questions
+from training.tasks.source import data_record, questions
 
 SEED_OFFSET = 7001
 """Between the seed of the questions that reinforcement learning sees and of these."""
@@ -48,8 +48,7 @@ def run(recipe: Recipe, settings: Deciding, alpha: float, target: Path) -> None:
         StageError: hardly any first pass ends, so there is nothing to learn from.
     """
     base, tokenizer = checkpoints.load_base(recipe)
-    path, made_from = target.with_name("tried.jsonl"), _tried_record(recipe, settings, target)
-    is_up_to_date(path, made_from, hint_remove=path)
+    path = target.with_name(f"tried-{_tried_from(recipe, settings, target)}.jsonl")
     share = recipe.data.hard_share if settings.hard_share is None else settings.hard_share
     data, seed = recipe.data.model_copy(update={"hard_share": share}), recipe.seed + SEED_OFFSET
     asked = questions(data, "train", seed, settings.questions)
@@ -86,12 +85,18 @@ def _merged(recipe: Recipe, target: Path) -> PreTrainedModel:
     return checkpoints.with_adapter(checkpoints.load_base(recipe)[0], reinforced(target))
 
 
-def _tried_record(recipe: Recipe, settings: Deciding, target: Path) -> dict[str, Any]:
-    return {
-        "seed": recipe.seed,
-        "questions": settings.questions,
-        "hard_share": settings.hard_share,
-        "max_tokens": recipe.family.max_tokens,
-        "checkpoint": fingerprint(reinforced(target)),
-        "base": fingerprint(checkpoints.base_directory(recipe)),
-    }
+def _tried_from(recipe: Recipe, settings: Deciding, target: Path) -> str:
+    """A short hash of everything that the tries depend on, so that other settings have a file of their own."""
+    dense = recipe.family.dense_reward or DenseReward()
+    made_from = [
+        tried.VERSION,
+        recipe.seed,
+        data_record(recipe.data),
+        settings.questions,
+        settings.hard_share,
+        recipe.family.max_tokens,
+        dense.record,
+        fingerprint(reinforced(target)),
+        fingerprint(checkpoints.base_directory(recipe)),
+    ]
+    return fingerprint_of(json.dumps(made_from))

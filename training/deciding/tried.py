@@ -25,6 +25,8 @@ from training.rollouts.params import SamplingParams
 from training.rollouts.sample import encoded, sample
 from training.tasks.question import Question
 
+VERSION = 1
+"""Bump when tries of the same inputs become others."""
 BLOCK = 250
 """Questions that are asked and stored together."""
 TRIES = 4
