@@ -91,12 +91,18 @@ def _provenance(recipe: Recipe, recipe_path: Path, logs: Mapping[str, Path]) -> 
         parameters=parameters(architecture(base)) if trained_here else None,
         reward=recipe.family.reward,
         dense=dense and dense.record,
-        minutes={name: round(metrics.minutes(log)) for name, log in timed.items()},
+        minutes={name: round(sum(map(metrics.minutes, _stages_of(log)))) for name, log in timed.items()},
         curves={name: metrics.curves(log) for name, log in logs.items()},
         revision=None if trained_here else base.revision,
         weights={} if trained_here else weights_of(source_directory(base)),
         quantized=None if trained_here else _quantized(base),
+        deciding=recipe.family.deciding and recipe.family.deciding.record,
     )
+
+
+def _stages_of(log: Path) -> list[Path]:
+    """The logs of one checkpoint: of its training, and of its learning to decide if it did."""
+    return [log, *([deciding] if (deciding := log.with_name("deciding.jsonl")).exists() else [])]
 
 
 def weights_of(source: Path) -> dict[str, str]:

@@ -71,7 +71,17 @@ _DENSE = {
 
 
 def _how(provenance: Provenance, family: Family) -> str:
-    """How the checkpoints were trained. At alpha 0 the length penalty is zero, so it is not named."""
+    """How the checkpoints were trained."""
+    if provenance.deciding is None:
+        return _reinforced(provenance, family)
+    return (
+        f"{_reinforced(provenance, family)} Then each but the one at alpha 0 was fine-tuned on where another episode of"
+        f" thinking pays: on {provenance.deciding['questions']:,} first passes of its own, from which the base thought on."
+    )
+
+
+def _reinforced(provenance: Provenance, family: Family) -> str:
+    """How reinforcement learning trained them. At alpha 0 the length penalty is zero, so it is not named."""
     if provenance.dense and provenance.dense["charge"] == "tokens":
         return (
             "The checkpoints were trained with a dense reward in the manner of *Learning to Think* (arXiv 2505.10425): each"

@@ -45,6 +45,8 @@ class Provenance:
     """SHA-256 of the pretrained model's own weights, by file."""
     quantized: str | None = None
     """What the base's directory says of weights that were quantized once, in its file `QUANTIZED`."""
+    deciding: Mapping[str, Any] | None = None
+    """Settings of the fine-tuning of where another episode pays; None where there was none."""
 
 
 def save(provenance: Provenance, family_dir: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -98,6 +100,13 @@ def test_the_card_says_what_was_rewarded(written):
     assert "each episode of thinking is rewarded for how much it raises the probability of the right answer" in text
     assert "minus alpha times its length" in text
     assert "length penalty" not in text, "the shipped family is not trained with it"
+
+
+def test_the_card_says_that_the_checkpoints_learned_to_decide(written):
+    made = Provenance("recipe.yaml", None, 3_000_000, "l2t", None, {"alpha-0.4": 10}, None)
+    assert "another episode" not in written([], provenance=made)
+    text = written([], provenance=replace(made, deciding={"questions": 12_000, "price": 0.01}))
+    assert "fine-tuned on where another episode of thinking pays: on 12,000 first passes of its own" in text
 
 
 def test_the_card_says_that_the_base_was_quantized(written):
