@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,10 @@ IMITATION_WEIGHT, DECISION_WEIGHT = 0.02, 1.0
 """Of the -log P of an imitated token, and of the loss of a decision. Few rollouts decide; all have tokens."""
 BLUNT, SHARP = 0.5, 1.0
 """Up to which share of the steps decisions are learned by cross-entropy alone, and from which by their worth alone."""
+
+
+GROUPED = 50
+"""Batches among which lessons are sorted by length."""
 
 
 class DecidingTrainer(Trainer):
@@ -73,9 +78,10 @@ def tune(
         work: directory for checkpoints; the training's log is beside it.
     """
     set_seed(seed)
+    order = ordered(lessons, settings.batch, settings.epochs, seed)
     arguments = TrainingArguments(
         output_dir=str(work),
-        num_train_epochs=settings.epochs,
+        num_train_epochs=1,  # `ordered` has all of them
         per_device_train_batch_size=min(settings.micro_batch, settings.batch),
         gradient_accumulation_steps=max(1, settings.batch // settings.micro_batch),
         learning_rate=settings.lr,
@@ -83,7 +89,7 @@ def tune(
         warmup_steps=0.05,
         max_grad_norm=1.0,
         weight_decay=0.0,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         remove_unused_columns=False,
         bf16=autocast_bf16(),
         use_cpu=not torch.cuda.is_available(),
@@ -99,13 +105,32 @@ def tune(
         model=model,
         args=arguments,
         data_collator=padded,
-        train_dataset=Dataset.from_list([{**asdict(lesson), "length": len(lesson.ids)} for lesson in lessons]),
+        train_dataset=Dataset.from_list([asdict(lesson) for lesson in order]),
         processing_class=tokenizer,
         callbacks=[MarkComplete(), JsonLines(work.with_name("deciding.jsonl"))],
     )
     show_in_bar(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def ordered(lessons: Sequence[Lesson], batch: int, epochs: int, seed: int) -> list[Lesson]:
+    """All epochs in the order of training: batches of similar length, which come in any order.
+
+    transformers' own grouping by length goes from long to short again and again, and what long lessons teach is
+    forgotten by the end of the short ones.
+    """
+    rng = random.Random(f"deciding/{seed}")
+    found: list[Lesson] = []
+    for _ in range(epochs):
+        shuffled = rng.sample(lessons, len(lessons))
+        groups = [shuffled[i : i + batch * GROUPED] for i in range(0, len(shuffled), batch * GROUPED)]
+        by_length = [lesson for group in groups for lesson in sorted(group, key=lambda one: len(one.ids))]
+        batches = [by_length[i : i + batch] for i in range(0, len(by_length), batch)]
+        last = batches.pop()  # it may be smaller, so it stays where it does not shift the others
+        rng.shuffle(batches)
+        found += [lesson for one in [*batches, last] for lesson in one]
+    return found
 
 
 def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

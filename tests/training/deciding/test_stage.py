@@ -13,7 +13,7 @@ from training import stages
 from training.config import Recipe
 from training.deciding import stage as deciding
 from training.deciding.lessons import Lesson
-from training.deciding.tune import DecidingTrainer, padded, tune
+from training.deciding.tune import DecidingTrainer, ordered, padded, tune
 from training.errors import StageError
 from training.job import checkpoints
 from training.recipe_deciding import Deciding
@@ -128,6 +128,20 @@ def test_training_goes_on_at_the_last_checkpoint_and_ends_with_the_same_weights(
     again = tune(adapted(), tokenizer, lessons(), settings, seed=0, work=work)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_each_epoch_has_every_lesson_once_in_batches_of_similar_length_in_any_order() -> None:
+    made = [Lesson([0] * length, [0.0] * length, [0.0] * length) for length in range(1, 1003)]
+    order = ordered(made, batch=8, epochs=2, seed=0)
+    for epoch in (order[:1002], order[1002:]):
+        assert sorted(len(lesson.ids) for lesson in epoch) == [*range(1, 1003)]
+        lengths = [[len(lesson.ids) for lesson in epoch[i : i + 8]] for i in range(0, 1000, 8)]
+        assert sum(max(batch) - min(batch) for batch in lengths) / len(lengths) < 60
+        means = [sum(batch) / 8 for batch in lengths]
+        assert means != sorted(means)
+        assert abs(sum(means[:62]) / 62 - sum(means[-62:]) / 62) < 150, "long ones do not all come first"
+    assert order[:1002] != order[1002:]
+    assert order == ordered(made, batch=8, epochs=2, seed=0)
 
 
 @pytest.mark.parametrize(("step", "sharp"), [(0, 0.0), (50, 0.0), (75, 0.5), (100, 1.0)])
