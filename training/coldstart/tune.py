@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -18,14 +17,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from training.coldstart.traces import Trace, encode
 from training.job.metrics import JsonLines, show_in_bar
-from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint
+from training.job.supervised import supervised
 from training.recipe_base import ColdStart
 
 
@@ -53,24 +51,7 @@ def tune(
     set_seed(seed)
     if stage.tune == "lora":
         model = get_peft_model(model, _adapter(model, stage, marks))
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=stage.epochs,
-        per_device_train_batch_size=min(stage.micro_batch, stage.batch),
-        gradient_accumulation_steps=max(1, stage.batch // stage.micro_batch),
-        learning_rate=stage.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        bf16=autocast_bf16(),
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=1,
-        save_steps=stage.save_every,
-        save_total_limit=2,
-        report_to=[],
-        seed=seed,
-        data_seed=seed,
-        dataloader_pin_memory=False,
-    )
+    arguments = supervised(stage, epochs=stage.epochs, seed=seed, work=work, logging_steps=1)
     trainer = Trainer(
         model,
         arguments,

@@ -15,7 +15,6 @@ from typing import Any
 
 from peft import PeftModel
 from rich.console import Console
-from transformers import PreTrainedModel
 
 from models.files import atomic_directory
 from training.config import DenseReward, Recipe
@@ -53,7 +52,8 @@ def run(recipe: Recipe, settings: Deciding, alpha: float, target: Path) -> None:
     data, seed = recipe.data.model_copy(update={"hard_share": share}), recipe.seed + SEED_OFFSET
     asked = questions(data, "train", seed, settings.questions)
     grader = EpisodeGrader(tokenizer, recipe.family.dense_reward or DenseReward())
-    trial = tried.Trial(_merged(recipe, target), base, tokenizer, grader, recipe.family.max_tokens)
+    checkpoint, _ = checkpoints.load_trained(recipe, reinforced(target))
+    trial = tried.Trial(checkpoint, base, tokenizer, grader, recipe.family.max_tokens)
     with bar(len(asked), f"{target.parent.name}: thinking on") as progress:
         drawn = trial.draw(asked, path, seed=recipe.seed, on_block=progress)
     if len(drawn) < LEAST_LESSONS:
@@ -76,13 +76,6 @@ def run(recipe: Recipe, settings: Deciding, alpha: float, target: Path) -> None:
         trained.save_pretrained(str(unfinished))
         if recipe.family.tune == "full":
             tokenizer.save_pretrained(unfinished)
-
-
-def _merged(recipe: Recipe, target: Path) -> PreTrainedModel:
-    """The reinforced checkpoint, ready to sample from."""
-    if recipe.family.tune == "full":
-        return checkpoints.load_model(reinforced(target), checkpoints.dtype(recipe))
-    return checkpoints.with_adapter(checkpoints.load_base(recipe)[0], reinforced(target))
 
 
 def _tried_from(recipe: Recipe, settings: Deciding, target: Path) -> str:

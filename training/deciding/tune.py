@@ -12,12 +12,12 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
 from training.deciding.lessons import Lesson, decision_loss
 from training.job.metrics import JsonLines, show_in_bar
-from training.job.precision import autocast_bf16
 from training.job.resume import MarkComplete, last_checkpoint
+from training.job.supervised import supervised
 from training.recipe_deciding import Deciding
 
 IMITATION_WEIGHT, DECISION_WEIGHT = 0.02, 1.0
@@ -79,27 +79,14 @@ def tune(
     """
     set_seed(seed)
     order = ordered(lessons, settings.batch, settings.epochs, seed)
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=1,  # `ordered` has all of them
-        per_device_train_batch_size=min(settings.micro_batch, settings.batch),
-        gradient_accumulation_steps=max(1, settings.batch // settings.micro_batch),
-        learning_rate=settings.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        max_grad_norm=1.0,
-        weight_decay=0.0,
+    arguments = supervised(
+        settings,
+        epochs=1,  # `ordered` has all of them
+        seed=seed,
+        work=work,
+        logging_steps=5,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        bf16=autocast_bf16(),
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=5,
-        save_steps=settings.save_every,
-        save_total_limit=2,
-        report_to=[],
-        seed=seed,
-        data_seed=seed,
-        dataloader_pin_memory=False,
     )
     trainer = DecidingTrainer(
         model=model,

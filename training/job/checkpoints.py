@@ -141,13 +141,15 @@ def load(recipe: Recipe, name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     Raises:
         StageError: the checkpoint has not been trained.
     """
-    if name == "base":
-        return load_base(recipe)
-    path = trained_path(recipe, name)
+    return load_base(recipe) if name == "base" else load_trained(recipe, trained_path(recipe, name))
+
+
+def load_trained(recipe: Recipe, path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What the run has trained and saved at `path`, ready to sample from. An adapter is merged into the base."""
     if recipe.family.tune == "full":
         return load_model(path, dtype(recipe)), load_tokenizer(path)
     model, tokenizer = load_base(recipe)
-    return with_adapter(model, path), tokenizer
+    return _with_adapter(model, path), tokenizer
 
 
 def load_published(
@@ -155,7 +157,7 @@ def load_published(
 ) -> PreTrainedModel:
     """A published checkpoint, ready to sample from. An adapter is merged into the base."""
     if checkpoint.kind == "lora":
-        return with_adapter(load_model(base_path, dtype), directory / checkpoint.path)
+        return _with_adapter(load_model(base_path, dtype), directory / checkpoint.path)
     return load_model(directory / checkpoint.path, dtype)
 
 
@@ -189,5 +191,5 @@ def load_model(directory: Path, dtype: str = "float32") -> PreTrainedModel:
     return model.to(processes().device)
 
 
-def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
