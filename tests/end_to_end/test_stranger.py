@@ -48,6 +48,7 @@ def test_a_stranger_s_model_becomes_a_family_that_is_served(stranger: Path, tmp_
                 model=f"stranger/{name}",
                 messages=[{"role": "user", "content": questions(9)[8]["prompt"]}],
                 max_tokens=64,
+                temperature=0,
             )
             message = answer.choices[0].message
             assert "2" in (message.content or "")
