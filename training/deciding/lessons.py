@@ -1,4 +1,4 @@
-"""What is learned from what was tried? Where opening another episode was worth its price, and right thinking.
+"""What is learned from what was tried? Where opening another episode was worth its price, and checks that end right.
 
 Pure. Opening an episode is worth what the best later stop gains, less the price of the tokens up to it:
 
@@ -25,6 +25,8 @@ class Lesson:
     """A sequence and what is learned of each token, as lists of one length."""
 
     ids: list[int]
+    kept: list[float]
+    """1 for a token of the pass, whose distribution is to stay as it was, else 0."""
     learned: list[float]
     """1 for a token that is imitated, else 0."""
     worth: list[float]
@@ -60,10 +62,10 @@ def first_worth(tried: Tried, price: float) -> float:
 def lessons(tried: Sequence[Tried], price: float) -> list[Lesson]:
     """Of each question its pass, and what came of thinking on.
 
-    The pass has the decision to open a second episode, and is imitated if it is right. It is a lesson of its own, so
-    that right and wrong passes are as long as each other: batches hold lessons of similar length, and a batch of only
-    wrong ones would teach to think on always. What was tried first is the second lesson: its decisions, and its tokens
-    if it ended right. If it did not, but another attempt did, that one is imitated, too.
+    The pass has the decision to open a second episode, and is to stay as it is. It is a lesson of its own, so that
+    right and wrong passes are as long as each other: batches hold lessons of similar length, and a batch of only wrong
+    ones would teach to think on always. What was tried first is the second lesson: its decisions, and its tokens if it
+    ended right. If it did not, but another attempt did, that one is imitated, too.
 
     Args:
         tried: at least one.
@@ -84,8 +86,8 @@ def lessons(tried: Sequence[Tried], price: float) -> list[Lesson]:
 
 def _pass(tried: Tried, worth: float) -> Lesson:
     ids = tried.prompt + tried.ids[: tried.opened + 1]
-    prompt, rest = len(tried.prompt), [0.0]
-    return Lesson(ids, [0.0] * prompt + [float(tried.right)] * tried.opened + rest, [0.0] * (len(ids) - 1) + [worth])
+    kept = [0.0] * len(tried.prompt) + [1.0] * tried.opened + [0.0]
+    return Lesson(ids, kept, [0.0] * len(ids), [0.0] * (len(ids) - 1) + [worth])
 
 
 def _onward(tried: Tried, attempt: Attempt, decided: Sequence[float] | None) -> Lesson:
@@ -95,7 +97,7 @@ def _onward(tried: Tried, attempt: Attempt, decided: Sequence[float] | None) -> 
     worth = [0.0] * len(learned)
     for at, value in zip(attempt.opens, decided or (), strict=decided is not None):
         learned[len(tried.prompt) + at], worth[len(tried.prompt) + at] = 0.0, value
-    return Lesson(tried.prompt + tried.ids + attempt.ids, learned, worth)
+    return Lesson(tried.prompt + tried.ids + attempt.ids, [0.0] * len(worth), learned, worth)
 
 
 def _worths(tried: Tried, attempt: Attempt, price: float) -> list[float]:

@@ -71,7 +71,7 @@ def run(recipe: Recipe, settings: Deciding, alpha: float, target: Path) -> None:
         model = PeftModel.from_pretrained(base, str(reinforced(target)), is_trainable=True)
     own = fingerprint_of(json.dumps([settings.record, alpha, fingerprint(path)]))
     work = target.with_name(f"work-of-deciding-{own}")
-    trained = tune(model, tokenizer, learned, settings, seed=recipe.seed, work=work)
+    trained = tune(model, checkpoint, tokenizer, learned, settings, seed=recipe.seed, work=work)
     with atomic_directory(target) as unfinished:
         trained.save_pretrained(str(unfinished))
         if recipe.family.tune == "full":

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.functional import kl_div
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
 from training.deciding.lessons import Lesson, decision_loss
@@ -20,8 +21,8 @@ from training.job.resume import MarkComplete, last_checkpoint
 from training.job.supervised import supervised
 from training.recipe_deciding import Deciding
 
-IMITATION_WEIGHT, DECISION_WEIGHT = 0.02, 1.0
-"""Of the -log P of an imitated token, and of the loss of a decision. Few rollouts decide; all have tokens."""
+DECISION_WEIGHT, KEEPING_WEIGHT, IMITATION_WEIGHT = 1.0, 0.1, 0.02
+"""Of the loss of a decision, of the KL of a pass's token, and of the -log P of an imitated one. Few tokens decide."""
 BLUNT, SHARP = 0.5, 1.0
 """Up to which share of the steps decisions are learned by cross-entropy alone, and from which by their worth alone."""
 
@@ -33,15 +34,16 @@ GROUPED = 50
 class DecidingTrainer(Trainer):
     """transformers' `Trainer` with the loss of `training.deciding.lessons`."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, before: PreTrainedModel, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._before = before
         self.model_accepts_loss_kwargs = False  # so that the loss of a micro-batch is divided by their number
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Mean over the rollouts of the weighted sum of their tokens' losses."""
-        learned_BT, worth_BT = inputs["learned"][:, 1:], inputs["worth"][:, 1:]
+        kept_BT, learned_BT, worth_BT = (inputs[name][:, 1:] for name in ("kept", "learned", "worth"))
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         logp_BTV = outputs.logits[:, :-1].float().log_softmax(-1)
         logp_BT = logp_BTV.gather(2, inputs["input_ids"][:, 1:, None]).squeeze(2)
@@ -49,7 +51,16 @@ class DecidingTrainer(Trainer):
         decided_N = decision_loss(logp_BT[decides_BT], worth_BT[decides_BT], self.sharp)
         imitated = -(logp_BT * learned_BT).sum()
         loss = (DECISION_WEIGHT * decided_N.sum() + IMITATION_WEIGHT * imitated) / len(logp_BT)
+        if kept_BT.any():
+            loss = loss + KEEPING_WEIGHT * self._moved(inputs, logp_BTV, kept_BT > 0) / len(logp_BT)
         return (loss, outputs) if return_outputs else loss
+
+    def _moved(self, inputs: dict[str, Tensor], logp_BTV: Tensor, kept_BT: Tensor) -> Tensor:
+        """Sum of KL(before || now) over the kept tokens."""
+        with torch.no_grad():
+            logits_BTV = self._before(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        before_NV = logits_BTV[:, :-1][kept_BT].float().log_softmax(-1)
+        return kl_div(logp_BTV[kept_BT], before_NV, reduction="sum", log_target=True)
 
     @property
     def sharp(self) -> float:
@@ -60,6 +71,7 @@ class DecidingTrainer(Trainer):
 
 def tune(
     model: PreTrainedModel | PeftModel,
+    before: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     lessons: Sequence[Lesson],
     settings: Deciding,
@@ -71,6 +83,7 @@ def tune(
 
     Args:
         model: a model, or one with an adapter that can be trained.
+        before: the same weights, frozen: first passes are to stay as it writes them.
         tokenizer: its.
         lessons: what to learn.
         settings: how.
@@ -89,6 +102,7 @@ def tune(
         remove_unused_columns=False,
     )
     trainer = DecidingTrainer(
+        before,
         model=model,
         args=arguments,
         data_collator=padded,
@@ -131,6 +145,7 @@ def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return {
         "input_ids": column("ids", 0),
         "attention_mask": mask,
+        "kept": column("kept", 0.0),
         "learned": column("learned", 0.0),
         "worth": column("worth", 0.0),
     }

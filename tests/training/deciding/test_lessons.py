@@ -1,4 +1,4 @@
-"""A decision is worth what its best later stop gains, less the price of getting there; right thinking is imitated."""
+"""A decision is worth what its best later stop gains, less the price of getting there; right checks are imitated."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ def tried(success: float, *attempts: list[float]) -> Tried:
 def test_what_ends_right_is_imitated_and_decisions_are_not() -> None:
     first, onward = lessons([tried(0.0, [0.5, 1.0])], 0.01)
     assert first.ids == [7, 8, 0, 1, 2, 3]
-    assert first.learned == [0.0] * 6
+    assert first.kept == [0, 0, 1, 1, 1, 0]
+    assert not any(first.learned)
     assert first.worth == [0, 0, 0, 0, 0, 1]
     assert onward.ids == [7, 8, 0, 1, 2, 3, 10, 11, 12, 13, 14]
+    assert not any(onward.kept)
     assert onward.learned == [0, 0, *[0, 0, 0], 0, *[1, 1], 0, *[1, 1]]
     assert onward.worth == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0, 0])
 
@@ -69,10 +71,11 @@ def test_the_worth_of_a_second_episode_is_the_mean_over_the_attempts_in_units_of
     assert mended.learned == [0] * 6 + [1, 1]
 
 
-def test_a_right_pass_is_imitated_and_thinking_on_costs_a_check_as_long() -> None:
+def test_a_right_pass_is_kept_and_thinking_on_costs_a_check_as_long() -> None:
     assert first_worth(tried(1.0), 0.01) == pytest.approx(-0.03)
     [lesson] = lessons([tried(1.0)], 0.01)
-    assert lesson.learned == [0, 0, 1, 1, 1, 0]
+    assert lesson.kept == [0, 0, 1, 1, 1, 0]
+    assert not any(lesson.learned)
     assert lesson.worth == [0, 0, 0, 0, 0, -1]
 
 

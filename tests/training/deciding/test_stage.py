@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,14 @@ def lessons() -> list[Lesson]:
         )
         first = tokenizer.encode(f"\n{number}+{number}={2 * number}\nso {2 * number}", add_special_tokens=False)
         ids = [*prompt, *first, *tokenizer.encode("\n\n", add_special_tokens=False)]
-        rows.append(Lesson(ids, [0.0] * len(prompt) + [1.0] * len(first) + [0.0], [0.0] * (len(ids) - 1) + [worth]))
+        kept = [0.0] * len(prompt) + [1.0] * len(first) + [0.0]
+        rows.append(Lesson(ids, kept, [0.0] * len(ids), [0.0] * (len(ids) - 1) + [worth]))
     return rows
 
 
 def opening(model: Any, rows: list[Lesson]) -> list[float]:
     """P of each lesson's last token."""
-    batch = padded([{"ids": row.ids, "learned": row.learned, "worth": row.worth} for row in rows])
+    batch = padded([asdict(row) for row in rows])
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return [logits[i, len(row.ids) - 2].softmax(-1)[row.ids[-1]].item() for i, row in enumerate(rows)]
 
@@ -110,28 +112,55 @@ def adapted() -> PeftModel:
 def test_another_episode_becomes_likely_where_it_pays_and_unlikely_where_it_does_not(tmp_path: Path) -> None:
     settings = Deciding(batch=2, micro_batch=2, epochs=60, save_every=100)
     rows = lessons()
-    trained = tune(adapted(), checkpoints.load_tokenizer(BASE), rows, settings, seed=0, work=tmp_path / "work")
+    trained = tune(
+        adapted(),
+        checkpoints.load_model(BASE),
+        checkpoints.load_tokenizer(BASE),
+        rows,
+        settings,
+        seed=0,
+        work=tmp_path / "work",
+    )
     pays, wastes = opening(trained, rows)
     assert pays > 0.8
     assert wastes < 0.2
 
 
+def test_the_pass_itself_stays_as_it_was(tmp_path: Path) -> None:
+    settings = Deciding(batch=2, micro_batch=2, epochs=60, save_every=100)
+    rows, before, tokenizer = lessons(), checkpoints.load_model(BASE), checkpoints.load_tokenizer(BASE)
+    moved: list[float] = []
+    for kept in (rows, [replace(row, kept=[0.0] * len(row.ids)) for row in rows]):
+        work = tmp_path / str(len(moved)) / "work"
+        moved.append(divergence(tune(adapted(), before, tokenizer, kept, settings, seed=0, work=work), before, rows))
+    assert moved[0] < 0.5 * moved[1]
+
+
+def divergence(model: Any, before: Any, rows: list[Lesson]) -> float:
+    """Sum of KL(before || model) over the tokens of passes."""
+    batch = padded([asdict(row) for row in rows])
+    given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.no_grad():
+        old, new = (one(**given).logits[:, :-1].log_softmax(-1) for one in (before, model))
+    return ((old.exp() * (old - new)).sum(-1) * batch["kept"][:, 1:]).sum().item()
+
+
 def test_training_goes_on_at_the_last_checkpoint_and_ends_with_the_same_weights(tmp_path: Path) -> None:
     settings = Deciding(batch=2, micro_batch=2, epochs=6, save_every=2)
-    tokenizer = checkpoints.load_tokenizer(BASE)
-    whole = tune(adapted(), tokenizer, lessons(), settings, seed=0, work=tmp_path / "whole" / "work")
+    before, tokenizer = checkpoints.load_model(BASE), checkpoints.load_tokenizer(BASE)
+    whole = tune(adapted(), before, tokenizer, lessons(), settings, seed=0, work=tmp_path / "whole" / "work")
     work = tmp_path / "again" / "work"
-    tune(adapted(), tokenizer, lessons(), settings, seed=0, work=work)
+    tune(adapted(), before, tokenizer, lessons(), settings, seed=0, work=work)
     for later in work.glob("checkpoint-*"):
         if int(later.name.rpartition("-")[2]) > 2:
             (later / "complete").unlink()
-    again = tune(adapted(), tokenizer, lessons(), settings, seed=0, work=work)
+    again = tune(adapted(), before, tokenizer, lessons(), settings, seed=0, work=work)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_each_epoch_has_every_lesson_once_in_batches_of_similar_length_in_any_order() -> None:
-    made = [Lesson([0] * length, [0.0] * length, [0.0] * length) for length in range(1, 1003)]
+    made = [Lesson([0] * length, *[[0.0] * length] * 3) for length in range(1, 1003)]
     order = ordered(made, batch=8, epochs=2, seed=0)
     for epoch in (order[:1002], order[1002:]):
         assert sorted(len(lesson.ids) for lesson in epoch) == [*range(1, 1003)]
