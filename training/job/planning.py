@@ -22,6 +22,8 @@ from training.config import FamilyStage, Recipe
 from training.recipe_base import Architecture, BaseStage
 
 GIB = 2**30
+TRIES = 4
+"""Of a wrong first pass: `training.deciding.tried.TRIES`, which imports torch."""
 PROMPT_TOKENS = 256
 """Of a long prompt, where the questions are not known."""
 PROBE_TOKENS = 24
@@ -147,14 +149,17 @@ def estimate(
     if stage.dense_reward:
         tokens["probed"] = rollouts * (width + _probe_tokens(stage))
     tokens["evaluated"] = measured * stage.max_tokens
+    tokens.update(_deciding(stage, width))
     passes = _passes(stage)
-    sampling = 2 * total * (tokens["sampled"] + tokens["evaluated"])
-    other = total * (passes * tokens["trained on"] + 2 * tokens.get("probed", 0))
+    sampled = tokens["sampled"] + tokens["evaluated"] + tokens.get("tried", 0)
+    decided = tokens.get("decided on", 0)
+    sampling = 2 * total * sampled
+    other = total * (passes * tokens["trained on"] + 2 * tokens.get("probed", 0) + 8 * decided)
     # Scores and values of attention: 4 x layers x width of the heads x tokens so far, half of `width` on average.
     heads = a.num_attention_heads * a.head_dim
     attention = 4 * a.num_hidden_layers * heads * (width / 2)
-    quadratic = attention * (passes / 2 * tokens["trained on"] + tokens.get("probed", 0))
-    quadratic_sampling = attention * (tokens["sampled"] + tokens["evaluated"])
+    quadratic = attention * (passes / 2 * tokens["trained on"] + tokens.get("probed", 0) + 4 * decided)
+    quadratic_sampling = attention * sampled
     fewest = _SHORT * (sampling + other)
     return Plan(
         total,
@@ -166,6 +171,17 @@ def estimate(
         sampling_operations=sampling + quadratic_sampling,
         refused=_refusal(recipe, a, width, gpu_gib),
     )
+
+
+def _deciding(stage: FamilyStage, width: int) -> dict[str, float]:
+    """Tokens of learning to decide (`training.deciding`): if every pass is wrong, and of three lessons each."""
+    if stage.deciding is None:
+        return {}
+    questions = stage.deciding.questions * sum(alpha > 0 for alpha in stage.alphas)
+    return {
+        "tried": questions * (1 + TRIES) * stage.max_tokens,
+        "decided on": questions * stage.deciding.epochs * 3 * width,
+    }
 
 
 def _passes(stage: FamilyStage) -> int:

@@ -16,8 +16,10 @@ from tests.training.conftest import TINY
 from training import cli, config
 from training.base import train
 from training.config import Data, DenseReward, Recipe
+from training.deciding import tried
 from training.job import planning
 from training.recipe_base import Architecture, BaseStage
+from training.recipe_deciding import Deciding
 
 RECIPES = [
     path
@@ -86,6 +88,18 @@ def test_the_dense_reward_and_every_alpha_are_counted(recipe):
     assert plain.tokens["sampled"] == 4 * one.tokens["sampled"] == 4 * 32 * 32 * 8 * 320
     assert "probed" not in plain.tokens
     assert planning.estimate(changed(recipe, reward="l2t"), a).tokens["probed"] > plain.tokens["trained on"]
+
+
+def test_deciding_is_counted_at_every_alpha_but_0(recipe):
+    a, l2t = planning.architecture(TINY), changed(recipe, reward="l2t", alphas=(0.0, 0.2, 0.4))
+    plain, plan = (
+        planning.estimate(each, a) for each in (l2t, changed(l2t, deciding=Deciding(questions=100, epochs=2)))
+    )
+    assert plan.tokens["tried"] == 2 * 100 * (1 + tried.TRIES) * l2t.family.max_tokens
+    assert plan.tokens["decided on"] == 2 * 100 * 2 * 3 * (planning.PROMPT_TOKENS + l2t.family.max_tokens)
+    assert plan.operations > plain.operations
+    assert plan.fewest_operations > plain.fewest_operations
+    assert planning.TRIES == tried.TRIES
 
 
 def plan_of(file: Path, *options: str):
