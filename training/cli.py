@@ -18,6 +18,8 @@ from training.tasks.problems import Difficulty, Kind, Split
 
 SHIPPED_RECIPE = Path("training/recipes/abacus.yaml")
 RESULTS = Path("runs/experiments/results")
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 
 app = typer.Typer(
     name="laconic-train",
@@ -289,6 +291,12 @@ def main() -> None:
         app()
     except StageError as error:
         fail(str(error))
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer says nothing on Ctrl-C
+            typer.echo(
+                "laconic-train: interrupted. A stage goes on where it stopped: run the same command again", err=True
+            )
+        raise
 
 
 if __name__ == "__main__":

@@ -49,3 +49,15 @@ def test_a_failure_is_reported_in_one_line(arguments, message, monkeypatch, caps
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.stages.base", interrupted)
+    monkeypatch.setattr("sys.argv", ["laconic-train", "base", "training/recipes/abacus.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
