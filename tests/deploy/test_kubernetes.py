@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gateway import cli, config
+from gateway.access import prices
 from gateway.app import SURFACES
 from models import family as families
 from tests.deploy.kustomize import Object, containers, pod_of, read, render
@@ -128,6 +129,25 @@ def test_the_gateway_accepts_its_arguments(place: str, monkeypatch: pytest.Monke
         assert mounts[str(settings.family)]["readOnly"] is True
     assert str(settings.state_dir) not in mounts, "a mount belongs to root, and the gateway refuses such a directory"
     assert str(settings.state_dir.parent) in mounts
+
+
+def test_the_component_prices_gives_the_gateway_a_file_that_it_reads(tmp_path: Path) -> None:
+    parts = {"resources": [str(DIRECTORY / "base")], "components": [str(DIRECTORY / "components/prices")]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(parts))
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in render(tmp_path)}
+    for one in objects.values():
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+    pod = pod_of(objects["Deployment", "laconic"])
+    assert pod is not None
+    (container,) = pod["containers"]
+    path = config.load([flag for flag in container["args"][1:] if not flag.startswith("--family")]).prices
+    assert path is not None
+    (mount,) = [one for one in container["volumeMounts"] if one["mountPath"] == str(path.parent)]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == mount["name"]]
+    written = objects["ConfigMap", volume["configMap"]["name"]]["data"][path.name]
+    (tmp_path / "prices.yaml").write_text(written)
+    found = prices.load(tmp_path / "prices.yaml", families.load(config.shipped_family()))
+    assert found is not None
 
 
 @pytest.mark.parametrize("place", ["base", "overlays/production"])
