@@ -26,6 +26,7 @@ from gateway.engines.pool import Engines
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry
 from gateway.process import guarded
+from gateway.process.embedded import free_port
 from gateway.services import Services
 from models import family as families
 from models import features
@@ -34,6 +35,7 @@ from models.family import Checkpoint, Estimate, Family, Measurements, Slice
 from models.files import hash_files
 from models.prediction import LEVELS
 from models.stored import SCHEMA_VERSION
+from tests.gateway.prompt_server import PromptServer
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
@@ -197,7 +199,7 @@ class FakeEngine:
         # handler_cancellation: like vLLM, stop when the client goes away.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        self.site = web.TCPSite(runner, "127.0.0.1", port)
+        self.site = web.TCPSite(runner, "127.0.0.1", port or free_port())
         await self.site.start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
@@ -381,7 +383,7 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         profile = profiles.load(family_dir / family.profile)
         services = Services.create(chosen, family, profile)
         app = create_app(services)
-        server = uvicorn.Server(
+        server = PromptServer(
             uvicorn.Config(
                 app, http=guarded.protocol(chosen), ws="none", log_level="critical", timeout_graceful_shutdown=2
             )
@@ -397,5 +399,5 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
                 yield Gateway(client, url, services)
         finally:
             services.stopping.set()
-            server.should_exit = True
+            server.leave()
             await serving
