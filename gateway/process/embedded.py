@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import random
+import secrets
 import shutil
 import socket
 import sys
@@ -169,7 +169,8 @@ def free_port() -> int:
 
     vLLM takes half a minute to listen. By default, Linux gives connections and listeners 32768 and above.
     """
-    for port in random.SystemRandom().sample(OWN_PORTS, 1_000):
+    for _ in range(1_000):
+        port = secrets.choice(OWN_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
