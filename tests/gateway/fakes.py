@@ -383,11 +383,8 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         profile = profiles.load(family_dir / family.profile)
         services = Services.create(chosen, family, profile)
         app = create_app(services)
-        server = PromptServer(
-            uvicorn.Config(
-                app, http=guarded.protocol(chosen), ws="none", log_level="critical", timeout_graceful_shutdown=2
-            )
-        )
+        how: Any = {"http": guarded.protocol(chosen), "ws": "none", "log_level": "critical"}
+        server = PromptServer(uvicorn.Config(app, **how, timeout_graceful_shutdown=2))
         # Not `serve`, which would take over the test's signals.
         serving = asyncio.create_task(server._serve([listener]))
         while not server.started:
