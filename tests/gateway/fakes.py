@@ -392,7 +392,7 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
             await asyncio.sleep(0.01)
         url = f"http://127.0.0.1:{port}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
                 yield Gateway(client, url, services)
         finally:
             services.stopping.set()
