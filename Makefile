@@ -12,10 +12,10 @@ serve: ## start vLLM, Redis and the gateway with the shipped family on http://12
 	@scripts/install.sh engine
 	@exec laconic serve
 
-test: ## run all tests, including the end-to-end tests on a real stack
+test: ## run all tests, two at a time, including the end-to-end tests on a real stack
 	@scripts/install.sh all
 	-@python -m scripts.browser
-	python -m pytest
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -n 2
 
 screenshots: ## make the pictures of the dashboard in docs/images again
 	@scripts/install.sh all

@@ -6,6 +6,7 @@ the admin endpoints. The schemas of what the gateway itself reads come from the 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 from fastapi.openapi.utils import get_openapi
@@ -56,8 +57,15 @@ _MESSAGES_ERROR = {
 
 
 def document(family: Family, version: str) -> Json:
-    """The document for one family's gateway."""
-    names = [family.name, *(family.served_name(checkpoint.name) for checkpoint in family.checkpoints)]
+    """The document for one family's gateway. Every gateway of a process shares it, so nobody may change it."""
+    return _document(
+        (family.name, *(family.served_name(checkpoint.name) for checkpoint in family.checkpoints)), version
+    )
+
+
+@functools.cache
+def _document(models: tuple[str, ...], version: str) -> Json:
+    names = [*models]
     chat = {
         "parameters": [
             _header(budget.HEADER, "reasoning tokens, an effort's name, or auto", [*budget.EFFORTS, "auto", "200"]),

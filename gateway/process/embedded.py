@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -32,6 +33,7 @@ from models.family import Family
 REDIS_SERVERS = ("valkey-server", "redis-server")
 """Programs that can serve as Redis, in order of preference."""
 MAX_SOCKET_PATH_BYTES = 100
+OWN_PORTS = range(20_000, 32_768)
 WARM_UP_TOKENS, WARM_UP_SECONDS = 4, 120.0
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -163,10 +165,16 @@ def redis_executable() -> Path | None:
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free now, and that the system does not give away before it is used.
+
+    vLLM takes half a minute to listen. By default, Linux gives connections and listeners 32768 and above.
+    """
+    for _ in range(1_000):
+        port = secrets.choice(OWN_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ConfigError(f"port: no loopback port from {OWN_PORTS[0]} to {OWN_PORTS[-1]} is free")
 
 
 def _engine_environment() -> dict[str, str]:

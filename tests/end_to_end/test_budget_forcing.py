@@ -27,7 +27,7 @@ from training.tasks.prompts import prompts
 from training.tasks.verify import is_correct
 
 BUDGETS = (16, 32, 64, 128)
-ANSWERS = 200
+ANSWERS = 96
 AT_ONCE = 8
 
 

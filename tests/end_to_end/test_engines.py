@@ -106,7 +106,7 @@ def engines_up(gateway: Stack) -> float:
     return metric_total(gateway.url, "laconic_engine_up")
 
 
-async def test_a_killed_engine_ends_its_stream_with_an_error_and_a_rolling_restart_loses_nothing(
+async def test_a_rolling_restart_loses_nothing_and_a_killed_engine_ends_its_stream_with_an_error(
     tmp_path: Path,
 ) -> None:
     """Streams that have begun cannot move to another engine, but engines that get SIGTERM finish theirs."""
@@ -114,6 +114,7 @@ async def test_a_killed_engine_ends_its_stream_with_an_error_and_a_rolling_resta
         two_engines(tmp_path) as (one, two),
         launched(tmp_path / "state", "--engine", one.url, "--engine", two.url) as gateway,
     ):
+        await _restart_each_under_load(gateway, one, two)
         two.terminate()
         async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
             events = await _stream_until_killed(client, one)
@@ -121,36 +122,34 @@ async def test_a_killed_engine_ends_its_stream_with_an_error_and_a_rolling_resta
             response = await client.post("/v1/chat/completions", json=chat())
             assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
             assert response.elapsed.total_seconds() < 5  # at once, not after a timeout
-        one.start()
-        two.start()
-        for engine in (one, two):
-            await asyncio.to_thread(engine.wait)
-        until(lambda: engines_up(gateway) == 2, "the engines did not come back")
 
-        responses: list[httpx.Response] = []
-        stop = asyncio.Event()
 
-        async def ask(stream: bool) -> None:
-            async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
-                while not stop.is_set():
-                    request = chat(stream=stream, messages=[{"role": "user", "content": EASY}])
-                    responses.append(await client.post("/v1/chat/completions", json=request))
+async def _restart_each_under_load(gateway: Stack, *engines: Engine) -> None:
+    """Stop and start one engine after another while four callers ask: every request must be answered whole."""
+    responses: list[httpx.Response] = []
+    stop = asyncio.Event()
 
-        async with asyncio.TaskGroup() as callers:
-            for number in range(4):
-                callers.create_task(ask(stream=number % 2 == 0))
-            for engine in (one, two):
-                before = len(responses)
-                await asyncio.to_thread(engine.terminate)
-                while len(responses) < before + 20:
-                    await asyncio.sleep(0.05)
-                engine.start()
-                await asyncio.to_thread(until, lambda: engines_up(gateway) == 2, "the engine did not come back")
-            stop.set()
-        failed = [a for a in responses if a.status_code != 200]
-        assert not failed, [(a.status_code, a.text) for a in failed]
-        broken = [a for a in responses if b"engine_failed" in a.content]
-        assert not broken, "an engine with enough time to stop must finish its streams"
+    async def ask(stream: bool) -> None:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
+            while not stop.is_set():
+                request = chat(stream=stream, messages=[{"role": "user", "content": EASY}])
+                responses.append(await client.post("/v1/chat/completions", json=request))
+
+    async with asyncio.TaskGroup() as callers:
+        for number in range(4):
+            callers.create_task(ask(stream=number % 2 == 0))
+        for engine in engines:
+            before = len(responses)
+            await asyncio.to_thread(engine.terminate)
+            while len(responses) < before + 20:
+                await asyncio.sleep(0.05)
+            engine.start()
+            await asyncio.to_thread(until, lambda: engines_up(gateway) == 2, "the engine did not come back")
+        stop.set()
+    failed = [a for a in responses if a.status_code != 200]
+    assert not failed, [(a.status_code, a.text) for a in failed]
+    broken = [a for a in responses if b"engine_failed" in a.content]
+    assert not broken, "an engine with enough time to stop must finish its streams"
 
 
 async def _stream_until_killed(client: httpx.AsyncClient, engine: Engine) -> list[str]:
@@ -167,22 +166,8 @@ async def _stream_until_killed(client: httpx.AsyncClient, engine: Engine) -> lis
     return events
 
 
-async def test_an_engine_loads_the_adapters_that_it_lacks(tmp_path: Path) -> None:
-    engine = Engine(tmp_path)
-    try:
-        engine.start(adapters=False)
-        await asyncio.to_thread(engine.wait)
-        with launched(tmp_path / "state", "--engine", engine.url) as gateway:
-            until(lambda: httpx.get(f"{gateway.url}/health/ready").status_code == 200, "adapters are missing")
-            async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
-                response = await client.post("/v1/chat/completions", json=chat(model="abacus/alpha-0.4"))
-            assert response.status_code == 200
-            assert response.headers["x-laconic-checkpoint"] == "alpha-0.4"
-    finally:
-        engine.kill()
-
-
-def test_a_refused_key_a_kill_and_another_name_are_named_in_time_and_mended_without_a_restart(tmp_path: Path) -> None:
+def test_what_keeps_an_engine_from_serving_is_named_in_time_and_mended_without_a_restart(tmp_path: Path) -> None:
+    """A wrong key, adapters that the engine lacks until the gateway loads them, a kill, and another model's name."""
     engine, keys = Engine(tmp_path), tmp_path / "engine-key"
     keys.write_text("sk-old")
     try:
@@ -201,8 +186,12 @@ def test_a_refused_key_a_kill_and_another_name_are_named_in_time_and_mended_with
             named("HTTP 401", f"it refuses the key in {keys}. Correct the file")
             keys.write_text("sk-new")
             until(lambda: _problem(gateway) is None, "the new key is not used", NAMED_SECONDS)
-            answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=chat(model="abacus/base"), timeout=600)
-            assert answer.status_code == 200
+            until(lambda: httpx.get(f"{gateway.url}/health/ready").status_code == 200, "adapters are missing")
+            for name in ("base", "alpha-0.4"):
+                answer = httpx.post(
+                    f"{gateway.url}/v1/chat/completions", json=chat(model=f"abacus/{name}"), timeout=600
+                )
+                assert (answer.status_code, answer.headers["x-laconic-checkpoint"]) == (200, name)
             engine.kill()
             named("connection refused", "Is the engine running")
             engine.start("--api-key", "sk-new", "--served-model-name", "abacus-base", adapters=False)

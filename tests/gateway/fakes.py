@@ -26,6 +26,7 @@ from gateway.engines.pool import Engines
 from gateway.ledger import ledger
 from gateway.ledger.entry import Entry
 from gateway.process import guarded
+from gateway.process.embedded import free_port
 from gateway.services import Services
 from models import family as families
 from models import features
@@ -34,6 +35,7 @@ from models.family import Checkpoint, Estimate, Family, Measurements, Slice
 from models.files import hash_files
 from models.prediction import LEVELS
 from models.stored import SCHEMA_VERSION
+from tests.gateway.prompt_server import PromptServer
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 NAMES: dict[str, float | None] = {"base": None, "alpha-0.1": 0.1, "alpha-0.4": 0.4}
@@ -197,7 +199,7 @@ class FakeEngine:
         # handler_cancellation: like vLLM, stop when the client goes away.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        self.site = web.TCPSite(runner, "127.0.0.1", port)
+        self.site = web.TCPSite(runner, "127.0.0.1", port or free_port())
         await self.site.start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
@@ -381,11 +383,8 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
         profile = profiles.load(family_dir / family.profile)
         services = Services.create(chosen, family, profile)
         app = create_app(services)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, http=guarded.protocol(chosen), ws="none", log_level="critical", timeout_graceful_shutdown=2
-            )
-        )
+        how: Any = {"http": guarded.protocol(chosen), "ws": "none", "log_level": "critical"}
+        server = PromptServer(uvicorn.Config(app, **how, timeout_graceful_shutdown=2))
         # Not `serve`, which would take over the test's signals.
         serving = asyncio.create_task(server._serve([listener]))
         while not server.started:
@@ -393,9 +392,9 @@ async def running(family_dir: Path, redis_url: str, engines: list[str], **settin
             await asyncio.sleep(0.01)
         url = f"http://127.0.0.1:{port}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
                 yield Gateway(client, url, services)
         finally:
             services.stopping.set()
-            server.should_exit = True
+            server.leave()
             await serving

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from gateway.process.embedded import free_port
 from models.family import Family
 
 Write = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -73,7 +74,7 @@ class RawEngine:
             finally:
                 running.discard(task)
 
-        server = await asyncio.start_server(serve, host, port)
+        server = await asyncio.start_server(serve, host, port or free_port())
         self.url = f"http://{host}:{server.sockets[0].getsockname()[1]}"
         try:
             yield self

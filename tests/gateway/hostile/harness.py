@@ -42,7 +42,7 @@ async def assert_nothing_is_left(gateway: Gateway, engine: FakeEngine, server: R
     """No request at the engine, no token reserved, no task that belongs to a request."""
     await until(lambda: engine.running == 0)
     await until(lambda: not any(gateway.engines.in_flight.values()) and gateway.limiter.reserved == 0)
-    await until(lambda: redis_state(server)["reserved"] == 0)
+    await until(lambda: redis_state(server).get("reserved") == 0)
     gc.collect()
     names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
     assert not {name for name in names if name.startswith(("ChatEndpoint.", "Caller.", "RelayedStream."))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from importlib import metadata
 from pathlib import Path
 
@@ -170,3 +171,21 @@ async def test_an_engine_that_refuses_the_first_question_is_as_ready_as_it_will_
         other.script = respond_with(400, {"error": {"message": "no"}})
         program = embedded.engine(family, tmp_path, int(other.url.rpartition(":")[2]), tmp_path)
         assert await program.is_ready()
+
+
+def test_a_free_port_is_none_that_the_system_gives_to_connections() -> None:
+    """vLLM listens half a minute after its port was chosen; until then, a connection of anybody's could have it."""
+    lowest, highest = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if lowest < 32_768:
+        pytest.skip("this system gives other ports than Linux does by default")
+    assert not {embedded.free_port() for _ in range(100)} & {*range(lowest, highest + 1)}
+
+
+def test_a_port_in_use_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", taken := embedded.free_port()))
+        monkeypatch.setattr(embedded, "OWN_PORTS", [taken, other := embedded.free_port()])
+        assert {embedded.free_port() for _ in range(20)} == {other}
+        monkeypatch.setattr(embedded, "OWN_PORTS", [taken])
+        with pytest.raises(ConfigError, match="port: "):
+            embedded.free_port()

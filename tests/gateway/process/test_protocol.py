@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from gateway.process.protocol import BatchingProtocol, BatchingTransport
+from tests.gateway.prompt_server import PromptServer
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -88,7 +89,7 @@ async def get_from(
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=BatchingProtocol, lifespan="off", log_level="critical")
-        server = uvicorn.Server(config)
+        server = PromptServer(config)
         serving = asyncio.create_task(server._serve([listener]))  # not `serve`, which takes over signals
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(f"GET / HTTP/{version}\r\nhost: gateway\r\n".encode() + more)
@@ -104,7 +105,7 @@ async def get_from(
         finally:
             sending.cancel()
             writer.close()
-            server.should_exit = True
+            server.leave()
             await serving
 
 

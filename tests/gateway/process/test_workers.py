@@ -31,9 +31,8 @@ async def test_several_workers_act_as_one_gateway(
     async with serving(engine, family_dir, tmp_path, *options) as serve:
 
         def workers() -> list[psutil.Process]:
-            return [
-                child for child in serve.children if child.cmdline()[1:4] == ["-P", "-m", "gateway.process.workers"]
-            ]
+            running = filter(is_running, serve.children)
+            return [child for child in running if child.cmdline()[1:4] == ["-P", "-m", "gateway.process.workers"]]
 
         async def ask(secret: str) -> int:
             # A new connection, which any worker may accept.

@@ -201,7 +201,7 @@ def test_no_process_of_a_server_is_left(run):
 
 @pytest.fixture(scope="module")
 def engine(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    settings = ServerSettings(model=base, context_tokens=128, dtype="float32", sequences=8)
+    settings = ServerSettings(model=base, context_tokens=256, dtype="float32", sequences=64)
     with engines.started(settings, tmp_path_factory.mktemp("work")) as running:
         yield running
 
@@ -234,8 +234,8 @@ def test_the_end_token_of_the_call_ends_a_completion_and_is_part_of_it(engine, t
 
 
 def test_what_the_engine_refuses_is_told_in_one_line(engine, tokenizer, tmp_path):
-    with pytest.raises(StageError, match=r"family\.max_tokens: 8 leave room for a prompt of 120 tokens .*has 121"):
-        engine.sample([[7] * 121], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
+    with pytest.raises(StageError, match=r"family\.max_tokens: 8 leave room for a prompt of 248 tokens .*has 249"):
+        engine.sample([[7] * 249], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
     with pytest.raises(StageError, match=r"/v1/completions answered 400: "):
         engine.sample([[10**6]], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
 
@@ -258,11 +258,9 @@ def test_what_earlier_weights_computed_is_not_used_again(engine, base, tokenizer
     assert not engine.directory.exists(), "a step's weights are not kept"
 
 
-def test_more_prompts_with_seeds_than_one_batch_takes_do_not_end_the_server(base: Path, tmp_path: Path) -> None:
+def test_more_prompts_with_seeds_than_one_batch_takes_do_not_end_the_server(engine):
     """A prompt that is computed in two parts ended it: vLLM turns its generator back, and a CPU's cannot be."""
-    settings = ServerSettings(base, 256, "float32", sequences=64)
     rows = [[number % 200 + 1] * 200 for number in range(64)]  # 12,800 tokens; a batch takes 4,096
-    with engines.started(settings, tmp_path) as engine:
-        first, again = (engine.sample(rows, SamplingParams(4, 1.0, 1, 7), eos=2) for _ in range(2))
+    first, again = (engine.sample(rows, SamplingParams(4, 1.0, 1, 7), eos=2) for _ in range(2))
     assert [len(completion.ids) for completion in first] == [len(completion.ids) for completion in again]
     assert all(1 <= len(completion.ids) <= 4 for completion in first)
