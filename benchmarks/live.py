@@ -6,6 +6,7 @@ operator reads: `GET /v1/savings`, `laconic quality` and `GET /metrics`.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -13,7 +14,8 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.intervals import with_interval
+from benchmarks.stack import engine_of, serving
 from training.tasks.question import Question
 from training.tasks.verify import is_correct
 
@@ -86,6 +89,7 @@ class Stack:
     budget: int | None = None
     """Reasoning tokens that each request may use."""
     at_once: int = AT_ONCE
+    temperature: float = 1.0
 
     async def ask(
         self, questions: Sequence[Question], answers: Answers, *, first: int = 0, seen: Callable[[], object] = int
@@ -103,20 +107,26 @@ class Stack:
         """
         limit = asyncio.Semaphore(self.at_once)
         missing = [n for n in range(first, first + len(questions)) if n not in answers.by_number]
-        async with _client(self.at_once) as client, asyncio.TaskGroup() as group:
+        async with connected(self.at_once) as client, asyncio.TaskGroup() as group:
 
             async def one(number: int) -> None:
                 async with limit:
-                    answers.add(await self._ask(client, number, questions[number - first]))
+                    answers.add(await self.ask_one(client, number, questions[number - first]))
                 seen()
 
             for number in missing:
                 group.create_task(one(number))
         return [answers.by_number[number] for number in range(first, first + len(questions))]
 
-    async def _ask(self, client: httpx.AsyncClient, number: int, question: Question) -> Answer:
+    async def ask_one(self, client: httpx.AsyncClient, number: int, question: Question) -> Answer:
+        """Ask one question, whose place is `number`. Raises what `ask` does."""
         messages = [{"role": "user", "content": question.prompt}]
-        body = {"model": self.model, "messages": messages, "temperature": 1.0, "max_tokens": MAX_TOKENS}
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            "max_tokens": MAX_TOKENS,
+        }
         headers = {} if self.budget is None else {"x-reasoning-budget": str(self.budget)}
         retries, until = 0, time.monotonic() + RETRY_SECONDS
         while True:
@@ -153,17 +163,21 @@ class Stack:
             RuntimeError: a score is refused.
         """
         limit = asyncio.Semaphore(8)
-        async with _client(8) as client, asyncio.TaskGroup() as group:
+        async with connected(8) as client, asyncio.TaskGroup() as group:
 
             async def one(answer: Answer) -> None:
-                body = {"request_id": answer.id, "score": float(answer.correct), "source": source}
                 async with limit:
-                    response = await client.post(f"{self.url}/v1/feedback", json=body)
-                if response.status_code != 200:
-                    raise RuntimeError(f"feedback: {response.status_code}: {response.text}")
+                    await self.score_one(client, answer, source)
 
             for answer in answers:
                 group.create_task(one(answer))
+
+    async def score_one(self, client: httpx.AsyncClient, answer: Answer, source: str) -> None:
+        """Post the verdict on one answer. Raises what `score` does."""
+        body = {"request_id": answer.id, "score": float(answer.correct), "source": source}
+        response = await client.post(f"{self.url}/v1/feedback", json=body)
+        if response.status_code != 200:
+            raise RuntimeError(f"feedback: {response.status_code}: {response.text}")
 
     def savings(self, requests: int) -> dict[str, Any]:
         """`GET /v1/savings` once the ledger has so many requests.
@@ -181,8 +195,30 @@ class Stack:
             time.sleep(0.1)
 
 
-def _client(connections: int) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=connections))
+def connected(connections: int) -> httpx.AsyncClient:
+    """A client of stacks on this machine."""
+    limits = httpx.Limits(max_connections=connections)
+    return httpx.AsyncClient(timeout=600, limits=limits, verify=False)  # loading certificates takes time
+
+
+@contextmanager
+def engine(given: str | None, state_dir: Path) -> Generator[str]:
+    """The URL of a vLLM that serves the shipped family: the one that is given, or one that is started for it."""
+    if given is not None:
+        yield given
+        return
+    with serving(state_dir) as url:
+        yield engine_of(url)
+
+
+def add_common(parser: argparse.ArgumentParser, seed: int) -> None:
+    """The arguments that every live measurement has."""
+    parser.add_argument("--out", type=Path, required=True, help="directory for the results")
+    parser.add_argument(
+        "--engine", metavar="URL", help="a vLLM that serves the shipped family; default: one is started"
+    )
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="requests in flight")
+    parser.add_argument("--seed", type=int, default=seed, help="of the questions, and of who gets a score")
 
 
 def ask_all(stack: Stack, questions: Sequence[Question], label: str, path: Path | None = None) -> list[Answer]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,13 +26,15 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks.live import Answer, Stack, ask_all, drawn, paired, quality, write
+from benchmarks.live import Answer, Stack, add_common, ask_all, drawn, engine, paired, quality, write
 from benchmarks.quality_interval import Traffic, as_ledger
-from benchmarks.stack import engine_of, serving
+from benchmarks.recorded import recording
+from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
 from gateway.ledger.quality import estimate
 from models import family as families
 from models import profile as profiles
+from models.files import write_text
 from models.prediction import forecasts_of
 from models.rule import cheapest_good_enough
 from training.tasks.prompts import prompts
@@ -43,16 +46,17 @@ SOURCES: Mapping[str, Mapping[str, float]] = {
 }
 """The share of answers that get a score, by source and by the question's difficulty. Difficulties are equally many."""
 REDRAWS = 1000
+QUESTIONS, ANSWERS = "questions.jsonl", "answers.jsonl"
+"""What is kept in --work for `benchmarks.live_spoiled --recorded`: the questions, and all that vLLM answered."""
 
 
 def main() -> None:
     """Measure, and write `live_holdout.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory for the results")
+    add_common(parser, seed=4301)
     parser.add_argument("--work", type=Path, default=Path("runs/live"), help="directory for answers, to resume")
     parser.add_argument("--requests", type=int, default=2000, help="questions; each is asked three times")
     parser.add_argument("--holdout-fraction", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=4301, help="of the questions, and of who gets a score")
     arguments = parser.parse_args()
     write(arguments.out, "live_holdout", measure(arguments))
 
@@ -63,19 +67,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     family = families.load(shipped_family())
     questions = prompts("heldout", arguments.seed, arguments.requests)
     work: Path = arguments.work / f"holdout-{arguments.seed}-{arguments.requests}"
-    fraction = str(arguments.holdout_fraction)
-    with serving(work / "stack", "--holdout-fraction", "0") as url:
-        reference_stack = Stack(url, family.served_name(family.reference))
-        reference = ask_all(reference_stack, questions, "reference", work / "reference.jsonl")
-        routed = ask_all(Stack(url), questions, "auto", work / "routed.jsonl")
-        with tempfile.TemporaryDirectory() as directory:
-            own = Path(directory)
-            with serving(own, "--holdout-fraction", fraction, "--engine", engine_of(url)) as live_url:
-                stack = Stack(live_url)
-                live = ask_all(stack, questions, "auto with a holdout")
-                scored = score(stack, questions, live, arguments.seed)
-                savings = stack.savings(len(questions))
-                reports = quality(own)["sources"]
+    fraction, count = str(arguments.holdout_fraction), arguments.at_once
+    write_text(work / QUESTIONS, "".join(f"{json.dumps(question.as_row())}\n" for question in questions))
+    with (
+        engine(arguments.engine, work / "stack") as engine_url,
+        recording(engine_url, work / ANSWERS) as recorder,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        always = ("--engine", recorder)
+        with serving(Path(directory) / "truth", "--holdout-fraction", "0", *always) as url:
+            reference_stack = Stack(url, family.served_name(family.reference), at_once=count)
+            reference = ask_all(reference_stack, questions, "reference", work / "reference.jsonl")
+            routed = ask_all(Stack(url, at_once=count), questions, "auto", work / "routed.jsonl")
+        with serving(Path(directory) / "live", "--holdout-fraction", fraction, *always) as url:
+            stack = Stack(url, at_once=count)
+            live = ask_all(stack, questions, "auto with a holdout")
+            scored = score(stack, questions, live, arguments.seed)
+            savings = stack.savings(len(questions))
+            reports = quality(Path(directory) / "live")["sources"]
     if reports != savings["quality"]["sources"]:
         raise RuntimeError("`laconic quality` and /v1/savings do not say the same")
     return {

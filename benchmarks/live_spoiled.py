@@ -1,0 +1,251 @@
+"""Does the quality alert fire when a profile is spoiled, and only then? On a running stack, at every 100 requests.
+
+    python -m benchmarks.live_spoiled --out benchmarks/results
+
+serves a copy of the shipped family whose profile has the predictions of two checkpoints exchanged, so that routing
+takes the base for the cheapest checkpoint. The copy's reference is the most accurate checkpoint, and callers allow 64
+reasoning tokens, within which the base is often wrong. It runs with `--quality-tolerance 0.2`, at two holdout
+fractions; with the right profile and the default tolerance, the same traffic is the control. Then the shipped family as
+it is answers 1,000 questions in each of 20 deployments with gateways, stores and draws of their own.
+
+All answers are scored by the task's verifier. At every 100 requests, the expression of the alert in deploy/prometheus
+is evaluated on the gauges: as `GET /v1/savings` has them at that moment, and as `GET /metrics` was scraped, which is up
+to a minute older. At the end, it is evaluated on what is scraped once the gauges have every score.
+
+With `--recorded DIR` the 20 deployments get answers that `benchmarks.live_holdout` recorded from vLLM, to its
+questions, instead of new ones: everything else is live. It takes about 25 minutes on two quiet cores without, and 10
+with it. Finished parts are in --work, so that it resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tqdm import tqdm
+
+from benchmarks import alerts, machine
+from benchmarks.live import Answers, Stack, add_common, engine, write
+from benchmarks.live_holdout import ANSWERS, QUESTIONS
+from benchmarks.recorded import replaying
+from benchmarks.stack import serving
+from gateway.config import Settings, shipped_family
+from models import family as families
+from models import profile as profiles
+from models.files import write_text
+from models.stored import StoredProfile
+from training.refit import replace as replace_profile
+from training.tasks.prompts import prompts
+from training.tasks.question import Question
+
+ALERT = "LaconicQualityLost"
+SOURCE = "verifier"
+EVERY = 100
+"""Requests between two looks at the alert."""
+BUDGET = 64
+FRACTION = 0.1
+"""The holdout of the shipped family's deployments."""
+REFERENCE, EXCHANGED = "alpha-0.05", {"base": "alpha-0.4", "alpha-0.4": "base"}
+"""The copy's reference, and whose predictions each of two checkpoints has in its spoiled profile."""
+GAUGES = {"difference": "", "low": "_low", "high": "_high"}
+GAUGE_SECONDS = 75.0
+"""How long the gauges may take to have every score; they are measured once a minute."""
+
+
+def main() -> None:
+    """Measure, and write `live_spoiled.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser, seed=4401)
+    parser.add_argument("--work", type=Path, default=Path("runs/live"), help="directory for finished parts, to resume")
+    parser.add_argument("--requests", type=int, default=1000, help="in each run")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3], help="holdouts of the spoiled runs")
+    parser.add_argument("--runs", type=int, default=20, help="deployments with the right profile")
+    parser.add_argument("--runs-at-once", type=int, default=4)
+    parser.add_argument(
+        "--recorded", type=Path, help="directory of benchmarks.live_holdout, whose answers the deployments get"
+    )
+    arguments = parser.parse_args()
+    write(arguments.out, "live_spoiled", measure(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the spoiled deployments, their control, and the right ones."""
+    described = machine.describe()
+    work: Path = arguments.work / f"spoiled-{arguments.seed}-{arguments.requests}"
+    right, spoiled = (copy_family(work / name, change) for name, change in (("right", {}), ("spoiled", EXCHANGED)))
+    parts = {f"spoiled, holdout {fraction:g}": (spoiled, fraction, "0.2") for fraction in arguments.fractions}
+    control = max(arguments.fractions)
+    parts[f"right, holdout {control:g}"] = (right, control, str(Settings.model_fields["quality_tolerance"].default))
+    with engine(arguments.engine, work / "stack") as url:
+        copies = {
+            name: kept(work / f"{name}.json", lambda part=part: copy_run(arguments, url, *part))
+            for name, part in tqdm(parts.items(), "the copy")
+        }
+        shipped = shipped_runs(arguments, work, url)
+    return {
+        "machine": described,
+        "requests": arguments.requests,
+        "seed": arguments.seed,
+        "alert": alerts.expression(ALERT),
+        "looks at every": EVERY,
+        "budget": BUDGET,
+        "copies": copies,
+        "shipped": {"answers": "recorded" if arguments.recorded else "live", **summary(shipped), "runs": shipped},
+    }
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What is in the file; it is made first, if it is not there."""
+    if not path.exists():
+        write_text(path, json.dumps(make()))
+    return json.loads(path.read_text())
+
+
+def copy_family(directory: Path, renamed: Mapping[str, str]) -> Path:
+    """A copy of the shipped family with another reference, and predictions that belong to other checkpoints."""
+    if not directory.exists():
+        shutil.copytree(shipped_family(), directory)
+        family = families.load(directory).model_copy(update={"reference": REFERENCE})
+        replace_profile(directory, family, exchanged(profiles.read(directory / family.profile), renamed))
+    return directory
+
+
+def exchanged(stored: StoredProfile, renamed: Mapping[str, str]) -> StoredProfile:
+    """The profile in which each checkpoint named in `renamed` has the predictions of the other. Escalations go."""
+
+    def under_new_names(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {renamed.get(name, name): value for name, value in table.items()}
+
+    tables = ("scales", "residuals", "budget_forced_shifts", "answer_scales")
+    changed = {name: under_new_names(getattr(stored, name)) for name in tables}
+    escalations = {} if renamed else stored.escalations
+    return stored.model_copy(update={**changed, "escalations": escalations, "report": {}, "reliability": {}})
+
+
+def copy_run(arguments: argparse.Namespace, url: str, family: Path, fraction: float, tolerance: str) -> dict[str, Any]:
+    """One run of a copy of the family, on new answers."""
+    questions = prompts("heldout", arguments.seed, arguments.requests)
+    options = ("--family", str(family), "--quality-tolerance", tolerance, "--holdout-fraction", str(fraction))
+    with tempfile.TemporaryDirectory() as directory, serving(Path(directory), *options, "--engine", url) as live:
+        stack = Stack(live, budget=BUDGET, at_once=arguments.at_once)
+        return asyncio.run(run(stack, questions))
+
+
+def shipped_runs(arguments: argparse.Namespace, work: Path, url: str) -> list[dict[str, Any]]:
+    """The deployments of the shipped family, some at once. Each has a gateway, a store and questions of its own."""
+    done: list[dict[str, Any]] = []
+    source = "recorded" if arguments.recorded else "live"
+    with replaying(arguments.recorded / ANSWERS) if arguments.recorded else nullcontext(url) as engine_url:
+        for first in tqdm(range(0, arguments.runs, arguments.runs_at_once), "the shipped family"):
+            numbers = range(first, min(first + arguments.runs_at_once, arguments.runs))
+            path = work / f"shipped-{source}-{numbers[0]}-{numbers[-1]}.json"
+            done += kept(path, lambda numbers=numbers, at=engine_url: _at_once(arguments, numbers, at))
+    return done
+
+
+def _at_once(arguments: argparse.Namespace, numbers: Sequence[int], engine_url: str) -> list[dict[str, Any]]:
+    with ExitStack() as entered:
+        stacks: list[Stack] = []
+        for _ in numbers:
+            directory = entered.enter_context(tempfile.TemporaryDirectory())
+            live = entered.enter_context(
+                serving(Path(directory), "--holdout-fraction", str(FRACTION), "--engine", engine_url)
+            )
+            stacks.append(Stack(live, at_once=max(arguments.at_once // len(numbers), 1)))
+        asked = [_questions(arguments, number) for number in numbers]
+
+        async def everything() -> list[dict[str, Any]]:
+            return await asyncio.gather(*(run(*one) for one in zip(stacks, asked, strict=True)))
+
+        return asyncio.run(everything())
+
+
+def _questions(arguments: argparse.Namespace, number: int) -> list[Question]:
+    """A run's questions: new ones, or a random choice of the recorded ones."""
+    seed = arguments.seed + 1 + number
+    if arguments.recorded is None:
+        return list(prompts("heldout", seed, arguments.requests))
+    lines = (arguments.recorded / QUESTIONS).read_text().splitlines()
+    return [Question(**json.loads(line)) for line in random.Random(seed).sample(lines, arguments.requests)]
+
+
+async def run(stack: Stack, questions: Sequence[Question]) -> dict[str, Any]:
+    """Ask and score all questions, and look at the alert every so often."""
+    rule, answers, looks = alerts.expression(ALERT), Answers(), list[dict[str, Any]]()
+    estimate: dict[str, Any] = {}
+    for first in range(0, len(questions), EVERY):
+        asked = await stack.ask(questions[first : first + EVERY], answers, first=first)
+        await stack.score(asked, SOURCE)
+        count = first + len(asked)
+        report = await asyncio.to_thread(stack.savings, count)
+        scraped = alerts.exposed(await asyncio.to_thread(_scrape, stack))
+        estimate = report["quality"]["sources"][SOURCE]
+        now = alerts.firing(rule, as_gauges(report["quality"]["sources"]))
+        looks.append({"requests": count, "fires": bool(now), "fires as scraped": bool(alerts.firing(rule, scraped))})
+        looks[-1] |= {end: estimate[end] for end in ("difference", "low", "high")}
+    scraped = await _with_every_score(stack, len(questions))
+    if bool(alerts.firing(rule, scraped)) != looks[-1]["fires"]:
+        raise RuntimeError("/metrics and /v1/savings do not say the same")
+    first_fired = next((look["requests"] for look in looks if look["fires"]), None)
+    return {
+        "fired after": first_fired,
+        "fired after, as scraped": next((look["requests"] for look in looks if look["fires as scraped"]), None),
+        "fires at the end, as scraped": bool(alerts.firing(rule, scraped)),
+        "looks that fire": sum(look["fires"] for look in looks),
+        "scores": {arm: estimate[arm]["scores"] for arm in ("routed", "holdout")},
+        "correct": sum(one.correct for one in answers.by_number.values()) / len(questions),
+        "sent again": sum(one.retries for one in answers.by_number.values()),
+        "looks": looks,
+    }
+
+
+def as_gauges(sources: Mapping[str, Mapping[str, Any]]) -> alerts.Exposed:
+    """The gauges of quality as they would be if they were measured now."""
+    return {
+        f"laconic_quality_difference{suffix}": {
+            (("source", source),): math.nan if (value := one[field]) is None else value
+            for source, one in sources.items()
+        }
+        for field, suffix in GAUGES.items()
+    }
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many runs fired, at any look and at the last one."""
+    return {
+        "deployments": len(runs),
+        "fired at any look": sum(one["fired after"] is not None for one in runs),
+        "fired at the end": sum(one["fires at the end, as scraped"] for one in runs),
+        "lowest upper end": min((look["high"] for one in runs for look in one["looks"] if look["high"]), default=None),
+    }
+
+
+def _scrape(stack: Stack) -> str:
+    return httpx.get(f"{stack.url}/metrics", timeout=60).text
+
+
+async def _with_every_score(stack: Stack, scores: int) -> alerts.Exposed:
+    """The metrics once their gauges have so many scores."""
+    until = time.monotonic() + GAUGE_SECONDS
+    while True:
+        found = alerts.exposed(await asyncio.to_thread(_scrape, stack))
+        if sum(found.get("laconic_quality_scores", {}).values()) >= scores:
+            return found
+        if time.monotonic() > until:
+            raise RuntimeError("the gauges do not get every score")
+        await asyncio.sleep(1.0)
+
+
+if __name__ == "__main__":
+    main()
