@@ -107,15 +107,14 @@ class Stack:
         """
         limit = asyncio.Semaphore(self.at_once)
         missing = [n for n in range(first, first + len(questions)) if n not in answers.by_number]
-        async with connected(self.at_once) as client, asyncio.TaskGroup() as group:
+        async with connected(self.at_once) as client:
 
             async def one(number: int) -> None:
                 async with limit:
                     answers.add(await self.ask_one(client, number, questions[number - first]))
                 seen()
 
-            for number in missing:
-                group.create_task(one(number))
+            await asyncio.gather(*map(one, missing))
         return [answers.by_number[number] for number in range(first, first + len(questions))]
 
     async def ask_one(self, client: httpx.AsyncClient, number: int, question: Question) -> Answer:
@@ -163,14 +162,13 @@ class Stack:
             RuntimeError: a score is refused.
         """
         limit = asyncio.Semaphore(8)
-        async with connected(8) as client, asyncio.TaskGroup() as group:
+        async with connected(8) as client:
 
             async def one(answer: Answer) -> None:
                 async with limit:
                     await self.score_one(client, answer, source)
 
-            for answer in answers:
-                group.create_task(one(answer))
+            await asyncio.gather(*map(one, answers))
 
     async def score_one(self, client: httpx.AsyncClient, answer: Answer, source: str) -> None:
         """Post the verdict on one answer. Raises what `score` does."""
@@ -197,7 +195,7 @@ class Stack:
 
 def connected(connections: int) -> httpx.AsyncClient:
     """A client of stacks on this machine."""
-    limits = httpx.Limits(max_connections=connections)
+    limits = httpx.Limits(max_connections=connections, keepalive_expiry=2.0)  # the gateway closes idle ones after 5 s
     return httpx.AsyncClient(timeout=600, limits=limits, verify=False)  # loading certificates takes time
 
 

@@ -78,7 +78,7 @@ def recording(engine: str, path: Path) -> Generator[str]:
             recorded.add({"model": model, "question": question, "answer": response.text})
         return response.status_code, response.content
 
-    with _serving(respond) as url:
+    with _serving(respond, client.aclose) as url:
         yield url
 
 
@@ -90,18 +90,28 @@ def replaying(path: Path) -> Generator[str]:
 
 
 @contextmanager
-def _serving(respond: Respond) -> Generator[str]:
+def _serving(respond: Respond, close: Callable[[], Awaitable[None]] | None = None) -> Generator[str]:
     """Serve in a thread of its own."""
     loop, started, ports = asyncio.new_event_loop(), threading.Event(), list[int]()
+    stopping = asyncio.Event()
 
-    async def begin() -> None:
+    async def serve() -> None:
         server = await asyncio.start_server(lambda r, w: _connection(r, w, respond), "127.0.0.1", 0, backlog=2048)
         ports.append(server.sockets[0].getsockname()[1])
         started.set()
+        await stopping.wait()
+        server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        if close is not None:
+            await close()
+        await asyncio.sleep(0)  # transports that were closed are let go
 
     def run() -> None:
-        loop.create_task(begin())
-        loop.run_forever()
+        loop.run_until_complete(serve())
+        loop.close()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -109,7 +119,7 @@ def _serving(respond: Respond) -> Generator[str]:
     try:
         yield f"http://127.0.0.1:{ports[0]}"
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(stopping.set)
         thread.join()
 
 
