@@ -68,6 +68,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     questions = prompts("heldout", arguments.seed, arguments.requests)
     work: Path = arguments.work / f"holdout-{arguments.seed}-{arguments.requests}"
     fraction, count = str(arguments.holdout_fraction), arguments.at_once
+    work.mkdir(parents=True, exist_ok=True)
     write_text(work / QUESTIONS, "".join(f"{json.dumps(question.as_row())}\n" for question in questions))
     with (
         engine(arguments.engine, work / "stack") as engine_url,

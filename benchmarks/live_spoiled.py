@@ -108,6 +108,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What is in the file; it is made first, if it is not there."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(make()))
     return json.loads(path.read_text())
 

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 MODELS = "/v1/models"
+JSON = {"content-type": "application/json"}
 Respond = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]
 """From a path and a body to a status and a body."""
 _HEAD = "HTTP/1.1 {} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
@@ -70,7 +71,7 @@ def recording(engine: str, path: Path) -> Generator[str]:
     client = httpx.AsyncClient(base_url=engine, timeout=600, limits=httpx.Limits(max_connections=256))
 
     async def respond(asked: str, body: bytes) -> tuple[int, bytes]:
-        response = await (client.post(asked, content=body) if body else client.get(asked))
+        response = await (client.post(asked, content=body, headers=JSON) if body else client.get(asked))
         if response.status_code == 200 and asked == MODELS and not recorded.models:
             recorded.add({"models": response.text})
         if response.status_code == 200 and asked.endswith("/chat/completions"):
