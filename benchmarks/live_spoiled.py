@@ -2,11 +2,12 @@
 
     python -m benchmarks.live_spoiled --out benchmarks/results
 
-serves a copy of the shipped family whose profile has the predictions of two checkpoints exchanged, so that routing
-takes the base for the cheapest checkpoint. The copy's reference is the most accurate checkpoint, and callers allow 64
-reasoning tokens, within which the base is often wrong. It runs with `--quality-tolerance 0.2`, at two holdout
-fractions; with the right profile and the default tolerance, the same traffic is the control. Then the shipped family as
-it is answers 1,000 questions in each of 20 deployments with gateways, stores and draws of their own.
+serves a copy of the shipped family whose profile has the predictions of two checkpoints exchanged, and takes the
+success of a third one for failure, so that routing chooses the base as the cheapest checkpoint. The copy's reference is
+the most accurate checkpoint, and callers allow 64 reasoning tokens, within which the base is often wrong. It runs with
+`--quality-tolerance 0.2`, at two holdout fractions; with the right profile and the default tolerance, the same traffic
+is the control. Then the shipped family as it is answers 1,000 questions in each of 20 deployments with gateways, stores
+and draws of their own.
 
 All answers are scored by the task's verifier. At every 100 requests, the expression of the alert in deploy/prometheus
 is evaluated on the gauges: as `GET /v1/savings` has them at that moment, and as `GET /metrics` was scraped, which is up
@@ -56,8 +57,9 @@ EVERY = 100
 BUDGET = 64
 FRACTION = 0.1
 """The holdout of the shipped family's deployments."""
-REFERENCE, EXCHANGED = "alpha-0.05", {"base": "alpha-0.4", "alpha-0.4": "base"}
-"""The copy's reference, and whose predictions each of two checkpoints has in its spoiled profile."""
+REFERENCE, EXCHANGED, MISTAKEN = "alpha-0.05", {"base": "alpha-0.4", "alpha-0.4": "base"}, "alpha-0.2"
+"""The copy's reference, and in its spoiled profile: whose predictions each of two checkpoints has, and whose success is
+taken for failure."""
 GAUGES = {"difference": "", "low": "_low", "high": "_high"}
 GAUGE_SECONDS = 75.0
 """How long the gauges may take to have every score; they are measured once a minute."""
@@ -83,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the spoiled deployments, their control, and the right ones."""
     described = machine.describe()
     work: Path = arguments.work / f"spoiled-{arguments.seed}-{arguments.requests}"
-    right, spoiled = (copy_family(work / name, change) for name, change in (("right", {}), ("spoiled", EXCHANGED)))
+    right, spoiled = (copy_family(work / name, change) for name, change in (("right", same), ("spoiled", spoil)))
     parts = {f"spoiled, holdout {fraction:g}": (spoiled, fraction, "0.2") for fraction in arguments.fractions}
     control = max(arguments.fractions)
     parts[f"right, holdout {control:g}"] = (right, control, str(Settings.model_fields["quality_tolerance"].default))
@@ -113,25 +115,31 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
-def copy_family(directory: Path, renamed: Mapping[str, str]) -> Path:
-    """A copy of the shipped family with another reference, and predictions that belong to other checkpoints."""
+def copy_family(directory: Path, change: Callable[[StoredProfile], StoredProfile]) -> Path:
+    """A copy of the shipped family with another reference and a changed profile."""
     if not directory.exists():
         shutil.copytree(shipped_family(), directory)
         family = families.load(directory).model_copy(update={"reference": REFERENCE})
-        replace_profile(directory, family, exchanged(profiles.read(directory / family.profile), renamed))
+        replace_profile(directory, family, change(profiles.read(directory / family.profile)))
     return directory
 
 
-def exchanged(stored: StoredProfile, renamed: Mapping[str, str]) -> StoredProfile:
-    """The profile in which each checkpoint named in `renamed` has the predictions of the other. Escalations go."""
+def same(stored: StoredProfile) -> StoredProfile:
+    """The profile as it is, without the figures of its fit, which were measured against another reference."""
+    return stored.model_copy(update={"report": {}, "reliability": {}})
+
+
+def spoil(stored: StoredProfile) -> StoredProfile:
+    """The profile with the predictions of `EXCHANGED` checkpoints exchanged, `MISTAKEN`'s inverted, no escalations."""
 
     def under_new_names(table: Mapping[str, Any]) -> dict[str, Any]:
-        return {renamed.get(name, name): value for name, value in table.items()}
+        return {EXCHANGED.get(name, name): value for name, value in table.items()}
 
     tables = ("scales", "residuals", "budget_forced_shifts", "answer_scales")
     changed = {name: under_new_names(getattr(stored, name)) for name in tables}
-    escalations = {} if renamed else stored.escalations
-    return stored.model_copy(update={**changed, "escalations": escalations, "report": {}, "reliability": {}})
+    slope, shift = stored.scales[MISTAKEN]
+    changed["scales"][MISTAKEN] = (-slope, -shift)
+    return same(stored).model_copy(update={**changed, "escalations": {}})
 
 
 def copy_run(arguments: argparse.Namespace, url: str, family: Path, fraction: float, tolerance: str) -> dict[str, Any]:

@@ -48,7 +48,14 @@ def spoiled(sources: Sources) -> str:
     never = f"in {shipped['fired at any look']} of {shipped['deployments']}"
     last = f"in {shipped['fired at the end']} of {shipped['deployments']}"
     rows.append((f"shipped family, {shipped['answers']} answers", str(shipped["deployments"]), never, "-", last, "-"))
-    heads = ["deployments", "number", "fires after", "on `/metrics`, after", "fires at the end", "difference at the end"]
+    heads = [
+        "deployments",
+        "number",
+        "fires after",
+        "on `/metrics`, after",
+        "fires at the end",
+        "difference at the end",
+    ]
     return table(heads, rows)
 
 

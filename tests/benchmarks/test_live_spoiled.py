@@ -8,16 +8,29 @@ from typing import Any
 import pytest
 
 from benchmarks import alerts
-from benchmarks.live_spoiled import ALERT, EXCHANGED, REFERENCE, as_gauges, copy_family, exchanged, kept, summary
+from benchmarks.live_spoiled import (
+    ALERT,
+    BUDGET,
+    EXCHANGED,
+    MISTAKEN,
+    REFERENCE,
+    as_gauges,
+    copy_family,
+    kept,
+    spoil,
+    summary,
+)
 from gateway.config import shipped_family
 from models import family as families
 from models import profile as profiles
+from models.prediction import forecasts_of
+from models.rule import cheapest_good_enough
 from training.tasks.prompts import prompts
 
 
 def test_a_spoiled_profile_has_the_predictions_of_two_checkpoints_exchanged() -> None:
     stored = profiles.read(shipped_family() / "profile.json")
-    right, wrong = (profiles.Profile(one) for one in (stored, exchanged(stored, EXCHANGED)))
+    right, wrong = (profiles.Profile(one) for one in (stored, spoil(stored)))
     prompt = prompts("heldout", 0, 1)[0].prompt
     before, after = right.predict(prompt).choices, wrong.predict(prompt).choices
     for name, other in EXCHANGED.items():
@@ -25,16 +38,24 @@ def test_a_spoiled_profile_has_the_predictions_of_two_checkpoints_exchanged() ->
         assert after[name].expected_tokens() == before[other].expected_tokens()
         assert after[name].p_correct_within(64) == before[other].p_correct_within(64)
     assert after["alpha-0.1"].p_correct == before["alpha-0.1"].p_correct
+    assert after[MISTAKEN].p_correct == pytest.approx(1 - before[MISTAKEN].p_correct)
     assert not any(one.escalation for one in after.values())
 
 
+def test_routing_by_it_takes_the_base_for_the_cheapest() -> None:
+    spoiled = profiles.Profile(spoil(profiles.read(shipped_family() / "profile.json")))
+    read = [spoiled.predict(one.prompt) for one in prompts("heldout", 0, 60)]
+    chosen = [cheapest_good_enough(forecasts_of(one.choices, BUDGET), 0.2) for one in read]
+    assert chosen.count("base") > 50
+
+
 def test_a_copy_can_be_served_and_is_not_made_twice(tmp_path: Path) -> None:
-    directory = copy_family(tmp_path / "spoiled", EXCHANGED)
+    directory = copy_family(tmp_path / "spoiled", spoil)
     family = families.load(directory)  # which checks every hash
     assert family.reference == REFERENCE
     profiles.load(directory / family.profile)
     manifest = (directory / "family.json").stat().st_mtime_ns
-    assert copy_family(directory, EXCHANGED) == directory
+    assert copy_family(directory, spoil) == directory
     assert (directory / "family.json").stat().st_mtime_ns == manifest
 
 
