@@ -62,10 +62,7 @@ def firing(query: str, metrics: Exposed) -> dict[Labels, float]:
     Raises:
         ValueError: the expression is not PromQL, is a number, or uses something that is not known here.
     """
-    value = _evaluated(promql_parser.parse(query), metrics)
-    if isinstance(value, float):
-        raise ValueError(f"{query} is a number, no alert")
-    return dict(value)
+    return dict(_series(promql_parser.parse(query), metrics))
 
 
 def _evaluated(expr: Expr, metrics: Exposed) -> Series | float:
@@ -88,15 +85,15 @@ def _evaluated(expr: Expr, metrics: Exposed) -> Series | float:
 
 def _number(expr: Expr, metrics: Exposed) -> float:
     value = _evaluated(expr, metrics)
-    if not isinstance(value, float):
+    if isinstance(value, Mapping):
         raise ValueError(f"{expr}: only numbers are known here")
     return value
 
 
 def _series(expr: Expr, metrics: Exposed) -> Series:
     value = _evaluated(expr, metrics)
-    if isinstance(value, float):
-        raise ValueError(f"{expr}: only series are known here")
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{expr} is a number, no series")
     return value
 
 

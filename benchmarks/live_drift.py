@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.live import Answer, Stack, add_common, ask_all, engine, laconic, paired, write
+from benchmarks.live import Answer, Stack, Vector, add_common, ask_all, engine, laconic, paired, write
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
 from models import family as families
@@ -191,8 +191,8 @@ def compared(
     read: Mapping[str, Profile],
 ) -> dict[str, Any]:
     """The two gateways, `old` and `new`, question by question; what one of them abstained from is left out."""
-    choices = {
-        name: [entries[name][one.id]["choice"] if one.decision == "routed" else None for one in answers[name]]
+    choices: dict[str, list[str]] = {
+        name: [entries[name][one.id]["choice"] if one.decision == "routed" else "" for one in answers[name]]
         for name in answers
     }
     both = [i for i in range(len(questions)) if choices["old"][i] and choices["new"][i]]
@@ -200,7 +200,7 @@ def compared(
     correct = {name: np.array([float(answers[name][i].correct) for i in both]) for name in answers}
     tokens = {name: np.array([float(answers[name][i].tokens) for i in both]) for name in answers}
 
-    def errors(predicting: str, served: str) -> np.ndarray:
+    def errors(predicting: str, served: str) -> Vector:
         chosen = [choices[served][i] for i in both]
         success = [one[name].p_correct for one, name in zip(predictions[predicting], chosen, strict=True)]
         return (np.array(success) - correct[served]) ** 2
@@ -221,9 +221,9 @@ def compared(
     }
 
 
-def counted(choices: Sequence[str | None]) -> dict[str, int]:
+def counted(choices: Sequence[str]) -> dict[str, int]:
     """How often each was chosen, the most frequent first."""
-    names = sorted({one for one in choices if one}, key=lambda name: -choices.count(name))
+    names = sorted(set(choices), key=lambda name: -choices.count(name))
     return {name: choices.count(name) for name in names}
 
 
