@@ -216,9 +216,19 @@ def compared(
         "correct": {name: paired(correct[name]) for name in ("old", "new")},
         "quality gained by the new profile": quality,
         "choices": {name: counted([choices[name][i] for i in both]) for name in answers},
-        "costs less at no less quality": saved["low"] > 0 and quality["high"] > -tolerance(),
-        "quality is shown to be kept": quality["low"] > -tolerance(),
+        "verdict": verdict(quality, saved, tolerance()),
     }
+
+
+def verdict(quality: Mapping[str, float], saved: Mapping[str, float], tolerance: float) -> str:
+    """What the new profile changed, in the order of the routing rule: quality beyond the tolerance, then tokens."""
+    if quality["low"] > 0:
+        return "better answers" if saved["high"] < 0 else "better answers for no more tokens"
+    if quality["high"] < -tolerance:
+        return "worse answers"
+    kept = "no worse answers" if quality["low"] > -tolerance else "answers not shown to be worse"
+    tokens = "fewer tokens" if saved["low"] > 0 else "more tokens" if saved["high"] < 0 else "as many tokens"
+    return f"{kept}, {tokens}"
 
 
 def counted(choices: Sequence[str]) -> dict[str, int]:

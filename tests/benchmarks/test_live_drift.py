@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.live import Answer
-from benchmarks.live_drift import WAYS, compared, counted
+from benchmarks.live_drift import WAYS, compared, counted, verdict
 from gateway.config import shipped_family
 from models import profile as profiles
 from training.tasks.question import Question
@@ -35,7 +35,7 @@ def test_both_gateways_are_compared_question_by_question() -> None:
     assert found["tokens saved by the new profile"] == {"mean": 20.0, "low": 20.0, "high": 20.0}
     assert found["quality gained by the new profile"]["mean"] == pytest.approx(2 / 40)
     assert found["choices"] == {"old": {"alpha-0.4": 40}, "new": {"alpha-0.2": 40}}
-    assert found["costs less at no less quality"] is True
+    assert found["verdict"] == "answers not shown to be worse, fewer tokens"
     # Of wrong answers, the one that was expected to be right is the worse prediction.
     assert found["Brier"]["old"]["mean"] > found["Brier"]["new"]["mean"]
     assert found["Brier improvement"]["mean"] > 0
@@ -46,8 +46,26 @@ def test_both_gateways_are_compared_question_by_question() -> None:
 def test_fewer_tokens_at_less_quality_are_no_gain() -> None:
     found = result(answers("a", tokens=50, correct=40), answers("b", tokens=30, correct=10))
     assert found["tokens saved by the new profile"]["low"] > 0
-    assert found["costs less at no less quality"] is False
-    assert found["quality is shown to be kept"] is False
+    assert found["verdict"] == "worse answers"
+
+
+@pytest.mark.parametrize(
+    ("quality", "saved", "said"),
+    [
+        ((0.01, 0.05), (-30, -20), "better answers"),
+        ((0.01, 0.05), (-3, 2), "better answers for no more tokens"),
+        ((-0.003, 0.05), (5, 9), "no worse answers, fewer tokens"),
+        ((-0.003, 0.05), (-9, -5), "no worse answers, more tokens"),
+        ((-0.02, 0.01), (-1, 1), "answers not shown to be worse, as many tokens"),
+        ((-0.02, -0.004), (5, 9), "answers not shown to be worse, fewer tokens"),
+        ((-0.03, -0.01), (5, 9), "worse answers"),
+    ],
+)
+def test_quality_beyond_the_tolerance_comes_before_tokens(
+    quality: tuple[float, float], saved: tuple[float, float], said: str
+) -> None:
+    intervals = ({"low": low, "high": high} for low, high in (quality, saved))
+    assert verdict(*intervals, 0.005) == said
 
 
 def test_what_one_gateway_abstained_from_is_left_out() -> None:
