@@ -13,9 +13,10 @@ All answers are scored by the task's verifier. At every 100 requests, the expres
 is evaluated on the gauges: as `GET /v1/savings` has them at that moment, and as `GET /metrics` was scraped, which is up
 to a minute older. At the end, it is evaluated on what is scraped once the gauges have every score.
 
-With `--recorded DIR` the 20 deployments get answers that `benchmarks.live_holdout` recorded from vLLM, to its
-questions, instead of new ones: everything else is live. It takes about 25 minutes on two quiet cores without, and 10
-with it. Finished parts are in --work, so that it resumes.
+With `--recorded DIR`, more deployments get the answers that `benchmarks.live_holdout` recorded from vLLM, to its
+questions: everything else is live, and a small machine has time for 20 of them (`--runs 4 --recorded
+runs/live/holdout-4301-2000`). It takes about 25 minutes on two quiet cores. Finished parts are in --work, so that it
+resumes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/live"), help="directory for finished parts, to resume")
     parser.add_argument("--requests", type=int, default=1000, help="in each run")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3], help="holdouts of the spoiled runs")
-    parser.add_argument("--runs", type=int, default=20, help="deployments with the right profile")
+    parser.add_argument("--runs", type=int, default=20, help="deployments with the right profile, answered by vLLM")
     parser.add_argument("--runs-at-once", type=int, default=4)
     parser.add_argument(
-        "--recorded", type=Path, help="directory of benchmarks.live_holdout, whose answers the deployments get"
+        "--recorded", type=Path, help="what benchmarks.live_holdout kept: more deployments get its answers"
     )
+    parser.add_argument("--recorded-runs", type=int, default=20, help="how many")
     arguments = parser.parse_args()
     write(arguments.out, "live_spoiled", measure(arguments))
 
@@ -94,7 +96,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             name: kept(work / f"{name}.json", lambda part=part: copy_run(arguments, url, *part))
             for name, part in tqdm(parts.items(), "the copy")
         }
-        shipped = shipped_runs(arguments, work, url)
+        shipped = {"live": shipped_runs(arguments, work, url)}
+    if arguments.recorded is not None:
+        with replaying(arguments.recorded / ANSWERS) as url:
+            shipped["recorded"] = shipped_runs(arguments, work, url, arguments.recorded)
     return {
         "machine": described,
         "requests": arguments.requests,
@@ -103,7 +108,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "looks at every": EVERY,
         "budget": BUDGET,
         "copies": copies,
-        "shipped": {"answers": "recorded" if arguments.recorded else "live", **summary(shipped), "runs": shipped},
+        "shipped": {kind: {**summary(runs), "runs": runs} for kind, runs in shipped.items() if runs},
     }
 
 
@@ -151,28 +156,35 @@ def copy_run(arguments: argparse.Namespace, url: str, family: Path, fraction: fl
         return asyncio.run(run(stack, questions))
 
 
-def shipped_runs(arguments: argparse.Namespace, work: Path, url: str) -> list[dict[str, Any]]:
-    """The deployments of the shipped family, some at once. Each has a gateway, a store and questions of its own."""
+def shipped_runs(
+    arguments: argparse.Namespace, work: Path, engine_url: str, recorded: Path | None = None
+) -> list[dict[str, Any]]:
+    """The deployments of the shipped family, some at once. Each has a gateway, a store and questions of its own.
+
+    Args:
+        arguments: of the command.
+        work: where finished ones are kept.
+        engine_url: what answers.
+        recorded: where it has the answers from; None for a model.
+    """
     done: list[dict[str, Any]] = []
-    source = "recorded" if arguments.recorded else "live"
-    with replaying(arguments.recorded / ANSWERS) if arguments.recorded else nullcontext(url) as engine_url:
-        for first in tqdm(range(0, arguments.runs, arguments.runs_at_once), "the shipped family"):
-            numbers = range(first, min(first + arguments.runs_at_once, arguments.runs))
-            path = work / f"shipped-{source}-{numbers[0]}-{numbers[-1]}.json"
-            done += kept(path, lambda numbers=numbers, at=engine_url: _at_once(arguments, numbers, at))
+    kind, runs = ("live", arguments.runs) if recorded is None else ("recorded", arguments.recorded_runs)
+    for first in tqdm(range(0, runs, arguments.runs_at_once), f"the shipped family, {kind}"):
+        numbers = range(first, min(first + arguments.runs_at_once, runs))
+        asked = [_questions(arguments, number, recorded) for number in numbers]
+        path = work / f"shipped-{kind}-{numbers[0]}-{numbers[-1]}.json"
+        done += kept(path, lambda asked=asked: _at_once(asked, engine_url, arguments.at_once))
     return done
 
 
-def _at_once(arguments: argparse.Namespace, numbers: Sequence[int], engine_url: str) -> list[dict[str, Any]]:
+def _at_once(asked: Sequence[Sequence[Question]], engine_url: str, in_flight: int) -> list[dict[str, Any]]:
     with ExitStack() as entered:
         stacks: list[Stack] = []
-        for _ in numbers:
+        for _ in asked:
             directory = entered.enter_context(tempfile.TemporaryDirectory())
-            live = entered.enter_context(
-                serving(Path(directory), "--holdout-fraction", str(FRACTION), "--engine", engine_url)
-            )
-            stacks.append(Stack(live, at_once=max(arguments.at_once // len(numbers), 1)))
-        asked = [_questions(arguments, number) for number in numbers]
+            options = ("--holdout-fraction", str(FRACTION), "--engine", engine_url)
+            live = entered.enter_context(serving(Path(directory), *options))
+            stacks.append(Stack(live, at_once=max(in_flight // len(asked), 1)))
 
         async def everything() -> list[dict[str, Any]]:
             return await asyncio.gather(*(run(*one) for one in zip(stacks, asked, strict=True)))
@@ -180,12 +192,12 @@ def _at_once(arguments: argparse.Namespace, numbers: Sequence[int], engine_url: 
         return asyncio.run(everything())
 
 
-def _questions(arguments: argparse.Namespace, number: int) -> list[Question]:
-    """A run's questions: new ones, or a random choice of the recorded ones."""
+def _questions(arguments: argparse.Namespace, number: int, recorded: Path | None) -> list[Question]:
+    """A run's questions: new ones, or a random choice of those with recorded answers."""
     seed = arguments.seed + 1 + number
-    if arguments.recorded is None:
+    if recorded is None:
         return list(prompts("heldout", seed, arguments.requests))
-    lines = (arguments.recorded / QUESTIONS).read_text().splitlines()
+    lines = (recorded / QUESTIONS).read_text().splitlines()
     return [Question(**json.loads(line)) for line in random.Random(seed).sample(lines, arguments.requests)]
 
 

@@ -44,10 +44,10 @@ def spoiled(sources: Sources) -> str:
         )
         for name, one in sources.value("live-spoiled", "copies").items()
     ]
-    shipped = sources.value("live-spoiled", "shipped")
-    never = f"in {shipped['fired at any look']} of {shipped['deployments']}"
-    last = f"in {shipped['fired at the end']} of {shipped['deployments']}"
-    rows.append((f"shipped family, {shipped['answers']} answers", str(shipped["deployments"]), never, "-", last, "-"))
+    for kind, one in sources.value("live-spoiled", "shipped").items():
+        number = one["deployments"]
+        ever, last = (f"in {one[what]} of {number}" for what in ("fired at any look", "fired at the end"))
+        rows.append((f"shipped family, {kind} answers", str(number), ever, "-", last, "-"))
     heads = [
         "deployments",
         "number",
