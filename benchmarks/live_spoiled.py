@@ -31,18 +31,22 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from tqdm import tqdm
 
 from benchmarks import alerts, machine
 from benchmarks.live import Answers, Stack, add_common, engine, write
 from benchmarks.live_holdout import ANSWERS, QUESTIONS
+from benchmarks.quality_interval import Deployment, Traffic, as_ledger, draw
 from benchmarks.recorded import replaying
 from benchmarks.stack import serving
 from gateway.config import Settings, shipped_family
+from gateway.ledger.quality import estimate
 from models import family as families
 from models import profile as profiles
 from models.files import write_text
@@ -62,6 +66,7 @@ REFERENCE, EXCHANGED, MISTAKEN = "alpha-0.05", {"base": "alpha-0.4", "alpha-0.4"
 """The copy's reference, and in its spoiled profile: whose predictions each of two checkpoints has, and whose success is
 taken for failure."""
 GAUGES = {"difference": "", "low": "_low", "high": "_high"}
+CHANCES = 500
 GAUGE_SECONDS = 75.0
 """How long the gauges may take to have every score; they are measured once a minute."""
 
@@ -108,6 +113,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "looks at every": EVERY,
         "budget": BUDGET,
         "copies": copies,
+        "by chance": by_chance(arguments.requests, arguments.seed),
         "shipped": {kind: {**summary(runs), "runs": runs} for kind, runs in shipped.items() if runs},
     }
 
@@ -250,6 +256,28 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "fired at the end": sum(one["fires at the end, as scraped"] for one in runs),
         "lowest upper end": min((look["high"] for one in runs for look in one["looks"] if look["high"]), default=None),
     }
+
+
+def by_chance(requests: int, seed: int, deployments: int = CHANCES) -> dict[str, Any]:
+    """How often the alert fires in simulated deployments that lose just the tolerance, at any look and at the last."""
+    rng, rule = np.random.default_rng(seed), alerts.expression(ALERT)
+    kind = Deployment(requests, FRACTION, 1.0, "at random", easiness=3.0, loss=0.08)
+    at_any, at_the_end, truths = 0, 0, list[float]()
+    for _ in tqdm(range(deployments), "by chance"):
+        traffic = draw(kind, rng)
+        truths.append(traffic.truth)
+        fires = [bool(alerts.firing(rule, _simulated(traffic, n))) for n in range(EVERY, requests + 1, EVERY)]
+        at_any, at_the_end = at_any + any(fires), at_the_end + fires[-1]
+    shares = {"fires at any look": at_any / deployments, "fires at the end": at_the_end / deployments}
+    return {"deployments": deployments, "true difference": float(np.mean(truths)), **shares}
+
+
+def _simulated(traffic: Traffic, requests: int) -> alerts.Exposed:
+    """The gauges after the first requests."""
+    arrays = {
+        name: getattr(traffic, name)[:requests] for name in ("difficulty", "predicted", "holdout", "score", "scored")
+    }
+    return as_gauges({SOURCE: asdict(estimate(*as_ledger(Traffic(**arrays, truth=traffic.truth), FRACTION)))})
 
 
 def _scrape(stack: Stack) -> str:

@@ -15,6 +15,7 @@ from benchmarks.live_spoiled import (
     MISTAKEN,
     REFERENCE,
     as_gauges,
+    by_chance,
     copy_family,
     kept,
     spoil,
@@ -85,3 +86,9 @@ def test_a_finished_part_is_read_and_not_made_again(tmp_path: Path) -> None:
 
     assert kept(tmp_path / "part.json", make) == kept(tmp_path / "part.json", make) == {"runs": 1}
     assert json.loads((tmp_path / "part.json").read_text()) == {"runs": 1}
+
+
+def test_more_looks_fire_more_often_by_chance() -> None:
+    found = by_chance(500, seed=0, deployments=40)
+    assert 0 <= found["fires at the end"] <= found["fires at any look"] < 0.3
+    assert found["true difference"] == pytest.approx(-0.005, abs=0.002)
