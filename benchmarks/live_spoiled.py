@@ -113,7 +113,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "looks at every": EVERY,
         "budget": BUDGET,
         "copies": copies,
-        "by chance": by_chance(arguments.requests, arguments.seed),
+        "by chance": kept(work / "chance.json", lambda: by_chance(arguments.requests, arguments.seed)),
         "shipped": {kind: {**summary(runs), "runs": runs} for kind, runs in shipped.items() if runs},
     }
 
