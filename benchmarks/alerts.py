@@ -117,7 +117,7 @@ def _matches(matcher: promql_parser.Matcher, value: str) -> bool:
 def _aggregated(expr: AggregateExpr, metrics: Exposed) -> Series:
     how = _AGGREGATED.get(str(expr.op))
     modifier = expr.modifier
-    if how is None or expr.param is not None or (modifier is not None and not _groups_by(modifier)):
+    if how is None or (modifier is not None and not _groups_by(modifier)):
         raise ValueError(f"{expr}: this aggregation is not known here")
     by = set(modifier.labels) if modifier is not None else set[str]()
     groups: defaultdict[Labels, list[float]] = defaultdict(list)

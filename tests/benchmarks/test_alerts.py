@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.alerts import exposed, expression, firing
@@ -18,6 +18,7 @@ def scraped(**values: float) -> str:
 
 
 @given(st.floats(-1, 1))
+@example(-0.005)
 def test_the_quality_alert_fires_if_the_upper_end_is_below_the_tolerance(high: float) -> None:
     assert bool(firing(QUALITY, exposed(scraped(verifier=high)))) is (high < -0.005)
 
@@ -33,11 +34,12 @@ def test_what_is_not_measured_does_not_fire() -> None:
 
 
 def test_the_largest_of_a_group_counts_whatever_is_not_a_number() -> None:
-    text = "# TYPE a gauge\n" + 'a{pod="1",s="x"} 1\na{pod="2",s="x"} 3\na{pod="3",s="x"} NaN\na{pod="1",s="y"} 0\n'
+    text = "# TYPE a gauge\n" + 'a{pod="3",s="x"} NaN\na{pod="1",s="x"} 1\na{pod="2",s="x"} 3\na{pod="1",s="y"} 0\n'
     metrics = exposed(text)
     assert firing("max by (s) (a) > 2", metrics) == {(("s", "x"),): 3.0}
     assert firing("min by (s) (a) > 0", metrics) == {(("s", "x"),): 1.0}
     assert firing('sum(a{pod!="3"}) >= (4)', metrics) == {(): 4.0}
+    assert len(firing("a > -(1)", metrics)) == 3
     assert firing('a{pod=~"1|2",s!~"y"} <= 1', metrics) == {(("pod", "1"), ("s", "x")): 1.0}
 
 
