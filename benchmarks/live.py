@@ -173,7 +173,14 @@ class Stack:
     async def score_one(self, client: httpx.AsyncClient, answer: Answer, source: str) -> None:
         """Post the verdict on one answer. Raises what `score` does."""
         body = {"request_id": answer.id, "score": float(answer.correct), "source": source}
-        response = await client.post(f"{self.url}/v1/feedback", json=body)
+        for wait in (0.1, 1.0, 5.0, None):
+            try:
+                response = await client.post(f"{self.url}/v1/feedback", json=body)
+                break
+            except (httpx.ReadError, httpx.RemoteProtocolError):  # as in `ask_one`; a repeat changes nothing
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
         if response.status_code != 200:
             raise RuntimeError(f"feedback: {response.status_code}: {response.text}")
 

@@ -97,8 +97,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             result["again"] = refitted(copied(work / "again", new), work / "next-new")
         same = worded(arguments, "as fitted", SAME, arguments.same)
         for count, name in ((arguments.few, "few that have not changed"), (arguments.same, "what has not changed")):
-            lab.served("same", old, same[:count], ("--holdout-fraction", "0.02"))
-            result[name] = {"scored": count, **refitted(copied(work / f"same-{count}"), work / "same")}
+            store = f"unchanged-{count}"
+            lab.served(store, old, same[:count], ("--holdout-fraction", "0.02"))
+            result[name] = {"scored": count, **refitted(copied(work / f"same-{count}"), work / store)}
     return result
 
 
