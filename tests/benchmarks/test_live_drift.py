@@ -64,8 +64,8 @@ def test_fewer_tokens_at_less_quality_are_no_gain() -> None:
 def test_quality_beyond_the_tolerance_comes_before_tokens(
     quality: tuple[float, float], saved: tuple[float, float], said: str
 ) -> None:
-    intervals = ({"low": low, "high": high} for low, high in (quality, saved))
-    assert verdict(*intervals, 0.005) == said
+    one, other = ({"low": low, "high": high} for low, high in (quality, saved))
+    assert verdict(one, other, 0.005) == said
 
 
 def test_what_one_gateway_abstained_from_is_left_out() -> None:
