@@ -65,10 +65,13 @@ def main() -> None:
     parser.add_argument("--next", type=int, default=1000, help="requests that are asked twice")
     parser.add_argument("--same", type=int, default=700, help="requests of the traffic that has not changed")
     parser.add_argument("--few", type=int, default=250, help="of those, for the refit on few")
+    parser.add_argument("--quality-tolerance", type=float, default=tolerance(), help="of the gateways asked twice")
     arguments = parser.parse_args()
     path: Path = arguments.out / "live_drift.json"
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     name = arguments.way if arguments.difficulty is None else f"{arguments.way}, {arguments.difficulty}"
+    if arguments.quality_tolerance != tolerance():
+        name += f", tolerance {arguments.quality_tolerance:g}"
     write(arguments.out, "live_drift", {**before, name: measure(arguments)})
 
 
@@ -94,7 +97,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         if refit["status"] == 0:
             result["next"] = asked_twice(arguments, lab, old, new)
-            result["again"] = refitted(copied(work / "again", new), work / "next-new")
+            result["again"] = refitted(copied(work / "again", new), work / _next(arguments, "new"))
         same = worded(arguments, "as fitted", SAME, arguments.same)
         for count, name in ((arguments.few, "few that have not changed"), (arguments.same, "what has not changed")):
             store = f"unchanged-{count}"
@@ -171,13 +174,20 @@ def refitted(family: Path, store: Path) -> dict[str, Any]:
 def asked_twice(arguments: argparse.Namespace, lab: Lab, old: Path, new: Path) -> dict[str, Any]:
     """The next questions, to a gateway with the old profile and to one with the new."""
     questions = worded(arguments, arguments.way, NEXT, arguments.next)
+    options = ("--holdout-fraction", "0", "--quality-tolerance", str(arguments.quality_tolerance))
     answers = {
-        name: lab.served(f"next-{name}", family, questions, ("--holdout-fraction", "0"))
+        name: lab.served(_next(arguments, name), family, questions, options)
         for name, family in (("old", old), ("new", new))
     }
-    entries = {name: lab.entries(f"next-{name}") for name in answers}
+    entries = {name: lab.entries(_next(arguments, name)) for name in answers}
     read = {name: profile_of(family) for name, family in (("old", old), ("new", new))}
-    return {"questions": len(questions), **compared(questions, answers, entries, read)}
+    return {"questions": len(questions), **compared(questions, answers, entries, read, arguments.quality_tolerance)}
+
+
+def _next(arguments: argparse.Namespace, name: str) -> str:
+    """The store of the questions that are asked twice, to the gateway with the old profile or with the new."""
+    other = arguments.quality_tolerance != tolerance()
+    return f"next-{name}-{arguments.quality_tolerance:g}" if other else f"next-{name}"
 
 
 def profile_of(family: Path) -> Profile:
@@ -190,6 +200,7 @@ def compared(
     answers: Mapping[str, Sequence[Answer]],
     entries: Mapping[str, Mapping[str, Mapping[str, Any]]],
     read: Mapping[str, Profile],
+    quality_tolerance: float,
 ) -> dict[str, Any]:
     """The two gateways, `old` and `new`, question by question; what one of them abstained from is left out."""
     choices: dict[str, list[str]] = {
@@ -217,7 +228,7 @@ def compared(
         "correct": {name: paired(correct[name]) for name in ("old", "new")},
         "quality gained by the new profile": quality,
         "choices": {name: counted([choices[name][i] for i in both]) for name in answers},
-        "verdict": verdict(quality, saved, tolerance()),
+        "verdict": verdict(quality, saved, quality_tolerance),
     }
 
 

@@ -26,7 +26,7 @@ def entries(rows: list[Answer], choice: str) -> dict[str, dict[str, Any]]:
 
 def result(old: list[Answer], new: list[Answer]) -> dict[str, Any]:
     recorded = {"old": entries(old, "alpha-0.4"), "new": entries(new, "alpha-0.2")}
-    return compared(QUESTIONS, {"old": old, "new": new}, recorded, {"old": PROFILE, "new": PROFILE})
+    return compared(QUESTIONS, {"old": old, "new": new}, recorded, {"old": PROFILE, "new": PROFILE}, 0.005)
 
 
 def test_both_gateways_are_compared_question_by_question() -> None:
