@@ -1,7 +1,7 @@
 # Run `make` to list the targets. They use .venv, which the first one that needs it creates.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test screenshots test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak bench-growth count routing-report generated lock clean
+.PHONY: help serve test screenshots test-clients lint format docs train family-real bench bench-gateway bench-attacks bench-surfaces bench-soak bench-growth bench-live count routing-report generated lock clean
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 
@@ -81,6 +81,11 @@ bench-soak: ## send 100 streamed requests a second for twenty minutes, and check
 bench-growth: ## measure how the cost grows with checkpoints, bodies, keys, ledger entries and more (about eight minutes)
 	@scripts/install.sh all
 	python -m benchmarks.growth --out benchmarks/results
+
+bench-live: ## measure quality, its alert, refits and shadows on a running stack (an hour; resumes); PART=holdout, spoiled, drift or overhead
+	@scripts/install.sh all
+	@for part in $(or $(PART),holdout spoiled drift overhead); do \
+	python -m benchmarks.live_$$part --out benchmarks/results || exit 1; done
 
 count: ## count the instructions of a decision and of a request with valgrind; fails on a tenth more than is committed
 	@scripts/install.sh all

@@ -28,14 +28,13 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
-import psutil
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import plots
 from benchmarks.frontiers import Point, gap_closed, hull, oracle, share_closed, singles, swept
 from benchmarks.intervals import with_interval
-from benchmarks.stack import serving
+from benchmarks.stack import engine_of, serving
 from gateway.config import Settings, shipped_family
 from models import family as families
 from models import profile as profiles
@@ -196,7 +195,7 @@ class Client:
             # A ledger of its own, so that it does not count an attempt that was interrupted.
             with (
                 tempfile.TemporaryDirectory() as state_dir,
-                serving(Path(state_dir), "--holdout-fraction", "0.1", "--engine", _engine(self.url)) as url,
+                serving(Path(state_dir), "--holdout-fraction", "0.1", "--engine", engine_of(self.url)) as url,
             ):
                 spent = asyncio.run(_spend(url, self.family, questions))
                 while (savings := httpx.get(f"{url}/v1/savings", timeout=60).json()["total"])["requests"] < len(
@@ -250,15 +249,6 @@ async def _spend(url: str, family: Family, questions: Sequence[Question]) -> lis
 
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
         return list(await asyncio.gather(*(ask(client, number, question) for number, question in enumerate(questions))))
-
-
-def _engine(url: str) -> str:
-    """Where the embedded engine of the stack at `url` listens, read from the process list as an operator would."""
-    port = httpx.URL(url).port
-    (serve,) = (p for p in psutil.Process().children() if f"--port {port}" in " ".join(p.cmdline()))
-    commands = [child.cmdline() for child in serve.children(recursive=True)]
-    command = next(c for c in commands if c[1:4] == ["-P", "-m", "gateway.process.launch_vllm"])
-    return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
 
 
 def _stacked(free: dict[str, list[Graded]], family: Family) -> tuple[Array, Array]:

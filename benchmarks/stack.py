@@ -10,6 +10,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+import psutil
+
 from gateway.process.embedded import free_port
 
 READY = "Ctrl-C stops it"
@@ -39,3 +42,12 @@ def serving(state_dir: Path, *arguments: str) -> Generator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def engine_of(url: str) -> str:
+    """Where the embedded engine of the stack at `url` listens, read from the process list as an operator would."""
+    port = httpx.URL(url).port
+    (serve,) = (p for p in psutil.Process().children() if f"--port {port}" in " ".join(p.cmdline()))
+    commands = [child.cmdline() for child in serve.children(recursive=True)]
+    command = next(c for c in commands if c[1:4] == ["-P", "-m", "gateway.process.launch_vllm"])
+    return f"http://127.0.0.1:{command[command.index('--port') + 1]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from benchmarks import tables_cost, tables_profile
+from benchmarks import tables_cost, tables_live, tables_profile
 from benchmarks.attackers import ATTACKS
 from benchmarks.figures import render
 from benchmarks.markdown import bold, machine_table, or_dash, percent, table
@@ -303,6 +303,12 @@ TABLES = {
     "growth": tables_cost.growth,
     "growth-machine": tables_cost.growth_machine,
     "instructions": tables_cost.instructions,
+    "live-holdout": tables_live.holdout,
+    "live-spoiled": tables_live.spoiled,
+    "live-drift": tables_live.drift,
+    "live-refits": tables_live.refits,
+    "live-overhead": tables_live.overhead,
+    "live-machines": tables_live.machines,
     **{name: partial(adopted, source=name) for name in ("adopted-qwen", "adopted-abacus", "adopted-transformers")},
 }
 """By the name in a page's marker."""

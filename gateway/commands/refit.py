@@ -5,10 +5,9 @@ The fit itself is a program of its own, because the gateway and the training job
 
 from __future__ import annotations
 
-import runpy
-import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,9 +56,9 @@ def main(arguments: Sequence[str]) -> None:
             return await write(ledger.read_entries(redis, since), scores)
 
         terminal.with_redis("refit", settings, export_entries)
-        sys.argv[1:] = [
+        # Not as `__main__`, in whose place the annotations of its classes would be looked up in vain.
+        import_module("training.refit").main([
             str(parsed.family), f"--entries={entries}", f"--quality-tolerance={settings.quality_tolerance}",
             f"--seed={parsed.seed}", *([f"--source={parsed.source}"] if parsed.source else []),
             *(["--replace"] if parsed.replace else []),
-        ]  # fmt: skip
-        runpy.run_module("training.refit", run_name="__main__")
+        ])  # fmt: skip

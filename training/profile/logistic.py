@@ -11,22 +11,29 @@ _NEWTON_STEPS = 25
 
 
 def fit_logistic(
-    x: Array, target: Array, prior: Array, offset: Array | float = 0.0, *, start: Array | None = None
+    x: Array,
+    target: Array,
+    prior: Array,
+    offset: Array | float = 0.0,
+    *,
+    precision: float = 1.0,
+    start: Array | None = None,
 ) -> Array:
     """The weights w of target = sigmoid(offset + x w), (width,). The fewer the rows, the closer w is to `prior`.
 
     Args:
         x: (rows, width).
         target: shares in [0, 1], (rows,).
-        prior: the mean of a normal prior with variance 1, (width,).
+        prior: the mean of a normal prior, (width,).
         offset: a part of the logits that is given, (rows,).
+        precision: of the prior, 1 / variance.
         start: where Newton's method begins; None for the prior. From a prior that is sure and wrong it would diverge.
     """
     weights = prior if start is None else start
     for _ in range(_NEWTON_STEPS):
         p = sigmoid(offset + x @ weights)
-        gradient = x.T @ (p - target) + (weights - prior)
-        weights = weights - np.linalg.solve((x.T * (p * (1 - p))) @ x + np.eye(len(prior)), gradient)
+        gradient = x.T @ (p - target) + precision * (weights - prior)
+        weights = weights - np.linalg.solve((x.T * (p * (1 - p))) @ x + precision * np.eye(len(prior)), gradient)
     return weights
 
 

@@ -3,8 +3,8 @@
 A request of the ledger was answered by one checkpoint, so there is no table of outcomes of all checkpoints. What can be
 learned of one answer each is fitted anew:
 
-- `recalibrated`: a_c and b_c of P(correct) = sigmoid(a_c f(x) + b_c), with the old ones as the prior, and the quantiles
-  of the residuals of reasoning tokens; f stays.
+- `recalibrated`: a_c and b_c of P(correct) = sigmoid(a_c f(x) + b_c), with the old ones as the prior once what changed
+  for all choices alike is applied to them, and the quantiles of the residuals of reasoning tokens; f stays.
 - `forest`: f itself, too, as a forest over the counts.
 
 Escalations get new weights in the same way. Vocabulary, range, and the forests of tokens and of budget-forced answers
@@ -32,6 +32,9 @@ Array = NDArray[np.float64]
 
 MIN_RESIDUALS = 50
 """With fewer lengths of a checkpoint, the quantiles of its residuals stay."""
+OWN_PRECISION = 25.0
+"""Of the prior that a choice changed as all did: they differ by some 0.2 in logits. If each were fitted by itself, the
+rule, which chooses the best of many, would mostly find those that were lucky (decision 69)."""
 FOLDS = 5
 
 
@@ -83,12 +86,12 @@ def candidates(stored: StoredProfile, rows: Sequence[Row], seed: int) -> dict[st
     old = _values(stored.correct, inputs)
     weight = 1.0 if stored.reader is None else stored.reader.forest
     easiness = np.array([row.easiness for row in scored]) + weight * old
-    found = {"recalibrated": _with_scales(stored, scored, easiness)}
+    found = {"recalibrated": with_scales(stored, scored, easiness)}
     score = np.array([row.score for row in scored], dtype=float)
     folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(inputs))
     forest, out_of_fold = boost(SHARE, inputs, score, folds, seed)
     anew = stored.model_copy(update={"correct": Forest(**forest), "reader": None, "encoder": None})
-    found["forest"] = _with_scales(anew, scored, out_of_fold)
+    found["forest"] = with_scales(anew, scored, out_of_fold)
     readings = {
         name: Reading(_with_residuals(one, rows), reads=name != "forest" and stored.reader is not None)
         for name, one in found.items()
@@ -102,16 +105,25 @@ def _values(forest: Forest, inputs: Array) -> Array:
     return np.array([float(read(x)[0, 0]) for x in inputs])
 
 
-def _with_scales(stored: StoredProfile, rows: Sequence[Row], easiness: Array) -> StoredProfile:
-    """The profile with scales of checkpoints and escalations from scored rows; those without rows keep theirs."""
+def with_scales(stored: StoredProfile, rows: Sequence[Row], easiness: Array) -> StoredProfile:
+    """The profile with scales of checkpoints and escalations from scored rows.
+
+    What changed for all of them is fitted first, on all rows: logit P = slope (a_c f + b_c) + shift. It holds for those
+    with few rows, too, or none. Otherwise they would keep the success that they had before, and be chosen for it. Each
+    then has a shift of its own, of which its rows decide.
+    """
     score = np.array([row.score for row in rows], dtype=float)
     served = np.array([row.served for row in rows])
+    before = stored.scales | {name: one.scale for name, one in stored.escalations.items()}
+    a_b = np.array([before[row.served] for row in rows])
+    logits = np.column_stack([a_b[:, 0] * easiness + a_b[:, 1], np.ones(len(rows))])
+    slope, shift = fit_logistic(logits, score, np.array([1.0, 0.0]), start=np.zeros(2)).tolist()
 
     def scale(name: str, before: tuple[float, float]) -> tuple[float, float]:
-        own = served == name
-        x = np.column_stack([easiness[own], np.ones(int(own.sum()))])
-        a, b = fit_logistic(x, score[own], np.array(before), start=np.zeros(2)) if own.any() else before
-        return float(a), float(b)
+        own, common = served == name, (slope * before[0], slope * before[1] + shift)
+        ones, logits = np.ones((int(own.sum()), 1)), common[0] * easiness[own] + common[1]
+        (more,) = fit_logistic(ones, score[own], np.zeros(1), logits, precision=OWN_PRECISION).tolist()
+        return common[0], common[1] + more
 
     scales = {name: scale(name, before) for name, before in stored.scales.items()}
     escalations = {

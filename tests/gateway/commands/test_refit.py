@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from gateway.commands import refit
+from gateway.config import shipped_family
 from gateway.ledger import feedback
 from gateway.ledger.ledger import Ledger
 from tests.conftest import RedisServer
@@ -19,20 +23,15 @@ from tests.gateway.entries import entry
 async def test_entries_come_with_their_scores_and_leave_no_file(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, one = Ledger(redis_server.url, tmp_path), entry(time=time.time())
-    await ledger.start()
-    ledger.put(one)
-    await feedback.record(ledger.redis, one, "thumbs", 0.5)
-    await ledger.aclose()
-    seen: list[tuple[list[str], str, Path]] = []
+    await _scored(redis_server, tmp_path)
+    seen: list[tuple[Sequence[str], str, Path]] = []
 
-    def run_module(name: str, run_name: str) -> None:
-        path = Path(sys.argv[2].removeprefix("--entries="))
-        seen.append((sys.argv[1:], path.read_text(), path))
-        assert (name, run_name) == ("training.refit", "__main__")
+    def fit(arguments: Sequence[str]) -> None:
+        path = Path(arguments[1].removeprefix("--entries="))
+        seen.append((arguments, path.read_text(), path))
 
-    monkeypatch.setattr(runpy, "run_module", run_module)
-    monkeypatch.setattr(sys, "argv", ["laconic"])
+    modules = {"training.refit": SimpleNamespace(main=fit)}
+    monkeypatch.setattr(refit, "import_module", modules.__getitem__)
     run("refit", "./family", "--redis", redis_server.url, "--source", "thumbs", "--replace")
     ((arguments, text, path),) = seen
     assert arguments[0] == "family"
@@ -40,3 +39,21 @@ async def test_entries_come_with_their_scores_and_leave_no_file(
     assert text.count("\n") == 1
     assert '"scores":{"thumbs": 0.5}' in text
     assert not path.exists()
+
+
+async def test_the_command_reads_the_entries_that_it_exported(redis_server: RedisServer, tmp_path: Path) -> None:
+    await _scored(redis_server, tmp_path)
+    command = [sys.executable, "-m", "gateway.cli", "refit", str(shipped_family()), "--redis", redis_server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: ASYNC221
+    assert done.stderr == "laconic refit: 0 scored entries are too few; 200 are needed\n"
+    assert done.stdout == "0 entries can be used, 0 with a score from thumbs; 1 cannot.\n"
+    assert done.returncode == 2
+
+
+async def _scored(redis_server: RedisServer, state_dir: Path) -> None:
+    """One entry in the ledger, with a score."""
+    ledger, one = Ledger(redis_server.url, state_dir), entry(time=time.time())
+    await ledger.start()
+    ledger.put(one)
+    await feedback.record(ledger.redis, one, "thumbs", 0.5)
+    await ledger.aclose()
