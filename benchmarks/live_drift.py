@@ -97,7 +97,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         if refit["status"] == 0:
             result["next"] = asked_twice(arguments, lab, old, new)
-            result["again"] = refitted(copied(work / "again", new), work / _next(arguments, "new"))
+            store = _next(arguments, "new")
+            result["again"] = refitted(copied(work / f"again-{store}", new), work / store)
         same = worded(arguments, "as fitted", SAME, arguments.same)
         for count, name in ((arguments.few, "few that have not changed"), (arguments.same, "what has not changed")):
             store = f"unchanged-{count}"
