@@ -84,15 +84,15 @@ async def test_nobody_waits_for_a_slow_redis_and_everything_is_counted(
     async with running(family_dir, slow_redis.url, [engine.url], state_dir=tmp_path) as gateway:
         await limited(gateway)
         assert "x-ratelimit-limit-tokens" in (await gateway.ask()).headers
-        slow_redis.seconds = 0.8
+        slow_redis.seconds = 2.5
         took: list[float] = []
         for _ in range(30):
             began = time.perf_counter()
             assert (await gateway.ask()).status_code == 200
             took.append(time.perf_counter() - began)
             await asyncio.sleep(0.15)
-        assert max(took) < 1.2, "less than one answer of this Redis, which takes 1.6 s"
-        assert statistics.median(took) < 0.5, "most did not wait at all"
+        assert max(took) < 4, "less than one answer of this Redis, which takes 5 s"
+        assert statistics.median(took) < 2, "most did not wait at all"
         assert not gateway.limiter.healthy
         slow_redis.seconds = 0.0
         await until(lambda: gateway.limiter.healthy)
@@ -107,13 +107,13 @@ async def test_limits_that_are_closed_refuse_while_redis_is_slow(
     closed = {"limits_when_store_is_down": "closed", "state_dir": tmp_path}
     async with running(family_dir, slow_redis.url, [engine.url], **closed) as gateway:
         await limited(gateway)
-        slow_redis.seconds = 0.8
+        slow_redis.seconds = 2.5
         was_healthy = True
         while was_healthy:
             was_healthy = gateway.limiter.healthy
             refused = await gateway.ask()
             assert (refused.status_code, error(refused)["code"]) == (503, "limits_unavailable")
-            assert refused.elapsed.total_seconds() < 1.2
+            assert refused.elapsed.total_seconds() < 4
         slow_redis.seconds = 0.0
         await until(lambda: gateway.limiter.healthy)
         assert (await gateway.ask()).status_code == 200
