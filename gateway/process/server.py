@@ -31,6 +31,9 @@ log = logging.getLogger("laconic")
 
 LAST_SECONDS = 5.0
 """For requests to end that were cancelled."""
+KEEP_ALIVE_SECONDS = 75
+"""After which an idle connection is closed. Callers and proxies keep theirs for 5 (httpx) to 60 seconds (nginx, load
+balancers); with a shorter time than theirs, a request sent on a closing connection is lost."""
 TRIM_SECONDS = 30
 GROWTH = 1.1
 
@@ -152,6 +155,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,
         callback_notify=_Memory().trim,
         timeout_notify=TRIM_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),

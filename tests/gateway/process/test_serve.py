@@ -16,6 +16,7 @@ from gateway.ledger.spool import SPOOL
 from gateway.process.embedded import REDIS_SERVERS, free_port
 from tests.conftest import RedisServer
 from tests.gateway.fakes import EVENTS, FakeEngine, event, forever, stream
+from tests.gateway.hostile.raw import HEALTH, connect
 from tests.gateway.process.serving import CHAT, all_ended, fail_to_start, refuses_connections, serving
 
 
@@ -23,6 +24,19 @@ async def test_serve_starts_its_own_redis(engine: FakeEngine, family_dir: Path, 
     async with serving(engine, family_dir, tmp_path) as serve:
         assert (await serve.ask()).json()["choices"][0]["message"]["content"] == "The answer is 3."
         assert (tmp_path / "redis.sock").is_socket()
+
+
+async def test_a_connection_outlives_the_seconds_for_which_callers_keep_theirs(
+    engine: FakeEngine, family_dir: Path, tmp_path: Path
+) -> None:
+    """httpx, and so OpenAI's SDK, uses a connection again for five seconds. It must not be closing just then."""
+    async with serving(engine, family_dir, tmp_path) as serve:
+        reader, writer = await connect(serve.url)
+        for wait in (0.0, 7.0):
+            await asyncio.sleep(wait)
+            writer.write(HEALTH)
+            assert b" 200 " in await reader.readuntil(b'{"status":"live"}')
+        writer.close()
 
 
 async def test_ctrl_c_stops_the_gateway_and_all_child_processes(
