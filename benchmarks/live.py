@@ -130,7 +130,7 @@ class Stack:
         retries, until = 0, time.monotonic() + RETRY_SECONDS
         while True:
             began, response = time.perf_counter(), None
-            # A client that was starved for longer than connections may be idle writes to a closed one.
+            # A client that was starved for long may write to a connection that the gateway closes.
             with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):
                 response = await client.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
             seconds = time.perf_counter() - began
@@ -202,7 +202,7 @@ class Stack:
 
 def connected(connections: int) -> httpx.AsyncClient:
     """A client of stacks on this machine."""
-    limits = httpx.Limits(max_connections=connections, keepalive_expiry=2.0)  # the gateway closes idle ones after 5 s
+    limits = httpx.Limits(max_connections=connections)
     return httpx.AsyncClient(timeout=600, limits=limits, verify=False)  # loading certificates takes time
 
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from training.recipe_base import Section
 
+TRIES = 4
+"""How often the base thinks on from a wrong pass: whether a check mends it is chance, what it is worth is the mean."""
+
 
 class Deciding(Section):
     """Supervised fine-tuning behind the reinforcement learning, of where another episode of thinking pays

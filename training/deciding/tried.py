@@ -17,6 +17,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.files import write_text
+from training.recipe_deciding import TRIES
 from training.rewards.decisions import opening_tokens
 from training.rewards.dense import EpisodeGrader
 from training.rollouts.batch import Rollouts
@@ -29,8 +30,6 @@ VERSION = 1
 """Bump when tries of the same inputs become others."""
 BLOCK = 250
 """Questions that are asked and stored together."""
-TRIES = 4
-"""How often the base thinks on from a wrong pass: whether a check mends it is chance, what it is worth is the mean."""
 KEPT = 0.05
 """Share of the right passes from which the base thinks on. It mostly repeats them."""
 

@@ -20,10 +20,9 @@ from rich.table import Column, Table
 
 from training.config import FamilyStage, Recipe
 from training.recipe_base import Architecture, BaseStage
+from training.recipe_deciding import TRIES
 
 GIB = 2**30
-TRIES = 4
-"""Of a wrong first pass: `training.deciding.tried.TRIES`, which imports torch."""
 PROMPT_TOKENS = 256
 """Of a long prompt, where the questions are not known."""
 PROBE_TOKENS = 24
