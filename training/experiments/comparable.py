@@ -18,6 +18,9 @@ _ORDER = get_args(Reward)
 def read_comparable(directory: Path) -> dict[str, list[Result]]:
     """The results by recipe, each in the order of its seeds.
 
+    All recipes have the same settings of data, base, rollouts and evaluation, and the same steps. Only one that learns
+    to decide (`family.deciding`) may have fewer steps, because it spends rollouts on that, too.
+
     Raises:
         StageError: there are none, or they cannot be compared. Names the recipe and the difference.
     """
@@ -30,32 +33,35 @@ def read_comparable(directory: Path) -> dict[str, list[Result]]:
     by_recipe: dict[str, list[Result]] = {}
     for result in results:
         by_recipe.setdefault(result.recipe, []).append(result)
-    first = _require_same_seeds(directory, by_recipe)
-    shared = {"base", "prompts", "samples", "data", "steps", "prompts_per_step", "rollouts", "max_tokens", "dtype"}
+    _require_common_seeds(directory, by_recipe)
+    shared = {"base", "prompts", "samples", "data", "prompts_per_step", "rollouts", "max_tokens", "dtype"}
+    of_seed: dict[int, Result] = {}
     for own in by_recipe.values():
         for other in own[1:]:
             _require_alike(directory, own[0], other, own[0].made_from.keys() | other.made_from.keys())
         _require_alike(directory, results[0], own[0], shared)
-        for one, other in zip(by_recipe[first], own, strict=True):
-            _require_comparable(directory, one, other)
+        for result in own:
+            _require_comparable(directory, of_seed.setdefault(result.seed, result), result)
+    reinforced = [own[0] for own in by_recipe.values() if not own[0].made_from.get("deciding")]
+    for result in reinforced:
+        _require_alike(directory, reinforced[0], result, {"steps"})
     return by_recipe
 
 
-def _require_same_seeds(directory: Path, by_recipe: Mapping[str, Sequence[Result]]) -> str:
-    """Raise unless every recipe has the same seeds, each once. Returns the name of the first recipe."""
+def _require_common_seeds(directory: Path, by_recipe: Mapping[str, Sequence[Result]]) -> None:
+    """Raise unless all recipes have two seeds in common, and none has a seed twice."""
     seeds = {name: [result.seed for result in own] for name, own in by_recipe.items()}
+    common = set.intersection(*map(set, seeds.values()))
     for name, own in seeds.items():
         if twice := sorted({seed for seed in own if own.count(seed) > 1}):
             raise StageError(
                 f"{directory}: seed {twice[0]} of {name} is there more than once; remove all but one of the files"
             )
-    first = next(iter(seeds))
-    for name, own in seeds.items():
-        if own != seeds[first]:
-            raise StageError(f"{directory}: {first} was run with the seeds {seeds[first]}, {name} with {own}")
-    if len(seeds[first]) < 2:
-        raise StageError(f"{directory}: intervals over seeds need at least two seeds, there is {seeds[first]}")
-    return first
+    if len(common) < 2:
+        runs = ", ".join(f"{name} with {own}" for name, own in seeds.items())
+        raise StageError(
+            f"{directory}: intervals over seeds need at least two seeds that all recipes have; there are {runs}"
+        )
 
 
 def _require_comparable(directory: Path, one: Result, other: Result) -> None:

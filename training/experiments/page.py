@@ -6,21 +6,35 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from models.family import Estimate
-from training.experiments.arms import Arm, Figures, difference, gain_over_baseline_frontier, ratio
+from training.experiments.arms import (
+    WRONG_MINUS_RIGHT,
+    Arm,
+    Figures,
+    difference,
+    gain_over_baseline_frontier,
+    ratio,
+)
 from training.experiments.experiment import Result
 
 _BASELINES = ("outcome", "alpha")
 """The rewards without a dense part."""
 
 
-def page_of(arms: Sequence[Arm], figures: Mapping[str, Figures], any_result: Result, pictures: Sequence[str]) -> str:
-    """The page as Markdown. `any_result` has the settings that all results share; `pictures` come last."""
+def page_of(
+    arms: Sequence[Arm],
+    figures: Mapping[str, Figures],
+    by_recipe: Mapping[str, Sequence[Result]],
+    pictures: Sequence[str],
+) -> str:
+    """The page as Markdown, from the arms of `by_recipe`; `pictures` come last."""
+    any_result = next(iter(by_recipe.values()))[0]
     prompts = any_result.made_from["prompts"]
     lines = [
         "# What each reward bought",
         "",
-        f"{len(arms[0].by_seed)} seeds, {prompts} held-out prompts each, 95 % intervals over seeds.",
+        f"{_seeds(by_recipe)}, {prompts} held-out prompts each, 95 % intervals over seeds.",
         "`laconic-train report` writes this page from the results of `laconic-train experiment`.",
+        *_deciding(by_recipe),
         "",
         "![accuracy against reasoning tokens](frontier.png)",
         "",
@@ -49,6 +63,24 @@ def page_of(arms: Sequence[Arm], figures: Mapping[str, Figures], any_result: Res
     return "\n".join(lines) + "\n"
 
 
+def _seeds(by_recipe: Mapping[str, Sequence[Result]]) -> str:
+    """How many seeds the recipes have, and, if not all have as many, which have others."""
+    counts = {recipe: len(own) for recipe, own in by_recipe.items()}
+    usual = min(counts.values())
+    others = [f"{count} of {recipe}" for recipe, count in counts.items() if count != usual]
+    return f"{usual} seeds{''.join(f' ({other})' for other in others)}"
+
+
+def _deciding(by_recipe: Mapping[str, Sequence[Result]]) -> list[str]:
+    """A line for each recipe that learns to decide, which other recipes do not."""
+    lines: list[str] = []
+    for recipe, (first, *_) in by_recipe.items():
+        if deciding := first.made_from.get("deciding"):
+            lines += ["", f"{recipe} has {first.made_from['steps']} steps, and then learns to decide on"]
+            lines += [f"{deciding['questions']:,} questions."]
+    return lines
+
+
 def _overall_table(arms: Sequence[Arm], figures: Mapping[str, Figures]) -> list[str]:
     rows = [
         "| reward, alpha | tokens | accuracy | greedy tokens | greedy accuracy |",
@@ -65,15 +97,16 @@ def _overall_table(arms: Sequence[Arm], figures: Mapping[str, Figures]) -> list[
 
 def _difficulty_table(arms: Sequence[Arm], figures: Mapping[str, Figures], difficulty: str) -> list[str]:
     rows = [
-        "| reward, alpha | tokens | accuracy | continues after a correct first episode | after a wrong one |",
-        "| --- | --- | --- | --- | --- |",
+        "| reward, alpha | tokens | accuracy | continues after a right first episode | after a wrong one | difference |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for arm in arms:
         own = figures[arm.name]
         rows.append(
             f"| {arm.name} | {_count(own[f'tokens, {difficulty}'])} | {_share(own[f'accuracy, {difficulty}'])} "
             f"| {_share(own[f'second episodes after a right first, {difficulty}'])} "
-            f"| {_share(own[f'second episodes after a wrong first, {difficulty}'])} |"
+            f"| {_share(own[f'second episodes after a wrong first, {difficulty}'])} "
+            f"| {_difference(own[f'{WRONG_MINUS_RIGHT}, {difficulty}'])} |"
         )
     return rows
 
@@ -202,6 +235,10 @@ def _side_by_side(arms: Sequence[Arm], hardest: str) -> list[str]:
 
 def _verdict(value: Estimate) -> str:
     return "no difference shown" if value.low <= 0 <= value.high else "a difference"
+
+
+def _difference(value: Estimate | None) -> str:
+    return _points(value) if value else "none"
 
 
 def _points(value: Estimate) -> str:

@@ -32,7 +32,7 @@ def write(results: Path, out: Path) -> None:
     plots.arms(plotted, ("overall", *first.difficulties), out / "frontier.png")
     plots.checks(plotted, first.difficulties, out / "checks.png")
     pictures = _plot_episodes(by_recipe, out)
-    write_text(out / "report.md", page_of(arms, figures, first, pictures))
+    write_text(out / "report.md", page_of(arms, figures, by_recipe, pictures))
 
 
 def read_arms(results: Path) -> list[Arm]:

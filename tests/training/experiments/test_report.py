@@ -76,12 +76,12 @@ def test_one_seed_has_no_interval(tmp_path):
     with pytest.raises(ValueError, match="at least two"):
         arms.over_seeds([1.0])
     one = write_results(tmp_path / "one", result("alpha", 0, tokens=40, accuracy=0.5))
-    with pytest.raises(StageError, match=r"need at least two seeds, there is \[0\]"):
+    with pytest.raises(StageError, match=r"need at least two seeds that all recipes have; there are alpha with \[0\]"):
         report.write(one, tmp_path / "out")
 
 
 def test_an_interval_is_clipped_to_the_range_of_its_figure():
-    far_apart = (measures(0, 0.0, 1.0), measures(10, 1.0, 0.0))
+    far_apart = {0: measures(0, 0.0, 1.0), 1: measures(10, 1.0, 0.0)}
     figures = arms.Arm("l2t", "l2t", 0.2, far_apart).figures
     for name, bounds in {"accuracy, hard": (0, 1), "second episodes after a right first, hard": (0, 1)}.items():
         assert (figures[name].low, figures[name].high) == bounds
@@ -172,12 +172,52 @@ def test_results_that_cannot_be_compared_are_rejected(results, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(StageError, match="there are no results"):
         report.write(tmp_path / "none", tmp_path / "out")
-    write_results(results, result("dense", 3, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),)))
-    with pytest.raises(StageError, match=r"alpha was run with the seeds \[0, 1, 2\], dense with \[0, 1, 2, 3\]"):
-        report.write(results, tmp_path / "out")
-    (results / "dense.seed-3.json").unlink()
+    few = write_results(tmp_path / "few", *(result("alpha", seed, tokens=40, accuracy=0.5) for seed in (0, 1)))
+    write_results(few, *(result("other", seed, tokens=40, accuracy=0.5) for seed in (1, 2)))
+    with pytest.raises(StageError, match=r"two seeds that all recipes have; there are alpha with \[0, 1\], other with"):
+        report.write(few, tmp_path / "out")
     write_results(results, result("dense", 2, tokens=60, accuracy=0.75, episodes=((1, 0.5, 0.1),), base="xyz"))
     with pytest.raises(StageError, match=r'differ in base: "abc" and "xyz"'):
+        report.write(results, tmp_path / "out")
+
+
+def test_a_recipe_may_have_more_seeds_than_another_which_count_where_both_have_them(results, tmp_path):
+    more = (result("dense", seed, tokens=90, accuracy=1.0, episodes=((1, 0.5, 0.1),)) for seed in (3, 4))
+    report.write(write_results(results, *more), tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "3 seeds (5 of dense), 600 held-out prompts each" in text
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["dense 0.2"]["tokens, easy"]["mean"] == np.mean([60, 61, 62, 93, 94])
+    assert figures["base"]["tokens, easy"]["mean"] == 102, "the base was measured in all seeds"
+    assert "| dense 0.2 | alpha 0.2 | **+20.0 (+20.0 to +20.0)** | " in text, "alpha has only the first three"
+    compared = text.partition("**Compared with the base**")[2]
+    assert " | +10.0 (-7.0 to +27.0) | " in compared.partition("| dense 0.2 |")[2].splitlines()[0]
+    assert "at equal tokens" not in text.lower() or "| dense 0.2 | +16.7 (" in text
+
+
+def test_checks_where_they_pay_are_the_difference_of_two_shares_seed_by_seed():
+    def checks(after_wrong, after_right):
+        measured = measures(40, 0.5, after_right)
+        return {**measured, "second episodes after a wrong first, hard": after_wrong}
+
+    figures = arms.Arm("dense", "l2t", 0.2, {0: checks(0.5, 0.1), 3: checks(0.3, 0.3)}).figures
+    assert figures["second episodes, wrong minus right first, hard"].mean == pytest.approx(0.2)
+    assert figures["second episodes, wrong minus right first, hard"].low == -1, "clipped to what a difference can be"
+    assert figures["second episodes, wrong minus right first, easy"] is None, "no easy first pass was wrong"
+
+
+def test_only_a_recipe_that_learns_to_decide_may_have_fewer_steps(results, tmp_path):
+    deciding = {"questions": 6000, "price": 0.01}
+    paid = ((1, 0.5, 0.1),)
+    for seed in range(3):
+        write_results(results, result("decides", seed, tokens=45, accuracy=0.6, episodes=paid, steps=16, deciding=deciding))
+    report.write(results, tmp_path / "out")
+    assert "decides has 16 steps, and then learns to decide on\n6,000 questions." in (
+        tmp_path / "out" / "report.md"
+    ).read_text()
+    for seed in range(3):
+        write_results(results, result("fewer", seed, tokens=45, accuracy=0.6, steps=16))
+    with pytest.raises(StageError, match="alpha, seed 0, and fewer, seed 0, differ in steps: 32 and 16"):
         report.write(results, tmp_path / "out")
 
 
