@@ -136,10 +136,7 @@ async def hold_all(urls: dict[str, str], count: int, records: Path, clients: int
                 file.flush()
                 progress.update()
 
-        http = {
-            arm: httpx.AsyncClient(limits=httpx.Limits(keepalive_expiry=2), base_url=url, timeout=600)
-            for arm, url in urls.items()
-        }
+        http = {arm: httpx.AsyncClient(base_url=url, timeout=600) for arm, url in urls.items()}
         await asyncio.gather(*(one(http) for _ in range(clients)))
         for client in http.values():
             await client.aclose()

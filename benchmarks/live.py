@@ -127,19 +127,7 @@ class Stack:
             "max_tokens": MAX_TOKENS,
         }
         headers = {} if self.budget is None else {"x-reasoning-budget": str(self.budget)}
-        retries, until = 0, time.monotonic() + RETRY_SECONDS
-        while True:
-            began, response = time.perf_counter(), None
-            # A client that was starved for long may write to a connection that the gateway closes.
-            with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):
-                response = await client.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
-            seconds = time.perf_counter() - began
-            if (response is not None and response.status_code != 503) or time.monotonic() > until:
-                break
-            retries += 1
-            await asyncio.sleep(1.0)
-        if response is None:
-            raise RuntimeError("the gateway closes every connection")
+        response, seconds, retries = await self._posted(client, "chat/completions", body, headers)
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code}: {response.text}")
         answer = response.json()
@@ -173,16 +161,29 @@ class Stack:
     async def score_one(self, client: httpx.AsyncClient, answer: Answer, source: str) -> None:
         """Post the verdict on one answer. Raises what `score` does."""
         body = {"request_id": answer.id, "score": float(answer.correct), "source": source}
-        for wait in (0.1, 1.0, 5.0, None):
-            try:
-                response = await client.post(f"{self.url}/v1/feedback", json=body)
-                break
-            except (httpx.ReadError, httpx.RemoteProtocolError):  # as in `ask_one`; a repeat changes nothing
-                if wait is None:
-                    raise
-                await asyncio.sleep(wait)
+        response, *_ = await self._posted(client, "feedback", body)  # a repeat changes nothing
         if response.status_code != 200:
             raise RuntimeError(f"feedback: {response.status_code}: {response.text}")
+
+    async def _posted(
+        self, client: httpx.AsyncClient, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> tuple[httpx.Response, float, int]:
+        """The response, how long its try took, and how many were in vain: a 503, or a connection that was closed.
+
+        A client that was starved for long may write to a connection that the gateway closes.
+        """
+        retries, until = 0, time.monotonic() + RETRY_SECONDS
+        while True:
+            began, response = time.perf_counter(), None
+            with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):
+                response = await client.post(f"{self.url}/v1/{path}", json=body, headers=headers)
+            seconds = time.perf_counter() - began
+            if response is not None and (response.status_code != 503 or time.monotonic() > until):
+                return response, seconds, retries
+            if time.monotonic() > until:
+                raise RuntimeError("the gateway closes every connection")
+            retries += 1
+            await asyncio.sleep(1.0)
 
     def savings(self, requests: int) -> dict[str, Any]:
         """`GET /v1/savings` once the ledger has so many requests.

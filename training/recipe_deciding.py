@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,9 +13,13 @@ TRIES = 4
 
 
 class Deciding(Section):
-    """Supervised fine-tuning behind the reinforcement learning, of where another episode of thinking pays
-    (`training/deciding/`). Not at alpha 0, where thinking costs nothing."""
+    """Supervised fine-tuning of where another episode of thinking pays (`training/deciding/`). Not at alpha 0, where
+    thinking costs nothing."""
 
+    when: Literal["before", "after"] = "after"
+    """Before or after a checkpoint's reinforcement learning. Before: the base learns it, the rollouts of the
+    reinforcement learning are short from its first step, and its price goes on shaping the decisions. All alphas share
+    what was tried."""
     questions: int = Field(default=12000, ge=8)
     """Training questions, each answered once."""
     hard_share: float | None = Field(default=None, ge=0, le=1)
@@ -33,4 +37,5 @@ class Deciding(Section):
     @property
     def record(self) -> dict[str, Any]:
         """What a checkpoint depends on."""
-        return self.model_dump(exclude={"micro_batch", "save_every"})
+        # `when` is left out at "after": it was so before it could be set.
+        return self.model_dump(exclude={"micro_batch", "save_every"} | ({"when"} if self.when == "after" else set()))

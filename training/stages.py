@@ -102,25 +102,41 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
     check(recipe)
     for alpha in alphas or recipe.family.alphas:
         target = checkpoints.trained_path(recipe, checkpoint_name(alpha))
-        alone, settings = _reinforced_alone(recipe), recipe.family.deciding if alpha else None
-        reinforced = deciding.reinforced(target) if settings else target
         with exclusive_lock(target.parent):
-            with processes().main_process_first():
-                trained = is_up_to_date(reinforced, family_record(alone), hint_remove=target.parent)
-                done = trained and (not settings or is_up_to_date(target, family_record(recipe), hint_remove=target))
-            if done:
-                _console.print(f"family: {target} is up to date")
-                continue
-            if not trained:
-                _train(recipe, alpha, reinforced)
-            if settings:
-                is_up_to_date(target, family_record(recipe), hint_remove=target)
-                deciding.run(recipe, settings, alpha, target)
+            _train_checkpoint(recipe, alpha, target)
+
+
+def _train_checkpoint(recipe: Recipe, alpha: float, target: Path) -> None:
+    """Reinforcement learning, and learning to decide before or after it; what is done already is kept."""
+    settings = recipe.family.deciding if alpha else None
+    alone = family_record(_reinforced_alone(recipe))
+    if settings is None:
+        steps = [(target, alone, _reinforce)]
+    elif settings.when == "after":
+        steps = [(target.with_name("reinforced"), alone, _reinforce), (target, family_record(recipe), deciding.run)]
+    else:
+        decided = target.with_name("decided")
+        steps = [(decided, _decided_record(recipe), deciding.run), (target, family_record(recipe), _reinforce)]
+    start: Path | None = None
+    for path, made_from, make in steps:
+        with processes().main_process_first():
+            is_made = is_up_to_date(path, made_from, hint_remove=target if start else target.parent)
+        if not is_made:
+            make(recipe, alpha, start, path)
+        elif path == target:
+            _console.print(f"family: {target} is up to date")
+        start = path
 
 
 def _reinforced_alone(recipe: Recipe) -> Recipe:
     """The recipe of checkpoints that do not learn to decide, such as the one at alpha 0."""
     return recipe.model_copy(update={"family": recipe.family.model_copy(update={"deciding": None})})
+
+
+def _decided_record(recipe: Recipe) -> dict[str, Any]:
+    """What a base that has learned to decide depends on, except its alpha: not on the reinforcement learning."""
+    own = ("seed", "data", "deciding", "dense", "max_tokens", "tune", "lora_rank", "lora_layers", "dtype", "base")
+    return {name: value for name, value in family_record(recipe).items() if name in own}
 
 
 def family_record(recipe: Recipe) -> dict[str, Any]:
@@ -138,9 +154,12 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _train(recipe: Recipe, alpha: float, target: Path) -> None:
-    """Train one checkpoint. A function of its own, so that its memory is freed before the next one is trained."""
-    model, tokenizer = checkpoints.load_base(recipe)
+def _reinforce(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
+    """Train one checkpoint from `start`, or from the base.
+
+    A function of its own, so that its memory is freed before the next one is trained.
+    """
+    model, tokenizer = checkpoints.load_to_train(recipe, start)
     count = recipe.family.steps * recipe.family.prompts_per_step
     if recipe.family.questions == "solved":
         prompts = cold_starting.solved(recipe, count)

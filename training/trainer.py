@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather, reduce
 from datasets import Dataset
+from peft import PeftModel
 from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -333,7 +334,7 @@ def alpha_reward(**_: Any) -> list[float]:
 
 
 def train(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     stage: FamilyStage,
     prompts: Sequence[Question],
@@ -343,6 +344,15 @@ def train(
     work: Path,
 ) -> CheckpointTrainer:
     """Train one checkpoint at efficiency level `alpha`, or resume from the last checkpoint in `work`.
+
+    Args:
+        model: a model, or one with an adapter that goes on training.
+        tokenizer: its.
+        stage: how to train.
+        prompts: the questions, in their order.
+        alpha: efficiency level.
+        seed: of the draws.
+        work: directory for checkpoints; the training's log is beside it.
 
     Returns:
         The trainer, which holds the trained model.

@@ -62,7 +62,7 @@ def test_a_checkpoint_is_trained_on_the_training_split(recipe, monkeypatch):
     monkeypatch.setattr(stages.checkpoints, "load_base", lambda _recipe: (None, None))
     monkeypatch.setattr(stages.trainer, "train", train)
     with pytest.raises(Stopped):
-        stages._train(recipe, 0.2, recipe.run_dir / "family" / "alpha-0.2" / "adapter")
+        stages._reinforce(recipe, 0.2, None, recipe.run_dir / "family" / "alpha-0.2" / "adapter")
     assert trained_on == list(questions(recipe.data, "train", recipe.seed + 1, 3 * 5))
     for split in ("heldout", "validation"):
         assert trained_on != list(questions(recipe.data, split, recipe.seed + 1, 3 * 5))

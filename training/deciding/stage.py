@@ -1,7 +1,9 @@
-"""How does a trained checkpoint learn to decide, and which files does that write? try -> learn.
+"""How does a checkpoint learn to decide, and which files does that write? try -> learn.
 
-    RUN/family/alpha-A/reinforced      the checkpoint as reinforcement learning left it
-    RUN/family/alpha-A/tried-*.jsonl   its first passes, continued by the base
+    RUN/family/alpha-A/reinforced      the checkpoint as reinforcement learning left it, if it decides after that
+    RUN/family/alpha-A/decided         the base as it decides, if it does so before reinforcement learning
+    RUN/family/alpha-A/tried-*.jsonl   first passes of the checkpoint, continued by the base
+    RUN/family/tried/*.jsonl           first passes of the base, continued by itself, for all alphas
     RUN/family/alpha-A/deciding.jsonl  the log of the fine-tuning
 
 Both steps go on after a kill. Files of other settings have other names.
@@ -10,11 +12,12 @@ Both steps go on after a kill. Files of other settings have other names.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from models.files import atomic_directory
 from training.config import DenseReward, Recipe
@@ -24,6 +27,8 @@ from training.deciding.tune import tune
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.record import fingerprint, fingerprint_of
+from training.job.resume import exclusive_lock
+from training.job.trl_settings import adapter
 from training.measure.outcomes import bar
 from training.recipe_deciding import Deciding
 from training.rewards.dense import EpisodeGrader
@@ -35,52 +40,67 @@ LEAST_LESSONS = 4
 _console = Console(stderr=True)
 
 
-def reinforced(target: Path) -> Path:
-    """Where reinforcement learning leaves a checkpoint that then learns to decide."""
-    return target.with_name("reinforced")
-
-
-def run(recipe: Recipe, settings: Deciding, alpha: float, target: Path) -> None:
-    """Make the checkpoint at `target` out of the one that reinforcement learning has left.
+def run(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
+    """Make the checkpoint at `target` out of the one at `start`, or out of the base.
 
     Raises:
-        StageError: hardly any first pass ends, so there is nothing to learn from.
+        StageError: hardly any first pass ends, so there is nothing to learn from; or another command tries, too.
     """
-    base, tokenizer = checkpoints.load_base(recipe)
-    path = target.with_name(f"tried-{_tried_from(recipe, settings, target)}.jsonl")
-    share = recipe.data.hard_share if settings.hard_share is None else settings.hard_share
-    data, seed = recipe.data.model_copy(update={"hard_share": share}), recipe.seed + SEED_OFFSET
-    asked = questions(data, "train", seed, settings.questions)
-    grader = EpisodeGrader(tokenizer, recipe.family.dense_reward or DenseReward())
-    checkpoint, _ = checkpoints.load_trained(recipe, reinforced(target))
-    trial = tried.Trial(checkpoint, base, tokenizer, grader, recipe.family.max_tokens)
-    with bar(len(asked), f"{target.parent.name}: thinking on") as progress:
-        drawn = trial.draw(asked, path, seed=recipe.seed, on_block=progress)
+    settings, name = recipe.family.deciding, target.parent.name
+    assert settings is not None
+    path = _path_of_tries(recipe, settings, start, target)
+    # All alphas share the tries of the base; those of a checkpoint lie in its directory, which is locked already.
+    with nullcontext() if start else exclusive_lock(path.parent):
+        drawn = _tries(recipe, settings, start, path, name)
     if len(drawn) < LEAST_LESSONS:
         raise StageError(
-            f"family.deciding: only {len(drawn)} of {len(asked)} first passes end within half of family.max_tokens"
-            f" ({recipe.family.max_tokens}) and can be thought on; raise it, or leave deciding out"
+            f"family.deciding: only {len(drawn)} of {settings.questions} first passes end within half of"
+            f" family.max_tokens ({recipe.family.max_tokens}) and can be thought on; raise it, or leave deciding out"
         )
     learned = lessons(drawn, alpha * settings.price)
     pays = sum(any(worth > 0 for worth in lesson.worth) for lesson in learned)
-    _console.print(f"family: {target.parent.name} learns to decide; thinking on paid in {pays} of {len(learned)} tries")
-    model: Any
-    if recipe.family.tune == "full":
-        model = checkpoints.load_model(reinforced(target), checkpoints.dtype(recipe))
-    else:
-        model = PeftModel.from_pretrained(base, str(reinforced(target)), is_trainable=True)
+    _console.print(f"family: {name} learns to decide; thinking on paid in {pays} of {len(learned)} tries")
+    before, tokenizer = _frozen(recipe, start)
     own = fingerprint_of(json.dumps([settings.record, alpha, fingerprint(path)]))
     work = target.with_name(f"work-of-deciding-{own}")
-    trained = tune(model, checkpoint, tokenizer, learned, settings, seed=recipe.seed, work=work)
+    trained = tune(_trainable(recipe, start), before, tokenizer, learned, settings, seed=recipe.seed, work=work)
     with atomic_directory(target) as unfinished:
         trained.save_pretrained(str(unfinished))
         if recipe.family.tune == "full":
             tokenizer.save_pretrained(unfinished)
 
 
-def _tried_from(recipe: Recipe, settings: Deciding, target: Path) -> str:
-    """A short hash of everything that the tries depend on, so that other settings have a file of their own."""
+def _tries(recipe: Recipe, settings: Deciding, start: Path | None, path: Path, name: str) -> list[tried.Tried]:
+    """First passes of the checkpoint, continued by the base, from the file as far as it has them."""
+    base, tokenizer = checkpoints.load_base(recipe)
+    share = recipe.data.hard_share if settings.hard_share is None else settings.hard_share
+    data, seed = recipe.data.model_copy(update={"hard_share": share}), recipe.seed + SEED_OFFSET
+    asked = questions(data, "train", seed, settings.questions)
+    grader = EpisodeGrader(tokenizer, recipe.family.dense_reward or DenseReward())
+    checkpoint = _frozen(recipe, start)[0] if start else base
+    trial = tried.Trial(checkpoint, base, tokenizer, grader, recipe.family.max_tokens)
+    with bar(len(asked), f"{name}: thinking on") as progress:
+        return trial.draw(asked, path, seed=recipe.seed, on_block=progress)
+
+
+def _frozen(recipe: Recipe, start: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return checkpoints.load_trained(recipe, start) if start else checkpoints.load_base(recipe)
+
+
+def _trainable(recipe: Recipe, start: Path | None) -> PreTrainedModel | PeftModel:
+    """The checkpoint, or the base with a new adapter if adapters are trained."""
+    model, _ = checkpoints.load_to_train(recipe, start)
+    new = adapter(recipe.family, model)
+    if new is None:
+        return model
+    set_seed(recipe.seed)
+    return get_peft_model(model, new)
+
+
+def _path_of_tries(recipe: Recipe, settings: Deciding, start: Path | None, target: Path) -> Path:
+    """Named by a short hash of everything that the tries depend on, so that other settings have a file of their own."""
     dense = recipe.family.dense_reward or DenseReward()
+    base = fingerprint(checkpoints.base_directory(recipe))
     made_from = [
         tried.VERSION,
         recipe.seed,
@@ -89,7 +109,8 @@ def _tried_from(recipe: Recipe, settings: Deciding, target: Path) -> str:
         settings.hard_share,
         recipe.family.max_tokens,
         dense.record,
-        fingerprint(reinforced(target)),
-        fingerprint(checkpoints.base_directory(recipe)),
+        fingerprint(start) if start else base,
+        base,
     ]
-    return fingerprint_of(json.dumps(made_from))
+    own = fingerprint_of(json.dumps(made_from))
+    return target.with_name(f"tried-{own}.jsonl") if start else recipe.run_dir / "family" / "tried" / f"{own}.jsonl"

@@ -58,8 +58,8 @@ def _with_difference(measures: Measures) -> Measures:
         if name.startswith(wrong):
             part = name.removeprefix(wrong)
             after_right = measures[f"{right}{part}"]
-            both = after_wrong is not None and after_right is not None
-            added[f"{WRONG_MINUS_RIGHT}{part}"] = after_wrong - after_right if both else None
+            missing = after_wrong is None or after_right is None
+            added[f"{WRONG_MINUS_RIGHT}{part}"] = None if missing else after_wrong - after_right
     return {**measures, **added}
 
 

@@ -97,7 +97,7 @@ def _overall_table(arms: Sequence[Arm], figures: Mapping[str, Figures]) -> list[
 
 def _difficulty_table(arms: Sequence[Arm], figures: Mapping[str, Figures], difficulty: str) -> list[str]:
     rows = [
-        "| reward, alpha | tokens | accuracy | continues after a right first episode | after a wrong one | difference |",
+        "| reward, alpha | tokens | accuracy | continues after a right first episode | a wrong one | difference |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for arm in arms:

@@ -152,6 +152,16 @@ def load_trained(recipe: Recipe, path: Path) -> tuple[PreTrainedModel, PreTraine
     return _with_adapter(model, path), tokenizer
 
 
+def load_to_train(recipe: Recipe, start: Path | None) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """What the run has trained and saved at `start`, ready to go on training; None: the base, without an adapter."""
+    if start is None:
+        return load_base(recipe)
+    if recipe.family.tune == "full":
+        return load_model(start, dtype(recipe)), load_tokenizer(start)
+    model, tokenizer = load_base(recipe)
+    return PeftModel.from_pretrained(model, str(start), is_trainable=True), tokenizer
+
+
 def load_published(
     directory: Path, checkpoint: manifest.Checkpoint, base_path: Path, dtype: str = "float32"
 ) -> PreTrainedModel:

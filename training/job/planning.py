@@ -176,10 +176,11 @@ def _deciding(stage: FamilyStage, width: int) -> dict[str, float]:
     """Tokens of learning to decide (`training.deciding`): if every pass is wrong, and of three lessons each."""
     if stage.deciding is None:
         return {}
-    questions = stage.deciding.questions * sum(alpha > 0 for alpha in stage.alphas)
+    questions, deciding = stage.deciding.questions, sum(alpha > 0 for alpha in stage.alphas)
+    tried = min(1, deciding) if stage.deciding.when == "before" else deciding  # of the base only once
     return {
-        "tried": questions * (1 + TRIES) * stage.max_tokens,
-        "decided on": questions * stage.deciding.epochs * 3 * width,
+        "tried": tried * questions * (1 + TRIES) * stage.max_tokens,
+        "decided on": deciding * questions * stage.deciding.epochs * 3 * width,
     }
 
 

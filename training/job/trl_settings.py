@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
 with warnings.catch_warnings():
@@ -32,9 +32,9 @@ def samples_from_server(stage: FamilyStage) -> bool:
     return stage.engine == "vllm" and not torch.cuda.is_available()
 
 
-def adapter(stage: FamilyStage, model: PreTrainedModel) -> LoraConfig | None:
-    """The LoRA adapter to train; None for full fine-tuning."""
-    if stage.tune == "full":
+def adapter(stage: FamilyStage, model: PreTrainedModel | PeftModel) -> LoraConfig | None:
+    """The LoRA adapter to add; None for full fine-tuning, or if the model has one that goes on training."""
+    if stage.tune == "full" or isinstance(model, PeftModel):
         return None
     settings: dict[str, Any] = {"target_modules": "all-linear"}
     if stage.lora_layers == "upper_half":

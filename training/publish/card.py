@@ -74,9 +74,11 @@ def _how(provenance: Provenance, family: Family) -> str:
     """How the checkpoints were trained."""
     if provenance.deciding is None:
         return _reinforced(provenance, family)
+    first = provenance.deciding.get("when") == "before"
+    passes = f"on {provenance.deciding['questions']:,} first passes of {'the base' if first else 'its own'}"
     return (
-        f"{_reinforced(provenance, family)} Then each but the one at alpha 0 was fine-tuned on where another episode of"
-        f" thinking pays: on {provenance.deciding['questions']:,} first passes of its own, from which the base thought on."
+        f"{_reinforced(provenance, family)} {'Before that' if first else 'Then'} each but the one at alpha 0 was"
+        f" fine-tuned on where another episode of thinking pays: {passes}, from which the base thought on."
     )
 
 

@@ -37,7 +37,7 @@ def test_a_checkpoint_goes_on_from_what_reinforcement_learning_left(on_shipped: 
     recipe = with_deciding(on_shipped)
     stages.family(recipe)
     target = checkpoints.trained_path(recipe, "alpha-0.1")
-    before, after = weights(deciding.reinforced(target)), weights(target)
+    before, after = weights(target.with_name("reinforced")), weights(target)
     assert before.keys() == after.keys()
     moved = max((before[name] - after[name]).abs().max().item() for name in before)
     assert 0 < moved < 0.1
@@ -60,10 +60,68 @@ def test_other_settings_of_deciding_keep_the_reinforcement_learning(
     def not_again(*_: object) -> None:
         raise AssertionError("reinforcement learning ran again")
 
-    monkeypatch.setattr(stages, "_train", not_again)
+    monkeypatch.setattr(stages, "_reinforce", not_again)
     stages.family(dearer)
     assert len([*target.parent.glob("tried-*.jsonl")]) == 1, "a price changes nothing that was tried"
     assert any(not torch.equal(first[name], value) for name, value in weights(target).items())
+
+
+BEFORE = SMALL.model_copy(update={"when": "before"})
+
+
+def test_reinforcement_learning_goes_on_from_a_base_that_decides_already(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, train = with_deciding(on_shipped, BEFORE, alphas=(0.0, 0.1), steps=2), stages.trainer.train
+    starts: dict[float, dict[str, torch.Tensor]] = {}
+
+    def noted(model: Any, *args: Any, alpha: float, **kwargs: Any) -> Any:
+        starts[alpha] = {name: value.clone() for name, value in model.state_dict().items() if "lora_" in name}
+        return train(model, *args, alpha=alpha, **kwargs)
+
+    monkeypatch.setattr(stages.trainer, "train", noted)
+    stages.family(recipe)
+    target = checkpoints.trained_path(recipe, "alpha-0.1")
+    decided, after = weights(target.with_name("decided")), weights(target)
+    assert not starts[0.0], "at alpha 0, training starts at the base"
+    assert starts[0.1].keys() == decided.keys()
+    assert all(torch.equal(starts[0.1][name], value) for name, value in decided.items())
+    assert any(value.any() for name, value in decided.items() if "lora_B" in name), "a new adapter's B is 0"
+    assert after.keys() == decided.keys()
+    assert any(not torch.equal(after[name], value) for name, value in decided.items())
+
+
+def test_all_alphas_share_what_the_base_tried(on_shipped: Recipe) -> None:
+    recipe = with_deciding(on_shipped, BEFORE, alphas=(0.1,))
+    stages.family(recipe)
+    (tries,) = (recipe.run_dir / "family" / "tried").glob("*.jsonl")
+    written = tries.stat().st_mtime_ns, tries.read_text()
+    stages.family(with_deciding(on_shipped, BEFORE, alphas=(0.2,)))
+    assert [*tries.parent.glob("*.jsonl")] == [tries]
+    assert tries.read_text() == written[1]
+    assert not [*recipe.run_dir.glob("family/alpha-*/tried-*.jsonl")]
+
+
+def test_other_reinforcement_learning_keeps_what_was_learned_before(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = with_deciding(on_shipped, BEFORE)
+    stages.family(recipe)
+    target = checkpoints.trained_path(recipe, "alpha-0.1")
+    other = with_deciding(on_shipped, BEFORE, lr=1e-4)
+    with pytest.raises(StageError, match=r"lr changed .*; remove .*adapter to make it again"):
+        stages.family(other)
+    for path in (target, target.with_name("adapter.made-from.json"), target.with_name("work")):
+        path.rename(path.with_name(f"old-{path.name}"))
+
+    def not_again(*_: object) -> None:
+        raise AssertionError("it learned to decide again")
+
+    monkeypatch.setattr(deciding, "run", not_again)
+    stages.family(other)
+    assert target.exists()
+    with pytest.raises(StageError, match=r"decided: deciding changed .*; remove .*alpha-0\.1 to make it again"):
+        stages.family(with_deciding(on_shipped, BEFORE.model_copy(update={"price": 0.02})))
 
 
 def test_at_alpha_0_nothing_is_decided(on_shipped: Recipe) -> None:

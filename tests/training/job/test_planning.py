@@ -97,6 +97,9 @@ def test_deciding_is_counted_at_every_alpha_but_0(recipe):
     )
     assert plan.tokens["tried"] == 2 * 100 * (1 + tried.TRIES) * l2t.family.max_tokens
     assert plan.tokens["decided on"] == 2 * 100 * 2 * 3 * (planning.PROMPT_TOKENS + l2t.family.max_tokens)
+    before = planning.estimate(changed(l2t, deciding=Deciding(questions=100, epochs=2, when="before")), a)
+    assert before.tokens["tried"] == plan.tokens["tried"] / 2, "the base's tries serve both alphas"
+    assert before.tokens["decided on"] == plan.tokens["decided on"]
     assert plan.operations > plain.operations
     assert plan.fewest_operations > plain.fewest_operations
     assert planning.TRIES == tried.TRIES
