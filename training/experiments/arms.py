@@ -58,8 +58,8 @@ def _with_difference(measures: Measures) -> Measures:
         if name.startswith(wrong):
             part = name.removeprefix(wrong)
             after_right = measures[f"{right}{part}"]
-            missing = after_wrong is None or after_right is None
-            added[f"{WRONG_MINUS_RIGHT}{part}"] = None if missing else after_wrong - after_right
+            both = f"{WRONG_MINUS_RIGHT}{part}"
+            added[both] = None if after_wrong is None or after_right is None else after_wrong - after_right
     return {**measures, **added}
 
 
