@@ -228,6 +228,8 @@ class FamilyStage(Section):
             )
         if self.deciding and self.dense and self.dense.split_by != "blank_line":
             raise ValueError(f"deciding: needs dense.split_by: blank_line, not {self.dense.split_by}")
+        if self.deciding and self.deciding.when == "before" and self.kl:
+            raise ValueError("kl: must be 0 with deciding.when: before, where training does not start at the base")
         return self
 
     @property

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from training import stages
-from training.config import Recipe
+from training.config import FamilyStage, Recipe
 from training.deciding import stage as deciding
 from training.deciding.lessons import Lesson
 from training.deciding.tune import DecidingTrainer, ordered, padded, tune
@@ -248,3 +248,9 @@ def test_deciding_needs_episodes_that_a_blank_line_ends() -> None:
                 "family": {"reward": "l2t", "dense": {"split_by": "tokens"}, "deciding": {}},
             }
         )
+
+
+def test_deciding_first_cannot_be_held_near_the_base() -> None:
+    with pytest.raises(ValueError, match=r"kl: must be 0 with deciding.when: before"):
+        FamilyStage(reward="alpha", kl=0.01, deciding=Deciding(when="before"))
+    assert FamilyStage(reward="alpha", kl=0.01, deciding=Deciding(when="after"))
