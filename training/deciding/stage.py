@@ -44,13 +44,13 @@ def run(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
     """Make the checkpoint at `target` out of the one at `start`, or out of the base.
 
     Raises:
-        StageError: hardly any first pass ends, so there is nothing to learn from; or another command tries, too.
+        StageError: hardly any first pass ends, so there is nothing to learn from.
     """
     settings, name = recipe.family.deciding, target.parent.name
     assert settings is not None
     path = _path_of_tries(recipe, settings, start, target)
     # All alphas share the tries of the base; those of a checkpoint lie in its directory, which is locked already.
-    with nullcontext() if start else exclusive_lock(path.parent):
+    with nullcontext() if start else exclusive_lock(path.parent, wait=True):
         drawn = _tries(recipe, settings, start, path, name)
     if len(drawn) < LEAST_LESSONS:
         raise StageError(

@@ -28,6 +28,8 @@ class Arm:
     reward: Reward | None
     alpha: float | None
     by_seed: Mapping[int, Measures]
+    steps: str = ""
+    """How long it was trained, such as `128`, or `64, then deciding`."""
 
     @property
     def name(self) -> str:
@@ -133,7 +135,11 @@ def arms_of(by_recipe: Mapping[str, Sequence[Result]]) -> list[Arm]:
     arms = [Arm("base", None, None, {result.seed: result.checkpoints["base"] for result in results})]
     for recipe, seeds in by_recipe.items():
         arms += [
-            Arm(recipe, seeds[0].reward, alpha, {result.seed: result.checkpoints[name] for result in seeds})
+            Arm(recipe, seeds[0].reward, alpha, {one.seed: one.checkpoints[name] for one in seeds}, _steps(seeds[0]))
             for name, alpha in seeds[0].alphas.items()
         ]
     return arms
+
+
+def _steps(result: Result) -> str:
+    return f"{result.made_from['steps']}{', then deciding' if result.made_from.get('deciding') else ''}"

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.files import write_json
 from training.errors import StageError
 
+_console = Console(stderr=True, soft_wrap=True)
 _COMPLETE = "complete"
 _NUMBERS = "laconic_numbers.json"
 
@@ -81,11 +83,15 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
 
 
 @contextmanager
-def exclusive_lock(directory: Path) -> Iterator[None]:
+def exclusive_lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a lock on `directory`, so that no other command works there. Processes launched together share it.
 
+    Args:
+        directory: made if it does not exist.
+        wait: for another command that holds the lock, because what it makes there is used here, too.
+
     Raises:
-        StageError: another command holds the lock.
+        StageError: another command holds the lock, and `wait` is false.
     """
     if not processes().is_main_process:
         yield
@@ -95,7 +101,12 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StageError(f"{directory}: another laconic-train is running there; wait for it or end it") from None
+            if not wait:
+                raise StageError(
+                    f"{directory}: another laconic-train is running there; wait for it or end it"
+                ) from None
+            _console.print(f"{directory}: another laconic-train is working there; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from models import family
 from training.errors import StageError
-from training.job.resume import KeepNumbers, kept_numbers, last_checkpoint
+from training.job.resume import KeepNumbers, exclusive_lock, kept_numbers, last_checkpoint
 
 RECIPE = """\
 name: tiny
@@ -121,3 +122,29 @@ def test_numbers_are_kept_exactly_and_only_the_main_process_writes_them(tmp_path
 
 def test_a_stage_that_has_not_started_has_no_checkpoint(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_command_waits_for_another_whose_work_it_uses(tmp_path, capfd):
+    shared, made = tmp_path / "tried", tmp_path / "tried" / "made"
+
+    def other() -> str:
+        with exclusive_lock(shared, wait=True):
+            return made.read_text()
+
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive_lock(shared, wait=True):
+            waiting, until = pool.submit(other), time.monotonic() + 60
+            while "waiting for it" not in capfd.readouterr().err and time.monotonic() < until:
+                time.sleep(0.01)
+            assert not waiting.done()
+            made.write_text("all of it")
+        assert waiting.result(timeout=60) == "all of it"
+
+
+def test_a_command_does_not_wait_where_it_would_only_repeat_the_work(tmp_path):
+    with (
+        exclusive_lock(tmp_path),
+        pytest.raises(StageError, match="another laconic-train is running there"),
+        exclusive_lock(tmp_path),
+    ):
+        pass
