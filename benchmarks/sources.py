@@ -49,7 +49,6 @@ FILES = {
     "adopted-qwen": "benchmarks/results/adopted/qwen-coder.json",
     "adopted-abacus": "benchmarks/results/adopted/abacus-vllm.json",
     "adopted-transformers": "benchmarks/results/adopted/abacus-transformers.json",
-    "decides": "docs/experiments/results-decides/l2t-decides.seed-0.json",
     "training": "models/abacus/report/training.json",
     "profile": "models/abacus/profile.json",
 }

@@ -241,15 +241,15 @@ def machine(sources: Sources) -> str:
 def rewards(sources: Sources) -> str:
     """Every reward compared with the base: its share of the tokens, and points of accuracy sampled and greedy."""
     rows: list[Sequence[str]] = []
-    for source, steps in (("experiments", "128"), ("experiments-long", "320")):
-        for arm in sources.arms(source):
+    for source in ("experiments", "experiments-long"):
+        for arm, trained in sources.arms(source).items():
             if arm != "base":
                 share = render(sources.value(source, f"{arm} / base: tokens, overall"), "%0")
                 points = (
                     render(sources.value(source, f"{arm} - base: {kind}accuracy, overall"), "P1")
                     for kind in ("", "greedy ")
                 )
-                rows.append((arm.removesuffix("-long").replace("-long ", " "), steps, share, *points))
+                rows.append((arm.removesuffix("-long").replace("-long ", " "), trained.steps, share, *points))
     heads = ["reward, alpha", "steps", "share of the base's tokens", "points of accuracy", "points, greedy"]
     return table(heads, rows)
 

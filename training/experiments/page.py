@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from statistics import mode
 
 from models.family import Estimate
 from training.experiments.arms import (
@@ -66,9 +67,9 @@ def page_of(
 def _seeds(by_recipe: Mapping[str, Sequence[Result]]) -> str:
     """How many seeds the recipes have, and, if not all have as many, which have others."""
     counts = {recipe: len(own) for recipe, own in by_recipe.items()}
-    usual = min(counts.values())
-    others = [f"{count} of {recipe}" for recipe, count in counts.items() if count != usual]
-    return f"{usual} seeds{''.join(f' ({other})' for other in others)}"
+    usual = mode(counts.values())
+    others = ", ".join(f"{count} of {recipe}" for recipe, count in counts.items() if count != usual)
+    return f"{usual} seeds{f' ({others})' if others else ''}"
 
 
 def _deciding(by_recipe: Mapping[str, Sequence[Result]]) -> list[str]:
@@ -76,8 +77,9 @@ def _deciding(by_recipe: Mapping[str, Sequence[Result]]) -> list[str]:
     lines: list[str] = []
     for recipe, (first, *_) in by_recipe.items():
         if deciding := first.made_from.get("deciding"):
-            lines += ["", f"{recipe} has {first.made_from['steps']} steps, and then learns to decide on"]
-            lines += [f"{deciding['questions']:,} questions."]
+            order = "before that" if deciding.get("when") == "before" else "then"
+            learned = f"{order} it learns to decide on {deciding['questions']:,} questions"
+            lines += ["", f"{recipe} has {first.made_from['steps']} steps, and {learned}."]
     return lines
 
 
