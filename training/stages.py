@@ -119,8 +119,10 @@ def _train_checkpoint(recipe: Recipe, alpha: float, target: Path) -> None:
         steps = [(decided, _decided_record(recipe), deciding.run), (target, family_record(recipe), _reinforce)]
     start: Path | None = None
     for path, made_from, make in steps:
+        # Reinforcement learning resumes from what lies beside it, so that has to go, too.
+        remove = target if start and make is not _reinforce else target.parent
         with processes().main_process_first():
-            is_made = is_up_to_date(path, made_from, hint_remove=target if start else target.parent)
+            is_made = is_up_to_date(path, made_from, hint_remove=remove)
         if not is_made:
             make(recipe, alpha, start, path)
         elif path == target:
