@@ -19,7 +19,7 @@ after a kill at any moment, the same command continues the run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,13 @@ def family(recipe: Recipe, alphas: Sequence[float] | None = None) -> None:
 
 def _train_checkpoint(recipe: Recipe, alpha: float, target: Path) -> None:
     """Reinforcement learning, and learning to decide before or after it; what is done already is kept."""
-    settings = recipe.family.deciding if alpha else None
-    alone = family_record(_reinforced_alone(recipe))
+    settings, whole = recipe.family.deciding if alpha else None, family_record(recipe)
     if settings is None:
-        steps = [(target, alone, _reinforce)]
+        steps = [(target, _reinforced_alone(whole), _reinforce)]
     elif settings.when == "after":
-        steps = [(target.with_name("reinforced"), alone, _reinforce), (target, family_record(recipe), deciding.run)]
+        steps = [(target.with_name("reinforced"), _reinforced_alone(whole), _reinforce), (target, whole, deciding.run)]
     else:
-        decided = target.with_name("decided")
-        steps = [(decided, _decided_record(recipe), deciding.run), (target, family_record(recipe), _reinforce)]
+        steps = [(target.with_name("decided"), _decided(whole), deciding.run), (target, whole, _reinforce)]
     start: Path | None = None
     for path, made_from, make in steps:
         # Reinforcement learning resumes from what lies beside it, so that has to go, too.
@@ -130,15 +128,15 @@ def _train_checkpoint(recipe: Recipe, alpha: float, target: Path) -> None:
         start = path
 
 
-def _reinforced_alone(recipe: Recipe) -> Recipe:
-    """The recipe of checkpoints that do not learn to decide, such as the one at alpha 0."""
-    return recipe.model_copy(update={"family": recipe.family.model_copy(update={"deciding": None})})
+def _reinforced_alone(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a family's record, that of a checkpoint that does not learn to decide, such as the one at alpha 0."""
+    return {name: value for name, value in whole.items() if name != "deciding"}
 
 
-def _decided_record(recipe: Recipe) -> dict[str, Any]:
-    """What a base that has learned to decide depends on, except its alpha: not on the reinforcement learning."""
+def _decided(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a family's record, that of a base that has learned to decide: nothing of the reinforcement learning."""
     own = ("seed", "data", "deciding", "dense", "max_tokens", "tune", "lora_rank", "lora_layers", "dtype", "base")
-    return {name: value for name, value in family_record(recipe).items() if name in own}
+    return {name: value for name, value in whole.items() if name in own}
 
 
 def family_record(recipe: Recipe) -> dict[str, Any]:
@@ -304,10 +302,10 @@ def _require_base(recipe: Recipe) -> None:
 def _require_family(recipe: Recipe) -> None:
     """Raise unless base and checkpoints exist and were made from this recipe."""
     _require_base(recipe)
+    whole = family_record(recipe)  # hashes the base's weights, so only once
     for alpha in recipe.family.alphas:
         trained = checkpoints.trained_path(recipe, checkpoint_name(alpha))
-        made_from = family_record(recipe if alpha else _reinforced_alone(recipe))
-        require_up_to_date(trained, made_from, hint_remove=trained.parent)
+        require_up_to_date(trained, whole if alpha else _reinforced_alone(whole), hint_remove=trained.parent)
 
 
 def _require_fit(recipe: Recipe) -> None:

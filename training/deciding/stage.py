@@ -17,7 +17,7 @@ from pathlib import Path
 
 from peft import PeftModel, get_peft_model
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from models.files import atomic_directory
 from training.config import DenseReward, Recipe
@@ -49,9 +49,10 @@ def run(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
     settings, name = recipe.family.deciding, target.parent.name
     assert settings is not None
     path = _path_of_tries(recipe, settings, start, target)
+    before, tokenizer = checkpoints.load_trained(recipe, start) if start else checkpoints.load_base(recipe)
     # All alphas share the tries of the base; those of a checkpoint lie in its directory, which is locked already.
     with nullcontext() if start else exclusive_lock(path.parent, wait=True):
-        drawn = _tries(recipe, settings, start, path, name)
+        drawn = _tries(recipe, settings, before, path, name)
     if len(drawn) < LEAST_LESSONS:
         raise StageError(
             f"family.deciding: only {len(drawn)} of {settings.questions} first passes end within half of"
@@ -60,7 +61,6 @@ def run(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
     learned = lessons(drawn, alpha * settings.price)
     pays = sum(any(worth > 0 for worth in lesson.worth) for lesson in learned)
     _console.print(f"family: {name} learns to decide; thinking on paid in {pays} of {len(learned)} tries")
-    before, tokenizer = _frozen(recipe, start)
     own = fingerprint_of(json.dumps([settings.record, alpha, fingerprint(path)]))
     work = target.with_name(f"work-of-deciding-{own}")
     trained = tune(_trainable(recipe, start), before, tokenizer, learned, settings, seed=recipe.seed, work=work)
@@ -70,21 +70,16 @@ def run(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
             tokenizer.save_pretrained(unfinished)
 
 
-def _tries(recipe: Recipe, settings: Deciding, start: Path | None, path: Path, name: str) -> list[tried.Tried]:
+def _tries(recipe: Recipe, settings: Deciding, checkpoint: PreTrainedModel, path: Path, name: str) -> list[tried.Tried]:
     """First passes of the checkpoint, continued by the base, from the file as far as it has them."""
     base, tokenizer = checkpoints.load_base(recipe)
     share = recipe.data.hard_share if settings.hard_share is None else settings.hard_share
     data, seed = recipe.data.model_copy(update={"hard_share": share}), recipe.seed + SEED_OFFSET
     asked = questions(data, "train", seed, settings.questions)
     grader = EpisodeGrader(tokenizer, recipe.family.dense_reward or DenseReward())
-    checkpoint = _frozen(recipe, start)[0] if start else base
     trial = tried.Trial(checkpoint, base, tokenizer, grader, recipe.family.max_tokens)
     with bar(len(asked), f"{name}: thinking on") as progress:
         return trial.draw(asked, path, seed=recipe.seed, on_block=progress)
-
-
-def _frozen(recipe: Recipe, start: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return checkpoints.load_trained(recipe, start) if start else checkpoints.load_base(recipe)
 
 
 def _trainable(recipe: Recipe, start: Path | None) -> PreTrainedModel | PeftModel:

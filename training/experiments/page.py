@@ -108,7 +108,7 @@ def _difficulty_table(arms: Sequence[Arm], figures: Mapping[str, Figures], diffi
             f"| {arm.name} | {_count(own[f'tokens, {difficulty}'])} | {_share(own[f'accuracy, {difficulty}'])} "
             f"| {_share(own[f'second episodes after a right first, {difficulty}'])} "
             f"| {_share(own[f'second episodes after a wrong first, {difficulty}'])} "
-            f"| {_difference(own[f'{WRONG_MINUS_RIGHT}, {difficulty}'])} |"
+            f"| {_points(own[f'{WRONG_MINUS_RIGHT}, {difficulty}'])} |"
         )
     return rows
 
@@ -239,11 +239,9 @@ def _verdict(value: Estimate) -> str:
     return "no difference shown" if value.low <= 0 <= value.high else "a difference"
 
 
-def _difference(value: Estimate | None) -> str:
-    return _points(value) if value else "none"
-
-
-def _points(value: Estimate) -> str:
+def _points(value: Estimate | None) -> str:
+    if value is None:
+        return "none"
     return _change(Estimate(mean=100 * value.mean, low=100 * value.low, high=100 * value.high))
 
 

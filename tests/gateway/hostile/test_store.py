@@ -91,8 +91,8 @@ async def test_nobody_waits_for_a_slow_redis_and_everything_is_counted(
             assert (await gateway.ask()).status_code == 200
             took.append(time.perf_counter() - began)
             await asyncio.sleep(0.15)
-        assert max(took) < 4, "less than one answer of this Redis, which takes 5 s"
-        assert statistics.median(took) < 2, "most did not wait at all"
+        assert max(took) < 3.75, "less than one answer of this Redis, which takes 5 s"
+        assert statistics.median(took) < 1.5, "most did not wait at all"
         assert not gateway.limiter.healthy
         slow_redis.seconds = 0.0
         await until(lambda: gateway.limiter.healthy)
@@ -113,7 +113,7 @@ async def test_limits_that_are_closed_refuse_while_redis_is_slow(
             was_healthy = gateway.limiter.healthy
             refused = await gateway.ask()
             assert (refused.status_code, error(refused)["code"]) == (503, "limits_unavailable")
-            assert refused.elapsed.total_seconds() < 4
+            assert refused.elapsed.total_seconds() < 3.75
         slow_redis.seconds = 0.0
         await until(lambda: gateway.limiter.healthy)
         assert (await gateway.ask()).status_code == 200

@@ -14,6 +14,7 @@ from training import stages
 from training.config import FamilyStage, Recipe
 from training.deciding import stage as deciding
 from training.deciding.lessons import Lesson
+from training.deciding.tried import Trial
 from training.deciding.tune import DecidingTrainer, ordered, padded, tune
 from training.errors import StageError
 from training.job import checkpoints
@@ -91,14 +92,19 @@ def test_reinforcement_learning_goes_on_from_a_base_that_decides_already(
     assert any(not torch.equal(after[name], value) for name, value in decided.items())
 
 
-def test_all_alphas_share_what_the_base_tried(on_shipped: Recipe) -> None:
+def test_all_alphas_share_what_the_base_tried(on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = with_deciding(on_shipped, BEFORE, alphas=(0.1,))
     stages.family(recipe)
     (tries,) = (recipe.run_dir / "family" / "tried").glob("*.jsonl")
-    written = tries.stat().st_mtime_ns, tries.read_text()
+    written = tries.read_text()
+
+    def not_again(*_: object) -> None:
+        raise AssertionError("the base tried again")
+
+    monkeypatch.setattr(Trial, "_block", not_again)
     stages.family(with_deciding(on_shipped, BEFORE, alphas=(0.2,)))
     assert [*tries.parent.glob("*.jsonl")] == [tries]
-    assert tries.read_text() == written[1]
+    assert tries.read_text() == written
     assert not [*recipe.run_dir.glob("family/alpha-*/tried-*.jsonl")]
 
 

@@ -106,11 +106,8 @@ def test_the_card_says_that_the_checkpoints_learned_to_decide(written):
     made = Provenance("recipe.yaml", None, 3_000_000, "l2t", None, {"alpha-0.4": 10}, None)
     assert "another episode" not in written([], provenance=made)
     text = written([], provenance=replace(made, deciding={"questions": 12_000, "price": 0.01}))
-    assert (
-        "Then each but the one at alpha 0 was fine-tuned on where another episode of thinking pays: on 12,000 first"
-        in text
-    )
-    assert "first passes of its own" in text
+    assert "Then each but the one at alpha 0 was fine-tuned on where another episode" in text
+    assert "fine-tuned on where another episode of thinking pays: on 12,000 first passes of its own" in text
     text = written([], provenance=replace(made, deciding={"questions": 12_000, "price": 0.01, "when": "before"}))
     assert "Before that each but the one at alpha 0 was fine-tuned" in text
     assert "first passes of the base, from which the base thought on" in text
