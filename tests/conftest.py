@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
+from redis.asyncio import Redis as AsyncRedis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -31,6 +32,13 @@ class ByFile(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     return ByFile(config, log)
+
+
+def patient(url: str) -> AsyncRedis:
+    """A client for a test's own questions. Unlike the gateway's it waits: that a machine is busy is no failure."""
+    return AsyncRedis.from_url(  # pyright: ignore[reportUnknownMemberType]
+        url, decode_responses=True, socket_connect_timeout=60, socket_timeout=60
+    )
 
 
 class RedisServer:

@@ -17,7 +17,6 @@ import uvicorn
 from aiohttp import web
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gateway import store
 from gateway.access.keyring import Keyring
 from gateway.access.limits import Limiter
 from gateway.app import create_app
@@ -35,6 +34,7 @@ from models.family import Checkpoint, Estimate, Family, Measurements, Slice
 from models.files import hash_files
 from models.prediction import LEVELS
 from models.stored import SCHEMA_VERSION
+from tests.conftest import patient
 from tests.gateway.prompt_server import PromptServer
 
 PATTERN = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
@@ -348,7 +348,7 @@ class Gateway:
 
     async def entries(self, count: int = 1) -> list[Entry]:
         """The ledger's entries, as soon as there are at least `count`."""
-        redis = store.connect(self.settings.redis or "")
+        redis = patient(self.settings.redis or "")
         try:
             async with asyncio.timeout(60):
                 while len(entries := [entry async for entry in ledger.read_entries(redis, 0)]) < count:

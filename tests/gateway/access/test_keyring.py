@@ -14,12 +14,12 @@ from gateway.access import keyring, keys
 from gateway.access.keyring import ANONYMOUS, Keyring
 from gateway.access.keys import Grant
 from gateway.errors import ApiError
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 
 
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    client = store.connect(redis_server.url)
+    client = patient(redis_server.url)
     yield client
     await client.aclose()
 

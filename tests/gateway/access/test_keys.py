@@ -8,15 +8,14 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant, KeyExistsError
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 
 
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    client = store.connect(redis_server.url)
+    client = patient(redis_server.url)
     yield client
     await client.aclose()
 

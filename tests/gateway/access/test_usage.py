@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import store
 from gateway.access import windows
 from gateway.access.keys import Key
 from gateway.access.limits import Limiter
 from gateway.access.usage import Usage, read_usage, usage_of
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 
 
 async def test_what_the_limiter_counts_is_what_is_read(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ async def test_what_the_limiter_counts_is_what_is_read(redis_server: RedisServer
     first, _ = await limiter.reserve(key, "req_1", 100)
     await limiter.reserve(key, "req_2", 50)
     limiter.settle(first, 30)
-    redis = store.connect(redis_server.url)
+    redis = patient(redis_server.url)
     while (usage := (await read_usage(redis, ["team-a", "team-b"]))["team-a"]).day_tokens == 0:
         pass
     assert usage.reserved == 50

@@ -12,8 +12,7 @@ from redis.asyncio import Redis
 from gateway.ledger import decisions
 from gateway.ledger.decisions import DUE, HELD, KEYS, OPEN
 from gateway.ledger.outcome import Decided, Outcome, unreported
-from gateway.store import connect
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 from tests.gateway.entries import entry
 
 OUTCOME = Outcome(model="alpha-0.2", prompt_tokens=20, reasoning_tokens=40, answer_tokens=5)
@@ -30,7 +29,7 @@ def decided(key: str = "", seconds: float = 60.0) -> Decided:
 
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    client = connect(redis_server.url)
+    client = patient(redis_server.url)
     yield client
     await client.aclose()
 

@@ -16,13 +16,13 @@ from gateway.ledger import spool as spools
 from gateway.ledger.entry import Entry, dump, parse
 from gateway.ledger.ledger import Ledger, LedgerSnapshot
 from gateway.ledger.savings import cell_of, compute_savings, sum_totals, totals_of
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 from tests.gateway.entries import entries, entry
 from tests.gateway.fakes import until
 
 
 async def stored(server: RedisServer, since: float = 0.0) -> list[Entry]:
-    redis = store.connect(server.url)
+    redis = patient(server.url)
     try:
         return [one async for one in ledger.read_entries(redis, since)]
     finally:
@@ -30,7 +30,7 @@ async def stored(server: RedisServer, since: float = 0.0) -> list[Entry]:
 
 
 async def snapshot_of(server: RedisServer, since: float = 0.0) -> LedgerSnapshot:
-    redis = store.connect(server.url)
+    redis = patient(server.url)
     try:
         return await ledger.read_snapshot(redis, since)
     finally:
@@ -38,7 +38,7 @@ async def snapshot_of(server: RedisServer, since: float = 0.0) -> LedgerSnapshot
 
 
 async def wipe(server: RedisServer) -> None:
-    redis = store.connect(server.url)
+    redis = patient(server.url)
     await redis.flushall()
     await redis.aclose()
 

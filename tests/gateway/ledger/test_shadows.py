@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import store
 from gateway.ledger import shadows
 from gateway.ledger.shadows import MIN_PAIRS, Shadow, compare, matched_pairs
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 
 
 def shadow(agrees: bool | None = True, verdict: int | None = None, time: float = 1.8e9) -> Shadow:
@@ -44,7 +43,7 @@ def test_the_interval_is_around_the_difference(better: int, worse: int, equal: i
 
 
 async def test_comparisons_are_read_from_a_time_on(redis_server: RedisServer) -> None:
-    redis = store.connect(redis_server.url)
+    redis = patient(redis_server.url)
     redis_server.client.xadd(shadows.STREAM, {"shadow": "torn"})
     for one in (shadow(time=1.8e9), shadow(False, 1, time=1.9e9)):
         await shadows.add(redis, one)

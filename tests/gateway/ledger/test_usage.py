@@ -12,14 +12,13 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import store
 from gateway.access.cost import Price, cost
 from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.ledger import Ledger, read_usage
 from gateway.ledger.savings import cell_of
 from gateway.ledger.usage import DIMENSIONS, Line, Usage, money, report, usage_of
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 from tests.gateway.entries import entries, entry
 
 PRICES = PriceList(
@@ -87,7 +86,7 @@ async def test_what_redis_has_adds_up_to_the_entries_and_counts_none_twice(
     for one in [*several, *several[:30]]:
         ledger.put(one)
     await ledger.aclose()
-    redis = store.connect(redis_server.url)
+    redis = patient(redis_server.url)
     found = await read_usage(redis, 0)
     assert report(found, DIMENSIONS, PRICES) == report(lines_of(several), DIMENSIONS, PRICES)
     window = await read_usage(redis, 1_800_003_700.0, 1_800_003_601.0)

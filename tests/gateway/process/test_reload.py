@@ -12,14 +12,13 @@ import certifi
 import httpx
 import pytest
 
-from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant
 from gateway.engines.pool import Engines, Timeouts
 from models import family as families
 from models.family import Family
 from models.files import sha256
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 from tests.gateway.fakes import EASY, EVENTS, FakeEngine, until
 from tests.gateway.hostile.test_store import Turnstile
 from tests.gateway.prices import write_prices
@@ -75,7 +74,7 @@ async def test_sighup_reloads_while_streams_go_on(
             change_profile(family, difficulties="hard")
             file.write_text('log_level = "loud"')
             prices.write_text("currency: EUR")
-            redis = store.connect(redis_server.url)
+            redis = patient(redis_server.url)
             secret, _ = await keys.create(redis, Grant(name="boss", admin=True))
             await redis.aclose()
             await reload(2)

@@ -9,12 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant
 from gateway.ledger.spool import SPOOL
 from gateway.process.embedded import REDIS_SERVERS, free_port
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 from tests.gateway.fakes import EVENTS, FakeEngine, event, forever, stream
 from tests.gateway.hostile.raw import HEALTH, connect
 from tests.gateway.process.serving import CHAT, all_ended, fail_to_start, refuses_connections, serving
@@ -150,7 +149,7 @@ async def test_without_keys_only_loopback_may_be_served(
     assert "host: 0.0.0.0 is reachable from other machines" in message
     assert "laconic keys create" in message
 
-    redis = store.connect(redis_server.url)
+    redis = patient(redis_server.url)
     secret, _ = await keys.create(redis, Grant(name="team-a"))
     await redis.aclose()
     async with serving(engine, family_dir, tmp_path, "--redis", redis_server.url, "--host", "0.0.0.0") as serve:

@@ -11,11 +11,10 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import store
 from gateway.access import keys
 from gateway.access.keys import Grant
 from gateway.ledger import ledger
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, patient
 from tests.gateway.fakes import EVENTS, FakeEngine, forever, stream
 from tests.gateway.process.serving import CHAT, is_running, serving
 
@@ -24,7 +23,7 @@ async def test_several_workers_act_as_one_gateway(
     engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """They share the port, the limits, the ledger and the metrics, and one of them may die."""
-    redis = store.connect(redis_server.url)
+    redis = patient(redis_server.url)
     limited, _ = await keys.create(redis, Grant(name="team-a", requests_per_minute=30))
     boss, _ = await keys.create(redis, Grant(name="boss", admin=True))
     options = ("--redis", redis_server.url, "--workers", "3", "--log-format", "json")
