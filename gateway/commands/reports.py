@@ -28,7 +28,12 @@ _DIRECTIONS: dict[Sign, str] = {
 
 
 def savings_report(savings: Savings, drift: Drift, price: float | None, *, bars: bool) -> RenderableType:
-    """A table of the savings, with a bar per row if there is room, and the measurement and the drift in words."""
+    """A table of the savings, with a bar per row if there is room, and the measurement and the drift in words.
+
+    Without requests, a sentence that says so.
+    """
+    if not savings.total.totals.requests:
+        return Text("No requests in this time yet. The gateway counts every chat completion once it has ended.")
     table = _table("Reasoning tokens", savings.by)
     headers = ["requests", "failed", "holdout", "spent", "reference", "saved", "share"]
     for header in headers if price is None else [*headers, "money"]:

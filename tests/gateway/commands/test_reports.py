@@ -63,6 +63,15 @@ async def test_requests_that_another_router_never_reported_are_told_from_those_w
     assert "For 1 requests the tokens are predicted" in printed
 
 
+async def test_without_requests_a_sentence_says_so_and_csv_has_its_row(
+    redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("savings", "--redis", redis_server.url)
+    assert "No requests in this time yet." in capsys.readouterr().out
+    run("savings", "--redis", redis_server.url, "--csv")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 async def test_spent_reference_and_saved_are_of_the_same_requests(
     redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
