@@ -228,7 +228,8 @@ def plan(
     shard: Annotated[bool, typer.Option(help="Shard gradients and optimizer over the GPUs (ZeRO stage 2).")] = False,
     gpu_gib: Annotated[float, typer.Option(min=1, help="Memory of one GPU in GiB.")] = 80,
     tflops: Annotated[
-        float, typer.Option(min=0.01, help="TFLOP/s that one GPU sustains; about 200 for an H100.")
+        float,
+        typer.Option(min=0.01, help="TFLOP/s that one GPU sustains: about 200 for an H100, 0.1 for a CPU core."),
     ] = 200,
     price: Annotated[float, typer.Option(min=0, help="Price of one GPU for an hour.")] = 3,
     prompt_tokens: Annotated[

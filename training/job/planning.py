@@ -280,6 +280,14 @@ def tables(plan: Plan, *, gpus: int, gpu_gib: float, tflops: float, price: float
         work.add_row(f"tokens {name}", f"{count:,.0f}")
     least, most = plan.hours(gpus, tflops)
     work.add_row("operations", f"{plan.operations:.2e}")
-    work.add_row(f"hours on {gpus} at {tflops:g} TFLOP/s", f"{least:,.1f} to {most:,.1f}")
-    work.add_row(f"cost at {price:g} per GPU and hour", f"{least * gpus * price:,.0f} to {most * gpus * price:,.0f}")
+    work.add_row(f"hours on {gpus} at {tflops:g} TFLOP/s", _range(least, most, 0.1))
+    work.add_row(f"cost at {price:g} per GPU and hour", _range(least * gpus * price, most * gpus * price, 1))
     return [memory, work]
+
+
+def _range(least: float, most: float, unit: float) -> str:
+    """Two figures to the nearest unit, 0.1 or 1; what would read as nothing is less than a unit."""
+    digits = 1 if unit < 1 else 0
+    if 0 < most < unit:
+        return f"less than {unit:g}"
+    return f"{least:,.{digits}f} to {most:,.{digits}f}"

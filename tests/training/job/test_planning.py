@@ -181,6 +181,18 @@ def test_hours_are_a_range_whose_upper_end_counts_attention(recipe):
     assert long.fewest_operations < 2.1 * short.fewest_operations
 
 
+def test_what_takes_minutes_does_not_read_as_nothing(recipe):
+    plan = planning.estimate(recipe, planning.architecture(TINY))
+
+    def printed(tflops: float) -> dict[str, str]:
+        work = planning.tables(plan, gpus=1, gpu_gib=80, tflops=tflops, price=3)[1]
+        return dict(list(zip(*(column.cells for column in work.columns), strict=True))[-2:])
+
+    assert list(printed(200).values()) == ["less than 0.1", "less than 1"]
+    least, most = plan.hours(1, 1e-6)
+    assert list(printed(1e-6).values()) == [f"{least:,.1f} to {most:,.1f}", f"{3 * least:,.0f} to {3 * most:,.0f}"]
+
+
 def test_a_long_prompt_is_estimated_from_the_questions():
     assert planning.long_prompt_tokens(["x" * 300] * 99 + ["x" * 3000]) == 132
     assert planning.long_prompt_tokens(["x" * 3000]) == 1032
