@@ -82,9 +82,11 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path, more: Se
 async def _warm_up(http: aiohttp.ClientSession, model: str) -> None:
     """Ask a model one question: an engine compiles its template and its kernels when the first one comes.
 
-    What it answers is of no account. An engine that refuses is as ready as it will be.
+    vLLM compiles one more for log probabilities, which the gateway asks for where it may escalate. What the model
+    answers is of no account. An engine that refuses is as ready as it will be.
     """
-    question = {"model": model, "messages": [{"role": "user", "content": "1 + 1?"}], "max_tokens": WARM_UP_TOKENS}
+    messages = [{"role": "user", "content": "1 + 1?"}]
+    question = {"model": model, "messages": messages, "max_tokens": WARM_UP_TOKENS, "logprobs": True}
     timeout = aiohttp.ClientTimeout(WARM_UP_SECONDS)
     with contextlib.suppress(TimeoutError):
         async with http.post("/v1/chat/completions", json=question, timeout=timeout) as response:

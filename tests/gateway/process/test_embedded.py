@@ -158,6 +158,7 @@ async def test_the_engine_is_ready_once_every_checkpoint_has_answered_a_question
         assert await program.is_ready()
         assert sorted(body["model"] for body in other.bodies) == sorted(other.serves)
         assert all(body["max_tokens"] == embedded.WARM_UP_TOKENS for body in other.bodies)
+        assert all(body["logprobs"] for body in other.bodies), "as escalation asks: vLLM compiles a kernel for them"
         other.serves = other.serves[:1]
         assert not await program.is_ready()
         assert len(other.bodies) == 3
