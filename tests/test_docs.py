@@ -12,6 +12,7 @@ import pytest
 from gateway import openapi
 from gateway.config import shipped_family
 from gateway.release import VERSION
+from gateway.request import browsers
 from models import family, profile
 from scripts import http_reference, layers, site
 
@@ -128,6 +129,13 @@ def test_each_line_of_the_walks_names_files_of_its_room() -> None:
 def test_the_http_reference_is_written_from_the_openapi_document() -> None:
     document = json.loads((ROOT / "docs/openapi.json").read_text())
     assert (ROOT / "docs/http.md").read_text() == http_reference.render(document)
+
+
+def test_a_page_may_read_every_response_header_that_the_gateway_documents() -> None:
+    page = (ROOT / "docs/gateway.md").read_text().partition("## Response headers")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(x-laconic-[a-z-]+)`", page))
+    assert len(listed) > 8
+    assert listed - {"x-laconic-debug"} <= set(browsers.EXPOSED_HEADERS.split(", "))
 
 
 def test_the_example_of_the_models_package_runs() -> None:

@@ -128,7 +128,7 @@ def _refit(parsed: argparse.Namespace) -> bool:
     if compared.verdict != "better":
         print("The profile stays as it is.")
         return False
-    if stored.floors:
+    if any(floor.is_certified for floor in stored.floors or ()):
         print("The profile stays as it is: its quality floors are certified for itself only. Adopt the model again.")
         return False
     new = replace(directory, family, after.stored)

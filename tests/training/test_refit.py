@@ -11,6 +11,7 @@ import pytest
 from gateway.ledger import entry as entries
 from models import family as families
 from models import profile as profiles
+from models.floor import Certified, Floor
 from tests.gateway.entries import entry
 from tests.gateway.fakes import build_family
 from training import refit
@@ -94,16 +95,23 @@ def test_a_profile_that_is_right_stays(own: Path, tmp_path: Path, capsys: pytest
     assert (own / families.MANIFEST).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "certified", [Certified(tolerance=0.01, kept=0.99, low=0.96, tokens=0.4), None], ids=["certified", "tested only"]
+)
 def test_a_certified_floor_is_not_lost(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    own: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    certified: Certified | None,
 ) -> None:
     """It is certified for the profile that has it, and a gateway with a floor could not use another one."""
     file = write(own, tmp_path / "entries.jsonl", truth="numbers")
-    stored = profiles.read(own / families.load(own).profile)
-    certified = stored.model_copy(update={"floors": ["any"]})
-    monkeypatch.setattr(profiles, "read", lambda _: certified)
-    assert run(own, file, "--replace") == 1
-    assert "quality floors are certified for itself only" in capsys.readouterr().out
+    floor = Floor(floor=0.95, confidence=0.95, prompts=900, alone=certified, escalating=None, needed=None)
+    stored = profiles.read(own / families.load(own).profile).model_copy(update={"floors": (floor,)})
+    monkeypatch.setattr(profiles, "read", lambda _: stored)
+    assert run(own, file, "--replace") == (1 if certified else 0)
+    assert ("quality floors are certified for itself only" in capsys.readouterr().out) == bool(certified)
 
 
 def test_entries_that_another_profile_predicted_are_not_used(
