@@ -26,6 +26,7 @@ from training.config import OutcomeRule
 
 MOST_ROLLOUTS = 65_536
 LONGEST_RESPONSE = 1_000_000
+_MOST_TOKENS = 10_000_000
 _KEY = "LACONIC_REWARDS_KEY"
 _ERRORS: dict[int | str, dict[str, str]] = {
     400: {"description": "The body is no text in UTF-8."},
@@ -42,7 +43,7 @@ class RolloutIn(_Body):
 
     group: str = Field(description="Names the prompt: the same for all responses to it.")
     response: str = Field(max_length=LONGEST_RESPONSE, description="Thinking and answer.")
-    tokens: int = Field(ge=0, le=10_000_000, description="Sampled tokens.")
+    tokens: int = Field(ge=0, le=_MOST_TOKENS, description="Sampled tokens.")
     gold: str = Field(max_length=LONGEST_RESPONSE, description="The gold answer.")
 
 
@@ -51,8 +52,8 @@ class BatchIn(_Body):
 
     rule: OutcomeRule = "alpha"
     alpha: float = Field(default=0.0, ge=0, lt=1)
-    max_tokens: int = Field(default=0, ge=0)
-    overlong_window: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
+    overlong_window: int = Field(default=0, ge=0, le=_MOST_TOKENS)
     normalise: bool = False
     marked: bool = Field(default=True, description="Responses close their thinking with </think>, or are wrong.")
     rollouts: list[RolloutIn] = Field(min_length=1, max_length=MOST_ROLLOUTS)

@@ -63,7 +63,8 @@ def _body(operation: Json) -> Iterator[str]:
     for name, field in schema["properties"].items():
         yield f"| `{name}` | {_type(field)} | {'yes' if name in schema.get('required', ()) else ''} |"
     if schema.get("additionalProperties") is not False:
-        yield from ("", "Of other fields, [budgets](how-to/budgets.md) and those that [are on its list](gateway.md#reasoning-and-usage) are accepted.")
+        allowed = "[budgets](how-to/budgets.md) and those that [the gateway allows](gateway.md#reasoning-and-usage)"
+        yield from ("", f"Of other fields, {allowed} are accepted.")
 
 
 def _responses(operation: Json) -> Iterator[str]:

@@ -58,6 +58,8 @@ def test_a_batch_is_judged_and_rewarded(client: TestClient):
         ({"rule": "truncation"}, "max_tokens"),
         ({"aplha": 0.1}, "aplha"),
         ({"rollouts": []}, "rollouts"),
+        ({"max_tokens": 2**64, "overlong_window": 1}, "max_tokens"),
+        ({"max_tokens": 9, "overlong_window": 2**64}, "overlong_window"),
     ],
 )
 def test_bad_requests_name_the_field(client: TestClient, change, named):
