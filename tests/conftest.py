@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ END_TO_END = "tests/end_to_end/"
 # How long an example takes is the machine's business: tests assert behaviour, never wall-clock.
 hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of the garbage collections to come, as it stays until the end.
+
+    A full one took a second, in which no event loop ran, and the gateway gives up on Redis after a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class ByFile(LoadScopeScheduling):
