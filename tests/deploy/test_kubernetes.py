@@ -308,11 +308,24 @@ def test_the_route_publishes_the_apis_and_no_operator_s_path() -> None:
     assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
     (rule,) = route["spec"]["rules"]
     paths = {match["path"]["value"] for match in rule["matches"]}
-    assert paths == {*SURFACES, "/v1/models"}
+    assert paths == {*SURFACES, "/v1/models", "/v1/feedback", "/v1/usage"}
     service = object_of("overlays/production", "Service", "laconic")
     (backend,) = rule["backendRefs"]
     assert backend == {"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}
     assert route["metadata"]["namespace"] == service["metadata"]["namespace"]
+
+
+def test_the_admin_s_pod_sees_the_family_because_keys_may_name_its_checkpoints() -> None:
+    (pod,) = OBJECTS["examples/admin-pod.yaml"]
+    (admin,) = pod["spec"]["containers"]
+    (gateway,) = object_of("base", "Deployment", "laconic")["spec"]["template"]["spec"]["containers"]
+    family = {one["name"]: one.get("value") for one in admin["env"]}["LACONIC_FAMILY"]
+    assert f"--family={family}" in gateway["args"]
+    (mount,) = admin["volumeMounts"]
+    assert mount in gateway["volumeMounts"]
+    assert mount["mountPath"] == family
+    (volume,) = pod["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "laconic-family", "readOnly": True}
 
 
 def test_the_pool_is_of_our_engines() -> None:

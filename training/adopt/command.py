@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import re
 import shlex
 import sys
@@ -35,6 +36,8 @@ MIN_PROMPTS = 50
 DEFAULT_TOLERANCE = 0.005
 PROGRESS_SECONDS = 15.0
 """Between two lines on the progress, where no terminal shows a bar."""
+LARGEST_SEED = 2**32 - 1
+"""numpy's and scikit-learn's limit."""
 PILOT = 8
 """Prompts that are measured first, to say what the rest will cost. Their replies are kept."""
 EXAMPLES = """examples:
@@ -58,11 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"laconic adopt: {error}")
     except KeyboardInterrupt:
         _fail("laconic adopt: interrupted; the same command goes on where it stopped")
-    access = {"--engine-key-file": [parsed.key_file], "--engine-header": parsed.header, "--engine-ca": [parsed.ca]}
-    flags = [part for flag, values in access.items() for value in values if value for part in (flag, str(value))]
-    serve = shlex.join(["laconic", "serve", "--engine", parsed.url, "--family", str(parsed.out), *_published(flags)])
-    ready = f"\n{parsed.out} is ready. Serve it: {serve}"
+    ready = f"\n{parsed.out} is ready. Serve it: {_serving(parsed)}"
     console.print(f"{ready}\nCallers use the model {family.name!r}.", highlight=False, soft_wrap=True)
+
+
+def _serving(parsed: argparse.Namespace) -> str:
+    """The command that serves the family as it was reported: by the same access, encoder and quality."""
+    same = {
+        "--engine-key-file": [parsed.key_file],
+        "--engine-header": parsed.header,
+        "--engine-ca": [parsed.ca],
+        "--encoder": [None if parsed.encoder in ("auto", "none") else parsed.encoder],
+        "--quality-tolerance": [parsed.quality_tolerance],
+        "--quality-floor": [parsed.quality_floor],
+    }
+    flags = [part for flag, values in same.items() for one in values if one is not None for part in (flag, str(one))]
+    return shlex.join(["laconic", "serve", "--engine", parsed.url, "--family", str(parsed.out), *_published(flags)])
 
 
 def _published(arguments: Sequence[str]) -> list[str]:
@@ -89,27 +103,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--levels", required=True, help="such as off,512,2048,max or low,medium,high, or a TOML file")
     parser.add_argument("--out", required=True, type=Path, help="directory for the family; it is replaced")
     parser.add_argument("--name", help="the family's name; default: the model's")
-    how = "what tells right answers from wrong ones; default: gold answers, or else agreement"
+    how = "how replies are judged right or wrong; default: by gold answers if every prompt has one, else by agreement"
     parser.add_argument("--label", choices=("auto", *labels.METHODS), default="auto", help=how)
     parser.add_argument("--judge", metavar="MODEL", help="for --label judge: a model's name")
     parser.add_argument("--judge-url", metavar="URL", help="where the judge is; default: the engine")
     parser.add_argument("--label-command", metavar="COMMAND", help="for --label command: a program")
-    parser.add_argument("--most", type=int, metavar="N", help="how many prompts to use; default: all")
-    parser.add_argument("--samples", type=int, default=2, help="replies for each prompt and level; default: 2")
-    parser.add_argument("--temperature", type=float, help="default: the engine's own")
-    parser.add_argument("--max-tokens", type=int, help="longest completion; default: the engine's own")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=_count, metavar="N", help="use the first N prompts; default: all")
+    how = "replies for each prompt and level; default: 2"
+    parser.add_argument("--samples", type=_count, metavar="N", default=2, help=how)
+    parser.add_argument("--temperature", type=_temperature, metavar="X", help="of sampling; default: the engine's own")
+    parser.add_argument("--max-tokens", type=_count, metavar="N", help="longest completion; default: the engine's own")
+    parser.add_argument("--seed", type=_seed, metavar="N", default=0, help="of sampling and of the fit; default: 0")
     tolerances = parser.add_mutually_exclusive_group()
-    tolerances.add_argument("--quality-tolerance", type=_share, help="as in `laconic serve`; default: 0.005")
+    how = "as in `laconic serve`; default: 0.005"
+    tolerances.add_argument("--quality-tolerance", type=_share, metavar="X", help=how)
     keeps = "share of the reference's quality that must be kept, such as 0.99, as in `laconic serve`"
     tolerances.add_argument("--quality-floor", type=_positive_share, metavar="X", help=keeps)
     how = "sentence encoder that may read the prompts: auto (if the extra `encoder` is installed), none, or a directory"
     parser.add_argument("--encoder", metavar="NAME", default="auto", help=f"{how}; default: auto")
     parser.add_argument("--cap", choices=CAPS, help="how the engine takes a cap; default: found out")
-    parser.add_argument("--context-tokens", type=int, help="context length, if the engine does not say")
+    parser.add_argument("--context-tokens", type=_count, metavar="N", help="context length, if the engine does not say")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, for exact counts")
-    parser.add_argument("--at-once", type=int, default=32, help="requests in flight; default: 32")
-    parser.add_argument("--max-tokens-spent", type=int, metavar="N", help="stop after so many generated tokens")
+    parser.add_argument("--at-once", type=_count, metavar="N", default=32, help="requests in flight; default: 32")
+    parser.add_argument("--max-tokens-spent", type=_count, metavar="N", help="stop after so many generated tokens")
     keys = "file with the engine's key, or with lines of an engine's URL and its key; default: LACONIC_ENGINE_KEY"
     parser.add_argument("--key-file", type=Path, metavar="FILE", help=keys)
     header = "header for every request, as NAME: VALUE; repeat for several"
@@ -183,11 +199,29 @@ def _encoder(name: str) -> Encoder | None:
     return encoding.load(None if name == "auto" else Path(name), "--encoder")
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LARGEST_SEED}")
+    return int(text)
+
+
+def _number(text: str, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {most:g}")
     return value
+
+
+_share, _temperature = partial(_number, most=1.0), partial(_number, most=2.0)
 
 
 def _positive_share(text: str) -> float:

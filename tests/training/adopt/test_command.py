@@ -59,8 +59,9 @@ async def test_a_served_model_becomes_a_family(prompts: Path, tmp_path: Path, ca
     assert (out / "frontier.png").stat().st_size > 1000
     assert sum(file.stat().st_size for file in out.iterdir()) < 2**20
     printed = capsys.readouterr().err
-    for line in ("cap: `thinking_token_budget` holds", "cost: ", "routed ", "laconic serve --engine"):
+    for line in ("cap: `thinking_token_budget` holds", "cost: ", "routed "):
         assert line in printed
+    assert f"laconic serve --engine {scripted.url} --family {out} --quality-tolerance 0.05\n" in printed
     assert "that is few" not in printed + card
     # The same command again asks nothing twice but what the engine can do.
     scripted.bodies.clear()
@@ -79,6 +80,7 @@ async def test_a_floor_is_certified_or_the_reference_serves(
     assert [one.floor for one in floors] == [0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
     assert not floors[-1].is_certified
     assert "quality floor 0.999: not certified" in printed
+    assert f"--family {out} --quality-floor 0.999\n" in printed, "what is served is what was reported"
     assert "so max serves everything" in printed
     assert "with no tolerance that keeps the floor" in card
     assert "+0.0 points (+0.0 to +0.0) and 100.0 % (100.0 to 100.0 %) of the tokens of max" in printed
@@ -110,6 +112,30 @@ async def test_what_is_wrong_is_said_in_one_line(
     assert stopped.value.code == 1
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("laconic adopt: ")]
     assert named in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--at-once", "0"], "--at-once: '0' is not a whole number above 0"),
+        (["--most", "-1"], "--most: '-1' is not a whole number above 0"),
+        (["--samples", "two"], "--samples: 'two' is not a whole number above 0"),
+        (["--max-tokens", "0"], "--max-tokens: '0' is not"),
+        (["--context-tokens", "1e3"], "--context-tokens: '1e3' is not"),
+        (["--max-tokens-spent", "0"], "--max-tokens-spent: '0' is not"),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number from 0 to"),
+        (["--temperature", "nan"], "--temperature: 'nan' is not a number from 0 to 2"),
+        (["--quality-floor", "high"], "--quality-floor: 'high' is not a number from 0 to 1"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_before_the_engine_is_asked(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--model", "m", "--levels", "off,max", "--prompts", str(tmp_path), "--out", str(tmp_path / "f")]
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["http://nowhere", *flags, *arguments])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 async def test_nobody_is_charged_without_being_asked(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
