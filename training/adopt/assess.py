@@ -67,15 +67,21 @@ async def _outcome(reply: Reply | None, marks: Reasoning | None, is_right: Calla
     )
 
 
-def by_gold(requests: Sequence[Request]) -> Decide:
-    """Label by the gold answers.
-
-    Raises:
-        StageError: a request has none. Names the row.
-    """
+def require_gold(requests: Sequence[Request]) -> None:
+    """Raise StageError, which names the row, if a request has no gold answer, or one that no reply can equal."""
     for request in requests:
         if request.gold is None:
             raise StageError(f"{request.where}: has no answer; add one, or label with --label agreement")
+        if not labels.is_comparable(request.gold):
+            raise StageError(
+                f"{request.where}: the answer {request.gold.strip()[:40]!r}... is too long to compare replies with;"
+                " give the final answer alone, or label with --label judge"
+            )
+
+
+def by_gold(requests: Sequence[Request]) -> Decide:
+    """Label by the gold answers. Raises StageError as `require_gold` does."""
+    require_gold(requests)
 
     async def decide(request: Request, _: str, __: int, answer: str) -> bool:
         assert request.gold is not None

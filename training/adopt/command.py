@@ -159,7 +159,8 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         plan = Plan(chosen, Sampling(parsed.samples, parsed.temperature, parsed.max_tokens, parsed.seed), facts.cap)
         measure.open_directory(_work(parsed), plan, again=parsed.again)
         ask = partial(measure.measure, client, plan=plan, separated=facts.separates_reasoning)
-        replies = measure.by_request(await _measure(parsed, console, requests, plan, ask))
+        opened = {level.name for level in chosen if level.thinks and facts.opens_thinking}
+        replies = measure.by_request(await _measure(parsed, console, requests, plan, ask), opened)
         if label == "agreement":
             decide = assess.by_agreement(levels.reference(chosen).name, replies, facts.marks)
         else:
@@ -255,6 +256,14 @@ async def _facts(
 
 
 def _label(parsed: argparse.Namespace, requests: Sequence[Request]) -> str:
+    """How replies are judged. What that needs is checked before anything is measured."""
+    label = _method(parsed, requests)
+    if label == "gold":
+        assess.require_gold(requests)
+    return label
+
+
+def _method(parsed: argparse.Namespace, requests: Sequence[Request]) -> str:
     if parsed.label != "auto":
         for method, flag in (("judge", "judge"), ("command", "label_command")):
             if parsed.label == method and getattr(parsed, flag) is None:

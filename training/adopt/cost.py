@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.family import Reasoning
 from training.adopt.engine import Reply
+
+_MARKS = Reasoning()
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ def split(reply: Reply, marks: Reasoning | None) -> Split:
         whole = len(thinking) + len(answer)
         tokens = round(reply.completion_tokens * len(thinking) / whole) if whole else 0
     return Split(answer, tokens, reply.completion_tokens - tokens)
+
+
+def all_thinking(reply: Reply) -> Reply:
+    """A reply whose thinking the template had opened: cut off before the mark that ends it, it is thinking alone."""
+    begun = reply.content.lstrip().startswith(_MARKS.start)
+    if reply.finish_reason != "length" or reply.reasoning or begun or _MARKS.end in reply.content:
+        return reply
+    return replace(reply, reasoning=reply.content, content="")
 
 
 def _inline(content: str, marks: Reasoning) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from training.tasks.answer import LONGEST
 from training.tasks.stated import closing_number
 from training.tasks.verify import final_answer, is_correct, is_verifiable, same_answer
 
@@ -31,6 +32,11 @@ def is_right(text: str, gold: str) -> bool:
     if isinstance(value, dict):
         return False
     return is_correct(text, wanted) or (bool(_words(wanted)) and _words(text) == _words(wanted))
+
+
+def is_comparable(gold: str) -> bool:
+    """Whether an answer may be found right: gold is JSON, or not longer than the answers that are compared."""
+    return len(gold.strip()) <= LONGEST or _json(gold.strip()) is not None
 
 
 def majority(texts: Sequence[str]) -> str | None:

@@ -11,14 +11,14 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from models.files import write_json
 from models.overrides import Cap, with_cap, with_overrides
-from training.adopt import forced
+from training.adopt import cost, forced
 from training.adopt.engine import Engine, EngineError, Reply
 from training.adopt.levels import Level
 from training.adopt.prompts import Request
@@ -169,11 +169,17 @@ async def measure(
     return [row for row in known.values() if row.key in wanted]
 
 
-def by_request(rows: Sequence[Measured]) -> dict[str, dict[str, list[Reply | None]]]:
-    """The replies by level and request, in the order of the samples."""
+def by_request(rows: Sequence[Measured], opened: Collection[str] = ()) -> dict[str, dict[str, list[Reply | None]]]:
+    """The replies by level and request, in the order of the samples.
+
+    Args:
+        rows: the replies.
+        opened: the levels whose thinking the template opens, without a field of its own.
+    """
     grouped: dict[str, dict[str, list[Reply | None]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda row: row.sample):
-        grouped[row.level][row.key].append(row.reply)
+        reply = cost.all_thinking(row.reply) if row.reply is not None and row.level in opened else row.reply
+        grouped[row.level][row.key].append(reply)
     return grouped
 
 

@@ -8,8 +8,9 @@ messages are the first of
     input, input.messages           an export of Langfuse's observations
     prompt, question, problem       one question
 
-and its gold answer, if it has one, the first of `answer`, `expected_output` and `solution`. A `.txt` file has a
-question per line. Nothing else is read, least of all the answers of whoever served the logs.
+and its gold answer, if it has one, the first of `answer`, `final_answer`, `expected_answer`, `gold`, `expected_output`
+and `solution`. A worked solution's gold answer is what it ends with after `####` (GSM8K) or marks as its answer (MATH).
+A `.txt` file has a question per line. Nothing else is read, least of all the answers of whoever served the logs.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from typing import Any, cast
 
 from training.errors import StageError
 from training.tasks import rows
+from training.tasks.files import ENDS_WITH_ANSWER, SOLUTION
+from training.tasks.stated import final_answer
 
 MESSAGES = ("messages", "body.messages", "input.messages", "input")
 QUESTION = ("prompt", "question", "problem")
-GOLD = ("answer", "expected_output", "solution")
+GOLD = ("answer", "final_answer", "expected_answer", "gold", "expected_output", "solution")
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -129,10 +132,17 @@ def _request(where: str, row: object) -> Request:
     if not isinstance(row, dict):
         raise StageError(f"{where}: must be a JSON object")
     fields = cast("dict[str, Any]", row)
-    gold = next((fields[name] for name in GOLD if fields.get(name) is not None), None)
-    if gold is not None and (isinstance(gold, bool) or not isinstance(gold, str | int | float)):
-        raise StageError(f"{where}: the answer must be text or a number, got {json.dumps(gold)[:60]}")
-    return Request(where, _messages(where, fields), None if gold is None else str(gold))
+    name = next((name for name in GOLD if fields.get(name) is not None), None)
+    return Request(where, _messages(where, fields), None if name is None else _gold(where, name, fields[name]))
+
+
+def _gold(where: str, name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise StageError(f"{where}: {name} must be text or a number, got {json.dumps(value)[:60]}")
+    text = str(value)
+    if worked := ENDS_WITH_ANSWER.search(text):
+        return worked[1].replace(",", "")
+    return (final_answer(text) or text) if name == SOLUTION else text
 
 
 def _messages(where: str, fields: dict[str, Any]) -> tuple[Mapping[str, Any], ...]:

@@ -42,7 +42,8 @@ QUESTION = ("prompt", "problem", "question")
 ANSWER = ("answer", "final_answer", "expected_answer", "gold")
 SOLUTION = "solution"
 DIFFICULTY = ("level", "difficulty")
-_GSM8K_ANSWER = re.compile(r"####\s*(.+?)\s*$")
+ENDS_WITH_ANSWER = re.compile(r"####\s*(.+?)\s*$")
+"""How a worked solution of GSM8K states its answer."""
 
 
 def read(
@@ -116,7 +117,7 @@ def _screened(
 
 
 def _gsm8k(row: Row) -> Question:
-    answer = _GSM8K_ANSWER.search(row.text("answer", kind=NO_ANSWER))
+    answer = ENDS_WITH_ANSWER.search(row.text("answer", kind=NO_ANSWER))
     if not answer:
         raise Unusable(NO_ANSWER, f"{row.where}: answer must end with a line '#### N'")
     return Question(row.text("question", kind=NO_QUESTION), answer[1].replace(",", ""), "gsm8k", "gsm8k")

@@ -17,9 +17,15 @@ class ScriptedEngine:
     """Answers `What is a + b?`. Its thinking ends at a cap, if it takes the field that has it."""
 
     def __init__(
-        self, *, cap: str | None = "thinking_token_budget", inline: bool = False, reports: bool = True
+        self,
+        *,
+        cap: str | None = "thinking_token_budget",
+        inline: bool = False,
+        opens: bool = False,
+        reports: bool = True,
     ) -> None:
-        self.cap, self.inline, self.reports = cap, inline, reports
+        self.cap, self.inline, self.opens, self.reports = cap, inline, opens, reports
+        """`inline`: no reasoning parser. `opens`: the template has opened the thinking, so no reply does."""
         self.models: Any = {"data": [{"id": "adder", "max_model_len": 4096}]}
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -63,7 +69,8 @@ class ScriptedEngine:
         thinking, answer = (thinking, answer) if opened else ("", "".join(new))
         message: dict[str, Any] = {"role": "assistant", "content": answer or None, "reasoning": thinking or None}
         if self.inline:
-            message = {"role": "assistant", "content": f"<think>{thinking}{mark}{answer}" if opened else answer}
+            start = "" if self.opens else "<think>"
+            message = {"role": "assistant", "content": f"{start}{thinking}{mark}{answer}" if opened else answer}
         usage: dict[str, Any] = {"prompt_tokens": 5, "completion_tokens": len(new), "total_tokens": len(new) + 5}
         if self.reports:
             usage["completion_tokens_details"] = {"reasoning_tokens": new.count(" hm")}

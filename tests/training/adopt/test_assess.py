@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -40,6 +41,10 @@ async def test_an_answer_that_is_empty_or_cut_off_is_wrong(wrong):
 async def test_a_request_without_gold_is_named():
     with pytest.raises(StageError, match="rows:2: has no answer"):
         assess.by_gold([REQUEST, Request("rows:2", REQUEST.messages, None)])
+    with pytest.raises(StageError, match=r"rows:2: the answer 'First we add.* is too long to compare replies with"):
+        assess.by_gold([REQUEST, Request("rows:2", REQUEST.messages, "First we add. " * 50)])
+    long_json = json.dumps({str(n): n for n in range(100)})
+    assess.by_gold([Request("rows:3", REQUEST.messages, long_json)])
 
 
 async def test_agreement_compares_with_the_reference_and_the_reference_with_itself():

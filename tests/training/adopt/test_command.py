@@ -93,6 +93,14 @@ async def test_figures_from_few_prompts_say_so(prompts: Path, tmp_path: Path, ca
         assert "Measured on 60 prompts: that is few." in said
 
 
+async def test_thinking_that_the_template_opened_counts_also_where_it_was_cut_off(prompts: Path, tmp_path: Path):
+    scripted, out = ScriptedEngine(inline=True, opens=True, reports=False), tmp_path / "family"
+    flags = ["--prompts", str(prompts), "--out", str(out), "--levels", "off,max", "--max-tokens", "30"]
+    await adopt(scripted, *flags, "--most", "50")
+    tokens = {c.name: c.frontier.overall.reasoning_tokens.mean for c in families.load(out).checkpoints}
+    assert tokens == {"off": 0, "max": 30}
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -107,9 +115,11 @@ async def test_figures_from_few_prompts_say_so(prompts: Path, tmp_path: Path, ca
 async def test_what_is_wrong_is_said_in_one_line(
     arguments: list[str], named: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    scripted = ScriptedEngine()
     with pytest.raises(SystemExit) as stopped:
-        await adopt(ScriptedEngine(), "--prompts", str(prompts), "--out", str(tmp_path / "f"), *arguments)
+        await adopt(scripted, "--prompts", str(prompts), "--out", str(tmp_path / "f"), *arguments)
     assert stopped.value.code == 1
+    assert bool(scripted.bodies) == ("--max-tokens-spent" in arguments), "all else is said before anything is paid for"
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("laconic adopt: ")]
     assert named in said
 

@@ -1,7 +1,7 @@
 import pytest
 
 from models.family import Reasoning
-from training.adopt.cost import split
+from training.adopt.cost import all_thinking, split
 from training.adopt.engine import Reply
 
 
@@ -26,6 +26,22 @@ def test_reasoning_is_told_from_the_answer(given: Reply, answer: str, reasoning_
     parts = split(given, Reasoning())
     assert (parts.answer, parts.reasoning_tokens) == (answer, reasoning_tokens)
     assert parts.reasoning_tokens + parts.answer_tokens == given.completion_tokens
+
+
+@pytest.mark.parametrize(
+    ("content", "finish_reason", "reasoning_tokens"),
+    [
+        ("still thinking", "length", 20),
+        ("t" * 30 + "</think>" + "a" * 10, "length", 15),
+        ("<think>" + "t" * 30, "length", 20),
+        ("42", "stop", 0),
+    ],
+)
+def test_where_the_template_opens_the_thinking_a_reply_without_its_end_is_thinking(
+    content: str, finish_reason: str, reasoning_tokens: int
+):
+    given = Reply(content, "", finish_reason, 5, 20, None, 0.1)
+    assert split(all_thinking(given), Reasoning()).reasoning_tokens == reasoning_tokens
 
 
 def test_without_marks_every_token_counts():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from tests.training.adopt.engine import ScriptedEngine
 from training.adopt import engine as engines
 from training.adopt import levels, measure
-from training.adopt.engine import Engine
+from training.adopt.engine import Engine, Reply
 from training.adopt.measure import Plan, Sampling
 from training.adopt.prompts import Request
 from training.errors import StageError
@@ -36,6 +37,18 @@ async def test_every_request_is_measured_at_every_level(scripted, tmp_path):
     assert {body["temperature"] for body in scripted.bodies} == {0.5}
     grouped = measure.by_request(rows)
     assert list(grouped["budget-16"][REQUESTS[0].key][0].reasoning.split()) == ["hm"] * 16
+
+
+def test_what_was_cut_off_in_thinking_that_the_template_opened_is_no_answer():
+    cut = Reply("hm hm", "", "length", 5, 2, None, 0.1)
+    rows = [measure.Measured(level, "key", 0, cut) for level in ("off", "max")] + [
+        measure.Measured("max", "k", 0, None)
+    ]
+    grouped = measure.by_request(rows, opened={"max"})
+    assert grouped == {
+        "off": {"key": [cut]},
+        "max": {"key": [replace(cut, reasoning="hm hm", content="")], "k": [None]},
+    }
 
 
 async def test_a_measurement_goes_on_where_it_was_killed(scripted, tmp_path):

@@ -45,9 +45,44 @@ async def test_thinking_in_the_content_is_noticed():
 
 
 async def test_a_model_without_marks_cannot_be_capped():
-    facts = await probed(ScriptedEngine(), at=levels.parse("max,off", "adder"))
+    facts = await probed(ScriptedEngine(), at=levels.parse("max,off", "adder"), needs_cap=False)
     assert (facts.marks, facts.cap) == (None, "none")
     assert "cannot be capped" in facts.lines()[2]
+
+
+async def test_a_budget_for_thinking_that_nothing_marks_is_refused_and_not_ignored():
+    with pytest.raises(StageError, match=r"first 5 prompts marks the end .* leave the budgets out of --levels"):
+        await probed(ScriptedEngine(), at=levels.parse("16,off", "adder"))
+    with pytest.raises(StageError, match=r"--cap none: then no budget can hold"):
+        await probed(ScriptedEngine(), cap="none")
+
+
+async def test_a_cap_that_is_named_holds_where_no_mark_was_seen():
+    facts = await probed(ScriptedEngine(), at=levels.parse("16,off", "adder"), cap="thinking_token_budget")
+    assert (facts.cap, facts.marks) == ("thinking_token_budget", Reasoning())
+
+
+async def test_thinking_that_is_longer_than_any_trial_is_said_to_be_so(monkeypatch):
+    monkeypatch.setattr("training.adopt.probe.MAX_TOKENS", 20)
+    monkeypatch.setattr("training.adopt.probe.LONG_TOKENS", 40)
+    with pytest.raises(StageError, match="although each was as long as a trial may be"):
+        await probed(ScriptedEngine(inline=True, opens=True))
+
+
+async def test_a_template_that_opens_the_thinking_is_noticed_also_where_short_trials_are_cut_off(monkeypatch):
+    monkeypatch.setattr("training.adopt.probe.MAX_TOKENS", 50)
+    scripted = ScriptedEngine(inline=True, opens=True, reports=False)
+    facts = await probed(scripted)
+    assert (facts.cap, facts.separates_reasoning, facts.opens_thinking) == ("thinking_token_budget", False, True)
+    assert sorted({body["max_tokens"] for body in scripted.bodies}) == [50, 8192]
+    assert not (await probed(ScriptedEngine(inline=True))).opens_thinking
+
+
+async def test_a_cap_that_an_engine_ignores_is_not_believed_because_the_trial_was_cut_off(monkeypatch):
+    """Its thinking has no mark in time, so the content must not pass for an answer."""
+    monkeypatch.setattr("training.adopt.probe.MAX_TOKENS", 50)
+    scripted = ScriptedEngine(cap=None, inline=True, opens=True, reports=False)
+    assert (await probed(scripted)).cap == "forced"
 
 
 async def test_a_cap_that_is_known_is_not_tried():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from training.adopt import prompts
+from training.adopt import labels, prompts
 from training.errors import StageError
 
 USER = {"role": "user", "content": "What is 6 times 7?"}
@@ -102,6 +102,25 @@ def test_repeated_prompts_are_measured_once_and_the_number_is_bounded(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("row", "gold"),
+    [
+        ({"question": "?", "answer": "48/2 = <<48/2=24>>24 clips.\nAltogether 1,072.\n#### 1,072"}, "1072"),  # GSM8K
+        ({"problem": "?", "solution": "We add: $1+2=3$. So it is $\\boxed{3}$."}, "3"),  # MATH
+        ({"problem": "?", "solution": "We add.", "answer": "3"}, "3"),  # MATH-500
+        ({"problem": "?", "solution": "x + 1"}, "x + 1"),
+        ({"prompt": "?", "final_answer": 3}, "3"),
+        ({"prompt": "?", "expected_answer": "B"}, "B"),
+        ({"prompt": "?", "gold": 0.5}, "0.5"),
+        ({"input": [{"role": "user", "content": "?"}], "expected_output": "yes"}, "yes"),
+    ],
+)
+def test_the_gold_answer_is_what_a_worked_solution_ends_with(tmp_path: Path, row: dict[str, object], gold: str):
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", row))
+    assert request.gold == gold
+    assert labels.is_right(f"So the answer is {gold}.", request.gold)
+
+
+@pytest.mark.parametrize(
     ("rows", "named"),
     [
         ([], "no prompts in it"),
@@ -114,7 +133,7 @@ def test_repeated_prompts_are_measured_once_and_the_number_is_bounded(tmp_path: 
         ([{"messages": [{"role": "assistant", "content": "x"}]}], "rows.jsonl:1: messages: no message of the user"),
         ([{"messages": [{"role": "boss", "content": "x"}]}], r"rows.jsonl:1: messages\[0\]: role must be"),
         ([{"messages": ["x"]}], r"rows.jsonl:1: messages\[0\]: role"),
-        ([{"prompt": "1?", "answer": ["a"]}], "rows.jsonl:1: the answer must be text or a number"),
+        ([{"prompt": "1?", "answer": ["a"]}], "rows.jsonl:1: answer must be text or a number"),
         ([["x"]], "rows.jsonl:1: must be a JSON object"),
     ],
 )
