@@ -3,7 +3,7 @@
     python -m benchmarks.conversations --conversations 10000 --out docs/routing
 
 Each conversation has 1 to 20 turns whose right answers are known, and is held twice, through two gateways in front of
-one engine with prefix caching: one keeps checkpoints, the other routes each turn by itself (`--conversations false`). A
+one engine with prefix caching: one keeps checkpoints, the other routes each turn by itself (`--no-conversations`). A
 cache salt keeps the two apart in the engine's cache. Every turn has the conversation before it in its messages, with
 the answers that the model gave.
 
@@ -255,7 +255,7 @@ def _serve_and_hold(state: Path, count: int, records: Path, clients: int) -> Non
     options = ("--holdout-fraction", "0", "--allow-field", "cache_salt")
     with (
         serving(state / "kept", f"--engine-args={ENGINE_ARGS}", *options) as kept,
-        serving(state / "by-turn", "--engine", _engine_url(), "--conversations", "false", *options) as by_turn,
+        serving(state / "by-turn", "--engine", _engine_url(), "--no-conversations", *options) as by_turn,
     ):
         asyncio.run(hold_all(dict(zip(ARMS, (kept, by_turn), strict=True)), count, records, clients))
 

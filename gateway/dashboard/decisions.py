@@ -122,15 +122,15 @@ def frontier(entries: Sequence[Entry], family: Family) -> dict[str, Any]:
     return {"requests": len(usable), "points": points}
 
 
-def what_if(entries: Sequence[Entry], tolerance: float) -> dict[str, Any]:
+def what_if(entries: Sequence[Entry], tolerance: float | None) -> dict[str, Any]:
     """What was chosen for recent requests, and what each of some tolerances would have chosen. In ascending order.
 
     Args:
         entries: in any order.
-        tolerance: the one that is set, which is tried as well.
+        tolerance: the one in use, which is tried as well; None if the reference serves everything.
     """
     routed = _routed(entries)
-    replays = [Replay(tried) for tried in sorted({*TOLERANCES, tolerance})]
+    replays = [Replay(tried) for tried in sorted({*TOLERANCES, *([] if tolerance is None else [tolerance])})]
     for replay in replays:
         for entry in routed:
             replay.add(entry)

@@ -59,7 +59,8 @@ class Setting:
 
     family: Family
     keys: tuple[Key, ...]
-    quality_tolerance: float
+    quality_tolerance: float | None
+    """The one in use, which a floor may have chosen; None if nothing is certified for the floor."""
     quality_floor: float | None
     holdout_fraction: float
     health: dict[str, Any]

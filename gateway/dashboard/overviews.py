@@ -103,9 +103,17 @@ class Overviews:
         return Setting(
             family=services.family,
             keys=services.keyring.keys,
-            quality_tolerance=settings.quality_tolerance,
+            quality_tolerance=_tolerance(services),
             quality_floor=settings.quality_floor,
             holdout_fraction=settings.holdout_fraction,
             health=health(services.engines, services.ledger, services.metrics, is_admin=True),
             prices=services.prices.current,
         )
+
+
+def _tolerance(services: Services) -> float | None:
+    """The tolerance in use: the one that is set, or that of what is certified for the quality floor."""
+    if services.floor is None:
+        return services.settings.quality_tolerance
+    way = services.floor.way(may_escalate=True)
+    return None if way is None else way.tolerance

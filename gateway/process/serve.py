@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import errno
 import ipaddress
 import json
 import logging
+import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import IO
 
@@ -49,6 +51,17 @@ log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 15.0
 
 
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence on each `LACONIC_*` variable that no setting reads. No error: Kubernetes sets some for Services."""
+    known = {f"LACONIC_{name.upper()}" for name in Settings.model_fields} | {"LACONIC_ENGINE_KEY"}
+    unknown = sorted(name for name in environment if name.startswith("LACONIC_") and name not in known)
+    near = (difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in unknown)
+    return [
+        f"{name} has no effect, because there is no such setting{f'; did you mean {like[0]}?' if like else ''}"
+        for name, like in zip(unknown, near, strict=True)
+    ]
+
+
 def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     """Serve until the process is told to stop. `read_level` reads the log level again, on SIGHUP.
 
@@ -59,6 +72,8 @@ def serve(settings: Settings, read_level: ReadLevel | None = None) -> None:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     logs.set_up(settings)
+    for warning in unknown_variables(os.environ):
+        log.warning("%s", warning)
     if settings.engine_args is not None and settings.engine:
         raise ConfigError("engine_args: is for the vLLM that the gateway starts; give them to your own where it starts")
     # The weights matter to whoever loads them: the embedded engine.

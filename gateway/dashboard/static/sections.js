@@ -97,7 +97,7 @@ export function showWhatIf(overview) {
   const { tolerances, set, recorded } = overview.what_if;
   if (slider.max !== String(tolerances.length - 1)) {
     slider.max = tolerances.length - 1;
-    slider.value = tolerances.findIndex((one) => one.tolerance === set);
+    slider.value = Math.max(0, tolerances.findIndex((one) => one.tolerance === set));
   }
   const chosen = pointer("what_if", "tolerances", slider.value);
   const output = document.querySelector("output[for=tolerance]");

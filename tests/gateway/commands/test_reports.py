@@ -59,7 +59,7 @@ async def test_requests_that_another_router_never_reported_are_told_from_those_w
     printed = capsys.readouterr().out
     total = cells_of(next(line for line in printed.splitlines() if "total" in line))
     assert total[1:7] == ["2", "1", "0", "1,000", "100", "-900"]
-    assert "On 1 requests another router never reported." in printed
+    assert "Another router never reported what became of 1 requests." in printed
     assert "For 1 requests the tokens are predicted" in printed
 
 

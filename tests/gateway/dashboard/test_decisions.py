@@ -58,6 +58,12 @@ def test_what_failed_or_was_not_routed_saved_nothing() -> None:
     assert [one["saved_tokens"] for one in decisions.last_decisions(sample)] == [40.0, None, None]
 
 
+def test_where_the_reference_serves_everything_no_tolerance_is_in_use(family: Family) -> None:
+    tried = decisions.what_if(week(family, 1_800_000_000.0, 20), None)
+    assert tried["set"] is None
+    assert [one["tolerance"] for one in tried["tolerances"]] == sorted(decisions.TOLERANCES)
+
+
 def test_what_if_is_the_replay(family: Family) -> None:
     sample = week(family, 1_800_000_000.0, 300)
     tried = decisions.what_if(sample, TOLERANCE)

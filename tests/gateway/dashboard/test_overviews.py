@@ -12,6 +12,7 @@ from gateway.dashboard.calculator import UnreachableError
 from gateway.dashboard.overviews import Overviews
 from gateway.dashboard.worker import Order
 from gateway.errors import ApiError
+from models.floor import Certified, Floor
 from tests.gateway.fakes import Gateway
 
 
@@ -21,9 +22,11 @@ class Computing:
     def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
         self.count, self.at_once, self.most_at_once = 0, 0, 0
         self.seconds, self.error = seconds, error
+        self.orders: list[Order] = []
 
     async def __call__(self, order: Order) -> str:
         self.count += 1
+        self.orders.append(order)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(self.seconds)
@@ -123,3 +126,17 @@ async def test_closing_ends_what_is_being_computed(gateway: Gateway) -> None:
     await shown.aclose()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_under_a_quality_floor_the_tolerance_in_use_is_the_certified_one(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing = Computing()
+    certified = Certified(tolerance=0.03, kept=0.995, low=0.99, tokens=0.5)
+    some = Floor(floor=0.99, confidence=0.95, prompts=500, alone=certified, escalating=None, needed=None)
+    none = some.model_copy(update={"alone": None})
+    for floor in (None, some, none):
+        monkeypatch.setattr(type(gateway.services), "floor", floor)
+        await Overviews(gateway.services, computing).get("7d")
+    set_ = gateway.services.settings.quality_tolerance
+    assert [order.setting.quality_tolerance for order in computing.orders] == [set_, 0.03, None]

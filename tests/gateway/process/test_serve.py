@@ -13,6 +13,7 @@ from gateway.access import keys
 from gateway.access.keys import Grant
 from gateway.ledger.spool import SPOOL
 from gateway.process.embedded import REDIS_SERVERS, free_port
+from gateway.process.serve import unknown_variables
 from tests.conftest import RedisServer, patient
 from tests.gateway.fakes import EVENTS, FakeEngine, event, forever, stream
 from tests.gateway.hostile.raw import HEALTH, connect
@@ -177,3 +178,13 @@ async def test_a_second_ctrl_c_ends_streams_at_once_and_their_callers_and_the_le
         for noise in ("Traceback", "is down", "is spooled", "are spooled"):
             assert noise not in serve.printed()
         assert not (tmp_path / SPOOL).exists() or not (tmp_path / SPOOL).read_text()
+
+
+def test_a_variable_that_no_setting_reads_is_named_with_what_may_have_been_meant() -> None:
+    environment = {"LACONIC_PORT": "9000", "LACONIC_ENGINE_KEY": "x", "LACONIC_QUALITY_TOLERENCE": "0.5", "HOME": "/"}
+    (warning,) = unknown_variables(environment)
+    assert warning.startswith("LACONIC_QUALITY_TOLERENCE has no effect, because there is no such setting")
+    assert warning.endswith("; did you mean LACONIC_QUALITY_TOLERANCE?")
+    assert unknown_variables({"LACONIC_SERVICE_HOST": "10.0.0.1"}) == [
+        "LACONIC_SERVICE_HOST has no effect, because there is no such setting"
+    ]
