@@ -52,7 +52,11 @@ FILES = {
     "training": "models/abacus/report/training.json",
     "profile": "models/abacus/profile.json",
 }
-EXPERIMENTS = {"experiments": "docs/experiments/results", "experiments-long": "docs/experiments/results-long"}
+EXPERIMENTS = {
+    "experiments": "docs/experiments/results",
+    "experiments-tamed": "docs/experiments/results-tamed",
+    "experiments-long": "docs/experiments/results-long",
+}
 """Directories of results that `training.experiments.report` reads."""
 _COMPARISON = re.compile(r"(?P<arm>.+) (?P<how>[-/]) (?P<other>.+): (?P<figure>.+)")
 

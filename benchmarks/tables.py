@@ -12,7 +12,7 @@ from benchmarks import tables_cost, tables_live, tables_profile
 from benchmarks.attackers import ATTACKS
 from benchmarks.figures import render
 from benchmarks.markdown import bold, machine_table, or_dash, percent, table
-from benchmarks.sources import Sources
+from benchmarks.sources import EXPERIMENTS, Sources
 
 
 def routing(sources: Sources) -> str:
@@ -241,7 +241,7 @@ def machine(sources: Sources) -> str:
 def rewards(sources: Sources) -> str:
     """Every reward compared with the base: its share of the tokens, and points of accuracy sampled and greedy."""
     rows: list[Sequence[str]] = []
-    for source in ("experiments", "experiments-long"):
+    for source in EXPERIMENTS:
         for arm, trained in sources.arms(source).items():
             if arm != "base":
                 share = render(sources.value(source, f"{arm} / base: tokens, overall"), "%0")

@@ -75,13 +75,13 @@ class Shadows:
             return
         reference = self._services.family.reference
         one_text = context.question.choices == 1 and not bodies.offers_tools(context.question)
-        if decision.choice == reference or not one_text or not cost.answered:
+        if decision.choice == reference or not one_text:
             return
         busy = len(self._tasks) >= settings.shadow_concurrency or self._services.admission.pressure > 0
         if busy or reference not in self._services.engines.available:
             self._services.metrics.record_shadow("skipped")
             return
-        routed = _Answer(self._text(said, context), cost.tokens)
+        routed = _Answer(self._text(said, context) if cost.answered else "", cost.tokens)
         task = asyncio.create_task(self._compare(self._shadow_of(context), decision.choice, routed), name="shadow")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -100,13 +100,17 @@ class Shadows:
             async with asyncio.timeout(SECONDS):
                 reference = await self._reference(context)
             if reference.text.strip():
-                agrees = agree(routed.text, reference.text)
+                agrees = bool(routed.text.strip()) and agree(routed.text, reference.text)
                 outcome = "agreed" if agrees else "differed"
-                if self._services.settings.judge is not None and not agrees:
+                if self._services.settings.judge is None:
+                    pass
+                elif agrees:
+                    preferred = 0
+                elif not routed.text.strip():  # cut off while thinking, or empty
+                    preferred = -1
+                else:
                     async with asyncio.timeout(SECONDS):
                         preferred, judged = await self._judge(context, routed.text, reference.text)
-                elif self._services.settings.judge is not None:
-                    preferred = 0
         except _FAILURES as error:
             log.info("a shadow comparison failed: %s", type(error).__name__)
         except Exception as error:  # noqa: BLE001  a bug must not surface in the loop with the texts in its traceback

@@ -82,5 +82,7 @@ def judge_prompt(conversation: str, first: str, second: str) -> str:
 
 def verdict(reply: str) -> Verdict | None:
     """What a judge's reply says; None if it says nothing, or several things."""
-    found = set(re.findall(r"\b(FIRST|SECOND|EQUAL)\b", reply[-200:]))
+    if word := re.fullmatch(r"\W*(first|second|equal)\W*", reply, re.IGNORECASE):
+        reply = word[1].upper()
+    found = set(re.findall(r"\b(FIRST|SECOND|EQUAL)\b", reply[-200:]))  # "the first" is no verdict
     return {"FIRST": 1, "SECOND": -1, "EQUAL": 0}[found.pop()] if len(found) == 1 else None

@@ -101,7 +101,7 @@ def comparison(pairs: Comparisons) -> list[str]:
     shares = (100 * one for one in (pairs.agreement, pairs.agreement_low, pairs.agreement_high))
     agreed = "agreed with the reference in {:.1f} % ({:.1f} to {:.1f})".format(*shares)
     lines = [f"Of {pairs.compared:,} answers that the reference gave, too, routed ones {agreed}."]
-    if pairs.judged:
+    if pairs.judged or pairs.difference is not None:
         verdict = "not enough for an interval"
         if pairs.difference is not None and pairs.low is not None and pairs.high is not None:
             ends = (100 * one for one in (pairs.difference, pairs.low, pairs.high))
@@ -109,6 +109,8 @@ def comparison(pairs: Comparisons) -> list[str]:
         lines.append(
             f"The judge prefers {pairs.better:,} routed answers and {pairs.worse:,} of the reference: {verdict}."
         )
+        if pairs.unjudged:
+            lines[-1] += f" It gave no verdict on {pairs.unjudged:,} pairs that differ."
     return [
         *lines,
         f"Comparing cost {pairs.reference_tokens:,} tokens of the reference and {pairs.judge_tokens:,} of the judge.",

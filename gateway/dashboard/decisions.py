@@ -25,6 +25,7 @@ _MOVES = {
 _ABSTENTIONS = {
     "unfamiliar": "the prompt is unlike what the profile was fitted on",
     "unreadable": "the prompt cannot be read",
+    "none": "nothing is certified for the quality floor",
 }
 
 

@@ -4,6 +4,9 @@ A comparison is of a request that another choice than the reference answered. Di
 show more than two groups of requests would. Agreement bounds the loss: quality cannot have changed where both answers
 are the same. The judge's difference is the share of pairs in which it prefers the routed answer, minus the share in
 which it prefers the reference's. Its interval is that of Agresti and Min (2005) for matched pairs.
+
+A judge may fail, or say nothing that can be read. Pairs that differ and have no verdict are missing, not equal: their
+difference is taken to be that of the others that differ, and the interval is wider for it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ MAX_SHADOWS = 100_000
 """Most comparisons that are kept."""
 MIN_PAIRS = 30
 """Fewest pairs for an interval of the judge's difference."""
+MIN_VERDICTS = 10
+"""Fewest verdicts for it, where some are missing."""
 _Z = 1.959964
 _Tokens = Annotated[int, Field(ge=0, le=2**53)]
 Usage = tuple[_Tokens, _Tokens, _Tokens, _Tokens]
@@ -73,12 +78,15 @@ class Comparisons:
     agreement_low: float | None
     agreement_high: float | None
     judged: int
+    """Pairs that differ and have a verdict."""
     better: int
     """Pairs in which the judge prefers the routed answer."""
     worse: int
+    unjudged: int
+    """Pairs that differ and have no verdict: there was no judge, or it failed."""
     difference: float | None
-    """`better` minus `worse`, as a share of `judged`; None with fewer than `MIN_PAIRS`. Then come its interval's ends.
-    """
+    """What the judge's preferences come to, of all pairs compared; None without a judge, with fewer than `MIN_PAIRS`,
+    or if it has hardly judged. Then come its interval's ends."""
     low: float | None
     high: float | None
     routed_tokens: int
@@ -95,8 +103,10 @@ def compare(shadows: Iterable[Shadow]) -> Comparisons:
     """Sum up comparisons."""
     every = list(shadows)
     agreed = [one.agrees for one in every if one.agrees is not None]
-    verdicts = [one.verdict for one in every if one.verdict is not None]
+    verdicts = [one.verdict for one in every if one.agrees is False and one.verdict is not None]
     better, worse = verdicts.count(1), verdicts.count(-1)
+    differed = len(agreed) - sum(agreed)
+    has_judge = any(one.verdict is not None for one in every)
     return Comparisons(
         len(agreed),
         sum(agreed),
@@ -104,22 +114,55 @@ def compare(shadows: Iterable[Shadow]) -> Comparisons:
         len(verdicts),
         better,
         worse,
-        *matched_pairs(better, worse, len(verdicts)),
+        differed - len(verdicts),
+        *(preferred(better, worse, len(verdicts), differed, len(agreed)) if has_judge else (None, None, None)),
         sum(one.routed_tokens for one in every),
         sum(one.reference_tokens for one in every),
         sum(one.judge_tokens for one in every),
     )
 
 
+def preferred(
+    better: int, worse: int, judged: int, differed: int, pairs: int
+) -> tuple[float, float, float] | tuple[None, None, None]:
+    """The difference over all pairs with its 95 % interval, where only some of those that differ have a verdict.
+
+    It is the share that differs times the difference among those with a verdict. The two are independent, so the
+    squares of what each contributes to the half-width add up.
+
+    Args:
+        better: verdicts for the routed answer.
+        worse: verdicts for the reference's.
+        judged: verdicts, of pairs that differ.
+        differed: pairs that differ.
+        pairs: pairs compared.
+    """
+    if judged == differed:
+        return matched_pairs(better, worse, pairs)
+    if pairs < MIN_PAIRS or judged < MIN_VERDICTS:
+        return None, None, None
+    share, _, high = wilson(differed, pairs)
+    of_judged = _wald(better, worse, judged)
+    assert share is not None
+    assert high is not None
+    middle, half = share * of_judged[0], math.hypot(share * of_judged[1], of_judged[0] * (high - share))
+    difference = share * (better - worse) / judged
+    return difference, max(min(middle - half, difference), -1.0), min(max(middle + half, difference), 1.0)
+
+
 def matched_pairs(better: int, worse: int, pairs: int) -> tuple[float, float, float] | tuple[None, None, None]:
     """(better - worse) / pairs with its 95 % interval, of Wald after half an observation in each of the four cells."""
     if pairs < MIN_PAIRS:
         return None, None, None
-    n, plus, minus = pairs + 2, better + 0.5, worse + 0.5
-    middle = (plus - minus) / n
-    half = _Z * math.sqrt(max(plus + minus - (plus - minus) ** 2 / n, 0.0)) / n
+    middle, half = _wald(better, worse, pairs)
     difference = (better - worse) / pairs
     return difference, max(min(middle - half, difference), -1.0), min(max(middle + half, difference), 1.0)
+
+
+def _wald(better: int, worse: int, pairs: int) -> tuple[float, float]:
+    """The middle and the half-width of the interval."""
+    n, plus, minus = pairs + 2, better + 0.5, worse + 0.5
+    return (plus - minus) / n, _Z * math.sqrt(max(plus + minus - (plus - minus) ** 2 / n, 0.0)) / n
 
 
 async def add(redis: Redis, shadow: Shadow) -> None:

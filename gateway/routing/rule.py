@@ -31,7 +31,7 @@ _ROUNDING = 1e-12
 
 
 Abstention = Literal["none", "unfamiliar", "unreadable"]
-"""Why the profile abstained. The ledger's field `abstention` shows it."""
+"""Why the profile abstained, if it did. The ledger's field `abstention` shows it."""
 
 
 class NoCheckpointError(Exception):
@@ -133,7 +133,9 @@ def decide(family: Family, request: RoutingRequest) -> Decision:
     routed = kind == "routed"
     abstention: Abstention = "none"
     if kind == "abstained":
-        abstention = "unfamiliar" if request.prediction else "unreadable"
+        # Under a quality floor the reference may answer although the profile knows the prompt.
+        known = "none" if request.usable_prediction else "unfamiliar"
+        abstention = known if request.prediction else "unreadable"
     escalation = escalations.get(choice)
     checkpoint = escalation.first if escalation else choice
     if escalation:

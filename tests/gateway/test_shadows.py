@@ -123,6 +123,26 @@ async def test_answers_that_agree_need_no_judge(
     assert script.prompts == []
 
 
+async def test_an_answer_that_was_cut_off_while_thinking_is_worse_than_the_reference_s(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    script = Script(engine)
+
+    async def cut_off(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["model"] in ("judge", "abacus/base"):
+            return await script(request, body)
+        whole = completion("")
+        whole["choices"][0]["finish_reason"] = "length"
+        return web.json_response(whole)
+
+    engine.script = cut_off
+    async with shadowing(family_dir, redis_server, engine, tmp_path, judge="judge") as gateway:
+        await gateway.ask()
+        (found,) = await compared(gateway)
+    assert (found.agrees, found.verdict) == (False, -1)
+    assert script.prompts == [], "no judge is needed to see that"
+
+
 async def test_more_than_may_run_are_skipped(
     family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
 ) -> None:

@@ -91,7 +91,11 @@ def by_gold(requests: Sequence[Request]) -> Decide:
 
 
 def by_agreement(reference: str, replies: Replies, marks: Reasoning | None) -> Decide:
-    """Label by what the reference level answers most often. Its own samples are compared with its others.
+    """Label by what the reference level answers most often, in all samples but the one of the same number.
+
+    The reference's sample must not be compared with itself. Nor must another level's sample of that number: it has the
+    same seed, so it may be the very same reply. And with one sample more to agree with, a level would look better than
+    the reference that it is as good as.
 
     Raises:
         StageError: there is only one sample, so the reference cannot be compared with itself.
@@ -102,10 +106,8 @@ def by_agreement(reference: str, replies: Replies, marks: Reasoning | None) -> D
     if any(len(samples) < 2 for samples in answers.values()):
         raise StageError("--label agreement needs --samples 2 or more: the reference is compared with itself, too")
 
-    async def decide(request: Request, level: str, sample: int, answer: str) -> bool:
-        others = list(answers[request.key])
-        if level == reference:
-            del others[sample]
+    async def decide(request: Request, _: str, sample: int, answer: str) -> bool:
+        others = [one for number, one in enumerate(answers[request.key]) if number != sample]
         agreed = labels.majority(others)
         return agreed is not None and labels.same(labels.stated_answer(answer), agreed)
 

@@ -40,7 +40,17 @@ def test_any_text_agrees_with_itself_and_has_a_final_answer(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("reply", "expected"),
-    [("FIRST", 1), ("I think: SECOND.", -1), ("EQUAL", 0), ("FIRST or SECOND", None), ("first", None), ("", None)],
+    [
+        ("FIRST", 1),
+        ("First.", 1),
+        ("I think: SECOND.", -1),
+        ("**second**", -1),
+        ("The first is wrong, so SECOND", -1),
+        ("EQUAL", 0),
+        ("FIRST or SECOND", None),
+        ("the first is wrong", None),
+        ("", None),
+    ],
 )
 def test_a_judges_reply_is_one_word(reply: str, expected: int | None) -> None:
     assert verdict(reply) == expected

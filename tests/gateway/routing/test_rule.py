@@ -263,6 +263,8 @@ def test_a_floor_chooses_the_tolerance(family: Family) -> None:
 def test_the_reference_serves_where_nothing_is_certified(family: Family) -> None:
     decision = decide(family, EASY, floor=kept())
     assert (decision.checkpoint, decision.kind, decision.routed) == ("base", "abstained", False)
+    assert decision.abstention == "none", "the profile knows the prompt, so this is no sign of drift"
+    assert decide(family, None, floor=kept()).abstention == "unreadable"
     assert decision.reason == (
         "no routing is certified to keep 0.99 of the reference's quality, so the reference checkpoint serves"
     )

@@ -57,6 +57,15 @@ async def test_agreement_compares_with_the_reference_and_the_reference_with_itse
     assert correct == {"off": [True, False], "max": [True, True, False]}
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+async def test_by_agreement_a_level_that_replies_as_the_reference_does_is_as_good_as_the_reference(samples: int):
+    """With the same seed an engine gives the same reply at two levels, and a reply always agrees with itself."""
+    replies = {level: [reply(f"The answer is {n}.") for n in range(samples)] for level in ("off", "max")}
+    by_level = {level: {KEY: each} for level, each in replies.items()}
+    correct, _ = await outcomes(replies, assess.by_agreement("max", by_level, Reasoning()))
+    assert correct["off"] == correct["max"] == [False] * samples
+
+
 async def test_agreement_needs_two_samples_of_the_reference():
     with pytest.raises(StageError, match="--samples 2"):
         assess.by_agreement("max", {"max": {KEY: [reply("42")]}}, Reasoning())
