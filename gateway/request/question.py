@@ -70,8 +70,9 @@ class ChatRequest(_Loose):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_BUDGET)
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
