@@ -268,7 +268,8 @@ class _Opening:
             if self._question.stream:
                 return stream
             try:
-                return Whole(await assembled(stream, MAX_ANSWER_BYTES))
+                most_sent = cost_terms(self._services, self._context).most_sent
+                return Whole(await assembled(stream, MAX_ANSWER_BYTES, most_sent))
             except OSError as error:  # nothing has been sent to the caller: another engine may do better
                 log.warning("engine %s did not finish an answer: %r", self._context.engine, error)
                 if is_last:

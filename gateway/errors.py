@@ -196,6 +196,16 @@ def interrupted(message: str = "The engine stopped answering in the middle of th
     return ApiError(502, message, kind="api_error", code="engine_failed")
 
 
+def sent_too_much() -> ApiError:
+    """502: a stream is longer than what was asked for can be."""
+    return interrupted("The engine sent more than this request can have.")
+
+
+def unreadable() -> ApiError:
+    """502: a stream has an event that is no JSON, or JSON that cannot be written again."""
+    return interrupted("The engine sent an event that cannot be read.")
+
+
 def stopping() -> ApiError:
     """503: the gateway is stopping, and its time for finishing requests is over."""
     return ApiError(
