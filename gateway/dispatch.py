@@ -79,7 +79,7 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
                 failures.clear()
         context.sending()
         opening = _Opening(services, context, decision.checkpoint, context.question, context.budget)
-        context.cap = opening.limit
+        context.cap, context.is_cut = opening.limit, False
         try:
             upstream = await opening.open(logprobs=decision.escalation is not None)
         except NoEngineError as failure:

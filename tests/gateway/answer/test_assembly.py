@@ -74,7 +74,7 @@ LARGE: dict[str, bytes] = {
     "log probabilities": logged("a" * 300),
     "another field each time": event({f"{'x' * 500}12345": 1}),
     "another field of the choice each time": event(choices=[{"index": 0, "delta": {}, f"{'x' * 500}12345": 1}]),
-    "another field of the response each time": event({}, **{f"{'x' * 500}12345": 1}),
+    "another field of the response each time": event({}).replace(b'"model"', b'"' + b"x" * 500 + b'12345":1,"model"'),
     "another choice each time": event(choices=[{"index": 12345, "delta": {}, "finish_reason": "stop"}]),
 }
 
