@@ -180,7 +180,7 @@ class ChatEndpoint:
 
         def ended(reason: EndReason) -> None:
             _run(cleanup)
-            if not relay.done:
+            if not context.settled:
                 settle_stream(reason)
 
         events = relayed(relay, answer, settle_stream)

@@ -155,7 +155,7 @@ class Relay:
             return tail
         if not self._finished():
             return tail + self.fail(errors.interrupted())
-        return tail + self._inspect(DONE)
+        return tail + self._inspect_all(DONE, Hints(DONE, found_hints(DONE)))
 
     def fail(self, failure: ApiError) -> bytes:
         """Break the stream off. Returns its last event, the error."""
@@ -269,7 +269,12 @@ async def relayed(relay: Relay, answer: Source, settle: Callable[[EndReason], No
         log.exception("a stream cannot be relayed")
         yield settled(relay.fail(errors.internal()))
         return
-    if events := settled(relay.end()):
+    try:
+        last = relay.end()
+    except Exception:
+        log.exception("a stream cannot be ended")
+        last = relay.fail(errors.internal())
+    if events := settled(last):
         yield events
 
 

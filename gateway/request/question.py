@@ -175,10 +175,13 @@ def encode(body: Body) -> bytes:
     """A body as bytes for the engine.
 
     Raises:
-        BadRequestError: a string is not valid Unicode, such as half a surrogate pair; names the field.
+        BadRequestError: a string is not valid Unicode, such as half a surrogate pair, which names the field; or what
+            was just parsed is nested too deeply to be written.
     """
     try:
         return _utf8(body)
+    except RecursionError:
+        raise BadRequestError("The body is nested too deeply.") from None
     except UnicodeEncodeError:
         for field, value in body.items():
             try:

@@ -140,6 +140,14 @@ def test_half_a_surrogate_pair_is_rejected_and_names_the_field() -> None:
     assert refused.value.param == "messages"
 
 
+def test_a_body_that_is_nested_too_deeply_to_be_written_is_rejected() -> None:
+    deep: Any = 1
+    for _ in range(2000):
+        deep = [deep]
+    with pytest.raises(BadRequestError, match="nested too deeply"):
+        question.encode({"model": "abacus", "metadata": deep})
+
+
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"])),
