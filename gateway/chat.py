@@ -81,6 +81,8 @@ class ChatEndpoint:
                 return self._stream(context, answer, headers, caller, at_the_end)
             return self._respond(context, answer, headers)
         except ApiError as error:
+            if hasattr(context, "question"):
+                self._surface.name_fields(error, context.question.asked)
             settle(services, context, error.status, error=error.code or error.kind)
             raise
         except (ClientDisconnect, CallerLeftError):
