@@ -55,7 +55,7 @@ async def _respond(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         error = errors.method_not_allowed(request.method, request.url.path, allowed)
     elif isinstance(error, RequestValidationError):
-        error = errors.invalid(error.errors())
+        error = errors.invalid(error.errors(), placed=True)
     return errors.response(error)
 
 

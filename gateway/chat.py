@@ -81,6 +81,8 @@ class ChatEndpoint:
                 return self._stream(context, answer, headers, caller, at_the_end)
             return self._respond(context, answer, headers)
         except ApiError as error:
+            if hasattr(context, "question"):
+                self._surface.name_fields(error, context.question.asked)
             settle(services, context, error.status, error=error.code or error.kind)
             raise
         except (ClientDisconnect, CallerLeftError):
@@ -135,18 +137,19 @@ class ChatEndpoint:
 
     def _respond(self, context: RequestContext, answer: Source, headers: dict[str, str]) -> Response:
         """Return the non-streaming response, after recording it."""
-        question = context.question
+        services, question = self._services, context.question
         done = completion(
-            answer.first_bytes, dispatch.cost_terms(self._services, context), hides_reasoning=question.hides_reasoning
+            answer.first_bytes, dispatch.cost_terms(services, context), hides_reasoning=question.hides_reasoning
         )
-        settle(self._services, context, 200, done.cost, done.finish_reason)
+        body = self._surface.whole(done.body, question.asked)  # before a record of it says that all went well
+        settle(services, context, 200, done.cost, done.finish_reason)
         if self._shadows is not None:
             self._shadows.consider(context, done.said, done.cost)
         if done.cost.budget_hit:
             headers["x-laconic-budget-hit"] = "true"
-        if ignored := self._services.abilities.learn_from_answer(context.answering, question.body, done.said):
+        if ignored := services.abilities.learn_from_answer(context.answering, question.body, done.said):
             headers[IGNORED] = ignored
-        return Response(self._surface.whole(done.body, question.asked), 200, headers, "application/json")
+        return Response(body, 200, headers, "application/json")
 
     def _stream(
         self,
@@ -180,7 +183,7 @@ class ChatEndpoint:
 
         def ended(reason: EndReason) -> None:
             _run(cleanup)
-            if not relay.done:
+            if not context.settled:
                 settle_stream(reason)
 
         events = relayed(relay, answer, settle_stream)

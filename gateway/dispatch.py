@@ -79,7 +79,7 @@ async def start_response(services: Services, context: RequestContext) -> tuple[D
                 failures.clear()
         context.sending()
         opening = _Opening(services, context, decision.checkpoint, context.question, context.budget)
-        context.cap = opening.limit
+        context.cap, context.is_cut = opening.limit, False
         try:
             upstream = await opening.open(logprobs=decision.escalation is not None)
         except NoEngineError as failure:
@@ -268,7 +268,8 @@ class _Opening:
             if self._question.stream:
                 return stream
             try:
-                return Whole(await assembled(stream, MAX_ANSWER_BYTES))
+                most_sent = cost_terms(self._services, self._context).most_sent
+                return Whole(await assembled(stream, MAX_ANSWER_BYTES, most_sent))
             except OSError as error:  # nothing has been sent to the caller: another engine may do better
                 log.warning("engine %s did not finish an answer: %r", self._context.engine, error)
                 if is_last:

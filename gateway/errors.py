@@ -91,15 +91,17 @@ def response(error: Exception) -> Response:
     return Response(error.body(), error.status, headers, "application/json")
 
 
-def invalid(details: Sequence[Mapping[str, Any]]) -> BadRequestError:
+def invalid(details: Sequence[Mapping[str, Any]], *, placed: bool = False) -> BadRequestError:
     """400: the first value that pydantic rejects, with the path of its field: `messages[0].content`.
 
     Args:
-        details: pydantic's `errors()`, or FastAPI's, whose paths begin with the place, such as `query`.
+        details: pydantic's `errors()`, or FastAPI's.
+        placed: they are FastAPI's, whose paths begin with the place, such as `query`.
     """
     first = details[0]
+    located: list[int | str] = list(first["loc"])[1 if placed else 0 :]
     # A union's member adds its own name to the path: `messages.0.content.str`.
-    parts: list[int | str] = [part for part in first["loc"] if part not in ("str", "list[dict[str,any]]", "query")]
+    parts = [part for at, part in enumerate(located) if not at or part not in ("str", "list[dict[str,any]]")]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
     message = str(first["msg"]).removeprefix("Value error, ")
     return BadRequestError(f"{path}: {message}" if path else message, path or None)
@@ -194,6 +196,16 @@ def books_unavailable() -> ApiError:
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
     """502: the response has begun and cannot be finished."""
     return ApiError(502, message, kind="api_error", code="engine_failed")
+
+
+def sent_too_much() -> ApiError:
+    """502: a stream is longer than what was asked for can be."""
+    return interrupted("The engine sent more than this request can have.")
+
+
+def unreadable() -> ApiError:
+    """502: a stream has an event that is no JSON, or JSON that cannot be written again."""
+    return interrupted("The engine sent an event that cannot be read.")
 
 
 def stopping() -> ApiError:

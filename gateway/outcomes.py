@@ -7,6 +7,7 @@ can have it (`gateway.ledger.outcome`); a repeat must say the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Annotated
@@ -25,6 +26,7 @@ from gateway.feedback import ScoreValue, SourceName, find_entry, record_score
 from gateway.ledger import decisions, outcome
 from gateway.ledger.entry import Entry
 from gateway.ledger.outcome import OTHER, Decided, Outcome
+from gateway.observe.metrics import DecisionEvent
 from gateway.request.admission import Tenant
 from gateway.services import Services
 from gateway.settlement import remember
@@ -118,7 +120,8 @@ class Outcomes:
             if claim.state == "new":
                 entry = self._entry(decided, given)
                 self._write(decided, entry, key)
-                await decisions.close(redis, decision_id)
+                with contextlib.suppress(RedisError, OSError):  # the entry is safe, and the sweep closes what is left
+                    await self._close(entry, decided, "reported")
                 return entry, False
             if claim.outcome is not None:
                 return self._repeated(self._entry(decided, claim.outcome), given), True
@@ -150,8 +153,16 @@ class Outcomes:
             services.limiter.settle(reservation, spent, bill)
         strained = bool(decided.cap) and entry.reasoning_tokens >= entry.choices * (decided.cap or 0)
         remember(services, decided.conversation, entry, strained=strained)
-        services.metrics.record(entry, decided.seconds)
-        services.metrics.record_decision("reported")
+
+    async def _close(self, entry: Entry, decided: Decided, event: DecisionEvent) -> None:
+        """Forget the decision. Who does that counts it, so that the metrics count it once.
+
+        Raises:
+            RedisError, OSError: Redis is down.
+        """
+        if await decisions.close(self._services.ledger.redis, entry.id):
+            self._services.metrics.record(entry, decided.seconds)
+            self._services.metrics.record_decision(event)
 
     def _repeated(self, entry: Entry, given: Outcome) -> Entry:
         """The recorded entry, if it has this outcome."""
@@ -182,9 +193,7 @@ class Outcomes:
         for one in due:
             entry = one.decided.entry if one.outcome is None else self._entry(one.decided, one.outcome)
             services.ledger.put(entry)
-            services.metrics.record(entry, one.decided.seconds)
-            services.metrics.record_decision("unreported" if one.outcome is None else "reported")
-            await decisions.close(services.ledger.redis, entry.id)
+            await self._close(entry, one.decided, "unreported" if one.outcome is None else "reported")
         return len(due)
 
 

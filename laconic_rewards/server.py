@@ -13,12 +13,17 @@ from __future__ import annotations
 import argparse
 import hmac
 import ipaddress
+import json
 import os
-from typing import Annotated
 
 import uvicorn
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from laconic_rewards.answers import is_right
 from laconic_rewards.groups import Rollout, Settings, advantages, rewards
@@ -67,18 +72,37 @@ class BatchOut(BaseModel):
     advantages: list[float]
 
 
+class _Keyed:
+    """Middleware, because a dependency would be asked only when the whole body has been read and parsed."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._expected = app, f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/rewards":
+            sent = Headers(scope=scope).get("authorization", "")
+            if not hmac.compare_digest(sent.encode(), self._expected):
+                refusal = JSONResponse({"detail": f"send the key in {_KEY} as a bearer token"}, 401)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _invalid(_: Request, error: Exception) -> Response:
+    """The 422 without the values that were sent: not each of them is one that JSON has, or UTF-8."""
+    assert isinstance(error, RequestValidationError)
+    details = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
+    return Response(json.dumps({"detail": details}), 422, media_type="application/json")
+
+
 def create_app(key: str | None = None) -> FastAPI:
-    """The server's application. With a key, each request must carry it as a bearer token."""
-
-    def authorised(authorization: Annotated[str, Header()] = "") -> None:
-        if key is None:
-            return
-        if not hmac.compare_digest(authorization.encode(), f"Bearer {key}".encode()):
-            raise HTTPException(401, f"send the key in {_KEY} as a bearer token")
-
+    """The server's application. With a key, each request for rewards must carry it as a bearer token."""
     app = FastAPI(title="Laconic rewards", docs_url=None, redoc_url=None)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    if key is not None:
+        app.add_middleware(_Keyed, key=key)
 
-    @app.post("/rewards", dependencies=[Depends(authorised)], responses=_ERRORS)
+    @app.post("/rewards", responses=_ERRORS)
     def score(batch: BatchIn) -> BatchOut:
         """Rewards and leave-one-out advantages of a batch."""
         try:

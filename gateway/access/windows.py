@@ -99,6 +99,7 @@ local function opened(state, open, settled, charged)  -- an account in the windo
     if charged_day == day then a.day_tokens, a.day_money = a.day_tokens + tokens, a.day_money + money end
     if same_month(charged_day, day) then a.month_money = a.month_money + money end
   end
+  if redis.call('ZCARD', open) == 0 then a.reserved, a.reserved_money = 0, 0 end  -- whatever became of its leases
   return a
 end
 
@@ -168,8 +169,10 @@ for _, op in ipairs(cjson.decode(ARGV[1])) do
       written[#written + 1] = a[name]
     end
     redis.call('HSET', a.state, unpack(written))
-    for _, key in ipairs({a.state, a.open, a.settled, a.charged}) do redis.call('EXPIRE', key, state_seconds) end
-    if a.month_money > 0 then redis.call('EXPIRE', a.state, month_seconds) end
+    redis.call('EXPIRE', a.settled, state_seconds)
+    -- The state has the sum of the leases, so they must not be forgotten before it.
+    local remembered = a.month_money > 0 and month_seconds or state_seconds
+    for _, key in ipairs({a.state, a.open, a.charged}) do redis.call('EXPIRE', key, remembered) end
     result[#result + 1] = {a.requests, a.minute_tokens, a.day_tokens, a.reserved, a.minute, a.day_money, a.month_money,
       a.reserved_money}
   end

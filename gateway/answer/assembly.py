@@ -10,11 +10,23 @@ from typing import Any, cast
 
 from gateway import errors
 from gateway.answer.continuation import Source, complete_events
-from gateway.events import EventBuffer, Json, data_of, encode_json, integer_at, object_at, objects, parse_object
+from gateway.events import (
+    EventBuffer,
+    Json,
+    UnreadableError,
+    data_of,
+    encode_json,
+    integer_at,
+    object_at,
+    objects,
+    parse_object,
+)
 
 _PER_CHUNK = frozenset({"choices", "object", "usage"})
 _NAMES = frozenset({"id", "type", "role", "name"})
 """Texts that come once and are not joined if they come again."""
+_CHOICE_BYTES = 100
+"""Fewer than a choice has that says nothing."""
 
 
 class Assembly:
@@ -26,6 +38,7 @@ class Assembly:
         self._choices: dict[int, Json] = {}
         self._usage: object = None
         self.size = 0
+        """About how many bytes the response has so far, rather fewer than more."""
         self.done = False
 
     def feed(self, chunk: bytes) -> None:
@@ -34,7 +47,6 @@ class Assembly:
         Raises:
             ApiError: the stream has an error.
         """
-        self.size += len(chunk)
         for event in complete_events(self._buffer, chunk):
             data = data_of(event)
             self.done = self.done or data == b"[DONE]"
@@ -55,19 +67,31 @@ class Assembly:
     def _add(self, event: Json) -> None:
         if event.get("error"):
             raise errors.from_event(event)
-        for name, value in event.items():
-            if name not in _PER_CHUNK and self._envelope.get(name) is None:
-                self._envelope[name] = value
+        self._take(self._envelope, {name: value for name, value in event.items() if name not in _PER_CHUNK}, once=True)
         self._usage = event.get("usage") or self._usage
         for delta in objects(event.get("choices")):
             index = integer_at(delta, "index")
-            choice = self._choices.setdefault(index, {"index": index, "message": {}})
-            _join(choice["message"], object_at(delta, "delta"))
+            if (choice := self._choices.get(index)) is None:
+                choice = self._choices[index] = {"index": index, "message": {}}
+                self.size += _CHOICE_BYTES
+            self.size += _join(choice["message"], object_at(delta, "delta"))
             rest = {name: value for name, value in delta.items() if name not in ("index", "delta")}
             logprobs = rest.pop("logprobs", None)
             if isinstance(logprobs, dict):
-                _join(choice.setdefault("logprobs", {}), cast("Json", logprobs))
-            choice |= {name: value for name, value in rest.items() if value is not None or name not in choice}
+                self.size += _join(choice.setdefault("logprobs", {}), cast("Json", logprobs))
+            self._take(choice, rest)
+
+    def _take(self, whole: Json, fields: Json, *, once: bool = False) -> None:
+        """Take fields that are not joined: what comes later counts, or with `once` what came first."""
+        new = {
+            name: value
+            for name, value in fields.items()
+            if name not in whole or (value is not None and not (once and whole[name] is not None))
+        }
+        if new:
+            replaced = {name: whole[name] for name in new if name in whole}
+            self.size += len(encode_json(new)) - len(encode_json(replaced))
+            whole.update(new)
 
     def _choice(self, choice: Json) -> Json:
         message: Json = {"role": "assistant", "content": None, "refusal": None, **choice["message"]}
@@ -97,56 +121,84 @@ class Whole:
         """Nothing is open."""
 
 
-async def assembled(stream: Source, most_bytes: int) -> bytes:
+async def assembled(stream: Source, most_bytes: int, most_sent: int) -> bytes:
     """Read a stream to its end. Returns it as one response.
 
+    Args:
+        stream: what an engine sends.
+        most_bytes: of the response.
+        most_sent: of the stream, in which each token has an event of its own.
+
     Raises:
-        ApiError: the stream has an error, or is too large.
+        ApiError: the stream has an error, or it or the response is too large.
         OSError: the engine died, was silent for too long, or ended before its answer was complete.
     """
     assembly = Assembly()
     chunk = stream.first_bytes
     try:
         while not assembly.done:
+            most_sent -= len(chunk)
+            if most_sent < 0:
+                raise errors.sent_too_much()
             assembly.feed(chunk)
-            if assembly.size > most_bytes:
-                raise errors.interrupted(f"The engine's answer has more than {most_bytes} bytes: stream it.")
+            _require(assembly.size, most_bytes)
             if not assembly.done and not (chunk := await stream.read()):
                 assembly.feed(b"\n\n")
                 break
     except OSError:
         if not assembly.complete:
             raise
+    except (UnreadableError, RecursionError):
+        raise errors.unreadable() from None
     if not assembly.complete:
         raise ConnectionError("the stream ended before its answer was complete")
+    try:
+        response = encode_json(assembly.response())
+    except UnreadableError:
+        raise errors.unreadable() from None
+    _require(len(response), most_bytes)
     stream.relayed = assembly.done
-    return encode_json(assembly.response())
+    return response
 
 
-def _join(whole: Json, delta: Json) -> None:
-    """Add a delta to what has come of it before."""
+def _require(size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise errors.interrupted(f"The engine's answer has more than {most_bytes} bytes: stream it.")
+
+
+def _join(whole: Json, delta: Json) -> int:
+    """Add a delta to what has come of it before. Returns at least how many bytes it is longer now, perhaps fewer."""
+    longer = 0
     for name, value in delta.items():
         before = whole.get(name)
         if value is None:
             continue
+        longer += 0 if name in whole else len(name)
         if isinstance(value, str) and isinstance(before, str):
             whole[name] = before or value if name in _NAMES else before + value
+            longer += len(whole[name]) - len(before)
         elif isinstance(value, list):
-            whole[name] = _joined_list(before, cast("list[Any]", value))
+            whole[name], more = _joined_list(before, cast("list[Any]", value))
+            longer += more
         elif isinstance(value, dict) and isinstance(before, dict):
-            _join(cast("Json", before), cast("Json", value))
+            longer += _join(cast("Json", before), cast("Json", value))
         else:
             whole[name] = value
+            longer += len(encode_json({name: value})) if before is None else 0
+    return longer
 
 
-def _joined_list(before: object, new: list[Any]) -> list[Any]:
+def _joined_list(before: object, new: list[Any]) -> tuple[list[Any], int]:
     """The list with more items; one that has the index of an item before goes on where that ended."""
     items = cast("list[Any]", before) if isinstance(before, list) else []
+    longer = 0
     for item in new:
         index = cast("Json", item).get("index") if isinstance(item, dict) else None
-        earlier = next((one for one in objects(items) if index is not None and one.get("index") == index), None)
+        # Most items have none, and looking for it among all before would take the longer the more there are.
+        earlier = None if index is None else next((one for one in objects(items) if one.get("index") == index), None)
         if earlier is None:
             items.append(item)
+            longer += len(encode_json({"": item})) - len('{"":}')
         else:
-            _join(earlier, cast("Json", item))
-    return items
+            longer += _join(earlier, cast("Json", item))
+    return items, longer

@@ -21,7 +21,7 @@ from typing import Literal, cast
 from gateway.answer.counting import TokenCounter
 from gateway.answer.transcript import TextCount, Transcript
 from gateway.answer.usage import TokenUsage, cached_of, figure, reasoning_of
-from gateway.events import Json, object_at
+from gateway.events import MAX_EVENT_BYTES, Json, object_at
 from models.family import Reasoning
 
 log = logging.getLogger("laconic")
@@ -31,6 +31,9 @@ FEW_TOKENS = 16
 
 OVERSHOOT_TOKENS, OVERSHOOT_SHARE = 8, 0.05
 """How far an engine may think beyond its cap before that is a breach."""
+
+BYTES_OF_A_TOKEN = 4096
+"""More than an event has that is one token, with 20 log probabilities beside it."""
 
 Counting = Literal["reported", "repaired", "counted"]
 """Whose the figures are: all the engine's; some of them, corrected or completed; all counted with our tokenizer."""
@@ -65,6 +68,11 @@ class Terms:
         """The most tokens that all choices can have."""
         longest = self.context_tokens if self.max_tokens is None else min(self.max_tokens, self.context_tokens)
         return self.choices * longest + self.discarded()
+
+    @property
+    def most_sent(self) -> int:
+        """The most bytes that a stream can have. Twice, because two checkpoints may have a share in it."""
+        return MAX_EVENT_BYTES + 2 * BYTES_OF_A_TOKEN * self.most_generated
 
 
 @dataclass(frozen=True)

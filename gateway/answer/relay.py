@@ -44,8 +44,6 @@ from gateway.events import (
 from gateway.request.caller import Caller, CallerLeftError
 
 PING_SECONDS = 15.0
-BYTES_OF_A_TOKEN = 4096
-"""More than an event has that is one token, with 20 log probabilities beside it."""
 DONE = b"data: [DONE]\n\n"
 _COMMENT = ServerSentEvent(comment="keep-alive", sep="\n").encode()
 _HEADERS = (
@@ -84,8 +82,8 @@ class Relay:
         """
         self._terms, self._wants_usage = terms, wants_usage
         self._hidden = HiddenThinking(terms.marks, thinks=terms.thinks) if hides_reasoning else None
-        self._left_bytes = MAX_EVENT_BYTES + 2 * BYTES_OF_A_TOKEN * terms.most_generated
-        """How much the engine may still send. Twice, because two checkpoints may have a share in the stream."""
+        self._left_bytes = terms.most_sent
+        """How much the engine may still send."""
         self._buffer = EventBuffer()
         self._last_event: Json = {}
         self.transcript = Transcript()
@@ -120,7 +118,7 @@ class Relay:
             return b""
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
-            return self.fail(errors.interrupted("The engine sent more than this request can have."))
+            return self.fail(errors.sent_too_much())
         events = self._buffer.feed(chunk)
         if self._buffer.size > MAX_EVENT_BYTES:
             return self.fail(errors.interrupted("The engine sent an event that is too large."))
@@ -145,7 +143,7 @@ class Relay:
             if not self.done:
                 out.append(self._through(events[at:] if at else events))
         except UnreadableError:
-            out.append(self.fail(errors.interrupted("The engine sent an event that cannot be read.")))
+            out.append(self.fail(errors.unreadable()))
         return b"".join(out)
 
     def end(self) -> bytes:
@@ -157,7 +155,7 @@ class Relay:
             return tail
         if not self._finished():
             return tail + self.fail(errors.interrupted())
-        return tail + self._inspect(DONE)
+        return tail + self._inspect_all(DONE, Hints(DONE, found_hints(DONE)))
 
     def fail(self, failure: ApiError) -> bytes:
         """Break the stream off. Returns its last event, the error."""
@@ -271,7 +269,12 @@ async def relayed(relay: Relay, answer: Source, settle: Callable[[EndReason], No
         log.exception("a stream cannot be relayed")
         yield settled(relay.fail(errors.internal()))
         return
-    if events := settled(relay.end()):
+    try:
+        last = relay.end()
+    except Exception:
+        log.exception("a stream cannot be ended")
+        last = relay.fail(errors.internal())
+    if events := settled(last):
         yield events
 
 

@@ -213,6 +213,7 @@ class Engines:
                 continue
             is_trial = cap is not None and replica.begin_capped()
             replica.begin(checkpoint)
+            upstream: Upstream | None = None
             try:
                 upstream = await self._send(replica, body, headers, stream)
             except ApiError as refusal:
@@ -223,12 +224,13 @@ class Engines:
             except BaseException:  # the caller left
                 replica.cancel(checkpoint)
                 raise
-            else:
+            finally:
+                if is_trial and upstream is None:
+                    replica.caps.cancel()
+            if upstream is not None:
                 replica.record_response(checkpoint)
                 upstream.is_trial = is_trial
                 return upstream
-            if is_trial:
-                replica.caps.cancel()
             log.warning("engine %s did not serve a request: %s", replica.url, failing.describe(failures[-1]))
         try:
             raise failing.unserved(failures)

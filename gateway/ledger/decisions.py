@@ -75,10 +75,11 @@ local open, claims, due, held = unpack(KEYS)
 redis.call('HDEL', claims, ARGV[1])
 redis.call('ZREM', due, ARGV[1])
 local decided = redis.call('HGET', open, ARGV[1])
-if not decided then return end
+if not decided then return 0 end
 redis.call('HDEL', open, ARGV[1])
 local key = cjson.decode(decided).entry.key
 if redis.call('HINCRBY', held, key, -1) <= 0 then redis.call('HDEL', held, key) end
+return 1
 """
 
 State = Literal["unknown", "expired", "claimed", "new"]
@@ -154,13 +155,13 @@ async def take_due(redis: Redis) -> list[Due]:
     return found
 
 
-async def close(redis: Redis, decision_id: str) -> None:
-    """Forget a decision, whose entry is written.
+async def close(redis: Redis, decision_id: str) -> bool:
+    """Forget a decision, whose entry is written, and return whether nobody else had.
 
     Raises:
         RedisError, OSError: Redis is down.
     """
-    await redis.register_script(_CLOSE)(keys=KEYS, args=[decision_id])
+    return bool(await redis.register_script(_CLOSE)(keys=KEYS, args=[decision_id]))
 
 
 def _parse(line: str) -> Decided | None:

@@ -55,7 +55,7 @@ class RequestMetrics:
             "laconic_abstentions", "Requests whose prompt the profile could not judge", ("reason",), registry=registry
         )
         self.counting = Counter(
-            "laconic_token_counts", "Requests by whose their token counts are", ("counting",), registry=registry
+            "laconic_token_counts", "Successful requests, by who counted their tokens", ("counting",), registry=registry
         )
 
 
@@ -71,7 +71,7 @@ class EngineMetrics:
         )
         self.not_continued = Counter(
             "laconic_engine_not_continued",
-            "Messages that an engine did not continue behind a thinking that the gateway had ended",
+            "Requests that an engine did not continue after the gateway had ended the thinking",
             ("engine",),
             registry=registry,
         )

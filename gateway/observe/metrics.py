@@ -64,7 +64,8 @@ class Metrics:
         labels = (entry.checkpoint, entry.decision)
         _labelled(self._requests.requests, *labels, str(entry.status)).inc()
         _labelled(self._requests.reasoning, *labels).inc(entry.reasoning_tokens)
-        _labelled(self._requests.counting, entry.counting).inc()
+        if entry.status == 200 and not entry.assumed:  # of others no engine could report anything
+            _labelled(self._requests.counting, entry.counting).inc()
         if (totals := totals_of(entry)).estimated:
             _labelled(self._requests.saved, *labels).inc(totals.saved_tokens)
         if entry.first_token_seconds is not None:

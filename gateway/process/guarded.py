@@ -166,7 +166,9 @@ class GuardedProtocol(BatchingProtocol):
             return
         self._in_message = False
         self._framing = 0
-        if not self.cycle.response_complete:
+        if self.cycle.response_complete:  # nobody read the body, and its end is there
+            self._cancel_deadline()
+        else:
             self._bounds.connections.works(self)
         super().on_message_complete()
 
@@ -231,12 +233,19 @@ class GuardedProtocol(BatchingProtocol):
         self._parse(b"\r\n".join([*lines, b"", b""]))
 
     def _watch_head(self) -> None:
-        """Set a deadline if the connection waits for the rest of a head."""
+        """Set a deadline if the connection waits for the rest of a head, and uvicorn's if it waits for another one."""
         newest = self.cycle
         if newest is not None and not newest.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             self._cancel_deadline()
-        elif self._deadline is None:  # a body that nobody reads has its own
+        elif self._deadline is not None:  # a body that nobody reads has its own
+            return
+        elif self._framing or self._in_head:
             self._set_deadline(self._bounds.head_seconds, self._head_is_late)
+        else:  # what arrived was the rest of an unread body
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _head_is_late(self) -> None:
         self._deadline = None

@@ -70,8 +70,9 @@ class ChatRequest(_Loose):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET, strict=False)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_BUDGET)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_BUDGET)
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -174,10 +175,13 @@ def encode(body: Body) -> bytes:
     """A body as bytes for the engine.
 
     Raises:
-        BadRequestError: a string is not valid Unicode, such as half a surrogate pair; names the field.
+        BadRequestError: a string is not valid Unicode, such as half a surrogate pair, which names the field; or what
+            was just parsed is nested too deeply to be written.
     """
     try:
         return _utf8(body)
+    except RecursionError:
+        raise BadRequestError("The body is nested too deeply.") from None
     except UnicodeEncodeError:
         for field, value in body.items():
             try:

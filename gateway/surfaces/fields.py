@@ -60,6 +60,13 @@ def one_of(value: object, names: Collection[str], path: str) -> str:
     return value
 
 
+def whole(value: object, path: str, least: int, most: int) -> int:
+    """A whole number in this range, or a 400."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise wrong(path, f"a whole number from {least} to {most}", value)
+    return value
+
+
 def wrong(path: str, expected: str, got: object) -> BadRequestError:
     """400: this field must be something else."""
     return BadRequestError(f"{path} must be {expected}, got {str(got)[:40]!r}", path)

@@ -50,7 +50,7 @@ def message(completion: Json) -> Json:
                 "type": "tool_use",
                 "id": string_at(call, "id"),
                 "name": string_at(function, "name"),
-                "input": parse_object(string_at(function, "arguments").encode()) or {},
+                "input": parse_object(string_at(function, "arguments").encode("utf-8", "surrogatepass")) or {},
             }
         )
     return {

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.errors import BadRequestError
-from gateway.surfaces.fields import Json, items, obj, objs, one_of, only, text, wrong
+from gateway.request.dialects import MAX_BUDGET
+from gateway.surfaces.fields import Json, items, obj, objs, one_of, only, text, whole, wrong
 
 _SAME = (
     "model", "stream", "temperature", "top_p", "top_logprobs", "parallel_tool_calls", "reasoning", "metadata",
@@ -24,6 +25,11 @@ _FIELDS = frozenset(
         "tool_choice", "tools", "truncation", "client_metadata",
     }
 )  # fmt: skip
+NAMES = {
+    "max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens", "messages": "input",
+    "response_format": "text.format",
+}  # fmt: skip
+"""What of a chat is called otherwise here."""
 _ENCRYPTED = "reasoning.encrypted_content"
 
 
@@ -38,8 +44,10 @@ def chat_body(body: Json) -> Json:
     chat: Json = {name: body[name] for name in _SAME if body.get(name) is not None}
     system = [] if body.get("instructions") is None else [_system(body["instructions"])]
     chat["messages"] = [*system, *_items(body.get("input"))]
+    if not chat["messages"]:
+        raise BadRequestError("input: it has nothing to answer", "input")
     if body.get("max_output_tokens") is not None:
-        chat["max_completion_tokens"] = body["max_output_tokens"]
+        chat["max_completion_tokens"] = whole(body["max_output_tokens"], "max_output_tokens", 1, MAX_BUDGET)
     if body.get("stream"):
         chat["stream_options"] = {"include_usage": True}
     if body.get("tools"):

@@ -7,8 +7,9 @@ its answer where it goes out. So routing, caps, counts and limits are the same f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from gateway.errors import ApiError
 from gateway.events import Json, encode_json, parse_object
@@ -27,6 +28,16 @@ class Surface:
     """What turns whole events of a chat stream into this API's; None if they stay as they are."""
     error: Callable[[ApiError], Json] | None = None
     """An error's body, where it is not OpenAI's."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What a chat's fields are called here, where they are called otherwise."""
+
+    def name_fields(self, failure: ApiError, asked: Json) -> None:
+        """Let an error about the chat name the field that the caller sent, which became the chat's."""
+        head = re.split(r"[.\[]", failure.param or "", maxsplit=1)[0]
+        if head in asked or (own := self.names.get(head)) is None:
+            return
+        failure.param = own  # as a whole: its parts may have become others
+        failure.message = re.sub(rf"\b{head}\b(\[\d+\](\.\w+)*)?", own, failure.message)
 
 
 def _message(completion: bytes, _: Json) -> bytes:
@@ -49,5 +60,15 @@ CHAT = Surface(lambda body: body, lambda completion, _: completion, lambda _: No
 MESSAGES = Surface(messages_in.chat_body, _message, lambda _: messages_out.MessageStream().feed, messages_out.error)
 COUNTED = replace(MESSAGES, chat_body=_counted)
 """A message whose tokens are counted: it needs no `max_tokens`."""
-RESPONSES = Surface(responses_in.chat_body, _response, lambda asked: responses_out.ResponseStream(asked).feed)
-COMPLETIONS = Surface(completions.chat_body, _completion, lambda _: completions.CompletionStream().feed)
+RESPONSES = Surface(
+    responses_in.chat_body,
+    _response,
+    lambda asked: responses_out.ResponseStream(asked).feed,
+    names=responses_in.NAMES,
+)
+COMPLETIONS = Surface(
+    completions.chat_body,
+    _completion,
+    lambda _: completions.CompletionStream().feed,
+    names={"messages": "prompt"},
+)

@@ -168,6 +168,36 @@ async def test_an_openai_client_reads_it(gateway: Gateway, streamed: bool) -> No
     assert content == ANSWER
 
 
+async def test_what_a_checkpoint_that_failed_was_cut_at_is_not_said_of_the_one_that_answers(
+    tmp_path: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    directory = tmp_path / "abacus"
+    family = build_family(directory)
+    brief = tuple(one.model_copy(update={"cap": "forced"} if one.alpha else {}) for one in family.checkpoints)
+    families.save(family.model_copy(update={"checkpoints": brief}), directory)
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    usage |= {"completion_tokens_details": {"reasoning_tokens": 2}}
+    choice = {"index": 0, "message": {"reasoning": "1 + 2", "content": "3"}, "finish_reason": "stop"}
+    whole = respond_with(200, {"choices": [choice], "usage": usage})
+
+    async def script(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["model"] == "abacus/base":
+            return await whole(request, body)
+        if is_second(body):
+            await die(request)
+        return await stream(*FIRST)(request, body)
+
+    engine.script = script
+    async with running(directory, redis_server.url, [engine.url], state_dir=tmp_path / "state") as gateway:
+        response = await ask(gateway, streamed=False, model="abacus")
+        assert (response.headers["x-laconic-checkpoint"], read(response)["content"]) == ("base", "3")
+        assert read(response)["usage"] == usage
+        assert "x-laconic-budget-hit" not in response.headers
+        (entry,) = await gateway.entries()
+        assert (entry.counting, entry.over_cap) == ("reported", False)
+        assert "laconic_forced_budgets_total{" not in gateway.services.metrics.exposition().decode()
+
+
 @both
 @pytest.mark.parametrize("status", [400, 422])
 async def test_an_engine_that_refuses_to_continue_is_named_and_not_asked_again(

@@ -6,12 +6,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import web
 
 from tests.conftest import RedisServer
-from tests.gateway.fakes import FakeEngine, Gateway, event, running, stream
-from tests.gateway.test_budget_forcing import ANSWER, BUDGET, DONE, FIRST, SECOND, THOUGHT, ask, both, is_second, read
+from tests.gateway.fakes import EASY, FakeEngine, Gateway, event, respond_with, running, silent, stream, until
+from tests.gateway.test_budget_forcing import (
+    ANSWER,
+    BUDGET,
+    DONE,
+    FIRST,
+    HEADERS,
+    SECOND,
+    THOUGHT,
+    ask,
+    both,
+    is_second,
+    read,
+)
 
 
 @pytest.fixture
@@ -79,6 +92,23 @@ async def test_a_trial_that_ends_before_its_cap_shows_nothing(capped: Gateway, e
     await ask(capped, streamed=True)
     (state,) = (await capped.client.get("/health/ready")).json()["engines"]
     assert not state["caps_hold"]
+    assert capped.engines.owes_trial("base")
+
+
+async def test_a_trial_that_is_refused_or_left_shows_nothing(capped: Gateway, engine: FakeEngine) -> None:
+    await ask(capped, streamed=True)
+    await trial_is_due(capped)
+    engine.script = respond_with(400, {"error": {"message": "temperature must be positive"}})
+    assert (await ask(capped, streamed=True)).status_code == 400
+    assert asked_for_caps(engine) == [True, True]
+    assert capped.engines.owes_trial("base")
+
+    engine.script = silent
+    body = {"model": "abacus/base", "messages": [{"role": "user", "content": EASY}], "stream": True}
+    with pytest.raises(httpx.ReadTimeout):
+        await capped.client.post("/v1/chat/completions", json=body, headers=HEADERS, timeout=0.3)
+    await until(lambda: not engine.running)
+    assert asked_for_caps(engine) == [True, True, True]
     assert capped.engines.owes_trial("base")
 
 

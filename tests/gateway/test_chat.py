@@ -296,3 +296,16 @@ async def test_the_ledger_says_why_the_profile_abstained(gateway: Gateway) -> No
     await gateway.ask(messages=picture)
     await gateway.ask(UNFAMILIAR, model="abacus/base")
     assert [entry.abstention for entry in await gateway.entries(3)] == ["unfamiliar", "unreadable", "none"]
+
+
+async def test_an_answer_that_cannot_be_translated_is_a_failure_in_the_ledger_too(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("gateway.surfaces.messages_out.message", broken)
+    body = {"model": "abacus", "max_tokens": 50, "messages": [{"role": "user", "content": EASY}]}
+    assert (await gateway.client.post("/v1/messages", json=body)).status_code == 500
+    (entry,) = await gateway.entries()
+    assert (entry.status, entry.error) == (500, "KeyError")

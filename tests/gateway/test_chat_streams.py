@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import json
 import math
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from gateway.answer.continuation import Source
+from gateway.answer.relay import Relay
 from tests.conftest import RedisServer
 from tests.gateway.fakes import (
     COMPLETION,
@@ -177,3 +180,18 @@ async def test_an_engine_that_falls_silent_mid_stream_times_out(
         response = await gateway.ask(stream=True)
         assert b'"engine_failed"' in response.content
         await engine.idle.wait()
+
+
+async def test_a_stream_that_ended_unsettled_is_settled_when_its_response_ends(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgetful(relay: Relay, answer: Source, _: object) -> AsyncGenerator[bytes]:
+        while not relay.done:
+            yield relay.feed(answer.first_bytes or await answer.read())
+            answer.first_bytes = b""
+
+    monkeypatch.setattr("gateway.chat.relayed", forgetful)
+    response = await gateway.ask(stream=True)
+    assert response.content.endswith(b"[DONE]\n\n")
+    (entry,) = await gateway.entries()
+    assert (entry.status, entry.finish_reason) == (200, "stop")

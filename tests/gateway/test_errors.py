@@ -47,6 +47,23 @@ def test_an_engines_500_becomes_a_502() -> None:
 
 
 @pytest.mark.parametrize(
+    ("loc", "placed", "param"),
+    [
+        (("query", "days"), True, "days"),
+        (("query", "str"), True, "str"),
+        (("query",), False, "query"),
+        (("str",), False, "str"),
+        (("metadata", "query"), False, "metadata.query"),
+        (("messages", 0, "content", "str"), False, "messages[0].content"),
+        (("messages", 0, "content", "list[dict[str,any]]", 1), False, "messages[0].content[1]"),
+    ],
+)
+def test_a_field_keeps_its_name_whatever_it_is(loc: tuple[str | int, ...], placed: bool, param: str) -> None:
+    refused = errors.invalid([{"loc": loc, "msg": "Extra inputs are not permitted"}], placed=placed)
+    assert (refused.param, refused.message) == (param, f"{param}: Extra inputs are not permitted")
+
+
+@pytest.mark.parametrize(
     ("message", "field"),
     [
         ("repetition_penalty must be greater than zero, got 0.0.", "repetition_penalty"),

@@ -41,6 +41,12 @@ async def test_an_answer_can_be_scored_as_soon_as_it_is_there(gateway: Gateway, 
     assert await scores(gateway) == [{"thumbs": 0.5}]
 
 
+async def test_a_field_that_there_is_not_is_named(gateway: Gateway) -> None:
+    for name in ("query", "str"):
+        refused = await give(gateway, "req_0", None, **{name: 1})
+        assert (refused.status_code, error(refused)["param"]) == (400, name)
+
+
 async def test_a_repeat_replaces(gateway: Gateway) -> None:
     request_id = (await gateway.ask()).headers["x-request-id"]
     for score, replaced in ((1, False), (0, True), (0, True)):

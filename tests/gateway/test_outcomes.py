@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.access import keys
 from gateway.access.keys import Grant
@@ -17,7 +18,7 @@ from gateway.ledger.outcome import Outcome
 from gateway.outcomes import Outcomes
 from models.features import counts_of
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, HARD, FakeEngine, Gateway, error, running
+from tests.gateway.fakes import EASY, HARD, FakeEngine, Gateway, error, running, until
 from tests.gateway.served import SERVED_MODEL, build_served_family
 
 TOKENS = {"prompt_tokens": 20, "reasoning_tokens": 18, "answer_tokens": 6}
@@ -61,6 +62,14 @@ async def expire(gateway: Gateway) -> None:
         decided = decisions.DECIDED.validate_json(line)
         await redis.hset(decisions.OPEN, name, line.replace(f'"expires":{decided.expires!r}', '"expires":1.0'))
         await redis.zadd(decisions.DUE, {name: 1.0})
+
+
+def counted(gateway: Gateway) -> tuple[float, dict[str, float]]:
+    """How many requests the metrics have, and how many decisions by what became of them."""
+    found = text_string_to_metric_families(gateway.services.metrics.exposition().decode())
+    samples = [sample for family in found for sample in family.samples]
+    events = {one.labels["event"]: one.value for one in samples if one.name == "laconic_decisions_total"}
+    return sum(one.value for one in samples if one.name == "laconic_requests_total"), events
 
 
 async def test_an_outcome_is_an_entry_like_the_gateways_own(gateway: Gateway) -> None:
@@ -209,9 +218,43 @@ async def test_a_running_gateway_sweeps(
         await expire(gateway)
         (entry,) = await gateway.entries()
         assert not entry.is_reported
-        text = (await gateway.client.get("/metrics")).text
-    counted = {event: f'laconic_decisions_total{{event="{event}"}} 1.0' in text for event in ("issued", "unreported")}
-    assert counted == {"issued": True, "unreported": True}
+        await until(lambda: counted(gateway) == (1, {"issued": 1, "reported": 0, "unreported": 1}))
+
+
+@pytest.mark.parametrize("reported", [True, False])
+async def test_metrics_count_an_outcome_once_though_redis_fails_while_it_is_closed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, reported: bool
+) -> None:
+    async def down(*_: object) -> None:
+        raise ConnectionError
+
+    decision, sweeper = await decide(gateway), Outcomes(gateway.services)
+    with monkeypatch.context() as failing:
+        failing.setattr(decisions, "close", down)
+        if reported:
+            assert (await report(gateway, decision)).status_code == 200
+        await expire(gateway)
+        with pytest.raises(ConnectionError):
+            await sweeper.sweep()
+    await expire(gateway)
+    assert await sweeper.sweep() == 1
+    assert counted(gateway) == (1, {"issued": 1, "reported": int(reported), "unreported": int(not reported)})
+    assert len(await gateway.entries()) == 1
+
+
+async def test_an_outcome_that_another_gateway_has_closed_is_not_counted_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = await decide(gateway)
+    close = decisions.close
+
+    async def late(redis: Any, decision_id: str) -> bool:
+        await close(redis, decision_id)
+        return await close(redis, decision_id)
+
+    monkeypatch.setattr(decisions, "close", late)
+    assert (await report(gateway, decision)).status_code == 200
+    assert counted(gateway) == (0, {"issued": 1, "reported": 0, "unreported": 0})
 
 
 async def test_what_was_spent_replaces_what_was_reserved(gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -66,6 +67,43 @@ def test_bad_requests_name_the_field(client: TestClient, change, named):
     answer = client.post("/rewards", json=BATCH | change)
     assert answer.status_code == 422
     assert named in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ('{"alpha": NaN, "rollouts": []}', "alpha"),
+        ('{"alpha": 1e999, "rollouts": []}', "alpha"),
+        (r'{"rollouts": [{"group": "\ud800"}]}', "gold"),
+        (r'{"rule": "\ud800", "rollouts": []}', "rule"),
+        (r'{"rollouts": [], "\ud800": 1}', "unicode"),
+    ],
+)
+def test_what_json_or_utf8_does_not_have_is_refused(client: TestClient, body, named):
+    answer = client.post("/rewards", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert named in answer.text
+    for detail in answer.json()["detail"]:
+        assert detail.keys() == {"loc", "msg", "type"}, "values are not sent back"
+
+
+def test_without_the_key_the_body_is_not_read():
+    read = []
+
+    async def receive():
+        read.append(True)
+        return {"type": "http.request", "body": b"{", "more_body": False}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/rewards", "query_string": b"", "headers": headers}
+    asyncio.run(create_app("secret")(scope, receive, send))
+    assert sent[0]["status"] == 401
+    assert not read
 
 
 def test_with_a_key_only_those_who_have_it_are_served():

@@ -173,8 +173,24 @@ def test_money_of_a_month_counts_until_its_end(script: Script, one: float, other
 def test_a_month_s_money_is_remembered_as_long_as_the_month(script: Script) -> None:
     script.accounts(MIDNIGHT, "settle", "r1:0:5", accounts=[{}], spent=0, cost=5)
     assert script.client.ttl(KEYS[0]) > 31 * DAY
-    script.accounts(MIDNIGHT, "settle", "r2:5", accounts=[{}], spent=5)
-    assert script.client.ttl(KEYS[1]) <= windows.STATE_SECONDS
+    state, leases, settled, charged = KEYS
+    script.reserve(MIDNIGHT, "r2:5")
+    script.reserve(MIDNIGHT + windows.LEASE_SECONDS + 1, "r3:5")
+    assert min(map(script.client.ttl, (state, leases, charged))) > 31 * DAY, "the leases as long as their sum"
+    assert 0 < script.client.ttl(settled) <= windows.STATE_SECONDS
+    script.clear()
+    script.reserve(MIDNIGHT, "r4:5")
+    assert 0 < script.client.ttl(state) <= windows.STATE_SECONDS, "without money of the month"
+
+
+def test_a_lease_left_open_blocks_no_limit_once_it_is_forgotten(script: Script) -> None:
+    accounts = [{"month_money": 100}]
+    script.accounts(MIDNIGHT, "settle", "r1:0:5", accounts=[{}], spent=0, cost=5)
+    script.accounts(MIDNIGHT, "reserve", "r2:7:90", accounts=accounts)
+    script.client.delete(KEYS[1])
+    later = MIDNIGHT + 3 * DAY
+    refused, _, (counts,) = script.accounts(later, "reserve", "r3:0:95", accounts=accounts)
+    assert (refused, counts["reserved"], counts["reserved_money"]) == ("", 0, 95)
 
 
 @dataclass

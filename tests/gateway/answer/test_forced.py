@@ -238,7 +238,7 @@ def test_log_probabilities_go_with_their_text() -> None:
     run = Run(begin, further, 7)
     shown = [choice["logprobs"] for one in run.events for choice in one["choices"] if choice["logprobs"]]
     assert [[token["token"] for token in one["content"]] for one in shown] == [tokens[:7], ["The", " answer"]]
-    response = json.loads(asyncio.run(assembled(Scripted([run.raw]), 10**6)))
+    response = json.loads(asyncio.run(assembled(Scripted([run.raw]), 10**6, 10**6)))
     assert [one["token"] for one in response["choices"][0]["logprobs"]["content"]] == [*tokens[:7], "The", " answer"]
 
 

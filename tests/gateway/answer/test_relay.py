@@ -273,3 +273,36 @@ async def test_a_bug_in_the_relay_still_ends_the_stream_and_settles_it(
     assert data(b"".join(events))[-1]["error"]["code"] == "internal_error"
     assert reasons == [EndReason.COMPLETE]
     assert (stream.cost.counting, stream.cost.answered) == ("counted", False)
+
+
+async def ending(stream: Relay, *pieces: bytes) -> tuple[list[Any], list[EndReason]]:
+    """What a caller gets of an engine that closes the connection after these pieces, and what settled it."""
+
+    class Closing:
+        relayed, first_bytes, rest = False, pieces[0], list(pieces[1:])
+
+        async def read(self) -> bytes:
+            return self.rest.pop(0) if self.rest else b""
+
+    reasons = list[EndReason]()
+    events = [events async for events in relayed(stream, Closing(), reasons.append)]  # pyright: ignore[reportArgumentType]
+    return data(b"".join(events)), reasons
+
+
+async def test_a_stream_that_cannot_be_ended_fails_and_is_settled(
+    counter: TokenCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = '{"x":' * 800 + "1e999" + "}" * 800
+    stop = event({"content": "3"}, "stop", more="DEEP").replace(b'"DEEP"', deep.encode())
+    stream = relay(counter, True)
+    (*_, last), reasons = await ending(stream, EVENTS[0], stop)
+    assert last["error"]["message"] == "The engine sent an event that cannot be read."
+    assert reasons == [EndReason.COMPLETE]
+
+    def broken(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Relay, "_finished", broken)
+    (*_, last), reasons = await ending(relay(counter, True), EVENTS[0])
+    assert last["error"]["code"] == "internal_error"
+    assert reasons == [EndReason.COMPLETE]

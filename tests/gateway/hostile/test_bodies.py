@@ -43,6 +43,16 @@ async def test_a_number_that_is_not_finite_in_a_body_that_is_none(gateway: Gatew
     assert error(response)["message"]
 
 
+async def test_a_body_that_can_be_read_and_not_written_again_is_rejected(gateway: Gateway) -> None:
+    statuses: list[int] = []
+    for depth in range(880, 1000):
+        content = with_number("metadata", "[" * depth + "]" * depth)
+        response = await gateway.client.post("/v1/chat/completions", content=content, headers=JSON)
+        statuses.append(response.status_code)
+    assert sorted(set(statuses)) == [200, 400]
+    assert statuses == sorted(statuses)
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "01", "1.", "0x1"])
 async def test_what_is_no_json_number_is_rejected(gateway: Gateway, engine: FakeEngine, number: str) -> None:
     content = with_number("temperature", number)

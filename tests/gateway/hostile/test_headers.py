@@ -143,8 +143,10 @@ async def test_bytes_that_dribble_do_not_move_the_deadline(gateway: Gateway) -> 
         try:
             async with asyncio.timeout(0.05):
                 await reader.read(4096)
-        except (TimeoutError, ConnectionError):
+        except TimeoutError:
             pass
+        except ConnectionError:  # it was reset, which is no end of the stream
+            break
     assert time.monotonic() - began < SOON
     writer.close()
 
@@ -186,8 +188,10 @@ async def dribble_until_closed(gateway: Gateway, sent: bytes) -> None:
         try:
             async with asyncio.timeout(0.05):
                 received += await reader.read(4096)
-        except (TimeoutError, ConnectionError):
+        except TimeoutError:
             pass
+        except ConnectionError:  # it was reset, which is no end of the stream
+            break
     assert time.monotonic() - began < SOON
     assert b"HTTP/1.1 " not in received  # one response is enough
     writer.close()

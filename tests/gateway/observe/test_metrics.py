@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,7 +15,7 @@ from gateway.access.keys import Grant
 from gateway.observe.lag import PERIOD_SECONDS
 from models.family import Family
 from tests.conftest import RedisServer
-from tests.gateway.fakes import EASY, UNFAMILIAR, FakeEngine, Gateway, running, silent, until
+from tests.gateway.fakes import EASY, EVENTS, UNFAMILIAR, FakeEngine, Gateway, die, running, silent, stream, until
 
 
 async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gateway: Gateway, engine: FakeEngine) -> None:
@@ -40,6 +41,22 @@ async def test_requests_and_tokens_are_counted_by_checkpoint_and_decision(gatewa
     assert samples["laconic_time_to_first_token_seconds_count", *routed] == 2
     assert samples["laconic_overhead_seconds_count", *routed] == 2
     assert samples["laconic_ledger_spool_entries", None, None] == 0
+
+
+async def test_who_counted_the_tokens_is_counted_of_requests_that_succeed(gateway: Gateway, engine: FakeEngine) -> None:
+    await gateway.ask()
+    script, engine.script = engine.script, stream(*EVENTS[:4], then=die)
+    await gateway.ask(stream=True)
+    engine.script = silent
+    body = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.client.post("/v1/chat/completions", json=body, timeout=0.3)
+    assert sorted(entry.status for entry in await gateway.entries(3)) == [200, 499, 502]
+    engine.script = script
+    text = (await gateway.client.get("/metrics")).text
+    samples = [sample for metric in text_string_to_metric_families(text) for sample in metric.samples]
+    counts = {one.labels["counting"]: one.value for one in samples if one.name == "laconic_token_counts_total"}
+    assert counts == {"reported": 1}
 
 
 async def test_how_late_the_event_loop_is_has_a_histogram(gateway: Gateway) -> None:

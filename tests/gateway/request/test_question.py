@@ -42,6 +42,7 @@ def test_max_completion_tokens_wins_over_max_tokens() -> None:
     assert parse().max_tokens is None
     assert parse(max_tokens=9).max_tokens == 9
     assert parse(max_tokens=9, max_completion_tokens=7).max_tokens == 7
+    assert parse(max_tokens=9, min_tokens=0).max_tokens == 9
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,15 @@ def test_the_prompt_is_the_text_of_the_last_user_message(messages: list[Any], pr
         ({"model": ""}, "model"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_tokens": "200"}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 200.0}, "max_tokens"),
         ({"max_completion_tokens": [5]}, "max_completion_tokens"),
+        ({"max_completion_tokens": "200"}, "max_completion_tokens"),
+        ({"min_tokens": "2"}, "min_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": True}, "min_tokens"),
+        ({"min_tokens": 2.5}, "min_tokens"),
         ({"model": None}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
@@ -129,6 +138,14 @@ def test_half_a_surrogate_pair_is_rejected_and_names_the_field() -> None:
     with pytest.raises(BadRequestError) as refused:
         question.encode(parsed.body)
     assert refused.value.param == "messages"
+
+
+def test_a_body_that_is_nested_too_deeply_to_be_written_is_rejected() -> None:
+    deep: Any = 1
+    for _ in range(2000):
+        deep = [deep]
+    with pytest.raises(BadRequestError, match="nested too deeply"):
+        question.encode({"model": "abacus", "metadata": deep})
 
 
 @given(

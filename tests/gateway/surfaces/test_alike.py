@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.fakes import EASY, HARD, UNFAMILIAR, FakeEngine, Gateway
+from tests.gateway.fakes import EASY, HARD, UNFAMILIAR, FakeEngine, Gateway, error, respond_with
 
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {"chat": {}, "messages": {}, "responses": {}},
@@ -63,3 +63,30 @@ async def test_every_api_makes_the_same_journey(
         for entry in entries
     ]
     assert counted[1:] == counted[:1] * 3
+
+
+LIMIT = {"/v1/chat/completions": "max_tokens", "/v1/responses": "max_output_tokens", "/v1/completions": "max_tokens"}
+PROMPT = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/completions": "prompt"}
+
+
+async def test_errors_name_the_field_that_the_caller_sent(gateway: Gateway, engine: FakeEngine) -> None:
+    asked = {path: body for path, body in requests(HARD, "none", stream=False) if path in LIMIT}
+    for path, body in asked.items():
+        small = {**body, LIMIT[path]: 40}
+        headers = {"X-Reasoning-Budget-Policy": "reject"}
+        refused = error(await gateway.client.post(path, json=small, headers=headers))
+        assert (refused["code"], refused["param"]) == ("budget_infeasible", LIMIT[path])
+        assert f"the smallest feasible {LIMIT[path]} is" in refused["message"]
+        too_long = "This model's maximum context length is 1024 tokens. Please reduce the length of the messages."
+        engine.script = respond_with(400, {"error": {"message": too_long, "param": "input_tokens"}})
+        refused = error(await gateway.client.post(path, json=body))
+        assert (refused["code"], refused["param"]) == ("context_length_exceeded", PROMPT[path])
+
+
+async def test_an_error_about_a_field_that_the_caller_sent_keeps_its_name(gateway: Gateway) -> None:
+    body = {"model": "abacus", "input": EASY, "max_completion_tokens": 5}
+    refused = error(await gateway.client.post("/v1/responses", json=body))
+    assert refused["param"] == "max_completion_tokens"
+    body = {"model": "abacus", "prompt": EASY, "messages": []}
+    refused = error(await gateway.client.post("/v1/completions", json=body))
+    assert refused["param"] == "messages"

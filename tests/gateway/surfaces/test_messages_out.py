@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway import errors
-from gateway.events import encode_event
+from gateway.events import encode_event, encode_json
 from gateway.surfaces.messages_out import MessageStream, error, message
 from tests.gateway.surfaces.chats import CALL, USAGE, chunk, completion, events_from
 
@@ -26,6 +26,13 @@ def test_a_message_has_thinking_text_and_calls_in_this_order() -> None:
     assert answer["usage"]["input_tokens"] == 10
     assert answer["usage"]["cache_read_input_tokens"] == 20
     assert answer["usage"]["output_tokens_details"] == {"thinking_tokens": 5}
+
+
+def test_half_a_surrogate_pair_in_a_call_stays_what_it_is() -> None:
+    call = {**CALL, "function": {"name": "read", "arguments": '{"path": "a\ud800"}'}}
+    answer = message(completion({"tool_calls": [call]}, "tool_calls"))
+    assert answer["content"][0]["input"] == {"path": "a\ud800"}
+    assert rb"a\ud800" in encode_json(answer)
 
 
 def test_why_it_stopped() -> None:
