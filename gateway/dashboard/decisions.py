@@ -131,7 +131,8 @@ def what_if(entries: Sequence[Entry], tolerance: float | None) -> dict[str, Any]
         tolerance: the one in use, which is tried as well; None if the reference serves everything.
     """
     routed = _routed(entries)
-    replays = [Replay(tried) for tried in sorted({*TOLERANCES, *([] if tolerance is None else [tolerance])})]
+    tried = {*TOLERANCES} if tolerance is None else {*TOLERANCES, tolerance}
+    replays = [Replay(one) for one in sorted(tried)]
     for replay in replays:
         for entry in routed:
             replay.add(entry)
