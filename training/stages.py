@@ -166,7 +166,8 @@ def _reinforce(recipe: Recipe, alpha: float, start: Path | None, target: Path) -
     else:
         prompts = questions(recipe.data, "train", recipe.seed + 1, count)
     _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
-    work = target.with_name("work" if recipe.family.tune == "lora" else "work-of-model")
+    work = "work" if recipe.family.tune == "lora" else "work-of-model"
+    work = target.with_name(f"{work}-of-decided" if start else work)  # each start has checkpoints of its own
     trained = trainer.train(model, tokenizer, recipe.family, prompts, alpha=alpha, seed=recipe.seed, work=work)
     if trained.accelerator.is_main_process:
         with atomic_directory(target) as unfinished:

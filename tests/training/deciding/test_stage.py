@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ BASE = Path("models/abacus/base")
 SMALL = Deciding(questions=8, batch=4, micro_batch=4, epochs=1, save_every=2)
 
 
-def with_deciding(recipe: Recipe, settings: Deciding = SMALL, **changes: Any) -> Recipe:
+def with_deciding(recipe: Recipe, settings: Deciding | None = SMALL, **changes: Any) -> Recipe:
     family = recipe.family.model_copy(update={"deciding": settings, "max_tokens": 320, **changes})
     return recipe.model_copy(update={"family": family})
 
@@ -55,8 +56,7 @@ def test_other_settings_of_deciding_keep_the_reinforcement_learning(
     with pytest.raises(StageError, match=r"deciding changed .*; remove .*adapter to make it again"):
         stages.family(dearer)
     first = weights(target)
-    for path in (target, target.with_name("adapter.made-from.json")):
-        path.rename(path.with_name(f"old-{path.name}"))
+    shutil.rmtree(target)
 
     def not_again(*_: object) -> None:
         raise AssertionError("reinforcement learning ran again")
@@ -117,7 +117,7 @@ def test_other_reinforcement_learning_can_go_on_from_what_was_learned_before(
     other = with_deciding(on_shipped, BEFORE, lr=1e-4)
     with pytest.raises(StageError, match=r"lr changed .*; remove \S*alpha-0\.1 to make it again"):
         stages.family(other)  # the adapter alone would be made again from the old work
-    for path in (target, target.with_name("adapter.made-from.json"), target.with_name("work")):
+    for path in (target, target.with_name("adapter.made-from.json"), target.with_name("work-of-decided")):
         path.rename(path.with_name(f"old-{path.name}"))
 
     def not_again(*_: object) -> None:
@@ -128,6 +128,28 @@ def test_other_reinforcement_learning_can_go_on_from_what_was_learned_before(
     assert target.exists()
     with pytest.raises(StageError, match=r"decided: deciding changed .*; remove .*alpha-0\.1 to make it again"):
         stages.family(with_deciding(on_shipped, BEFORE.model_copy(update={"price": 0.02})))
+
+
+@pytest.mark.parametrize(("tune", "work"), [("lora", "work"), ("full", "work-of-model")])
+def test_reinforcement_learning_from_another_start_has_checkpoints_of_its_own(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch, tune: str, work: str
+) -> None:
+    works: list[str] = []
+
+    def stopped(*_: object, work: Path, **__: object) -> None:
+        works.append(work.name)
+        raise StageError("stopped")
+
+    def learns_nothing(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
+        target.mkdir()
+
+    monkeypatch.setattr(stages.trainer, "train", stopped)
+    monkeypatch.setattr(stages.checkpoints, "load_to_train", lambda *_: (None, None))
+    monkeypatch.setattr(stages.deciding, "run", learns_nothing)
+    for settings in (SMALL, BEFORE, SMALL):
+        with pytest.raises(StageError, match="stopped"):
+            stages.family(with_deciding(on_shipped, settings, tune=tune))
+    assert works == [work, f"{work}-of-decided", work]
 
 
 def test_at_alpha_0_nothing_is_decided(on_shipped: Recipe) -> None:
