@@ -130,6 +130,7 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
         if path.exists():
             continue
         checks.check(recipe)
+        checks.require_probes(recipe, f"{recipe.name}: the first episode's P(answer)")
         params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples, temperature=1.0)
         prompts = recipe.evaluate.prompts
         of_base = outcomes.record(recipe, "base", params, prompts=prompts, first_episode=recipe.probe)
