@@ -132,6 +132,12 @@ class FamilyStage(Section):
         return self
 
     @model_validator(mode="after")
+    def _adapts(self) -> Self:
+        if self.lora_layers != "all" and self.tune == "full":
+            raise ValueError(f"lora_layers: must be all with tune: full, which has no adapter, not {self.lora_layers}")
+        return self
+
+    @model_validator(mode="after")
     def _dense_has_an_effect(self) -> Self:
         if self.dense and self.reward not in ("progress", "l2t"):
             given = self.dense.model_fields_set
@@ -227,6 +233,8 @@ class Recipe(Section):
                 f"family.dense.answer: {dense.answer!r} must be base.cold_start.answer, {cold.answer!r}:"
                 " so the model states its answers"
             )
+        if self.family.deciding and self.family.deciding.hard_share is not None and self.data.task != "arithmetic":
+            raise ValueError(f"family.deciding.hard_share: must be absent with data.task: {self.data.task}")
         if self.family.questions == "solved" and cold is None:
             raise ValueError("family.questions: solved needs base.cold_start, which samples the questions")
         if self.evaluate.temperature == 0:

@@ -65,6 +65,11 @@ def test_every_shipped_recipe_is_valid():
         ("family: {reward: l2t, normalise_advantages: true}", "family"),
         ("family: {max_tokens: 64, overlong_window: 65}", "family"),
         ("family: {overlong_window: -1}", "family.overlong_window"),
+        ("family: {tune: full, lora_layers: upper_half}", "family: lora_layers"),
+        (
+            "base: {model: ./m}\ndata: {task: math, path: x}\nfamily: {deciding: {hard_share: 0.5}}",
+            "recipe: family.deciding.hard_share",
+        ),
     ],
 )
 def test_an_invalid_field_is_named(tmp_path, addition, field):
