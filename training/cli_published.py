@@ -59,7 +59,7 @@ def measure(
 
     published = _published(family_dir, checkpoint)
     loaded = load(recipe) if recipe else None
-    drawn = questions(loaded.data if loaded else Data(), split, seed, prompts)
+    drawn = questions(loaded.data if loaded else Data(), split, seed, prompts, wanted_by="--prompts")
     params = SamplingParams(max_tokens, temperature, samples, seed)
     if served:
         rows = _measured_over_http(served, published.served_name(checkpoint), drawn, params)

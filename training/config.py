@@ -13,13 +13,13 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from models.field import path_of
-from training.recipe_base import BaseStage, PretrainedBase, Section, with_one_place
+from training.recipe_base import BaseStage, PretrainedBase, Section
 from training.recipe_deciding import Deciding
+from training.recipe_dense import PROBING, DenseReward
 
 
 class RecipeError(ValueError):
@@ -29,99 +29,6 @@ class RecipeError(ValueError):
 def checkpoint_name(alpha: float) -> str:
     """The name of the checkpoint trained at this alpha."""
     return f"alpha-{alpha:g}"
-
-
-class Forks(Section):
-    """Rollouts that think on where they had stopped (`training/rollouts/forks.py`), so that it is learned where that
-    pays."""
-
-    share: float = Field(default=0.25, gt=0, le=1)
-    """Share of a step's rollouts that are forked, if so many stopped by themselves."""
-    surprised: float = Field(default=0.6, ge=0, le=1)
-    """Share of the forks that are the most surprising rollouts; the others are drawn at random."""
-    decision_weight: float = Field(default=4.0, gt=0)
-    """Weight of the token that decides to think on, relative to the outcome (`training/rewards/decisions.py`)."""
-
-
-class DenseReward(Section):
-    """The reward of each episode of thinking, beside the outcome (Learning to Think, arXiv 2505.10425)."""
-
-    progress_weight: float = Field(default=0.8, ge=0)
-    """Weight of the dense reward, gain minus charge, relative to the outcome. The paper calls it alpha; it is not the
-    alpha of a checkpoint."""
-    compression_weight: float = Field(default=0.6, ge=0)
-    """Weight of the charge, of information or of tokens, relative to the gain; the paper's beta. 0: gain alone."""
-    charge: Literal["information", "tokens"] = "information"
-    """`information`: what the episode says about the parameters, as in the paper. `tokens`: the episode's tokens / the
-    group's mean x alpha x compression_weight. Requires reward: l2t; the outcome then ignores length."""
-    credit: Literal["episode", "counterfactual", "paper"] = "episode"
-    """What an episode's reward is compared with: the group's mean episode, ending the thinking before it
-    (counterfactual), or as in the paper's own formula (`training/rewards/credit.py`)."""
-    split_by: Literal["blank_line", "tags", "tokens"] = "blank_line"
-    tokens_per_episode: int = Field(default=256, gt=0)
-    """Only for split_by: tokens."""
-    max_episodes: int = Field(default=30, gt=0)
-    answer: str = "The answer is {}."
-    """How the model states its answer; {} stands for the answer."""
-    reading: Literal["joint", "per_token"] = "joint"
-    """How P(answer) is computed: of the complete answer, or its geometric mean per token, which suits long answers."""
-    proxy_rank: int = Field(default=16, gt=0)
-    forks: Forks | None = None
-    """Also roll out what stopped rollouts did not think. Requires credit: counterfactual, charge: tokens and split_by:
-    blank_line. Default: no forks."""
-    memory_gib: float | None = Field(default=None, gt=0)
-    """Memory of one packed forward pass for masks, scores and logits; default 1, on a CPU 1/32, to fit its caches."""
-
-    score: Literal["squared", "rao"] = "squared"
-    """What an information charge charges for: Rao's score statistic, squared as in the paper or as it is, whose tail
-    is less heavy. This field and the next three require charge: information and reward: l2t."""
-    per: Literal["episode", "token"] = "episode"
-    """`token`: an episode's information charge is divided by its tokens."""
-    winsorise: float | None = Field(default=None, gt=0, lt=1)
-    """Quantile of a step's episodes that limits the information charge of each, such as 0.99. Default: no limit."""
-    scale: Literal["batch", "running"] = "batch"
-    """What information charges are divided by: the step's mean rollout, or its exponential mean over the steps."""
-    redundancy: Literal["none", "certainty", "solve_rate"] = "none"
-    """What a token charge is multiplied by: nothing, the probability of the right answer before the episode
-    (certainty), or the share of the prompt's rollouts that are right (solve_rate). Requires charge: tokens."""
-
-    @property
-    def charges_information(self) -> bool:
-        """Whether the compression score is needed, which costs a pass over the rollouts."""
-        return self.compression_weight > 0 and self.charge == "information"
-
-    @property
-    def tamed(self) -> list[str]:
-        """The fields that change the paper's information charge, as far as they are set."""
-        return [name for name in ("score", "per", "winsorise", "scale") if name in self._not_default]
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What a checkpoint depends on. Fields that are newer than stored records are left out at their defaults."""
-        newer = {"score", "per", "winsorise", "scale", "redundancy", "forks"}
-        return self.model_dump(exclude={"memory_gib"} | (newer - self._not_default))
-
-    @property
-    def _not_default(self) -> set[str]:
-        return set(self.model_dump(exclude_defaults=True))
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Self:
-        if self.tamed and not self.charges_information:
-            raise ValueError(
-                f"{self.tamed[0]}: has no effect without charge: information and a compression_weight above 0"
-            )
-        if self.redundancy != "none" and self.charge != "tokens":
-            raise ValueError(f"redundancy: {self.redundancy} has no effect without charge: tokens")
-        needed = {"credit": "counterfactual", "charge": "tokens", "split_by": "blank_line"}
-        if self.forks and (wrong := [f"{k}: {v}" for k, v in needed.items() if getattr(self, k) != v]):
-            raise ValueError(f"forks: need {', '.join(wrong)}")
-        return self
-
-    @field_validator("answer")
-    @classmethod
-    def _one_place(cls, answer: str) -> str:
-        return with_one_place(answer)
 
 
 class Data(Section):
@@ -201,7 +108,8 @@ class FamilyStage(Section):
     last_temperature: float | None = Field(default=None, gt=0)
     """Temperature at the last step, annealed linearly from `temperature`. Default: constant."""
     dense: DenseReward | None = None
-    """Settings of the dense reward, if `reward` is `progress` or `l2t`."""
+    """Settings of the dense reward, if `reward` is `progress` or `l2t`. With other rewards only those of `PROBING`, for
+    deciding, experiments and the published answer prefix."""
     deciding: Deciding | None = None
     """Fine-tuning behind each alpha's training, of where another episode pays. Default: none."""
     save_every: int = Field(default=4, gt=0)
@@ -217,8 +125,26 @@ class FamilyStage(Section):
             raise ValueError(f"overlong_window: must be at most max_tokens, {self.max_tokens}")
         if self.normalise_advantages and self.reward in ("progress", "l2t"):
             raise ValueError(f"normalise_advantages: must be false with reward: {self.reward}")
+        if self.deciding and self.dense and self.dense.split_by != "blank_line":
+            raise ValueError(f"deciding: needs dense.split_by: blank_line, not {self.dense.split_by}")
+        if self.deciding and self.deciding.when == "before" and self.kl:
+            raise ValueError("kl: must be 0 with deciding.when: before, where training does not start at the base")
+        return self
+
+    @model_validator(mode="after")
+    def _adapts(self) -> Self:
+        if self.lora_layers != "all" and self.tune == "full":
+            raise ValueError(f"lora_layers: must be all with tune: full, which has no adapter, not {self.lora_layers}")
+        return self
+
+    @model_validator(mode="after")
+    def _dense_has_an_effect(self) -> Self:
         if self.dense and self.reward not in ("progress", "l2t"):
-            raise ValueError(f"dense: must be absent with reward: {self.reward}")
+            given = self.dense.model_fields_set
+            if not given or given - PROBING:
+                raise ValueError(
+                    f"dense: must be absent with reward: {self.reward}, except for {', '.join(sorted(PROBING))}"
+                )
         if self.dense and self.dense.tamed and self.reward == "progress":
             raise ValueError(f"dense.{self.dense.tamed[0]}: has no effect with reward: progress, which charges nothing")
         charges_tokens = self.dense is not None and self.dense.charge == "tokens"
@@ -226,10 +152,6 @@ class FamilyStage(Section):
             raise ValueError(
                 "dense.charge: tokens needs reward: l2t and a compression_weight above 0, else alpha has no effect"
             )
-        if self.deciding and self.dense and self.dense.split_by != "blank_line":
-            raise ValueError(f"deciding: needs dense.split_by: blank_line, not {self.dense.split_by}")
-        if self.deciding and self.deciding.when == "before" and self.kl:
-            raise ValueError("kl: must be 0 with deciding.when: before, where training does not start at the base")
         return self
 
     @property
@@ -305,12 +227,14 @@ class Recipe(Section):
                 f"family.max_tokens ({self.family.max_tokens}) must leave room for the prompt"
                 f" in base.context_tokens ({self.base.context_tokens})"
             )
-        cold, dense = getattr(self.base, "cold_start", None), self.family.dense_reward
+        cold, dense = getattr(self.base, "cold_start", None), self.family.dense_reward or self.family.dense
         if cold is not None and dense is not None and dense.answer != cold.answer:
             raise ValueError(
                 f"family.dense.answer: {dense.answer!r} must be base.cold_start.answer, {cold.answer!r}:"
                 " so the model states its answers"
             )
+        if self.family.deciding and self.family.deciding.hard_share is not None and self.data.task != "arithmetic":
+            raise ValueError(f"family.deciding.hard_share: must be absent with data.task: {self.data.task}")
         if self.family.questions == "solved" and cold is None:
             raise ValueError("family.questions: solved needs base.cold_start, which samples the questions")
         if self.evaluate.temperature == 0:
@@ -325,6 +249,20 @@ class Recipe(Section):
         if self.data.task != "arithmetic" and isinstance(self.base, BaseStage):
             raise ValueError("base: only the arithmetic task can train a base; name an existing model in base.model")
         return self
+
+    @property
+    def probe(self) -> DenseReward:
+        """How P(answer) after each episode is measured: as the dense reward does, or as it would without being one."""
+        if dense := self.family.dense_reward or self.family.dense:
+            return dense
+        cold = self.base.cold_start if isinstance(self.base, PretrainedBase) else None
+        return DenseReward(answer=cold.answer) if cold else DenseReward()
+
+    @property
+    def probe_record(self) -> dict[str, Any]:
+        """The probe, in records of recipes without a dense reward; empty at the default, as it was always that."""
+        own = self.family.dense_reward is None and self.probe != DenseReward()
+        return {"probe": self.probe.record} if own else {}
 
     def with_seed(self, seed: int) -> Recipe:
         """The same run with another seed, in a directory of its own."""

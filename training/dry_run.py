@@ -14,6 +14,7 @@ from training import precheck
 from training.coldstart import marks
 from training.config import Recipe
 from training.job import checkpoints, trl_settings
+from training.job.supervised import micro_batch
 from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts.sample import encoded
 from training.tasks.question import Question
@@ -70,7 +71,7 @@ def dry_run(recipe: Recipe, path: Path, gpus: int) -> DryRun:
         parameters=sum(weight.numel() for name, weight in trained.named_parameters() if "lora_" not in name),
         trained=sum(weight.numel() for weight in trained.parameters() if weight.requires_grad),
         rollouts=rollouts,
-        micro_batch=trl_settings.micro_batch(stage, rollouts // gpus),
+        micro_batch=micro_batch(rollouts // gpus, stage.micro_batch),
         longest_prompt=_longest_prompt(recipe, batch),
         commands=commands(recipe, path, gpus),
     )

@@ -74,13 +74,14 @@ def check_data(recipe: Recipe) -> Sequence[Question]:
     """
     count = recipe.family.steps * recipe.family.prompts_per_step
     trained_on = questions(recipe.data, "train", recipe.seed + 1, count)
-    if dense := recipe.family.dense_reward:
+    if dense := recipe.family.dense_reward or recipe.family.dense:
         _require_gradable("dense.answer", dense.answer, trained_on)
     if isinstance(recipe.base, PretrainedBase) and (cold := recipe.base.cold_start) is not None:
         _check_cold_start(recipe, cold)
-    questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
+    questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts, wanted_by="evaluate.prompts")
     if recipe.publish_to:
-        questions(recipe.data, "validation", recipe.seed + PROFILE_SEED_OFFSET, recipe.profile.prompts)
+        seed, count = recipe.seed + PROFILE_SEED_OFFSET, recipe.profile.prompts
+        questions(recipe.data, "validation", seed, count, wanted_by="profile.prompts")
     return trained_on
 
 
@@ -101,7 +102,8 @@ def require_shares(recipe: Recipe, processes: int) -> None:
 def _check_cold_start(recipe: Recipe, stage: ColdStart) -> None:
     asked = questions(recipe.data, "train", recipe.seed + COLD_START_SEED_OFFSET, stage.questions)
     _require_gradable("base.cold_start.answer", stage.answer, asked)
-    questions(recipe.data, "validation", recipe.seed + COLD_START_SEED_OFFSET, stage.prompts)
+    seed = recipe.seed + COLD_START_SEED_OFFSET
+    questions(recipe.data, "validation", seed, stage.prompts, wanted_by="base.cold_start.prompts")
 
 
 def _require_gradable(field: str, template: str, asked: Iterable[Question]) -> None:

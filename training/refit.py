@@ -1,8 +1,8 @@
 """What does `laconic refit` do? Fits the profile anew on exported entries, compares, and replaces it if that is better.
 
-The earlier part of the entries is fitted on, the later part compares. What was compared is what is written: the new
-profile as a new file, then the manifest that names it, each atomically, so that a kill leaves the old profile or the
-new one.
+The earlier part of the scored entries is fitted on, the later part compares. What was compared is what is written: the
+new profile as a new file, then the manifest that names it, each atomically, so that a kill leaves the old profile or
+the new one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from training.profile.refit import Comparison, Interval, Reading, Row
 
 TRAINING_SHARE = 0.7
 MIN_SCORED = 200
-"""Fewest scored entries to fit and compare with."""
+"""Fewest scored entries to fit and compare with; 60 of them are compared on."""
+MIN_FITTED = 50
+"""Fewest of the earlier ones whose thinking no limit ended: only they say what a prompt takes."""
 MOST_ROWS = 20_000
 """Only the latest entries are used."""
 EXAMPLES = """examples:
@@ -112,11 +114,17 @@ def _refit(parsed: argparse.Namespace) -> bool:
     source, entries = _read(parsed.entries, parsed.source)
     before = Reading(stored)
     rows, others = usable(entries, source, family, before)
-    cut = int(len(rows) * TRAINING_SHARE)
     scored = sum(row.score is not None for row in rows)
     print(f"{len(rows):,} entries can be used, {scored:,} with a score from {source or 'nobody'}; {others:,} cannot.")
     if scored < MIN_SCORED:
         raise StageError(f"{scored} scored entries are too few; {MIN_SCORED} are needed")
+    cut = refit.earlier(rows, TRAINING_SHARE)
+    fitted = refit.fitted_on(rows[: refit.earlier(rows[:cut], refit.CHOOSING_SHARE)])
+    if fitted < MIN_FITTED:
+        raise StageError(
+            f"{fitted} of the earlier scored entries ended their thinking by themselves, too few to fit on;"
+            f" {MIN_FITTED} are needed"
+        )
     briers = refit.cross_validated(stored, rows[:cut], parsed.seed)
     name = min(briers, key=briers.__getitem__)
     after = refit.candidates(stored, rows[:cut], parsed.seed)[name]

@@ -130,12 +130,13 @@ def _train_checkpoint(recipe: Recipe, alpha: float, target: Path) -> None:
 
 def _reinforced_alone(whole: Mapping[str, Any]) -> dict[str, Any]:
     """Of a family's record, that of a checkpoint that does not learn to decide, such as the one at alpha 0."""
-    return {name: value for name, value in whole.items() if name != "deciding"}
+    return {name: value for name, value in whole.items() if name not in ("deciding", "probe")}
 
 
 def _decided(whole: Mapping[str, Any]) -> dict[str, Any]:
     """Of a family's record, that of a base that has learned to decide: nothing of the reinforcement learning."""
-    own = ("seed", "data", "deciding", "dense", "max_tokens", "tune", "lora_rank", "lora_layers", "dtype", "base")
+    own = {"seed", "data", "deciding", "dense", "probe", "max_tokens", "dtype", "base"}
+    own |= {"tune", "lora_rank", "lora_layers"}
     return {name: value for name, value in whole.items() if name in own}
 
 
@@ -148,7 +149,7 @@ def family_record(recipe: Recipe) -> dict[str, Any]:
         "data": data_record(recipe.data),
         **stage.model_dump(exclude=_NOT_THE_CHECKPOINT | {k for k, v in _AS_IT_WAS.items() if getattr(stage, k) == v}),
         "dense": dense and dense.record,
-        **({"deciding": stage.deciding.record} if stage.deciding else {}),
+        **({"deciding": stage.deciding.record, **recipe.probe_record} if stage.deciding else {}),
         "dtype": checkpoints.dtype(recipe),
         "base": fingerprint(checkpoints.base_directory(recipe)),
     }
@@ -166,7 +167,8 @@ def _reinforce(recipe: Recipe, alpha: float, start: Path | None, target: Path) -
     else:
         prompts = questions(recipe.data, "train", recipe.seed + 1, count)
     _console.print(f"family: training {checkpoint_name(alpha)}, {recipe.family.steps} steps")
-    work = target.with_name("work" if recipe.family.tune == "lora" else "work-of-model")
+    work = "work" if recipe.family.tune == "lora" else "work-of-model"
+    work = target.with_name(f"{work}-of-decided" if start else work)  # each start has checkpoints of its own
     trained = trainer.train(model, tokenizer, recipe.family, prompts, alpha=alpha, seed=recipe.seed, work=work)
     if trained.accelerator.is_main_process:
         with atomic_directory(target) as unfinished:

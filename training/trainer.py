@@ -34,12 +34,13 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     from trl import GRPOTrainer
 
-from training.config import DenseReward, FamilyStage, Forks, OutcomeRule
+from training.config import DenseReward, FamilyStage, OutcomeRule
 from training.errors import StageError
 from training.job import trl_guard
 from training.job.metrics import JsonLines, show_in_bar
 from training.job.resume import KeepNumbers, MarkComplete, kept_numbers, last_checkpoint
 from training.job.trl_settings import adapter, grpo_config
+from training.recipe_dense import Forks
 from training.rewards import charge, credit, decisions, episode_log
 from training.rewards.dense import EpisodeGrader, EpisodeValues
 from training.rewards.information_gain import information_gains

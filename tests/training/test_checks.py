@@ -4,10 +4,12 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+from transformers import Gemma3TextConfig, Qwen3NextConfig
 
 from training import checks, precheck, stages
 from training.config import Data
 from training.errors import StageError
+from training.experiments import experiment
 from training.recipe_base import PretrainedBase
 from training.recipe_deciding import Deciding
 
@@ -89,6 +91,50 @@ def test_unusable_data_is_named_before_training(on_shipped, tmp_path):
     empty.write_text("")
     with pytest.raises(StageError, match=r"mine\.jsonl has no questions"):
         stages.family(on_shipped.model_copy(update={"data": Data(task="jsonl", path=empty)}))
+
+
+def layered(based, config):
+    """A recipe on a base of this architecture; of its weights nothing is read."""
+    recipe, directory = based("layered")
+    config.save_pretrained(directory)
+    family = recipe.family.model_copy(update={"reward": "alpha"})
+    return recipe.model_copy(update={"family": family})
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+WINDOWED = Gemma3TextConfig(**SMALL, vocab_size=64, sliding_window=256, layer_types=["sliding_attention"] * 4)
+RECURRENT = Qwen3NextConfig(**SMALL, vocab_size=64)
+
+
+@pytest.mark.parametrize(("config", "kind"), [(WINDOWED, "some with a window of 256"), (RECURRENT, "recurrent ones")])
+def test_probes_need_a_base_that_attends_to_the_whole_context(based, monkeypatch, config, kind):
+    recipe = layered(based, config)
+    monkeypatch.setattr(checks.trl_settings, "samples_from_server", lambda _: True)
+    checks.check(recipe)
+    uses = {"family.reward: l2t": {"reward": "l2t"}, "family.deciding": {"deciding": Deciding()}}
+    for field, change in uses.items():
+        own = recipe.model_copy(update={"family": recipe.family.model_copy(update=change)})
+        with pytest.raises(StageError, match=rf"^{field}: needs a base .* \(512\), and .*layered has {kind}$"):
+            checks.check(own)
+    with pytest.raises(StageError, match=rf"first episode's P\(answer\): needs a base .* {kind}"):
+        experiment.check([recipe], recipe.run_dir)
+
+
+def test_a_window_that_holds_the_whole_context_is_none(based):
+    recipe = layered(based, WINDOWED)
+    short = recipe.base.model_copy(update={"context_tokens": 256})
+    family = recipe.family.model_copy(update={"reward": "l2t", "deciding": Deciding()})
+    checks.check(recipe.model_copy(update={"base": short, "family": family}))
+
+
+def test_recurrent_layers_are_not_sampled_from_in_this_process(based, monkeypatch):
+    recipe = layered(based, RECURRENT)
+    with pytest.raises(StageError, match=r"^family\.engine: transformers samples in this process, .*layered has some$"):
+        checks.check(recipe)
+    monkeypatch.setattr(checks.trl_settings, "samples_from_server", lambda _: False)
+    vllm = recipe.model_copy(update={"family": recipe.family.model_copy(update={"engine": "vllm"})})
+    with pytest.raises(StageError, match=r"^family\.engine: vllm on a GPU .* in this process"):
+        checks._require_layers(vllm, RECURRENT)
 
 
 def test_deciding_runs_in_one_process_only(on_shipped, monkeypatch):

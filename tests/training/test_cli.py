@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -61,3 +62,12 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
         main()
     assert ended.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_measuring_on_more_prompts_than_there_are_names_the_option(on_math, monkeypatch, capsys):
+    recipe = on_math(Path("training/recipes/qwen3-1.7b.yaml"))
+    arguments = ["measure", "models/abacus", "--checkpoint", "base", "--recipe", str(recipe)]
+    monkeypatch.setattr("sys.argv", ["laconic-train", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert "questions in the heldout split; --prompts needs 900" in " ".join(capsys.readouterr().err.split())

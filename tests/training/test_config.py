@@ -65,6 +65,11 @@ def test_every_shipped_recipe_is_valid():
         ("family: {reward: l2t, normalise_advantages: true}", "family"),
         ("family: {max_tokens: 64, overlong_window: 65}", "family"),
         ("family: {overlong_window: -1}", "family.overlong_window"),
+        ("family: {tune: full, lora_layers: upper_half}", "family: lora_layers"),
+        (
+            "base: {model: ./m}\ndata: {task: math, path: x}\nfamily: {deciding: {hard_share: 0.5}}",
+            "recipe: family.deciding.hard_share",
+        ),
     ],
 )
 def test_an_invalid_field_is_named(tmp_path, addition, field):
@@ -80,6 +85,34 @@ def test_a_dense_reward_s_record_has_a_newer_field_only_where_it_is_set():
     tamed = config.DenseReward(score="rao", winsorise=0.99).record
     assert {name: tamed[name] for name in newer & tamed.keys()} == {"score": "rao", "winsorise": 0.99}
     assert config.DenseReward().record.items() <= tamed.items()
+
+
+COLD = "base: {model: ./m, cold_start: {}}\ndata: {task: jsonl, path: q}\n"
+
+
+@pytest.mark.parametrize(
+    ("addition", "answer"),
+    [
+        ("", "The answer is {}."),
+        (COLD, "The answer is \\boxed{{}}."),
+        ("family: {dense: {answer: 'So {}!'}}", "So {}!"),
+        ("family: {reward: l2t, dense: {answer: 'So {}!'}}", "So {}!"),
+        (COLD + "family: {deciding: {}}", "The answer is \\boxed{{}}."),
+    ],
+)
+def test_answers_are_probed_in_the_words_that_the_model_answers_in(tmp_path, addition, answer):
+    recipe = config.load(recipe_file(tmp_path, GOOD + addition))
+    assert recipe.probe.answer == answer
+    recorded = recipe.probe_record.get("probe", {"answer": "The answer is {}."})
+    assert recipe.family.dense_reward or recorded["answer"] == answer, "records of the default stay as they were"
+
+
+def test_without_a_dense_reward_only_its_probe_can_be_set(tmp_path):
+    for dense in ("{}", "{credit: paper}", "{answer: 'So {}!', proxy_rank: 8}"):
+        with pytest.raises(config.RecipeError, match=r"family: dense: must be absent with reward: alpha, except"):
+            config.load(recipe_file(tmp_path, GOOD + f"family: {{dense: {dense}}}"))
+    with pytest.raises(config.RecipeError, match=r"family\.dense\.answer: 'So \{\}!' must be base\.cold_start\.answer"):
+        config.load(recipe_file(tmp_path, GOOD + COLD + "family: {dense: {answer: 'So {}!'}}"))
 
 
 def test_a_misspelt_field_is_told_with_the_one_that_was_meant(tmp_path):

@@ -88,7 +88,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "cold start of a template that closes the thinking": (_closing_its_thinking, "closes the thinking by itself"),
     "cold start on too few questions": (
         _with("base", cold_start={"prompts": 100_000}),
-        "data.path: .* questions in the validation split; the recipe needs 100000",
+        "data.path: .* questions in the validation split; base.cold_start.prompts needs 100000",
     ),
     "cold start with answers that would be graded as wrong": (
         _with("base", cold_start={"answer": "It is not {}1."}),
@@ -111,7 +111,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a rank above vLLM's": (_with("family", lora_rank=1000), "family.lora_rank: 1000 is more than vLLM serves, 512"),
     "more held-out questions than there are": (
         _with("evaluate", prompts=5000),
-        "data.path: .* questions in the heldout split; the recipe needs 5000",
+        "data.path: .* questions in the heldout split; evaluate.prompts needs 5000",
     ),
     "a run directory in a file": (_in_a_file("run_dir"), "run_dir: .* is a file"),
     "a family in a file": (_in_a_file("publish_to"), "publish_to: .* is a file"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,15 @@ from tests.gateway.fakes import build_family
 from training import refit
 
 
-def write(directory: Path, file: Path, *, truth: str, count: int = 900) -> Path:
+def write(
+    directory: Path,
+    file: Path,
+    *,
+    truth: str,
+    count: int = 900,
+    scored: range = range(900),
+    finish_reason: str = "stop",
+) -> Path:
     """Entries of routed requests and holdouts, with scores.
 
     By the profile, every checkpoint solves a prompt with an unknown word, and only the base one without. `truth` says
@@ -37,8 +46,9 @@ def write(directory: Path, file: Path, *, truth: str, count: int = 900) -> Path:
             time=1.8e9 + number, checkpoint=checkpoint, choice="alpha-0.4", decision="holdout" if holdout else "routed",
             forecasts=forecasts, counts=prediction.counts, easiness=prediction.easiness,
             reasoning_tokens=round(forecasts[checkpoint].tokens * rng.lognormvariate(0, 0.2)),
+            finish_reason=finish_reason,
         )  # fmt: skip
-        scores = {"verifier": float(rng.random() < success)} if rng.random() < 0.9 else {}
+        scores = {"verifier": float(rng.random() < success)} if rng.random() < 0.9 and number in scored else {}
         lines.append(json.dumps({**json.loads(entries.dump(one)), "scores": scores}))
     file.write_text("\n".join(lines) + "\n")
     return file
@@ -85,6 +95,24 @@ def test_without_replace_nothing_is_written(own: Path, tmp_path: Path, capsys: p
     assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers")) == 0
     assert "tokens of what it would choose" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("scored", [range(500), range(400, 900)], ids=["earlier", "later"])
+def test_entries_without_scores_may_come_first_or_last(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scored: range
+) -> None:
+    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers", scored=scored)) == 0
+    written = capsys.readouterr().out
+    (all_of_them,) = re.findall(r"(\d+) with a score from verifier", written)
+    (compared,) = re.findall(r"on (\d+) later scored entries", written)
+    assert int(compared) == int(all_of_them) - int(int(all_of_them) * refit.TRAINING_SHARE)
+
+
+def test_answers_that_a_limit_ended_are_too_little_to_fit_on(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers", finish_reason="length")) == 2
+    assert re.search(r"0 of the earlier scored entries ended .*too few to fit on; 50 are", capsys.readouterr().err)
 
 
 def test_a_profile_that_is_right_stays(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ import torch
 from tests.training.conftest import TINY
 from training import trainer
 from training.base import train
-from training.config import DenseReward, FamilyStage, Forks
+from training.config import DenseReward, FamilyStage
 from training.job import resume, trl_settings
+from training.recipe_dense import Forks
 from training.rewards.credit import outcome_advantages
 from training.rewards.outcome import outcome_reward
 from training.rollouts import drawer

@@ -7,10 +7,12 @@
     RUN/base/cold-start.json   what it changed, on validation questions
 
 Each step is skipped if its file is there and was made from the same inputs; sampling and tuning go on after a kill.
+Tuning with other settings starts afresh: its checkpoints lie in another directory.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from training.config import Recipe
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.allocator import give_back_freed_memory
-from training.job.record import fingerprint, is_up_to_date, require_up_to_date
+from training.job.record import fingerprint, fingerprint_of, is_up_to_date, require_up_to_date
 from training.job.resume import exclusive_lock
 from training.measure.outcomes import bar
 from training.precheck import COLD_START_SEED_OFFSET
@@ -54,7 +56,8 @@ def run(recipe: Recipe) -> None:
     tokenizer = checkpoints.load_tokenizer(source)
     with exclusive_lock(directory):
         drawn = _draw(recipe, stage, source, tokenizer)
-        if not is_up_to_date(directory / "model", _model_record(recipe, stage), hint_remove=directory / "model"):
+        if not is_up_to_date(directory / "model", _model_record(recipe, stage)):
+            (directory / "cold-start.json").unlink(missing_ok=True)  # it is of a model that was removed
             _tune(recipe, stage, source, tokenizer, drawn)
             give_back_freed_memory()
         if not is_up_to_date(directory / "cold-start.json", _report_record(recipe, stage)):
@@ -140,7 +143,8 @@ def _tune(
     model = checkpoints.load_model(source, "float32")
     ids = marks.add_marks(tokenizer)
     marks.make_room(model, tokenizer, ids)
-    trained = tune.tune(model, tokenizer, learned, stage, marks=ids, seed=recipe.seed, work=directory / "work")
+    work = directory / f"work-{fingerprint_of(json.dumps(_model_record(recipe, stage)))}"
+    trained = tune.tune(model, tokenizer, learned, stage, marks=ids, seed=recipe.seed, work=work)
     dtype = checkpoints.config(source).dtype
     with atomic_directory(directory / "model") as unfinished:
         if isinstance(trained, PeftModel):

@@ -20,7 +20,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
 from models.files import atomic_directory
-from training.config import DenseReward, Recipe
+from training.config import Recipe
 from training.deciding import tried
 from training.deciding.lessons import lessons
 from training.deciding.tune import tune
@@ -76,7 +76,7 @@ def _tries(recipe: Recipe, settings: Deciding, checkpoint: PreTrainedModel, path
     share = recipe.data.hard_share if settings.hard_share is None else settings.hard_share
     data, seed = recipe.data.model_copy(update={"hard_share": share}), recipe.seed + SEED_OFFSET
     asked = questions(data, "train", seed, settings.questions)
-    grader = EpisodeGrader(tokenizer, recipe.family.dense_reward or DenseReward())
+    grader = EpisodeGrader(tokenizer, recipe.probe)
     trial = tried.Trial(checkpoint, base, tokenizer, grader, recipe.family.max_tokens)
     with bar(len(asked), f"{name}: thinking on") as progress:
         return trial.draw(asked, path, seed=recipe.seed, on_block=progress)
@@ -94,7 +94,6 @@ def _trainable(recipe: Recipe, start: Path | None) -> PreTrainedModel | PeftMode
 
 def _path_of_tries(recipe: Recipe, settings: Deciding, start: Path | None, target: Path) -> Path:
     """Named by a short hash of everything that the tries depend on, so that other settings have a file of their own."""
-    dense = recipe.family.dense_reward or DenseReward()
     base = fingerprint(checkpoints.base_directory(recipe))
     made_from = [
         tried.VERSION,
@@ -103,7 +102,7 @@ def _path_of_tries(recipe: Recipe, settings: Deciding, start: Path | None, targe
         settings.questions,
         settings.hard_share,
         recipe.family.max_tokens,
-        dense.record,
+        recipe.probe.record,
         fingerprint(start) if start else base,
         base,
     ]

@@ -18,7 +18,7 @@ from rich.console import Console
 from models.field import first_error
 from models.files import write_json
 from training import checks, stages
-from training.config import DenseReward, Recipe, Reward, checkpoint_name
+from training.config import Recipe, Reward, checkpoint_name
 from training.errors import StageError
 from training.job import checkpoints
 from training.job.record import fingerprint_of, first_difference, require_up_to_date
@@ -76,13 +76,12 @@ def run(recipe: Recipe, results: Path) -> None:
         return
     stages.family(recipe)
     prompts = questions(recipe.data, "heldout", recipe.seed, recipe.evaluate.prompts)
-    dense = recipe.family.dense_reward or DenseReward()
     measured: dict[str, Measures] = {}
     for name in checkpoints.names(recipe):
         directory = base_outcomes(recipe) if name == "base" else recipe.run_dir / "evaluate"
         sampled, greedy = outcomes.path_in(directory, name), outcomes.path_in(directory, name, greedy=True)
         params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples, temperature=1.0)
-        outcomes.measure(recipe, name, prompts, sampled, params, first_episode=dense)
+        outcomes.measure(recipe, name, prompts, sampled, params, first_episode=recipe.probe)
         outcomes.measure(recipe, name, prompts, greedy, outcomes.sampling_params(recipe, samples=1, temperature=0.0))
         rows = outcome.load(sampled)
         measured[name] = measures(rows, outcome.load(greedy))
@@ -108,7 +107,8 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
 
     Raises:
         StageError: a recipe trains a base of its own or measures at another temperature than 1; two recipes would
-            write the same file, or share outcomes of the base that differ; or something is missing. Names it.
+            write the same file, share outcomes of the base that differ, or have other probes; or something is missing.
+            Names it.
     """
     files: dict[Path, Recipe] = {}
     shared: dict[Path, dict[str, Any]] = {}
@@ -126,12 +126,14 @@ def check(recipes: Sequence[Recipe], results: Path) -> None:
                 f"{recipe.name}, seed {recipe.seed}: two recipes with this name would write {path}; rename one"
             )
         files[path] = recipe
+        _require_one_probe(recipe, recipes[0])
         if path.exists():
             continue
         checks.check(recipe)
+        checks.require_probes(recipe, f"{recipe.name}: the first episode's P(answer)")
         params = outcomes.sampling_params(recipe, samples=recipe.evaluate.samples, temperature=1.0)
-        dense = recipe.family.dense_reward or DenseReward()
-        of_base = outcomes.record(recipe, "base", params, prompts=recipe.evaluate.prompts, first_episode=dense)
+        prompts = recipe.evaluate.prompts
+        of_base = outcomes.record(recipe, "base", params, prompts=prompts, first_episode=recipe.probe)
         if (measured := outcomes.path_in(base_outcomes(recipe), "base")).exists():
             require_up_to_date(measured, of_base)
         if changed := first_difference(shared.setdefault(base_outcomes(recipe), of_base), of_base):
@@ -163,8 +165,7 @@ def load(path: Path) -> Result:
 
 def base_outcomes(recipe: Recipe) -> Path:
     """The directory for the base's outcomes; experiments with the same seed and split of episodes share it."""
-    dense = recipe.family.dense_reward or DenseReward()
-    split = fingerprint_of(json.dumps(outcomes.splitting(dense)))[:8]
+    split = fingerprint_of(json.dumps(outcomes.splitting(recipe.probe)))[:8]
     return recipe.run_dir.absolute().parents[1] / "base" / f"{recipe.run_dir.name}-{split}"
 
 
@@ -214,7 +215,18 @@ def _made_from(recipe: Recipe) -> dict[str, Any]:
         "alphas": recipe.family.alphas,
         "prompts": recipe.evaluate.prompts,
         "samples": recipe.evaluate.samples,
+        **recipe.probe_record,
     }
+
+
+def _require_one_probe(recipe: Recipe, other: Recipe) -> None:
+    """Raise unless what follows the first episode is measured alike in both, or the report could not compare them."""
+    own, others = (outcomes.splitting(each.probe) for each in (recipe, other))
+    if changed := first_difference(others, own):
+        raise StageError(
+            f"{recipe.name}: family.dense.{changed.key} must be as in the other recipes of an experiment, whose report"
+            f" compares what follows the first episode; it is {changed.after}, and in {other.name} {changed.before}"
+        )
 
 
 def _mean(rows: Sequence[Graded], of: Callable[[Graded], float]) -> float:

@@ -17,7 +17,7 @@ from training.experiments.arms import (
 )
 from training.experiments.experiment import Result
 
-_BASELINES = ("outcome", "alpha")
+_BASELINES = ("outcome", "alpha", "truncation", "solve_rate")
 """The rewards without a dense part."""
 
 
@@ -181,8 +181,10 @@ def _at_equal_tokens(arms: Sequence[Arm]) -> list[str]:
             lines.append(f"| {arm.name} | is outside their token range | |")
     if not lines:
         return []
+    *others, last = ["outcome", "alpha", *sorted({arm.reward for arm in baselines if arm.reward in _BASELINES[2:]})]
+    line = f"{', '.join(['base', *others])} and {last}"
     return [
-        "**At equal tokens**: points of accuracy above the line through base, outcome and alpha, seed by seed",
+        f"**At equal tokens**: points of accuracy above the line through {line}, seed by seed",
         "",
         "| reward, alpha | points | |",
         "| --- | --- | --- |",

@@ -45,7 +45,7 @@ def check(directory: Path, base: PretrainedBase) -> None:
         except (OSError, SafetensorError) as error:
             raise StageError(f"{weights}: cannot be read as safetensors ({error})") from None
     _check_tokenizer(directory, base)
-    positions = config(directory).get("max_position_embeddings")
+    positions = _text_config(directory).get("max_position_embeddings")
     if positions is not None and base.context_tokens > positions:
         raise StageError(
             f"base.context_tokens: {base.context_tokens} is more than the {positions} positions of {base.model}"
@@ -62,7 +62,7 @@ def architecture(recipe: Recipe) -> Architecture | None:
         return planning.architecture(stage)
     if stage.architecture or not Path(stage.model).is_dir():
         return stage.architecture
-    own = config(Path(stage.model))
+    own = _text_config(Path(stage.model))
     sizes = {name: own.get(name) for name in Architecture.model_fields}
     try:
         sizes["head_dim"] = sizes["head_dim"] or own["hidden_size"] // own["num_attention_heads"]
@@ -78,6 +78,13 @@ def config(directory: Path) -> dict[str, Any]:
         StageError: it is missing or is not a JSON object.
     """
     return _json(directory / "config.json")
+
+
+def _text_config(directory: Path) -> dict[str, Any]:
+    """What a model's config says of its language model, which one that also sees has in a part of its own."""
+    own = config(directory)
+    text = own.get("text_config")
+    return own | text if isinstance(text, dict) else own
 
 
 def _check_tokenizer(directory: Path, base: PretrainedBase) -> None:

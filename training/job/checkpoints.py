@@ -90,9 +90,10 @@ def architecture(recipe: Recipe) -> Architecture:
         return planning.architecture(stage)
     if stage.architecture:
         return stage.architecture
-    own = config(stage.model, stage.revision)
+    own = config(stage.model, stage.revision).get_text_config()
     sizes = {name: getattr(own, name, None) for name in Architecture.model_fields}
-    sizes["head_dim"] = sizes["head_dim"] or own.hidden_size // own.num_attention_heads
+    if sizes["hidden_size"] and sizes["num_attention_heads"]:
+        sizes["head_dim"] = sizes["head_dim"] or sizes["hidden_size"] // sizes["num_attention_heads"]
     try:
         return Architecture.model_validate(sizes)
     except ValidationError as error:

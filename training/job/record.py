@@ -21,7 +21,7 @@ def is_up_to_date(artefact: Path, made_from: Mapping[str, Any], *, hint_remove: 
         artefact: a file or a directory.
         made_from: everything its content depends on, as JSON.
         hint_remove: the directory that the error message says to remove, if unfinished work lies beside the artefact.
-            Nothing is removed here.
+            While it exists, the record holds without the artefact, too. Nothing is removed here.
 
     Raises:
         StageError: it was made, or its making was begun, from other inputs. Names what differs and what to remove.
@@ -46,7 +46,7 @@ def require_up_to_date(artefact: Path, made_from: Mapping[str, Any], *, hint_rem
 
 def _require_same_inputs(artefact: Path, made_from: Mapping[str, Any], hint_remove: Path | None) -> None:
     record = _record_path(artefact)
-    if record.exists() and (artefact.exists() or hint_remove):
+    if record.exists() and (artefact.exists() or (hint_remove and hint_remove.exists())):
         if change := first_difference(json.loads(record.read_text()), made_from):
             raise StageError(
                 f"{artefact}: {change.key} changed from {change.before} to {change.after} since it was made;"

@@ -24,6 +24,11 @@ class Tuning(Protocol):
     def save_every(self) -> int: ...
 
 
+def micro_batch(batch: int, most: int) -> int:
+    """The largest number up to `most` that divides the batch, so that micro-batches make up exactly that batch."""
+    return max(size for size in range(1, min(batch, most) + 1) if batch % size == 0)
+
+
 def supervised(settings: Tuning, *, epochs: int, seed: int, work: Path, **others: Any) -> TrainingArguments:
     """The arguments of one fine-tuning: a cosine from `lr`, and checkpoints in `work`.
 
@@ -34,11 +39,12 @@ def supervised(settings: Tuning, *, epochs: int, seed: int, work: Path, **others
         work: directory for checkpoints.
         others: arguments of this fine-tuning alone.
     """
+    micro = micro_batch(settings.batch, settings.micro_batch)
     return TrainingArguments(
         output_dir=str(work),
         num_train_epochs=epochs,
-        per_device_train_batch_size=min(settings.micro_batch, settings.batch),
-        gradient_accumulation_steps=max(1, settings.batch // settings.micro_batch),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch // micro,
         learning_rate=settings.lr,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,

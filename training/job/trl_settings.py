@@ -22,6 +22,7 @@ from training.errors import StageError
 from training.job import vllm_server
 from training.job.precision import autocast_bf16
 from training.job.resume import processes
+from training.job.supervised import micro_batch
 
 LONGEST_PROMPT = 2048
 """Prompt tokens that vLLM reserves room for."""
@@ -66,7 +67,7 @@ def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path, positio
     require_whole_weights()
     if stage.engine == "vllm":
         _require_vllm(stage, count)
-    micro = micro_batch(stage, rollouts)
+    micro = micro_batch(rollouts, stage.micro_batch)
     return GRPOConfig(
         output_dir=str(work),
         run_name=checkpoint_name(alpha),
@@ -100,11 +101,6 @@ def grpo_config(stage: FamilyStage, alpha: float, seed: int, work: Path, positio
         dataloader_pin_memory=False,
         seed=seed,
     )
-
-
-def micro_batch(stage: FamilyStage, rollouts: int) -> int:
-    """Rollouts in one forward pass: the largest allowed number that divides a process' rollouts."""
-    return max(size for size in range(1, stage.micro_batch + 1) if rollouts % size == 0)
 
 
 def require_whole_weights() -> None:

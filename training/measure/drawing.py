@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from training.config import Recipe
 from training.job import checkpoints
-from training.job.trl_settings import samples_from_server
+from training.job.trl_settings import LONGEST_PROMPT, samples_from_server
 from training.rollouts.engine import Engine, settings_for, started
 from training.rollouts.merge import plain_weights
 from training.rollouts.params import SamplingParams
@@ -55,13 +55,14 @@ class Draws:
         if not samples_from_server(self._recipe.family):
             return None
         if self._engine is None:
-            base = checkpoints.base_directory(self._recipe)
+            base, max_tokens = checkpoints.base_directory(self._recipe), self._recipe.family.max_tokens
             settings = settings_for(
                 base,
                 model.config.get_text_config(),
-                max_tokens=self._recipe.family.max_tokens,
+                max_tokens=max_tokens,
                 sequences=AT_ONCE,
                 at_temperature=False,
+                prompt_tokens=LONGEST_PROMPT + max_tokens,  # a budget-forced answer follows up to so much thinking
             )
             self._engine = self._cleanup.enter_context(started(settings, self._recipe.run_dir / "measure"))
         self._engine.load(plain_weights(model))
@@ -85,10 +86,15 @@ def _draw(
     on_batch: Callable[[int], None] = lambda _: None,
     surprisals: list[list[float]] | None = None,
 ) -> list[list[int]]:
-    """A draw without a seed goes on from the last one's, as torch's generator does in this process."""
+    """A draw without a seed goes on from the last one's, as torch's generator does in this process.
+
+    Behind thinking, an answer may have less room than `params.max_tokens` in the model's positions. It ends there.
+    """
     last_seed[0] = last_seed[0] + 1 if params.seed is None else params.seed
     seeded = replace(params, seed=last_seed[0])
-    completions = engine.sample(prompts, seeded, eos=eos, on_group=lambda done: on_batch(done * params.samples))
+    completions = engine.sample(
+        prompts, seeded, eos=eos, on_group=lambda done: on_batch(done * params.samples), may_truncate=True
+    )
     if surprisals is not None:
         surprisals += [[-logprob for logprob in one.logprobs] for one in completions]
     return [one.ids for one in completions]

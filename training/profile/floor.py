@@ -52,7 +52,7 @@ class Outcomes:
 
 
 def certify(floor: float, reference: Outcomes, ways: Mapping[Way, Sequence[Outcomes]], seed: int) -> Floor:
-    """What keeps the floor with 95 % confidence.
+    """What keeps the floor with 95 % confidence; nothing if the reference is never right.
 
     Args:
         floor: share of the reference's accuracy, in (0, 1].
@@ -61,6 +61,8 @@ def certify(floor: float, reference: Outcomes, ways: Mapping[Way, Sequence[Outco
         seed: of the order in which prompts are bet on.
     """
     order = np.random.default_rng(seed).permutation(len(reference.accuracy))
+    if not reference.accuracy.any():  # a share of nothing is kept by anything, which says nothing
+        return Floor(floor=floor, confidence=1 - ALPHA, prompts=len(order), alone=None, escalating=None, needed=None)
     level = ALPHA / len(ways)
     certified: dict[Way, Certified | None] = {"alone": None, "escalating": None}
     needed: list[int] = []

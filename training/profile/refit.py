@@ -36,6 +36,8 @@ OWN_PRECISION = 25.0
 """Of the prior that a choice changed as all did: they differ by some 0.2 in logits. If each were fitted by itself, the
 rule, which chooses the best of many, would mostly find those that were lucky (decision 69)."""
 FOLDS = 5
+CHOOSING_SHARE = 2 / 3
+"""Of the scored rows, on which the candidates are fitted that are compared to choose one."""
 
 
 @dataclass(frozen=True)
@@ -255,9 +257,26 @@ def _interval(values: Array) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def fitted_on(rows: Sequence[Row]) -> int:
+    """How many of the rows say whether an answer is right: those with a score whose thinking ended by itself."""
+    return sum(row.score is not None and row.finished for row in rows)
+
+
+def earlier(rows: Sequence[Row], share: float) -> int:
+    """How many of the rows, in the order of time, come before the later part of those with a score.
+
+    Scores may have begun, or ended, at any time: a share of all rows could have all of them, or none.
+    """
+    scored = [position for position, row in enumerate(rows) if row.score is not None]
+    return scored[int(len(scored) * share)] if scored else 0
+
+
 def cross_validated(stored: StoredProfile, rows: Sequence[Row], seed: int) -> dict[str, float]:
-    """The Brier score of each candidate on the later third of the rows, fitted on those before; for choosing one."""
-    cut = len(rows) * 2 // 3
+    """The Brier score of each candidate on the later third of the scored rows, for choosing one.
+
+    They are fitted on those before.
+    """
+    cut = earlier(rows, CHOOSING_SHARE)
     later = [row for row in rows[cut:] if row.score is not None]
 
     def brier(reading: Reading) -> float:

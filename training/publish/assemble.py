@@ -11,7 +11,7 @@ from models import family
 from models.family import Checkpoint, Family, Measurements, Reasoning
 from models.files import hash_files, sha256
 from training.base.tokenizer import ANSWER_PREFIX
-from training.config import Data, DenseReward, Recipe, checkpoint_name
+from training.config import Data, Recipe, checkpoint_name
 from training.job import metrics
 from training.job.checkpoints import dtype, source_directory
 from training.job.planning import architecture, parameters
@@ -143,7 +143,7 @@ def frontier(rows: list[Graded], recipe: Recipe, recipe_path: Path, name: str) -
 def _answer_prefix(recipe: Recipe) -> str:
     if isinstance(recipe.base, BaseStage):
         return ANSWER_PREFIX
-    return (recipe.family.dense or DenseReward()).answer.partition("{}")[0]
+    return recipe.probe.answer.partition("{}")[0]
 
 
 def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:

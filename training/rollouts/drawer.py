@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from training.config import Forks
+from training.recipe_dense import Forks
 from training.rollouts import forks
 from training.rollouts.engine import Completion, Engine
 from training.rollouts.episodes import Splitter

@@ -31,7 +31,8 @@ from training.job.vllm_server import Server, ServerSettings
 from training.rollouts.params import SamplingParams, cached_values
 
 LARGEST_BATCH = 256
-"""Completions that a vLLM server samples at once; more wait for a place."""
+"""Completions that a vLLM server samples at once; more wait for a place. So many prompts are sent at once, too: each
+takes a thread and a socket."""
 _SEEDS_APART = 1_000_003
 """Between the seeds of two prompts. vLLM gives a prompt's samples consecutive seeds."""
 _LARGEST_SEED = 2**31
@@ -89,6 +90,7 @@ class Engine:
         *,
         eos: int,
         on_group: Callable[[int], None] = lambda _: None,
+        may_truncate: bool = False,
     ) -> list[Completion]:
         """`params.samples` completions of each prompt, grouped by prompt; each ends with `eos` or was truncated.
 
@@ -97,19 +99,21 @@ class Engine:
             params: a seed makes the draw repeatable as far as vLLM's batches are; prompts have different ones.
             eos: the only token id that ends a completion.
             on_group: receives the number of prompts so far, in their order.
+            may_truncate: whether a completion may end where the context does, before `params.max_tokens`.
 
         Raises:
             StageError: a prompt leaves no room for its completion, or vLLM has ended.
         """
-        room = self.server.settings.context_tokens - params.max_tokens
+        room = self.server.settings.context_tokens - (1 if may_truncate else params.max_tokens)
         if (longest := max(map(len, prompts), default=0)) > room:
             raise StageError(
                 f"family.max_tokens: {params.max_tokens} leave room for a prompt of {room} tokens in a context of"
-                f" {room + params.max_tokens}, and one has {longest}; vLLM would truncate its completion unasked"
+                f" {self.server.settings.context_tokens}, and one has {longest}; vLLM would truncate its completion"
+                " unasked"
             )
         if not prompts:
             return []
-        with ThreadPoolExecutor(len(prompts)) as threads:
+        with ThreadPoolExecutor(min(len(prompts), LARGEST_BATCH)) as threads:
             groups = threads.map(lambda job: self._group(job[1], params, eos, job[0]), enumerate(prompts))
             completions: list[Completion] = []
             for done, group in enumerate(groups, 1):
@@ -123,7 +127,7 @@ class Engine:
             "model": "base",
             "prompt": list(prompt),
             "n": params.samples,
-            "max_tokens": params.max_tokens,
+            "max_tokens": min(params.max_tokens, self.server.settings.context_tokens - len(prompt)),
             "temperature": params.temperature,
             "top_p": 1.0,
             "top_k": 0,
@@ -160,7 +164,13 @@ class Engine:
 
 
 def settings_for(
-    model: Path, config: Any, *, max_tokens: int, sequences: int, at_temperature: bool = True
+    model: Path,
+    config: Any,
+    *,
+    max_tokens: int,
+    sequences: int,
+    at_temperature: bool = True,
+    prompt_tokens: int = LONGEST_PROMPT,
 ) -> ServerSettings:
     """What a server for a model must hold, in the format that is fast on this machine.
 
@@ -170,11 +180,12 @@ def settings_for(
         max_tokens: longest completion.
         sequences: completions that are sampled at once.
         at_temperature: whether log probabilities are those at the temperature of the draw, or at temperature 1.
+        prompt_tokens: the longest prompt.
     """
     dtype = torch.bfloat16 if autocast_bf16() else torch.float32
     return ServerSettings(
         model=model,
-        context_tokens=min(config.max_position_embeddings, max_tokens + LONGEST_PROMPT),
+        context_tokens=min(config.max_position_embeddings, max_tokens + prompt_tokens),
         dtype=str(dtype).removeprefix("torch."),
         sequences=sequences,
         kv_bytes_per_token=cached_values(config) * dtype.itemsize,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from training.config import Forks
+from training.recipe_dense import Forks
 from training.rollouts.batch import Rollouts
 from training.rollouts.engine import Completion
 from training.rollouts.episodes import Splitter

@@ -22,8 +22,10 @@ from training.tasks.question import Question
 _console = Console(stderr=True, soft_wrap=True)
 
 
-def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Question]:
+def questions(data: Data, split: Split, seed: int, count: int, *, wanted_by: str = "the recipe") -> Sequence[Question]:
     """`count` questions of a split, each followed by the recipe's instruction. Only training questions may repeat.
+
+    `wanted_by` is the field or option that says how many, for the message.
 
     Raises:
         StageError: there are fewer questions, a file is missing or malformed, or a row cannot be used.
@@ -35,7 +37,7 @@ def questions(data: Data, split: Split, seed: int, count: int) -> Sequence[Quest
         except ValueError as error:
             raise StageError(str(error)) from None
     else:
-        drawn = _drawn(data, data.path, split, seed, count)
+        drawn = _drawn(data, data.path, split, seed, count, wanted_by=wanted_by)
     return with_instruction(drawn, data.instruction)
 
 
@@ -59,12 +61,12 @@ def data_record(data: Data) -> dict[str, object]:
     return record
 
 
-def _drawn(data: Data, path: Path, split: Split, seed: int, count: int) -> list[Question]:
+def _drawn(data: Data, path: Path, split: Split, seed: int, count: int, *, wanted_by: str) -> list[Question]:
     pool = _read(data.task, path, data.test, data.skip_unverifiable)[split]
     if split != "train" and len(pool) < count:
         field, source = ("test", data.test) if data.test and split == "heldout" else ("path", path)
         raise StageError(
-            f"data.{field}: {source} has {len(pool)} questions in the {split} split; the recipe needs {count}"
+            f"data.{field}: {source} has {len(pool)} questions in the {split} split; {wanted_by} needs {count}"
         )
     return list(islice(files.shuffled(pool, seed), count))
 

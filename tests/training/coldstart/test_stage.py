@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from training.coldstart.report import BUDGETS
 from training.config import Recipe
 from training.errors import StageError
 from training.job import checkpoints
+from training.job.resume import last_checkpoint
 from training.recipe_base import ColdStart
 from training.tasks.question import Question
 
@@ -44,6 +47,30 @@ def test_a_finished_cold_start_is_not_made_again(finished: Recipe, monkeypatch: 
     stage.require(finished)
     with pytest.raises(StageError, match="temperature changed"):
         stage.run(cold(finished, temperature=0.5))
+
+
+def test_a_model_that_was_removed_is_made_anew_with_other_settings(
+    copied: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, faster = copied.run_dir / "base", cold(copied, lr=2e-2)
+    with pytest.raises(StageError, match=r"model: lr changed from 0\.01 to 0\.02 .*; remove \S*base/model to make"):
+        stage.run(faster)
+    shutil.rmtree(directory / "model")
+    works: list[Path] = []
+
+    def tune(*_: object, work: Path, **__: object) -> None:
+        works.append(work)
+        raise StageError("stopped")
+
+    monkeypatch.setattr(stage.tune, "tune", tune)
+    for recipe in (faster, faster, copied):
+        with pytest.raises(StageError, match="stopped"):
+            stage.run(recipe)
+    again, resumed, before = works
+    assert again == resumed
+    assert last_checkpoint(again) is None, "with another lr, nothing is learned yet"
+    assert last_checkpoint(before) is not None
+    assert not (directory / "cold-start.json").exists(), "it was of the removed model"
 
 
 def test_sampling_goes_on_behind_the_last_whole_block(copied: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from training.deciding.tried import Trial
 from training.deciding.tune import DecidingTrainer, ordered, padded, tune
 from training.errors import StageError
 from training.job import checkpoints
+from training.recipe_base import ColdStart
 from training.recipe_deciding import Deciding
+from training.rewards.information_gain import Probe
 
 BASE = Path("models/abacus/base")
 SMALL = Deciding(questions=8, batch=4, micro_batch=4, epochs=1, save_every=2)
 
 
-def with_deciding(recipe: Recipe, settings: Deciding = SMALL, **changes: Any) -> Recipe:
+def with_deciding(recipe: Recipe, settings: Deciding | None = SMALL, **changes: Any) -> Recipe:
     family = recipe.family.model_copy(update={"deciding": settings, "max_tokens": 320, **changes})
     return recipe.model_copy(update={"family": family})
 
@@ -55,8 +58,7 @@ def test_other_settings_of_deciding_keep_the_reinforcement_learning(
     with pytest.raises(StageError, match=r"deciding changed .*; remove .*adapter to make it again"):
         stages.family(dearer)
     first = weights(target)
-    for path in (target, target.with_name("adapter.made-from.json")):
-        path.rename(path.with_name(f"old-{path.name}"))
+    shutil.rmtree(target)
 
     def not_again(*_: object) -> None:
         raise AssertionError("reinforcement learning ran again")
@@ -117,7 +119,7 @@ def test_other_reinforcement_learning_can_go_on_from_what_was_learned_before(
     other = with_deciding(on_shipped, BEFORE, lr=1e-4)
     with pytest.raises(StageError, match=r"lr changed .*; remove \S*alpha-0\.1 to make it again"):
         stages.family(other)  # the adapter alone would be made again from the old work
-    for path in (target, target.with_name("adapter.made-from.json"), target.with_name("work")):
+    for path in (target, target.with_name("adapter.made-from.json"), target.with_name("work-of-decided")):
         path.rename(path.with_name(f"old-{path.name}"))
 
     def not_again(*_: object) -> None:
@@ -128,6 +130,66 @@ def test_other_reinforcement_learning_can_go_on_from_what_was_learned_before(
     assert target.exists()
     with pytest.raises(StageError, match=r"decided: deciding changed .*; remove .*alpha-0\.1 to make it again"):
         stages.family(with_deciding(on_shipped, BEFORE.model_copy(update={"price": 0.02})))
+
+
+def test_what_is_tried_is_probed_in_the_words_of_the_cold_start(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[Probe] = []
+
+    def stopped(trial: Trial, *_: object, **__: object) -> None:
+        probed.append(trial.grader.probe("39"))
+        raise StageError("stopped")
+
+    monkeypatch.setattr(Trial, "draw", stopped)
+    monkeypatch.setattr(checkpoints, "base_directory", lambda _: BASE)
+    base = on_shipped.base.model_copy(update={"cold_start": ColdStart(answer="Answer: {}!")})
+    paths = set[Path]()
+    for recipe in (on_shipped, on_shipped.model_copy(update={"base": base})):
+        own = with_deciding(recipe, reward="alpha")
+        target = checkpoints.trained_path(own, "alpha-0.1")
+        with pytest.raises(StageError, match="stopped"):
+            deciding.run(own, 0.1, None, target)
+        paths.add(deciding._path_of_tries(own, SMALL, None, target))
+    tokenizer = checkpoints.load_tokenizer(BASE)
+    before, after = (tokenizer.decode([*probe.stop, *probe.answer]).split("</think>")[1].strip() for probe in probed)
+    assert (before, after) == ("The answer is 39.", "Answer: 39!")
+    assert len(paths) == 2, "tries of other words have another file"
+
+
+def test_a_checkpoint_that_decides_depends_on_the_words_that_it_was_probed_in(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "base_directory", lambda _: BASE)
+    plain = with_deciding(on_shipped, reward="alpha")
+    cold = plain.model_copy(update={"base": on_shipped.base.model_copy(update={"cold_start": ColdStart()})})
+    whole = stages.family_record(cold)
+    assert "probe" not in stages.family_record(plain), "older checkpoints stay valid"
+    assert whole["probe"]["answer"] == ColdStart().answer
+    assert "probe" in stages._decided(whole)
+    assert "probe" not in stages._reinforced_alone(whole)
+
+
+@pytest.mark.parametrize(("tune", "work"), [("lora", "work"), ("full", "work-of-model")])
+def test_reinforcement_learning_from_another_start_has_checkpoints_of_its_own(
+    on_shipped: Recipe, monkeypatch: pytest.MonkeyPatch, tune: str, work: str
+) -> None:
+    works: list[str] = []
+
+    def stopped(*_: object, work: Path, **__: object) -> None:
+        works.append(work.name)
+        raise StageError("stopped")
+
+    def learns_nothing(recipe: Recipe, alpha: float, start: Path | None, target: Path) -> None:
+        target.mkdir()
+
+    monkeypatch.setattr(stages.trainer, "train", stopped)
+    monkeypatch.setattr(stages.checkpoints, "load_to_train", lambda *_: (None, None))
+    monkeypatch.setattr(stages.deciding, "run", learns_nothing)
+    for settings in (SMALL, BEFORE, SMALL):
+        with pytest.raises(StageError, match="stopped"):
+            stages.family(with_deciding(on_shipped, settings, tune=tune))
+    assert works == [work, f"{work}-of-decided", work]
 
 
 def test_at_alpha_0_nothing_is_decided(on_shipped: Recipe) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from training.config import Data
+from training.config import Data, DenseReward
 from training.errors import StageError
 from training.experiments import experiment
 from training.measure import outcomes
@@ -64,6 +64,10 @@ def test_an_experiment_that_cannot_run_is_named_before_the_first_starts(on_shipp
         on_shipped,
         named(evaluate=measured.model_copy(update={"prompts": 4})),
     )
+    for name, value in (("answer", "So {}!"), ("split_by", "tags"), ("max_episodes", 3)):
+        for reward in ("alpha", "l2t"):
+            family = on_shipped.family.model_copy(update={"reward": reward, "dense": DenseReward(**{name: value})})
+            rejects(rf"other: family\.dense\.{name} must be .*it is .*, and in mine", on_shipped, named(family=family))
     empty = tmp_path / "mine.jsonl"
     rejects(r"mine\.jsonl is missing", on_shipped, named(data=Data(task="jsonl", path=empty)))
 

@@ -129,6 +129,16 @@ def test_without_an_arm_as_accurate_as_the_base_none_is_recommended(tmp_path):
     assert (tmp_path / "out" / "report.md").read_text().count("sampled and greedily: none.") == 2
 
 
+def test_rewards_of_the_outcome_alone_are_baselines(results, tmp_path):
+    plain = (result("brief", seed, tokens=50, accuracy=0.6) for seed in range(3))
+    write_results(results, *(each.model_copy(update={"reward": "truncation"}) for each in plain))
+    report.write(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| brief 0.2 | alpha 0.2 |" not in text, "it has no dense reward"
+    assert "| dense 0.2 | brief 0.2 |" in text
+    assert "above the line through base, outcome, alpha and truncation, seed by seed" in text
+
+
 def test_at_equal_tokens_a_dense_arm_is_compared_with_the_line_through_the_plain_ones(results, tmp_path):
     report.write(results, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()

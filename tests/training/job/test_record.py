@@ -32,9 +32,20 @@ def test_an_artefact_made_from_other_inputs_is_rejected_until_it_is_removed(tmp_
 
 def test_unfinished_work_is_not_continued_from_other_inputs(tmp_path):
     directory = tmp_path / "alpha-0"
+    directory.mkdir()
     is_up_to_date(directory / "adapter", {"lr": 1}, hint_remove=directory)
     with pytest.raises(StageError, match=r"adapter: lr changed from 1 to 2 since it was made; remove .*alpha-0 to"):
         is_up_to_date(directory / "adapter", {"lr": 2}, hint_remove=directory)
+
+
+def test_removing_what_the_message_names_is_enough_to_make_it_again(tmp_path):
+    artefact = tmp_path / "adapter"
+    artefact.mkdir()
+    (tmp_path / "adapter.made-from.json").write_text('{"lr": 1}')
+    with pytest.raises(StageError, match=r"remove .*adapter to make it again"):
+        is_up_to_date(artefact, {"lr": 2}, hint_remove=artefact)
+    artefact.rmdir()
+    assert not is_up_to_date(artefact, {"lr": 2}, hint_remove=artefact)
 
 
 def test_an_artefact_without_a_record_is_rejected(tmp_path):

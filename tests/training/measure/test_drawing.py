@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,6 +16,8 @@ from tests.training.conftest import TINY
 from training.base import train as base_training
 from training.config import FamilyStage, Recipe
 from training.job import trl_settings
+from training.job.vllm_server import Server, ServerSettings
+from training.measure import drawing
 from training.measure.drawing import Draws, draws
 from training.recipe_base import BaseStage, PretrainedBase
 from training.rollouts import engine
@@ -75,6 +80,35 @@ def test_a_draw_without_a_seed_goes_on_from_the_last_one(served: Draws, tokenize
     again = [draw(prompts, params, eos=eos) for params in (seeded, unseeded)]
     assert first == again
     assert first[0] != first[1]
+
+
+def test_an_answer_has_room_behind_thinking_of_any_length(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        sent.append((len(body["prompt"]), body["max_tokens"]))
+        choice = {"index": 0, "token_ids": [2], "finish_reason": "stop", "logprobs": {"token_logprobs": [0.0]}}
+        return httpx.Response(200, json={"choices": [choice]})
+
+    @contextmanager
+    def started(settings: ServerSettings, _: Path) -> Iterator[engine.Engine]:
+        client = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://vllm")
+        yield engine.Engine(Server(client, tmp_path / "log", settings, 0), tmp_path)
+
+    monkeypatch.setattr(drawing, "started", started)
+    monkeypatch.setattr(engine.Engine, "load", lambda *_: None)
+    monkeypatch.setattr(drawing, "LONGEST_PROMPT", 20)
+    for max_tokens in (100, 200):
+        family = recipe.family.model_copy(update={"max_tokens": max_tokens})
+        with draws(recipe.model_copy(update={"family": family})) as drawn:
+            draw = drawn.of(model(tokenizer, 0))
+            assert draw is not None
+            assert draw([[5] * (20 + max_tokens)], SamplingParams(max_tokens, 0.0), eos=2) == [[2]]
+    # 20 + 200 + 200 tokens are more than the 256 positions of the model: there, its context ends the answer.
+    assert sent == [(120, 100), (220, 36)]
 
 
 @pytest.mark.parametrize(("sampler", "gpu"), [("transformers", False), ("vllm", True)])

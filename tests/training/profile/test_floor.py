@@ -103,4 +103,7 @@ def test_two_ways_share_the_error() -> None:
 
 def test_a_reference_that_is_never_right_certifies_nothing() -> None:
     wrong = outcomes(np.zeros(100), 10)
-    assert not certify(0.9, wrong, {"alone": [wrong] * len(floor.TOLERANCES)}, 0).is_certified
+    for routed in (wrong, outcomes(np.ones(100), 5)):
+        found = certify(0.9, wrong, {"alone": [routed] * len(floor.TOLERANCES)}, 0)
+        assert not found.is_certified
+        assert found.needed is None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -20,7 +23,7 @@ from training.base import train as base_training
 from training.config import FamilyStage
 from training.errors import StageError
 from training.job import checkpoints, trl_settings
-from training.job.vllm_server import ServerSettings
+from training.job.vllm_server import Server, ServerSettings
 from training.recipe_base import BaseStage
 from training.rollouts import engine as engines
 from training.rollouts.drawer import Drawer
@@ -238,6 +241,27 @@ def test_what_the_engine_refuses_is_told_in_one_line(engine, tokenizer, tmp_path
         engine.sample([[7] * 249], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
     with pytest.raises(StageError, match=r"/v1/completions answered 400: "):
         engine.sample([[10**6]], SamplingParams(max_tokens=8, temperature=1.0), eos=tokenizer.eos_token_id)
+
+
+def test_many_prompts_do_not_take_a_thread_and_a_socket_each(tmp_path):
+    counting, running, peaks = threading.Lock(), set[int](), list[int]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        with counting:
+            running.add(id(request))
+            peaks.append(len(running))
+        time.sleep(0.3)
+        with counting:
+            running.remove(id(request))
+        choice = {"index": 0, "token_ids": json.loads(request.content)["prompt"], "finish_reason": "stop"}
+        return httpx.Response(200, json={"choices": [choice | {"logprobs": {"token_logprobs": [0.0]}}]})
+
+    settings = ServerSettings(model=tmp_path, context_tokens=64, dtype="float32", sequences=64)
+    client = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://vllm")
+    fake = Engine(Server(client, tmp_path / "log", settings, 0), tmp_path)
+    completions = fake.sample([[number] for number in range(600)], SamplingParams(8, 1.0), eos=2)
+    assert [completion.ids for completion in completions] == [[number] for number in range(600)]
+    assert max(peaks) <= engines.LARGEST_BATCH
 
 
 def test_what_earlier_weights_computed_is_not_used_again(engine, base, tokenizer):

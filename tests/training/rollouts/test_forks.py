@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import Forks
+from training.recipe_dense import Forks
 from training.rollouts import forks
 from training.rollouts.engine import Completion
 from training.rollouts.episodes import Splitter
