@@ -8,7 +8,7 @@ from gateway.commands import terminal
 from gateway.config import Settings
 from gateway.ledger import shadows
 from gateway.ledger.ledger import LedgerSnapshot, read_books
-from gateway.ledger.money import SavedMoney, compute_money
+from gateway.ledger.money import MAX_UNPRICED, SavedMoney, compute_money
 from gateway.ledger.savings import By
 from models import family as families
 
@@ -45,6 +45,11 @@ def money_sentences(money: SavedMoney | None) -> list[str]:
         lines.append(
             f"Measured against the holdout, over {measured.requests:,} requests: {measured.saved:,.4f} {currency} saved"
             f" (95 % interval {measured.low:,.4f} to {measured.high:,.4f})."
+        )
+    if total.unpriced_tokens:
+        lines.append(
+            f"{total.unpriced_tokens:,} tokens are of checkpoints without a price, and in no amount. With more than"
+            f" {MAX_UNPRICED:.0%} of them, money is not measured."
         )
     if money.shadows or money.judge:
         judge = "; the judge has no price" if money.judge is None else f", and the judge {money.judge:,.4f}"

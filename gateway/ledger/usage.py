@@ -114,6 +114,12 @@ def spent_of(usage: Usage) -> Spent:
     return Spent(prompt, usage.cached_tokens, usage.reasoning_tokens, usage.answer_tokens)
 
 
+def tokens_of(usage: Usage) -> int:
+    """All tokens that a price is of."""
+    spent = spent_of(usage)
+    return spent.prompt + spent.reasoning + spent.answer
+
+
 _LABELS: Mapping[By, Callable[[Line], str]] = {
     "team": lambda line: line.team or "(none)",  # no team and no key can have this name
     "key": lambda line: LABELS["key"](line.cell),
@@ -196,10 +202,9 @@ def _numbers(figures: dict[str, object]) -> dict[str, object]:
 def _row(labels: tuple[str, ...], parts: Sequence[tuple[Line, Usage]], prices: PriceList | None) -> Row:
     spent, unpriced = 0, 0
     for line, usage in parts:
-        tokens = spent_of(usage)
         price = None if prices is None else prices.of(line.checkpoint)
         if price is not None:
-            spent += cost(price, tokens)
+            spent += cost(price, spent_of(usage))
         else:
-            unpriced += tokens.prompt + tokens.reasoning + tokens.answer
+            unpriced += tokens_of(usage)
     return Row(labels, sum_usage([usage for _, usage in parts]), spent, unpriced)
