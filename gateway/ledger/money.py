@@ -1,6 +1,7 @@
 """How much money was saved? By prices, from the same requests as the tokens that were saved. No I/O.
 
     estimate = sum over answered requests of (what the reference was expected to cost - what was spent)
+               - what was spent by requests that another router never reported, which is the most that it could be
     measured = n mean of y over the holdout, adjusted as in `gateway.ledger.savings` - sum of y over the n others
     y        = cost of the request - cost of its prompt at the reference's price
 
@@ -39,8 +40,10 @@ from gateway.ledger.savings import (
     had_draw,
     measure,
 )
-from gateway.ledger.usage import MILLI, Line, Usage, spent_of, sum_usage, tokens_of
+from gateway.ledger.usage import MILLI, Line, Outcome, Usage, spent_of, sum_usage, tokens_of
 
+ESTIMATED: tuple[Outcome, ...] = ("answered", "unreported")
+"""Those that the estimate covers. Unreported ones are a loss, so that hiding requests does not pay."""
 MAX_UNPRICED = 0.01
 """Largest share of tokens at one holdout fraction whose requests have no price, for which money is measured."""
 
@@ -60,9 +63,9 @@ class Money:
     """What some requests cost, in currency units."""
 
     spent: float
-    """By routed and answered requests that were no holdouts and have prices: those that the estimate covers."""
+    """By routed requests that are no holdouts, have prices, and were answered or never reported by another router."""
     reference: float
-    """What the reference was expected to cost for them."""
+    """What the reference was expected to cost for the answered ones."""
     saved: float
     total: float
     """What all requests cost, holdouts and failures included."""
@@ -171,10 +174,12 @@ def compute_money(
 
 def _money(lines: Lines, holdouts: Sequence[Entry], prices: _Prices, complete: int) -> Money:
     routed = [(line, usage) for line, usage in lines if line.holdout_fraction is not None]
-    answered = [(line, usage) for line, usage in routed if line.outcome == "answered"]
-    estimated = [(line, usage) for line, usage in answered if prices.covers(line.choice, [line.checkpoint])]
+    counted = [(line, usage) for line, usage in routed if line.outcome in ESTIMATED]
+    estimated = [(line, usage) for line, usage in counted if prices.covers(line.choice, [line.checkpoint])]
     spent = sum(prices.cost_of(line.checkpoint, spent_of(usage)) for line, usage in estimated)
-    expected = sum(prices.expected(usage) for _, usage in estimated)
+    # Nothing is expected for unreported requests: at a cheap checkpoint's price, even the longest thinking may cost
+    # less than the reference was expected to, and then a failure would save something if nobody reported it.
+    expected = sum(prices.expected(usage) for line, usage in estimated if line.outcome == "answered")
     total = sum(prices.cost_of(line.checkpoint, spent_of(usage)) for line, usage in lines)
     measured = _measured([one for one in lines if one[0].hour >= complete], holdouts, prices)
     unpriced = sum(tokens_of(usage) for line, usage in lines if prices.list.of(line.checkpoint) is None)

@@ -21,7 +21,7 @@ from gateway.ledger.table import csv_text
 
 By = Literal["team", "key", "day", "checkpoint"]
 DIMENSIONS: tuple[By, ...] = get_args(By)
-Outcome = Literal["answered", "failed", "holdout"]
+Outcome = Literal["answered", "failed", "holdout", "unreported"]
 MILLI = 1000
 """Expected tokens are summed in thousandths, as whole numbers."""
 
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     difficulty: str
     holdout_fraction: float | None
     outcome: Outcome
-    """`answered` if the caller got an answer, else `failed`; or a holdout."""
+    """`answered` if the caller got an answer, else `failed`; a holdout; or `unreported` by another router."""
     checkpoint: str
     """The checkpoint that spent the tokens."""
 
@@ -86,7 +86,7 @@ def dimensions(text: str) -> tuple[By, ...]:
 
 def usage_of(entry: Entry, cell: Cell) -> list[tuple[Line, Usage]]:
     """What one entry adds to its lines; `cell` is its own."""
-    outcome: Outcome = "holdout" if entry.holdout else "answered" if entry.succeeded else "failed"
+    outcome = _outcome(entry)
     lines: list[tuple[Line, Usage]] = []
     hour, key, choice, difficulty, fraction = cell
     for checkpoint, (prompt, cached, reasoning, answer), repeats in entry.parts:
@@ -101,6 +101,14 @@ def usage_of(entry: Entry, cell: Cell) -> list[tuple[Line, Usage]]:
         counts = (1, int(entry.status != 200), int(entry.assumed))
         lines.append((line, Usage(*counts, prompt, cached, 0, reasoning, answer, thought, said)))
     return lines
+
+
+def _outcome(entry: Entry) -> Outcome:
+    if entry.holdout:
+        return "holdout"
+    if not entry.is_reported:
+        return "unreported"
+    return "answered" if entry.succeeded else "failed"
 
 
 def sum_usage(parts: Sequence[Usage]) -> Usage:

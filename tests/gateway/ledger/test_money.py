@@ -6,11 +6,14 @@ import random
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.access.cost import Price, Spent
 from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.money import Money, SavedMoney, compute_money
+from gateway.ledger.outcome import unreported
 from gateway.ledger.savings import Savings, cell_of, compute_savings, totals_of
 from gateway.ledger.usage import report, usage_of
 from tests.gateway.entries import entry
@@ -114,6 +117,31 @@ def test_failures_and_pinned_requests_cost_and_save_nothing() -> None:
     assert (total.spent, total.reference, total.saved) == (0, 0, 0)
     assert total.total == pytest.approx(2 * (20 * 200_000 + 40 * 700_000 + 5 * 500_000) / 1e12)
     assert total.measured is None
+
+
+@given(
+    expected=st.none() | st.floats(0, 2_000),
+    answer=st.none() | st.floats(0, 100),
+    status=st.sampled_from([200, 503]),
+    tokens=st.tuples(st.integers(0, 1_000), st.integers(0, 1_000)),
+)
+def test_silence_of_another_router_never_saves_more_than_a_report(
+    expected: float | None, answer: float | None, status: int, tokens: tuple[int, int]
+) -> None:
+    """As in tokens, what is never reported counts as the longest that it could have been."""
+    plain = {"reference_tokens": expected, "reference_answer_tokens": answer}
+    silent = unreported(entry(**plain, prompt_tokens=0, reasoning_tokens=0, answer_tokens=0), "envoy", 1_000)
+    reasoning, said = tokens[0], min(tokens[1], 1_000 - tokens[0])
+    told = entry(**plain, status=status, reasoning_tokens=reasoning, answer_tokens=said)
+    assert of([silent], FULL).total.saved <= of([told], FULL).total.saved
+
+
+def test_hiding_costly_requests_lowers_the_money_that_seems_saved() -> None:
+    usual, costly = [entry() for _ in range(20)], [entry(reasoning_tokens=900) for _ in range(5)]
+    told = of([*usual, *costly], FULL).total
+    silent = of([*usual, *(unreported(one, "envoy", 1_000) for one in costly)], FULL).total
+    assert silent.saved < told.saved < of(usual, FULL).total.saved
+    assert silent.spent <= silent.total
 
 
 def test_without_a_forecast_of_answers_the_reference_s_are_as_long_as_those_given() -> None:
