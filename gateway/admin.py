@@ -26,11 +26,10 @@ from gateway.errors import ApiError, BadRequestError
 from gateway.ledger import shadows
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.feedback import read_scores
-from gateway.ledger.ledger import LedgerSnapshot, read_usage
+from gateway.ledger.ledger import read_books, read_usage
 from gateway.ledger.money import compute_money
 from gateway.ledger.quality import compute_quality
 from gateway.ledger.savings import By, compute_savings
-from gateway.ledger.shadows import Shadow
 from gateway.ledger.usage import dimensions, report
 from gateway.request.admission import Tenant
 from gateway.services import Services
@@ -100,8 +99,9 @@ class Window(BaseModel):
 async def savings(window: Annotated[Window, Query()], services: Open) -> JSONResponse:
     """Sums by one dimension, estimated and measured, whether the prompts have drifted, and what it cost in quality."""
     since = 0.0 if window.since is None else time.time() - window.since
+    prices = services.prices.current
     with _redis("the ledger"):
-        snapshot = await services.ledger.snapshot(since)
+        snapshot, lines = await read_books(services.ledger.redis, since, priced=prices is not None)
         scores = await read_scores(services.ledger.redis, since)
         compared = await shadows.read(services.ledger.redis, since)
     # In threads, because the bootstrap takes long and streams must not wait for it.
@@ -110,20 +110,12 @@ async def savings(window: Annotated[Window, Query()], services: Open) -> JSONRes
     quality = await asyncio.to_thread(compute_quality, snapshot.cells, scores, window.by, None, snapshot.since_hour)
     figures = {**result.as_json(window.price), "drift": drift.as_json(), "quality": quality.as_json()}
     figures["shadows"] = shadows.compare(compared).as_json()
-    if services.prices.current is not None:
-        figures["money"] = await _money(services, snapshot, compared, window.by)
+    if prices is not None:
+        spent = [one.spent for one in compared]
+        of = (lines, snapshot.holdouts, prices, services.family.reference)
+        money = await asyncio.to_thread(compute_money, *of, by=window.by, shadows=spent)
+        figures["money"] = money.as_json()
     return JSONResponse({"since": snapshot.since_hour * 3600, **figures})
-
-
-async def _money(services: Services, snapshot: LedgerSnapshot, compared: list[Shadow], by: By) -> dict[str, object]:
-    """What was spent and saved by the prices of now."""
-    prices = services.prices.current
-    assert prices is not None
-    with _redis("the ledger"):
-        lines = await read_usage(services.ledger.redis, snapshot.since_hour * 3600.0)
-    spent = [one.spent for one in compared]
-    of = (lines, snapshot.holdouts, prices, services.family.reference)
-    return (await asyncio.to_thread(compute_money, *of, by=by, shadows=spent)).as_json()
 
 
 class UsageWindow(BaseModel):

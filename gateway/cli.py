@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from gateway import config
 from gateway.access.prices import PricesError
 from gateway.commands import export, keys, quality, refit, reports, terminal, usage
-from gateway.commands.saved import money_sentences, saved_money
+from gateway.commands.saved import money_sentences, read_saved
 from gateway.config import ConfigError
 from gateway.errors import BadRequestError
 from gateway.ledger import feedback, ledger, spool
@@ -298,8 +298,7 @@ def _savings(arguments: Sequence[str]) -> None:
 
     async def read(redis: Redis) -> tuple[LedgerSnapshot, list[Score], SavedMoney | None]:
         since = terminal.window_start(parsed)
-        snapshot = await ledger.read_snapshot(redis, since)
-        money = await saved_money(redis, settings, snapshot, parsed.by)
+        snapshot, money = await read_saved(redis, settings, since, parsed.by)
         return snapshot, await feedback.read_scores(redis, since), money
 
     snapshot, scores, money = terminal.with_redis("savings", settings, read)

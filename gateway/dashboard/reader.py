@@ -12,8 +12,7 @@ from gateway.dashboard.figures import Reading
 from gateway.ledger import shadows
 from gateway.ledger.entry import Entry
 from gateway.ledger.feedback import read_scores
-from gateway.ledger.ledger import CLOCK_SKEW_SECONDS, STREAM, Page, parse_line, read_snapshot
-from gateway.ledger.ledger import read_usage as read_lines
+from gateway.ledger.ledger import CLOCK_SKEW_SECONDS, STREAM, Page, parse_line, read_books
 from gateway.store import connect
 
 MAX_ENTRIES = 2_000
@@ -32,10 +31,10 @@ async def read(redis_url: str, since: float, limited: Sequence[str], *, priced: 
     """
     redis = connect(redis_url)
     try:
-        snapshot = await read_snapshot(redis, since)
+        snapshot, lines = await read_books(redis, since, priced=priced)
         return Reading(
             snapshot=snapshot,
-            lines=await read_lines(redis, snapshot.since_hour * 3600.0) if priced else (),
+            lines=lines,
             scores=await read_scores(redis, since),
             shadows=await shadows.read(redis, since),
             entries=await read_latest(redis, since),

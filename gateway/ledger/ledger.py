@@ -303,6 +303,16 @@ async def read_snapshot(redis: Redis, since: float) -> LedgerSnapshot:
     return LedgerSnapshot(since_hour, cells, holdouts)
 
 
+async def read_books(
+    redis: Redis, since: float, *, priced: bool
+) -> tuple[LedgerSnapshot, list[tuple[UsageLine, Usage]]]:
+    """Read the snapshot and, if `priced`, the usage, from the hour of `since` (Unix seconds) on."""
+    # The usage says how many holdouts there must be, so it comes first: one that arrives in between is then one more
+    # than needed. Read last, it would count a holdout that is not there, and no hour until then could be measured.
+    lines = await read_usage(redis, since) if priced else []
+    return await read_snapshot(redis, since), lines
+
+
 async def read_cells(redis: Redis, since: float) -> list[tuple[Cell, Totals]]:
     """Read the sums by cell from the hour of `since` (Unix seconds) on."""
     return [cell async for hour, sums in _hourly(redis, _SUMS, since) for cell in _cells(hour, sums)]

@@ -1,6 +1,7 @@
 """How much money was saved? By prices, from the same requests as the tokens that were saved. No I/O.
 
     estimate = sum over answered requests of (what the reference was expected to cost - what was spent)
+               - what was spent by requests that another router never reported, which is the most that it could be
     measured = n mean of y over the holdout, adjusted as in `gateway.ledger.savings` - sum of y over the n others
     y        = cost of the request - cost of its prompt at the reference's price
 
@@ -9,18 +10,19 @@ interval. What differs stays in y: a smaller checkpoint's cheaper prompt, and th
 The reference is expected to find as much of the prompt in its cache as was found. Its answer is as long as the profile
 expects, or as the one that was given if the profile does not predict answers.
 
-Prices are those of now, also for requests of before.
+Prices are those of now, also for requests of before. Requests that were decided on, or served by, a checkpoint that has
+no price now are left out on both sides, and where they are many, nothing is measured: nobody knows what they cost.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from gateway.access.cost import TRILLIONTHS, Part, Spent, cost
+from gateway.access.cost import TRILLIONTHS, Part, Price, Spent, cost
 from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import (
@@ -38,7 +40,12 @@ from gateway.ledger.savings import (
     had_draw,
     measure,
 )
-from gateway.ledger.usage import MILLI, Line, Usage, spent_of, sum_usage
+from gateway.ledger.usage import MILLI, Line, Outcome, Usage, spent_of, sum_usage, tokens_of
+
+ESTIMATED: tuple[Outcome, ...] = ("answered", "unreported")
+"""Those that the estimate covers. Unreported ones are a loss, so that hiding requests does not pay."""
+MAX_UNPRICED = 0.01
+"""Largest share of tokens at one holdout fraction whose requests have no price, for which money is measured."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,15 @@ class Money:
     """What some requests cost, in currency units."""
 
     spent: float
-    """By routed and answered requests that were no holdouts: those that the estimate covers."""
+    """By routed requests that are no holdouts, have prices, and were answered or never reported by another router."""
     reference: float
-    """What the reference was expected to cost for them."""
+    """What the reference was expected to cost for the answered ones."""
     saved: float
     total: float
     """What all requests cost, holdouts and failures included."""
     measured: MeasuredMoney | None
+    unpriced_tokens: int
+    """Tokens of checkpoints that have no price. They are in no amount."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +97,24 @@ class _Prices:
     list: PriceList
     reference: str
 
+    def covers(self, choice: str, checkpoints: Iterable[str]) -> bool:
+        """Whether there are prices of the reference, of what was decided on, and of what served."""
+        # By the choice as well, because an escalated request has lines of two checkpoints, which stay together so, and
+        # because the choice comes before the draw: both sides of it lose the same requests.
+        first, _, second = choice.partition(">")
+        names = (self.reference, first, second.partition("@")[0], *checkpoints)
+        return all(self.list.of(name) is not None for name in names if name)
+
+    @property
+    def own(self) -> Price:
+        """The reference's."""
+        price = self.list.of(self.reference)
+        assert price is not None
+        return price
+
     def beyond(self, parts: Iterable[Part]) -> int:
         """y of a request's parts, or of sums of them, in trillionths."""
-        own = self.list.checkpoints[self.reference]
-        total = 0
+        own, total = self.own, 0
         for part in parts:
             spent = part.spent
             prompt = Spent() if part.repeats else Spent(spent.prompt, spent.cached)
@@ -105,7 +128,7 @@ class _Prices:
 
     def expected(self, usage: Usage) -> float:
         """What the reference was expected to cost for requests, in trillionths."""
-        own = self.list.checkpoints[self.reference]
+        own = self.own
         prompt = cost(own, Spent(usage.prompt_tokens, usage.cached_tokens))
         return prompt + (usage.expected_reasoning * own.reasoning + usage.expected_answer * own.answer) / MILLI
 
@@ -151,13 +174,22 @@ def compute_money(
 
 def _money(lines: Lines, holdouts: Sequence[Entry], prices: _Prices, complete: int) -> Money:
     routed = [(line, usage) for line, usage in lines if line.holdout_fraction is not None]
-    estimated = [(line, usage) for line, usage in routed if line.outcome == "answered"]
+    counted = [(line, usage) for line, usage in routed if line.outcome in ESTIMATED]
+    estimated = [(line, usage) for line, usage in counted if prices.covers(line.choice, [line.checkpoint])]
     spent = sum(prices.cost_of(line.checkpoint, spent_of(usage)) for line, usage in estimated)
-    expected = sum(prices.expected(usage) for _, usage in estimated)
+    # Nothing is expected for unreported requests: at a cheap checkpoint's price, even the longest thinking may cost
+    # less than the reference was expected to, and then a failure would save something if nobody reported it.
+    expected = sum(prices.expected(usage) for line, usage in estimated if line.outcome == "answered")
     total = sum(prices.cost_of(line.checkpoint, spent_of(usage)) for line, usage in lines)
     measured = _measured([one for one in lines if one[0].hour >= complete], holdouts, prices)
+    unpriced = sum(tokens_of(usage) for line, usage in lines if prices.list.of(line.checkpoint) is None)
     return Money(
-        spent / TRILLIONTHS, expected / TRILLIONTHS, (expected - spent) / TRILLIONTHS, total / TRILLIONTHS, measured
+        spent / TRILLIONTHS,
+        expected / TRILLIONTHS,
+        (expected - spent) / TRILLIONTHS,
+        total / TRILLIONTHS,
+        measured,
+        unpriced,
     )
 
 
@@ -166,18 +198,23 @@ def _measured(lines: Lines, holdouts: Sequence[Entry], prices: _Prices) -> Measu
     drawn: defaultdict[float, list[Entry]] = defaultdict(list)
     others: defaultdict[float, list[tuple[Line, Usage]]] = defaultdict(list)
     everybody: defaultdict[float, list[Usage]] = defaultdict(list)
+    unpriced = Counter[float]()
     for entry in holdouts:
-        if entry.holdout_fraction is not None and had_draw(entry.holdout_fraction):
-            drawn[entry.holdout_fraction].append(entry)
+        fraction, served = entry.holdout_fraction, [part.checkpoint for part in entry.parts]
+        if fraction is not None and had_draw(fraction) and prices.covers(entry.choice, served):
+            drawn[fraction].append(entry)
     for line, usage in lines:
-        if line.holdout_fraction is not None and had_draw(line.holdout_fraction):
-            everybody[line.holdout_fraction].append(usage)
-            if line.outcome != "holdout":
-                others[line.holdout_fraction].append((line, usage))
+        if (fraction := line.holdout_fraction) is None or not had_draw(fraction):
+            continue
+        everybody[fraction].append(usage)
+        if not prices.covers(line.choice, [line.checkpoint]):
+            unpriced[fraction] += tokens_of(usage)
+        elif line.outcome != "holdout":
+            others[fraction].append((line, usage))
     intervals, requests = list[tuple[float, float, float]](), 0
     for fraction, sample in drawn.items():
         treated, every = sum_usage([usage for _, usage in others[fraction]]), sum_usage(everybody[fraction])
-        if _is_uninformative(sample, every):
+        if _is_uninformative(sample, every) or unpriced[fraction] > MAX_UNPRICED * tokens_of(every):
             continue
         x = np.array([entry.reference_tokens or 0.0 for entry in sample])
         y = np.array([prices.beyond(entry.parts) / TRILLIONTHS for entry in sample])

@@ -13,8 +13,9 @@ assumed: given arm, stratum and x, whether a request gets a score does not depen
 An arm's variance is that of a regression estimator with the leverages of HC3 (MacKinnon and White 1985). Its interval
 is Wilson's (1927) at the number of requests that this variance is worth, because most scores are near 1. The
 difference's interval combines the two (Newcombe 1998, method 10; MOVER, Zou and Donner 2008). Holdout fractions are
-measured apart and weighted by their requests. If one arm gets scores more often than the other, Lee's bounds (2009) say
-how far the difference could be off: those who answer in both arms are compared, at worst and at best.
+measured apart and weighted by their requests. If one arm gets scores more often than the other at the same fractions,
+Lee's bounds (2009) say how far the difference could be off: those who answer in both arms are compared, at worst and at
+best.
 """
 
 from __future__ import annotations
@@ -65,11 +66,8 @@ class Arm:
     scores: int
     mean: float | None
     """Of the scores, adjusted for missing ones; None if nothing is measured."""
-
-    @property
-    def share(self) -> float:
-        """Of the requests that have a score."""
-        return self.scores / self.requests if self.requests else 0.0
+    share: float
+    """Of the requests that have a score, at the holdout fractions where something is measured, weighted like `mean`."""
 
 
 @dataclass(frozen=True)
@@ -161,34 +159,61 @@ def _least(scores: Sequence[Score]) -> int:
 def estimate(cells: Sequence[tuple[Cell, Totals]], scores: Sequence[Score]) -> Estimate:
     """The quality of some requests by one source: all their cells, and their scores. All took part in a draw."""
     sums = sum_totals([totals for _, totals in cells])
-    requests = {False: sums.eligible, True: sums.holdout}
     counts = Counter(one.holdout for one in scores)
     fractions: defaultdict[float, list[Score]] = defaultdict(list)
     for one in scores:
         fractions[one.cell.holdout_fraction or 0.0].append(one)
-    parts: list[tuple[float, Measured]] = []
-    for fraction, some in fractions.items():
-        at = [(cell, totals) for cell, totals in cells if cell.holdout_fraction == fraction]
-        if (measured := _measure(_strata(at, some))) is not None:
-            parts.append((float(sum(totals.eligible + totals.holdout for _, totals in at)), measured))
-    shares = {arm: counts[arm] / requests[arm] if requests[arm] else 0.0 for arm in (False, True)}
-    uneven = _is_uneven(counts[False], requests[False], counts[True], requests[True])
-    bounds = _lee(scores, shares[False], shares[True]) if uneven and parts else (None, None)
+    at = {fraction: [one for one in cells if one[0].holdout_fraction == fraction] for fraction in fractions}
+    scored = [(_scored(at[one], some), _measure(_strata(at[one], some))) for one, some in fractions.items()]
+    parts = [(part, measured) for part, measured in scored if measured is not None]
+    # Shares are not pooled over the fractions: if scores come more often at one of them, the arm with more of its
+    # requests there would look as if its answers decided who gives one.
+    used = [part for part, _ in parts] or [part for part, _ in scored]
+    whole = sum(part.weight for part in used)
+    weights = [part.weight / whole if whole else 0.0 for part in used]
+    shares = [_total(weights, [part.share(arm) for part in used]) for arm in (False, True)]
+    uneven = _is_uneven(used, weights)
+    bounds = _lee_bounds(used, weights) if uneven and parts else (None, None)
+    arms = ((sums.eligible, counts[False]), (sums.holdout, counts[True]))
     if not parts:
-        routed, holdout = (Arm(requests[arm], counts[arm], None) for arm in (False, True))
+        routed, holdout = (Arm(*arm, None, share) for arm, share in zip(arms, shares, strict=True))
         return Estimate(None, None, None, routed, holdout, uneven, *bounds)
-    whole = sum(weight for weight, _ in parts)
-    routed_mean, holdout_mean, difference = (sum(weight / whole * one[i] for weight, one in parts) for i in (0, 1, 2))
-    below, above = (math.hypot(*(weight / whole * (one.difference - one[i]) for weight, one in parts)) for i in (3, 4))
-    return Estimate(
-        difference,
-        max(difference - below, -1.0),
-        min(difference + above, 1.0),
-        Arm(requests[False], counts[False], routed_mean),
-        Arm(requests[True], counts[True], holdout_mean),
-        uneven,
-        *bounds,
+    measured = [one for _, one in parts]
+    *means, difference = (_total(weights, [one[i] for one in measured]) for i in (0, 1, 2))
+    below, above = (
+        math.hypot(*(weight * (one.difference - one[i]) for weight, one in zip(weights, measured, strict=True)))
+        for i in (3, 4)
     )
+    routed, holdout = (Arm(*arm, mean, share) for arm, mean, share in zip(arms, means, shares, strict=True))
+    low, high = max(difference - below, -1.0), min(difference + above, 1.0)
+    return Estimate(difference, low, high, routed, holdout, uneven, *bounds)
+
+
+def _total(weights: Sequence[float], values: Iterable[float]) -> float:
+    return sum(weight * value for weight, value in zip(weights, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The requests at one holdout fraction, and their scores, by arm: routed and holdout."""
+
+    requests: tuple[int, int]
+    scores: tuple[Vector, Vector]
+
+    @property
+    def weight(self) -> float:
+        """As much as there are requests."""
+        return float(sum(self.requests))
+
+    def share(self, arm: bool) -> float:
+        """Of an arm's requests that have a score."""
+        return min(len(self.scores[arm]) / self.requests[arm], 1.0) if self.requests[arm] else 0.0
+
+
+def _scored(cells: Sequence[tuple[Cell, Totals]], scores: Sequence[Score]) -> Scored:
+    sums = sum_totals([totals for _, totals in cells])
+    routed, holdout = (np.array([one.score for one in scores if one.holdout == arm]) for arm in (False, True))
+    return Scored((sums.eligible, sums.holdout), (routed, holdout))
 
 
 class Measured(NamedTuple):
@@ -306,24 +331,40 @@ def _wilson(mean: float, variance: float, scores: int) -> tuple[float, float]:
     return min(middle - half, mean), max(middle + half, mean)
 
 
-def _is_uneven(scored: int, requests: int, scored_holdouts: int, holdouts: int) -> bool:
-    """Whether one arm gets scores more often than the other: a test of two proportions."""
-    if not (requests and holdouts and (scored or scored_holdouts)):
+def _is_uneven(parts: Sequence[Scored], weights: Sequence[float]) -> bool:
+    """Whether one arm gets scores more often than the other: a test of two proportions, stratified by the fractions."""
+    if not all(part.requests[0] and part.requests[1] for part in parts):
         return False
-    one, other = scored / requests, scored_holdouts / holdouts
-    pooled = min((scored + scored_holdouts) / (requests + holdouts), 1.0)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / requests + 1 / holdouts))
+    one, other = (_total(weights, [part.share(arm) for part in parts]) for arm in (False, True))
+    error = math.hypot(*(weight * _share_error(part) for weight, part in zip(weights, parts, strict=True)))
     return abs(one - other) > UNEVEN_Z * error and max(one, other) > UNEVEN_RATIO * min(one, other)
 
 
-def _lee(scores: Sequence[Score], share: float, holdout_share: float) -> tuple[float | None, float | None]:
+def _share_error(part: Scored) -> float:
+    """The standard error of the difference between both arms' shares, if they are the same but for chance."""
+    pooled = min(sum(map(len, part.scores)) / sum(part.requests), 1.0)
+    return math.sqrt(pooled * (1 - pooled) * sum(1 / requests for requests in part.requests))
+
+
+def _lee_bounds(parts: Sequence[Scored], weights: Sequence[float]) -> tuple[float | None, float | None]:
+    """Lee's bounds at each fraction, weighted; None if they are not known at one of them."""
+    low = high = 0.0
+    for weight, part in zip(weights, parts, strict=True):
+        if (bounds := _lee(part)) is None:
+            return None, None
+        low, high = low + weight * bounds[0], high + weight * bounds[1]
+    return low, high
+
+
+def _lee(part: Scored) -> tuple[float, float] | None:
     """Lee's bounds: the arm with more scores loses its best or its worst ones, until the shares are equal."""
-    routed, holdout = (np.sort([one.score for one in scores if one.holdout == arm]) for arm in (False, True))
+    share, holdout_share = part.share(False), part.share(True)
+    routed, holdout = (np.sort(scores) for scores in part.scores)
     kept = min(share, holdout_share) / max(share, holdout_share)
     more = routed if share > holdout_share else holdout
     count = round(kept * len(more))
     if not count:
-        return None, None
+        return None
     low, high = float(more[:count].mean()), float(more[-count:].mean())
     if more is routed:
         return low - float(holdout.mean()), high - float(holdout.mean())

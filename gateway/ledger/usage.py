@@ -21,7 +21,7 @@ from gateway.ledger.table import csv_text
 
 By = Literal["team", "key", "day", "checkpoint"]
 DIMENSIONS: tuple[By, ...] = get_args(By)
-Outcome = Literal["answered", "failed", "holdout"]
+Outcome = Literal["answered", "failed", "holdout", "unreported"]
 MILLI = 1000
 """Expected tokens are summed in thousandths, as whole numbers."""
 
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     difficulty: str
     holdout_fraction: float | None
     outcome: Outcome
-    """`answered` if the caller got an answer, else `failed`; or a holdout."""
+    """`answered` if the caller got an answer, else `failed`; a holdout; or `unreported` by another router."""
     checkpoint: str
     """The checkpoint that spent the tokens."""
 
@@ -86,7 +86,7 @@ def dimensions(text: str) -> tuple[By, ...]:
 
 def usage_of(entry: Entry, cell: Cell) -> list[tuple[Line, Usage]]:
     """What one entry adds to its lines; `cell` is its own."""
-    outcome: Outcome = "holdout" if entry.holdout else "answered" if entry.succeeded else "failed"
+    outcome = _outcome(entry)
     lines: list[tuple[Line, Usage]] = []
     hour, key, choice, difficulty, fraction = cell
     for checkpoint, (prompt, cached, reasoning, answer), repeats in entry.parts:
@@ -103,6 +103,14 @@ def usage_of(entry: Entry, cell: Cell) -> list[tuple[Line, Usage]]:
     return lines
 
 
+def _outcome(entry: Entry) -> Outcome:
+    if entry.holdout:
+        return "holdout"
+    if not entry.is_reported:
+        return "unreported"
+    return "answered" if entry.succeeded else "failed"
+
+
 def sum_usage(parts: Sequence[Usage]) -> Usage:
     """Sum each figure over several usages."""
     return Usage(*map(sum, zip(*parts, strict=True))) if parts else Usage()
@@ -112,6 +120,12 @@ def spent_of(usage: Usage) -> Spent:
     """The tokens that a price is of."""
     prompt = usage.prompt_tokens + usage.repeated_prompt_tokens
     return Spent(prompt, usage.cached_tokens, usage.reasoning_tokens, usage.answer_tokens)
+
+
+def tokens_of(usage: Usage) -> int:
+    """All tokens that a price is of."""
+    spent = spent_of(usage)
+    return spent.prompt + spent.reasoning + spent.answer
 
 
 _LABELS: Mapping[By, Callable[[Line], str]] = {
@@ -196,10 +210,9 @@ def _numbers(figures: dict[str, object]) -> dict[str, object]:
 def _row(labels: tuple[str, ...], parts: Sequence[tuple[Line, Usage]], prices: PriceList | None) -> Row:
     spent, unpriced = 0, 0
     for line, usage in parts:
-        tokens = spent_of(usage)
         price = None if prices is None else prices.of(line.checkpoint)
         if price is not None:
-            spent += cost(price, tokens)
+            spent += cost(price, spent_of(usage))
         else:
-            unpriced += tokens.prompt + tokens.reasoning + tokens.answer
+            unpriced += tokens_of(usage)
     return Row(labels, sum_usage([usage for _, usage in parts]), spent, unpriced)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.ledger.usage import DIMENSIONS
 from tests.conftest import RedisServer
+from tests.gateway.arrivals import let_a_holdout_arrive_once_holdouts_are_read
+from tests.gateway.commands.running import record_holdouts
 from tests.gateway.fakes import EASY, FakeEngine, Gateway, error, running
 from tests.gateway.test_money_limits import COST, key, priced
 
@@ -107,3 +110,12 @@ async def test_savings_are_in_money_with_prices(priced: Gateway) -> None:
     assert money["total"]["reference"] == pytest.approx((17 * 10_000 + 100 * 30_000 + 5 * 20_000) / 1e9, rel=0.2)
     assert (money["total"]["measured"], money["shadows"]) == (None, 0)
     assert set(money["groups"]) == {"alpha-0.4"}
+
+
+async def test_a_holdout_that_arrives_between_two_reads_does_not_hide_the_money_that_was_measured(
+    priced: Gateway, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await record_holdouts(redis_server, tmp_path / "before")
+    let_a_holdout_arrive_once_holdouts_are_read(monkeypatch, redis_server, tmp_path)
+    money = (await priced.client.get("/v1/savings")).json()["money"]
+    assert money["total"]["measured"]["requests"] == 100

@@ -69,7 +69,7 @@ async def test_too_few_scores_are_counted(
     assert "thumbs has 6 and 2" in " ".join(capsys.readouterr().out.split())
     run("quality", "--redis", redis_server.url, "--json", "--source", "thumbs")
     quality = json.loads(capsys.readouterr().out)
-    assert quality["sources"]["thumbs"]["routed"] == {"requests": 150, "scores": 6, "mean": None}
+    assert quality["sources"]["thumbs"]["routed"] == {"requests": 150, "scores": 6, "mean": None, "share": 0.04}
 
 
 async def test_without_scores_the_command_says_where_they_come_from(

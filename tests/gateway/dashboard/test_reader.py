@@ -11,7 +11,9 @@ from redis.exceptions import RedisError
 from gateway import store
 from gateway.dashboard import reader
 from gateway.ledger.ledger import STREAM
+from gateway.ledger.savings import Totals, cell_of, complete_from
 from tests.conftest import RedisServer
+from tests.gateway.arrivals import let_a_holdout_arrive_once_holdouts_are_read
 from tests.gateway.dashboard.books import fill
 from tests.gateway.entries import entry
 
@@ -37,6 +39,17 @@ async def test_a_reading_has_all_that_is_shown(redis_server: RedisServer, tmp_pa
     assert sum(totals.requests for _, totals in reading.snapshot.cells) == 2
     assert reading.usage["team-a"].requests == 0
     assert len(reading.scores) > 0
+
+
+async def test_a_holdout_that_arrives_while_the_ledger_is_read_is_not_missing(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(redis_server, tmp_path, [entry(time=NOW, decision="holdout", checkpoint="base")])
+    let_a_holdout_arrive_once_holdouts_are_read(monkeypatch, redis_server, tmp_path)
+    reading = await reader.read(redis_server.url, NOW - 3600, [], priced=True)
+    counted = [(line.cell, Totals(holdout=used.requests)) for line, used in reading.lines if line.outcome == "holdout"]
+    assert len(counted) > 0
+    assert complete_from(counted, [cell_of(one) for one in reading.snapshot.holdouts]) == 0
 
 
 async def test_without_redis_a_reading_fails_as_redis_does(mortal_redis: RedisServer) -> None:

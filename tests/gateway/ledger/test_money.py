@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.access.cost import Price, Spent
 from gateway.access.prices import PriceList
 from gateway.ledger.entry import Entry
-from gateway.ledger.money import SavedMoney, compute_money
+from gateway.ledger.money import Money, SavedMoney, compute_money
+from gateway.ledger.outcome import unreported
 from gateway.ledger.savings import Savings, cell_of, compute_savings, totals_of
-from gateway.ledger.usage import usage_of
+from gateway.ledger.usage import report, usage_of
 from tests.gateway.entries import entry
 
 REASONING_ONLY = PriceList("USD", dict.fromkeys(("base", "alpha-0.2", "alpha-0.4"), Price(0, 0, 10**6, 0)))
@@ -115,6 +119,31 @@ def test_failures_and_pinned_requests_cost_and_save_nothing() -> None:
     assert total.measured is None
 
 
+@given(
+    expected=st.none() | st.floats(0, 2_000),
+    answer=st.none() | st.floats(0, 100),
+    status=st.sampled_from([200, 503]),
+    tokens=st.tuples(st.integers(0, 1_000), st.integers(0, 1_000)),
+)
+def test_silence_of_another_router_never_saves_more_than_a_report(
+    expected: float | None, answer: float | None, status: int, tokens: tuple[int, int]
+) -> None:
+    """As in tokens, what is never reported counts as the longest that it could have been."""
+    plain = {"reference_tokens": expected, "reference_answer_tokens": answer}
+    silent = unreported(entry(**plain, prompt_tokens=0, reasoning_tokens=0, answer_tokens=0), "envoy", 1_000)
+    reasoning, said = tokens[0], min(tokens[1], 1_000 - tokens[0])
+    told = entry(**plain, status=status, reasoning_tokens=reasoning, answer_tokens=said)
+    assert of([silent], FULL).total.saved <= of([told], FULL).total.saved
+
+
+def test_hiding_costly_requests_lowers_the_money_that_seems_saved() -> None:
+    usual, costly = [entry() for _ in range(20)], [entry(reasoning_tokens=900) for _ in range(5)]
+    told = of([*usual, *costly], FULL).total
+    silent = of([*usual, *(unreported(one, "envoy", 1_000) for one in costly)], FULL).total
+    assert silent.saved < told.saved < of(usual, FULL).total.saved
+    assert silent.spent <= silent.total
+
+
 def test_without_a_forecast_of_answers_the_reference_s_are_as_long_as_those_given() -> None:
     total = of([entry(answer_tokens=30)], FULL).total
     assert total.reference == pytest.approx((20 * 300_000 + 80 * 900_000 + 30 * 600_000) / 1e12)
@@ -135,3 +164,56 @@ def test_comparisons_cost_what_the_reference_and_the_judge_took() -> None:
     assert found.judge is None
     judged = PriceList("USD", FULL.checkpoints, judge=Price(1, 1, 3, 2))
     assert compute_money([], [], judged, "base", by="day", shadows=spent).judge == pytest.approx(2 * 217 / 1e12)
+
+
+def test_a_request_whose_checkpoint_has_no_price_is_counted_and_is_in_no_amount() -> None:
+    known, gone = entry(), entry(checkpoint="gone", prompt_tokens=7, reasoning_tokens=3_000, answer_tokens=11)
+    total = of([known, gone], FULL).total
+    assert total == replace(of([known], FULL).total, unpriced_tokens=7 + 3_000 + 11)
+    lines = [line for one in (known, gone) for line in usage_of(one, cell_of(one))]
+    assert total.unpriced_tokens == report(lines, (), FULL).total.unpriced
+    default = replace(FULL, default=Price(0, 0, 0, 0))
+    assert of([known, gone], default).total.unpriced_tokens == 0
+    assert of([known, gone], default).total.reference > total.reference
+
+
+@pytest.mark.parametrize(
+    ("choice", "checkpoint", "first"),
+    [
+        ("gone>base@10%", "base", "gone"),
+        ("alpha-0.4>gone@10%", "gone", "alpha-0.4"),
+        ("alpha-0.4>gone@10%", "alpha-0.4", ""),
+    ],
+)
+def test_an_escalation_is_left_out_whole_if_one_of_its_checkpoints_has_no_price(
+    choice: str, checkpoint: str, first: str
+) -> None:
+    thought = 20 if first else 0
+    one = entry(checkpoint=checkpoint, choice=choice, first_checkpoint=first, first_reasoning_tokens=thought)
+    total = of([one], FULL).total
+    assert (total.spent, total.reference, total.saved) == (0, 0, 0)
+
+
+def test_money_is_measured_only_where_nearly_all_tokens_have_a_price() -> None:
+    sample = traffic(4)
+    tokens = sum(one.prompt_tokens + one.reasoning_tokens + one.answer_tokens for one in sample)
+
+    def with_unpriced(share: float) -> Money:
+        spent = round(tokens * share / (1 - share))
+        gone = entry(
+            checkpoint="gone", holdout_fraction=0.2, prompt_tokens=0, reasoning_tokens=spent, answer_tokens=0
+        )  # fmt: skip
+        return of([*sample, gone], FULL).total
+
+    alone = of(sample, FULL).total.measured
+    assert alone is not None
+    assert with_unpriced(0.009).measured == alone
+    assert with_unpriced(0.011).measured is None
+
+
+def test_without_a_price_of_the_reference_nothing_is_saved_or_measured() -> None:
+    rest = PriceList("USD", {name: price for name, price in FULL.checkpoints.items() if name != "base"})
+    total = of(traffic(5), rest).total
+    assert (total.spent, total.reference, total.saved, total.measured) == (0, 0, 0, None)
+    assert total.total > 0
+    assert total.unpriced_tokens > 0

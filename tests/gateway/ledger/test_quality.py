@@ -97,6 +97,42 @@ def test_scores_that_come_unevenly_are_reported_with_bounds() -> None:
     assert (found.bound_low, found.bound_high) == (pytest.approx(-0.5), pytest.approx(0.5))
 
 
+def test_scores_that_come_more_often_at_one_holdout_fraction_are_not_uneven() -> None:
+    """At each fraction both sides are scored alike; pooled, about half of the holdouts, and a fifth of the others."""
+    before, after = cell(fraction=0.5), cell(fraction=0.1)
+    scores = [
+        *scored(before, False, [1.0, 0.0] * 225), *scored(before, True, [1.0, 0.0] * 225),
+        *scored(after, False, [1.0, 0.0] * 225), *scored(after, True, [1.0, 0.0] * 25),
+    ]  # fmt: skip
+    found = estimate([sums(before, 500, 500), sums(after, 4500, 500)], scores)
+    assert not found.uneven
+    assert (found.bound_low, found.bound_high) == (None, None)
+    assert found.routed.share == pytest.approx(found.holdout.share)
+    assert (found.routed.requests, found.routed.scores) == (5000, 900)
+
+
+def test_requests_at_a_holdout_fraction_without_scores_do_not_hide_that_scores_come_unevenly() -> None:
+    """Scores began after the fraction was lowered: every routed request has one, and half of the holdouts."""
+    before, after = cell(fraction=0.5), cell(fraction=0.1)
+    scores = [*scored(after, False, [1.0, 0.0] * 450), *scored(after, True, [1.0, 0.0] * 25)]
+    found = estimate([sums(before, 1000, 10), sums(after, 900, 100)], scores)
+    assert found.uneven
+    assert (found.routed.share, found.holdout.share) == (1.0, 0.5)
+    assert (found.bound_low, found.bound_high) == (pytest.approx(-0.5), pytest.approx(0.5))
+
+
+def test_bounds_are_those_of_each_holdout_fraction_weighted_by_its_requests() -> None:
+    """At one fraction all succeed and at the other none does, so whichever scores are missing, nothing differs."""
+    before, after = cell(fraction=0.5), cell(fraction=0.1)
+    scores = [
+        *scored(before, False, [1.0] * 500), *scored(before, True, [1.0] * 250),
+        *scored(after, False, [0.0] * 900), *scored(after, True, [0.0] * 50),
+    ]  # fmt: skip
+    found = estimate([sums(before, 500, 500), sums(after, 900, 100)], scores)
+    assert found.uneven
+    assert (found.bound_low, found.bound_high) == (0.0, 0.0)
+
+
 def test_the_groups_are_of_the_source_with_the_most_scores_of_holdouts() -> None:
     a, b = cell(key="a"), cell(key="b")
     thumbs = [one for at in (a, b) for arm in (False, True) for one in scored(at, arm, [1.0, 0.5] * 20)]
