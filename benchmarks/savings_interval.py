@@ -3,10 +3,11 @@
     python -m benchmarks.savings_interval --out benchmarks/results
 
 simulates traffic whose questions become harder, with lognormal lengths that a budget may end, a profile that is wrong
-in scale, in slope and on every single question, and a random holdout. Both sides of every request are drawn, so it is
-known what the routed requests would have spent on the reference checkpoint. It reports the share of deployments with
-enough informative holdouts for an interval, the share of those whose 95 % interval covers the truth, and how many
-times as wide the interval is without the covariate. It takes minutes.
+in scale, in slope and on every single question, and a random holdout. In some kinds of traffic, a few questions take
+many times the tokens of the others, which the profile cannot see. Both sides of every request are drawn, so it is known
+what the routed requests would have spent on the reference checkpoint. It reports the share of deployments with enough
+informative holdouts for an interval, the share of those whose 95 % interval covers the truth, and how many times as
+wide the interval is without the covariate. It takes minutes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class Deployment:
     """Tokens at which thinking stops."""
     budgeted: float = 0.0
     """Share of requests that have it; the others have none."""
+    outliers: float = 0.0
+    """Share of questions that take many times the tokens, which the profile cannot see."""
+    outlying: float = 1.0
+    """How many times."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,18 @@ DEPLOYMENTS = {
     "half under a tight budget": Deployment(2_000, 0.1, 0.6, 0.5, 0.7, 0.3, budget=30, budgeted=0.5),
     "most without thinking": Deployment(4_000, 0.1, 0.6, 0.5, 0.7, 0.3, budget=0, budgeted=0.8),
     "a budget that stops nearly all": Deployment(2_000, 0.1, 0.6, 0.5, 0.7, 0.3, budget=20, budgeted=1.0),
+    "one in 20 ten times as long, 50 holdouts": Deployment(
+        2_500, 0.02, 0.6, 0.5, 0.7, 0.3, outliers=0.05, outlying=10.0
+    ),
+    "one in 20 ten times as long, 200 holdouts": Deployment(
+        10_000, 0.02, 0.6, 0.5, 0.7, 0.3, outliers=0.05, outlying=10
+    ),
+    "one in 50 thirty times as long, 50 holdouts": Deployment(
+        2_500, 0.02, 0.6, 0.5, 0.7, 0.3, outliers=0.02, outlying=30.0
+    ),
+    "one in 50 thirty times as long, 200 holdouts": Deployment(
+        10_000, 0.02, 0.6, 0.5, 0.7, 0.3, outliers=0.02, outlying=30.0
+    ),
 }
 
 
@@ -83,9 +100,12 @@ def simulate(kind: Deployment, deployments: int, seed: int) -> Coverage:
 def _one(kind: Deployment, rng: np.random.Generator) -> tuple[float, Interval, Interval] | None:
     hard = rng.random(kind.requests) < 0.2 + kind.drift * np.linspace(0, 1, kind.requests)
     log_tokens = np.log(np.where(hard, 160.0, 60.0)) + 0.4 * rng.standard_normal(kind.requests)
+    longer = log_tokens
+    if kind.outliers:
+        longer = log_tokens + np.log(kind.outlying) * (rng.random(kind.requests) < kind.outliers)
     cap = np.where(rng.random(kind.requests) < kind.budgeted, kind.budget, np.inf)
-    reference = np.minimum(np.exp(log_tokens + kind.skew * rng.standard_normal(kind.requests)).round(), cap)
-    chosen = np.minimum(np.exp(log_tokens - 0.9 + kind.skew * rng.standard_normal(kind.requests)).round(), cap)
+    reference = np.minimum(np.exp(longer + kind.skew * rng.standard_normal(kind.requests)).round(), cap)
+    chosen = np.minimum(np.exp(longer - 0.9 + kind.skew * rng.standard_normal(kind.requests)).round(), cap)
     expected = np.exp(kind.slope * log_tokens + 0.8 + kind.blur * rng.standard_normal(kind.requests))
     expected = np.minimum(expected, cap)
     held = rng.random(kind.requests) < kind.holdout_fraction

@@ -56,6 +56,7 @@ ALLOWED = {
     "docs/how-to/budgets.md": {"5 % quantile | 25 % | 50 % | 90 % | 99 %": "levels of quantiles"},
     "docs/how-to/deploy.md": {"vLLM 0.32": "a version"},
     "docs/how-to/keys.md": {"within 250 ms": LIMIT},
+    "docs/how-to/money.md": {"more than 1 % of the tokens": LIMIT},
     "docs/how-to/kubernetes.md": {"Kubernetes 1.37": "a version", "Kubernetes 1.34": "a version"},
     "docs/how-to/measure.md": {"95 % intervals": LEVEL},
     "docs/how-to/other-routers.md": {"more than 5 % of the requests": LIMIT, "fires at 5 %": LIMIT},

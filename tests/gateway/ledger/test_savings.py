@@ -283,6 +283,13 @@ def test_the_interval_covers_the_truth_95_percent_of_the_time(kind: str) -> None
     assert coverage.narrowed > 1.05, "the covariate must narrow the interval"
 
 
+@pytest.mark.parametrize("kind", ["one in 20 ten times as long", "one in 50 thirty times as long"])
+def test_rare_long_requests_that_nobody_foresees_are_covered_less_often_and_more_with_more_holdouts(kind: str) -> None:
+    """The documentation says how often; no interval knows of what its holdout has not drawn."""
+    few, many = (simulate(DEPLOYMENTS[f"{kind}, {n} holdouts"], deployments=200, seed=0).covered for n in (50, 200))
+    assert few < many < 0.95
+
+
 def test_no_interval_is_given_if_a_budget_forces_nearly_all_holdouts() -> None:
     coverage = simulate(DEPLOYMENTS["a budget that stops nearly all"], deployments=50, seed=0)
     assert coverage.measured < 0.1
