@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import heapq
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ MIN_SCORED = 200
 MIN_FITTED = 50
 """Fewest of the earlier ones whose thinking no limit ended: only they say what a prompt takes."""
 MOST_ROWS = 20_000
-"""Only the latest entries are used."""
+"""So many entries with a score are used, and so many without: the latest."""
 EXAMPLES = """examples:
   laconic refit ./my-family                       compare only; nothing is written
   laconic refit ./my-family --replace             write the new profile, if it is better
@@ -145,25 +146,34 @@ def _refit(parsed: argparse.Namespace) -> bool:
 
 
 def _read(path: Path, source: str | None) -> tuple[str | None, list[_Entry]]:
-    """The exported entries in the order of arrival, and the source with the most scores unless one is named.
+    """The latest exported entries in the order of arrival, and the source with the most scores unless one is named.
+
+    A ledger may have a million entries, of which few have scores. So those are kept first, and the file is never in
+    memory as a whole.
 
     Raises:
         StageError: the file cannot be read.
     """
-    entries: list[_Entry] = []
+    if source is None and (counts := Counter(name for entry in _entries(path) for name in entry.scores)):
+        source = counts.most_common(1)[0][0]
+    latest: dict[bool, list[tuple[float, int, _Entry]]] = {True: [], False: []}
+    for number, entry in enumerate(_entries(path)):
+        kept = latest[source in entry.scores]
+        push = heapq.heappush if len(kept) < MOST_ROWS else heapq.heappushpop
+        push(kept, (entry.time, number, entry))
+    return source, [entry for *_, entry in sorted(latest[True] + latest[False])]
+
+
+def _entries(path: Path) -> Iterator[_Entry]:
     try:
         with path.open() as file:
             for number, line in enumerate(file, 1):
                 try:
-                    entries.append(_Entry.model_validate_json(line))
+                    yield _Entry.model_validate_json(line)
                 except ValidationError as error:
                     raise StageError(f"{path}: line {number}: {': '.join(first_error(error))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StageError(f"{path}: cannot be read ({error})") from None
-    counts = Counter(name for entry in entries for name in entry.scores)
-    if source is None and counts:
-        source = counts.most_common(1)[0][0]
-    return source, sorted(entries, key=lambda entry: entry.time)[-MOST_ROWS:]
 
 
 def usable(entries: Sequence[_Entry], source: str | None, family: Family, before: Reading) -> tuple[list[Row], int]:

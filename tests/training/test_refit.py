@@ -108,6 +108,17 @@ def test_entries_without_scores_may_come_first_or_last(
     assert int(compared) == int(all_of_them) - int(int(all_of_them) * refit.TRAINING_SHARE)
 
 
+def test_scored_entries_are_kept_though_most_later_ones_have_no_score(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refit, "MOST_ROWS", 250)
+    file = write(own, tmp_path / "entries.jsonl", truth="numbers", scored=range(0, 900, 3))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[::-1]) + "\n")  # the order of the file does not matter
+    assert run(own, file) == 0
+    assert "500 entries can be used, 250 with a score from verifier" in capsys.readouterr().out
+
+
 def test_answers_that_a_limit_ended_are_too_little_to_fit_on(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
