@@ -30,7 +30,7 @@ from training.adopt.measure import Measured, Plan, Sampling
 from training.adopt.probe import Facts
 from training.adopt.prompts import Request
 from training.errors import StageError
-from training.profile import crossfit, encoding, enough, floor, kept
+from training.profile import crossfit, encoding, floor, kept
 
 MIN_PROMPTS = 50
 DEFAULT_TOLERANCE = 0.005
@@ -356,8 +356,8 @@ def _print_result(console: Console, adopted: publish.Adopted, family: Family) ->
     )
     for one in adopted.floors:
         console.print(f"  {kept.line(one, adopted.reference)}", highlight=False, soft_wrap=True)
-    if few := enough.warning(family.checkpoints[0].frontier.overall.prompts):
-        console.print(f"  {few}", highlight=False, soft_wrap=True)
+    for said in publish.doubts(family):
+        console.print(f"  {said}", highlight=False, soft_wrap=True)
 
 
 def _fail(message: str) -> NoReturn:

@@ -149,6 +149,13 @@ def _checkpoint(adopted: Adopted, name: str) -> Checkpoint:
     )
 
 
+def doubts(family: Family) -> list[str]:
+    """Why the figures of an adopted family are worth little, in sentences; none if nothing speaks against them."""
+    reference = family.checkpoint(family.reference).frontier.overall
+    said = (enough.warning(reference.prompts), enough.never_right(family.reference, reference.accuracy.mean))
+    return [one for one in said if one is not None]
+
+
 def card(adopted: Adopted, family: Family, profile: Mapping[str, Any], cost: str) -> str:
     """The family's card as Markdown; `profile` is what was fitted, as JSON, and `cost` says what a prediction takes."""
     report: Mapping[str, Mapping[str, float]] = profile["report"]
@@ -160,11 +167,11 @@ def card(adopted: Adopted, family: Family, profile: Mapping[str, Any], cost: str
         for c in family.checkpoints
     ]
     routed = adopted.routed
-    few = enough.warning(measured.overall.prompts)
+    doubted = "".join(f" **{said}**" for said in doubts(family))
     return f"""# {family.name}
 
 {family.description} Nothing was trained: these are levels of {", ".join(f"`{model}`" for model in models)}, measured on
-{measured.overall.prompts:,} prompts with {measured.samples_per_prompt} samples each.{f" **{few}**" if few else ""}
+{measured.overall.prompts:,} prompts with {measured.samples_per_prompt} samples each.{doubted}
 
 | checkpoint | model | what is asked | {_accuracy(adopted.label)} | reasoning tokens |
 | --- | --- | --- | --- | --- |

@@ -1,4 +1,4 @@
-"""How many prompts are enough to trust a family's figures and its profile? What is said where there are fewer."""
+"""What makes a family's figures and its profile worth little? Few prompts, or a reference that is never right."""
 
 from __future__ import annotations
 
@@ -16,4 +16,14 @@ def warning(prompts: int, what: str = "Measured on") -> str | None:
     return (
         f"{what} {prompts} prompts: that is few. An accuracy of a half is uncertain by {points:.0f} points either way,"
         " and a profile of so few seldom routes better than one checkpoint for everything. Take 300 or more."
+    )
+
+
+def never_right(reference: str, accuracy: float) -> str | None:
+    """What to say about a reference that is right on no prompt; None if it is on some."""
+    if accuracy > 0:
+        return None
+    return (
+        f"{reference} is right on no prompt, so nothing shows what less thinking costs. Check the prompts' answers, and"
+        " whether replies are long enough to end."
     )

@@ -87,10 +87,14 @@ async def test_a_floor_is_certified_or_the_reference_serves(
     assert "| 0.999 | not certified" in card
 
 
-async def test_figures_from_few_prompts_say_so(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+async def test_figures_that_are_worth_little_say_why(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Few prompts, whose answers are given wrongly: no reply is right, and no floor can be certified."""
+    rows = [{**json.loads(line), "answer": "-1"} for line in prompts.read_text().splitlines()]
+    prompts.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     await adopt(ScriptedEngine(), "--prompts", str(prompts), "--most", "60", "--out", str(tmp_path / "family"))
     for said in (capsys.readouterr().err, (tmp_path / "family" / "README.md").read_text()):
         assert "Measured on 60 prompts: that is few." in said
+        assert "max is right on no prompt" in said
 
 
 async def test_thinking_that_the_template_opened_counts_also_where_it_was_cut_off(prompts: Path, tmp_path: Path):
