@@ -42,8 +42,7 @@ EXAMPLES = """examples:
   laconic serve --engine http://gpu1:8000 --engine http://gpu2:8000 --redis redis://cache:6379/0 --family ./my-family
                                                     use your own engines, Redis and family
   laconic serve --default-budget low                cap requests without a budget at the family's measured `low`
-  laconic serve --engine-args="--enable-auto-tool-choice --tool-call-parser hermes"
-                                                    give the vLLM that is started more arguments
+  laconic serve --engine-args="--max-num-seqs 64"   give the vLLM that is started more arguments
   laconic serve --config laconic.toml               read settings from a file: port = 9000, engine = ["http://gpu1:8000"]
   LACONIC_PORT=9000 laconic serve                   every flag has an environment variable
 

@@ -160,6 +160,11 @@ class FamilyStage(Section):
         return self.reward if self.reward in ("truncation", "solve_rate") else "alpha"
 
     @property
+    def stated_probe(self) -> DenseReward | None:
+        """How P(answer) after each episode is measured, as far as the stage says; None if it does not."""
+        return self.dense_reward or self.dense
+
+    @property
     def dense_reward(self) -> DenseReward | None:
         """The settings of the dense reward; None without one."""
         if self.reward not in ("progress", "l2t"):
@@ -227,7 +232,7 @@ class Recipe(Section):
                 f"family.max_tokens ({self.family.max_tokens}) must leave room for the prompt"
                 f" in base.context_tokens ({self.base.context_tokens})"
             )
-        cold, dense = getattr(self.base, "cold_start", None), self.family.dense_reward or self.family.dense
+        cold, dense = getattr(self.base, "cold_start", None), self.family.stated_probe
         if cold is not None and dense is not None and dense.answer != cold.answer:
             raise ValueError(
                 f"family.dense.answer: {dense.answer!r} must be base.cold_start.answer, {cold.answer!r}:"
@@ -253,7 +258,7 @@ class Recipe(Section):
     @property
     def probe(self) -> DenseReward:
         """How P(answer) after each episode is measured: as the dense reward does, or as it would without being one."""
-        if dense := self.family.dense_reward or self.family.dense:
+        if dense := self.family.stated_probe:
             return dense
         cold = self.base.cold_start if isinstance(self.base, PretrainedBase) else None
         return DenseReward(answer=cold.answer) if cold else DenseReward()

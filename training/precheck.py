@@ -74,7 +74,7 @@ def check_data(recipe: Recipe) -> Sequence[Question]:
     """
     count = recipe.family.steps * recipe.family.prompts_per_step
     trained_on = questions(recipe.data, "train", recipe.seed + 1, count)
-    if dense := recipe.family.dense_reward or recipe.family.dense:
+    if dense := recipe.family.stated_probe:
         _require_gradable("dense.answer", dense.answer, trained_on)
     if isinstance(recipe.base, PretrainedBase) and (cold := recipe.base.cold_start) is not None:
         _check_cold_start(recipe, cold)

@@ -174,14 +174,6 @@ class Ledger:
         """The client of the ledger's Redis, for what is stored beside the entries."""
         return self._redis
 
-    async def snapshot(self, since: float) -> LedgerSnapshot:
-        """Read what Redis has from the hour of `since` (Unix seconds) on.
-
-        Raises:
-            RedisError, OSError: Redis is down.
-        """
-        return await read_snapshot(self._redis, since)
-
     async def aclose(self) -> None:
         """Send pending entries to Redis, or leave them in the spool, and stop."""
         if self._writer is not None:

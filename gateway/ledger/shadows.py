@@ -146,8 +146,7 @@ def preferred(
     assert share is not None
     assert high is not None
     middle, half = share * of_judged[0], math.hypot(share * of_judged[1], of_judged[0] * (high - share))
-    difference = share * (better - worse) / judged
-    return difference, max(min(middle - half, difference), -1.0), min(max(middle + half, difference), 1.0)
+    return _around(share * (better - worse) / judged, middle, half)
 
 
 def matched_pairs(better: int, worse: int, pairs: int) -> tuple[float, float, float] | tuple[None, None, None]:
@@ -155,14 +154,18 @@ def matched_pairs(better: int, worse: int, pairs: int) -> tuple[float, float, fl
     if pairs < MIN_PAIRS:
         return None, None, None
     middle, half = _wald(better, worse, pairs)
-    difference = (better - worse) / pairs
-    return difference, max(min(middle - half, difference), -1.0), min(max(middle + half, difference), 1.0)
+    return _around((better - worse) / pairs, middle, half)
 
 
 def _wald(better: int, worse: int, pairs: int) -> tuple[float, float]:
     """The middle and the half-width of the interval."""
     n, plus, minus = pairs + 2, better + 0.5, worse + 0.5
     return (plus - minus) / n, _Z * math.sqrt(max(plus + minus - (plus - minus) ** 2 / n, 0.0)) / n
+
+
+def _around(difference: float, middle: float, half: float) -> tuple[float, float, float]:
+    """The difference and the interval's ends, which include it and are differences of shares."""
+    return difference, max(min(middle - half, difference), -1.0), min(max(middle + half, difference), 1.0)
 
 
 async def add(redis: Redis, shadow: Shadow) -> None:

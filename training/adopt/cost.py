@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from models.family import Reasoning
 from training.adopt.engine import Reply
 
-_MARKS = Reasoning()
+MARKS = Reasoning()
+"""Those of every model that is adopted."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,15 @@ def split(reply: Reply, marks: Reasoning | None) -> Split:
 
 def all_thinking(reply: Reply) -> Reply:
     """A reply whose thinking the template had opened: cut off before the mark that ends it, it is thinking alone."""
-    begun = reply.content.lstrip().startswith(_MARKS.start)
-    if reply.finish_reason != "length" or reply.reasoning or begun or _MARKS.end in reply.content:
+    marked = begins(reply.content, MARKS) or MARKS.end in reply.content
+    if reply.finish_reason != "length" or reply.reasoning or marked:
         return reply
     return replace(reply, reasoning=reply.content, content="")
+
+
+def begins(content: str, marks: Reasoning) -> bool:
+    """Whether content begins with the mark that opens the thinking."""
+    return content.lstrip().startswith(marks.start)
 
 
 def _inline(content: str, marks: Reasoning) -> tuple[str, str]:
@@ -50,4 +56,4 @@ def _inline(content: str, marks: Reasoning) -> tuple[str, str]:
     front, mark, rest = content.partition(marks.end)
     if mark:
         return front.replace(marks.start, "", 1), rest
-    return (content.replace(marks.start, "", 1), "") if content.lstrip().startswith(marks.start) else ("", content)
+    return (content.replace(marks.start, "", 1), "") if begins(content, marks) else ("", content)

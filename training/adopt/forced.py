@@ -11,10 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from models.continued import LIMITS, continued
-from models.family import Reasoning
+from training.adopt.cost import MARKS, begins
 from training.adopt.engine import Engine, EngineError, Reply
-
-MARKS = Reasoning()
 
 
 class NotContinuedError(EngineError):
@@ -44,7 +42,7 @@ async def chat(engine: Engine, body: Mapping[str, Any], budget: int, *, separate
     spent = first.completion_tokens + (answer is None)  # with the mark behind the thinking
     second = await engine.chat(continued(body, beginning, spent))
     text = second.reasoning + second.content  # a parser may not know that the thinking has ended
-    if (second.reasoning and second.content) or text.lstrip().startswith(MARKS.start) or MARKS.end in text:
+    if (second.reasoning and second.content) or begins(text, MARKS) or MARKS.end in text:
         raise NotContinuedError(f"{engine.url}: starts over instead of continuing a message", 422)
     thought = first.reasoning_tokens
     if thought is None and answer is None:

@@ -18,12 +18,12 @@ from models import endpoint
 from models.family import Reasoning
 from models.overrides import CAPS, Cap, with_cap, with_overrides
 from training.adopt import cost, forced
+from training.adopt.cost import MARKS, begins
 from training.adopt.engine import Engine, EngineError, Reply
 from training.adopt.levels import Level
 from training.adopt.prompts import Request
 from training.errors import StageError
 
-MARKS = Reasoning()
 CAP_TOKENS = 16
 OVERSHOOT = 8
 """Tokens beyond the cap that an engine may need to end the thinking in words."""
@@ -95,14 +95,14 @@ async def probe(
         raise StageError("--cap none: then no budget can hold; leave the budgets out of --levels")
     level = levels[-1]
     trials = await _trials(engine, level, requests[:MAX_TRIALS])
-    separated, inline = (any(getattr(trial, name) for trial in trials) for name in ("separated", "inline"))
-    seen = separated or inline or cap not in (None, "none")
+    separated = any(trial.separated for trial in trials)
+    seen = separated or any(trial.inline for trial in trials) or cap not in (None, "none")
     if needs_cap and not seen:
         raise StageError(_unmarked(engine, trials))
     context = (listed or {}).get(level.model, {}).get("max_model_len")
     return Facts(
         context_tokens=context if isinstance(context, int) and context > 0 else None,
-        marks=Reasoning() if seen else None,
+        marks=MARKS if seen else None,
         separates_reasoning=separated,
         opens_thinking=any(trial.opened for trial in trials) and not separated,
         reports_reasoning_tokens=any(trial.reply.reasoning_tokens is not None for trial in trials),
@@ -130,7 +130,7 @@ class _Trial:
 
     @property
     def _begins(self) -> bool:
-        return self.reply.content.lstrip().startswith(MARKS.start)
+        return begins(self.reply.content, MARKS)
 
     def tokens(self, *, opened: bool) -> int:
         """Tokens of thinking; `opened` says whether content begins in the midst of it."""

@@ -22,6 +22,7 @@ from gateway.answer.cost import Terms
 from gateway.answer.relay import Relay
 from gateway.errors import ApiError
 from gateway.ledger import entry as entries
+from gateway.ledger.ledger import read_snapshot
 from models.family import Reasoning
 from tests.conftest import RedisServer
 from tests.gateway.answer.test_cascade import SECOND, UNCONFIDENT, script_by_model
@@ -314,7 +315,7 @@ async def test_the_sums_of_an_hour_stay_finite(gateway: Gateway, engine: FakeEng
     await gateway.entries(2)
     savings = await gateway.client.get("/v1/savings")
     assert savings.status_code in (200, 403)
-    snapshot = await gateway.services.ledger.snapshot(0)
+    snapshot = await read_snapshot(gateway.services.ledger.redis, 0)
     spent = [totals.spent_tokens for _, totals in snapshot.cells]
     assert 0 < sum(spent) < 1000
 

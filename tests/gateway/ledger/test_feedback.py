@@ -12,7 +12,7 @@ import pytest
 from gateway.ledger import feedback
 from gateway.ledger.entry import Entry
 from gateway.ledger.feedback import FEEDBACK, FullError, ScoredRequest, find_entry, read_requests, read_scores, record
-from gateway.ledger.ledger import Ledger
+from gateway.ledger.ledger import Ledger, read_snapshot
 from gateway.ledger.savings import cell_of
 from tests.conftest import RedisServer
 from tests.gateway.entries import entry
@@ -111,5 +111,5 @@ async def test_an_entry_that_an_earlier_version_recorded_is_not_counted_twice(
     redis_server.client.sadd(f"{{laconic:ledger}}:ids:{int(one.time // 86_400)}", one.id)
     ledger.put(one)
     await recorded(ledger)
-    snapshot = await ledger.snapshot(0)
+    snapshot = await read_snapshot(ledger.redis, 0)
     assert sum(totals.requests for _, totals in snapshot.cells) == 1
