@@ -17,7 +17,7 @@ MAX_OVERVIEW_BYTES = 64 * 2**20
 
 
 class UnreachableError(Exception):
-    """Redis does not answer."""
+    """Redis does not answer, and why."""
 
 
 class Calculator:
@@ -42,8 +42,8 @@ class Calculator:
             await self._end()  # its next line would be the answer to this order
             raise
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_input)
-        if line == UNREACHABLE:
-            raise UnreachableError
+        if line.startswith(UNREACHABLE):
+            raise UnreachableError(line.removeprefix(UNREACHABLE).decode())
         return line.decode()
 
     async def aclose(self) -> None:

@@ -91,7 +91,8 @@ class Overviews:
         order = Order(redis, window, now - HOURS[window] * 3600, now, self._setting())
         try:
             return Overview(now, await self._do_compute(order))
-        except UnreachableError:
+        except UnreachableError as error:
+            log.warning("there is no overview, because Redis does not answer: %s", error)
             message = "Redis, which holds the ledger, does not answer. Try again in a moment."
             return errors.unavailable(message, "store_unavailable")
         except Exception:

@@ -29,7 +29,7 @@ async def read(redis_url: str, since: float, limited: Sequence[str], *, priced: 
     Raises:
         RedisError, OSError: Redis is down.
     """
-    redis = connect(redis_url)
+    redis = connect(redis_url, patient=True)
     try:
         snapshot, lines = await read_books(redis, since, priced=priced)
         return Reading(

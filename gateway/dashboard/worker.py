@@ -24,8 +24,8 @@ from redis.exceptions import RedisError
 from gateway.dashboard import reader
 from gateway.dashboard.figures import MAX_KEYS, Setting, Window, overview
 
-UNREACHABLE = b"{}"
-"""What is sent instead of an overview if Redis does not answer."""
+UNREACHABLE = b"unreachable: "
+"""What a line begins with that says why Redis does not answer, instead of an overview."""
 NICE = 10
 
 
@@ -45,14 +45,14 @@ ORDER = TypeAdapter(Order)
 
 
 def answer(line: bytes) -> bytes:
-    """The overview that a line orders."""
+    """The overview that a line orders, or why there is none: one line."""
     order = ORDER.validate_json(line)
     limited = [key.name for key in order.setting.keys if key.has_limits][:MAX_KEYS]
     try:
         priced = order.setting.prices is not None
         reading = asyncio.run(reader.read(order.redis_url, order.since, limited, priced=priced))
-    except (RedisError, OSError):
-        return UNREACHABLE
+    except (RedisError, OSError) as error:
+        return UNREACHABLE + " ".join(f"{type(error).__name__}: {error}".split()).encode()
     figures = overview(reading, order.setting, order.window, order.now)
     return json.dumps(figures, ensure_ascii=False, allow_nan=False).encode()
 

@@ -1,4 +1,4 @@
-"""Does the Redis client connect, and give up if there is no server or it hangs?"""
+"""Does the Redis client connect, and give up in time if there is no server, or if it is slow or hangs?"""
 
 from __future__ import annotations
 
@@ -46,3 +46,15 @@ async def test_a_client_does_not_wait_long_for_a_server_that_hangs() -> None:
     await redis.aclose()
     await closed.wait()
     server.close()
+
+
+async def test_only_a_patient_client_waits_for_a_slow_server(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 0.05)
+    hurried, patient = store.connect(redis_server.url), store.connect(redis_server.url, patient=True)
+    redis_server.client.client_pause(500)
+    with pytest.raises(RedisError, match="Timeout"):
+        await hurried.ping()
+    assert await patient.ping()
+    await asyncio.gather(hurried.aclose(), patient.aclose())

@@ -204,6 +204,7 @@ class Events:
         self._lines = response.aiter_lines()
 
     async def next(self) -> tuple[str, Any]:
+        """The next event's name and its data, which are JSON if it is an overview."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(30):
             async for line in self._lines:
@@ -211,7 +212,8 @@ class Events:
                     name, _, value = line.partition(": ")
                     fields[name] = value
                 elif fields:
-                    return fields["event"], json.loads(fields["data"]) if fields["event"] == "overview" else None
+                    data = fields["data"]
+                    return fields["event"], json.loads(data) if fields["event"] == "overview" else data
         raise AssertionError("the stream has ended")
 
 
@@ -225,8 +227,12 @@ async def test_the_stream_has_each_new_overview(gateway: Gateway, monkeypatch: p
         name, first = await events.next()
         assert (name, first["window"], first["savings"]["total"]["requests"]) == ("overview", "24h", 0)
         await gateway.ask(EASY)
-        while (shown := await events.next())[1]["savings"]["total"]["requests"] == 0:
-            assert shown[1]["computed"] > first["computed"]
+        last = first
+        while last["savings"]["total"]["requests"] == 0:
+            name, shown = await events.next()
+            assert name == "overview", f"{name}: {shown}"
+            assert shown["computed"] > last["computed"]
+            last = shown
 
 
 async def test_a_stream_ends_when_the_gateway_stops(gateway: Gateway) -> None:

@@ -99,14 +99,17 @@ async def test_a_costly_overview_is_renewed_rarely(gateway: Gateway, monkeypatch
     assert computing.count == 1
 
 
-async def test_without_redis_the_caller_is_told_and_redis_is_not_asked_again_at_once(gateway: Gateway) -> None:
-    computing = Computing(error=UnreachableError())
+async def test_without_redis_the_caller_is_told_and_redis_is_not_asked_again_at_once(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    computing = Computing(error=UnreachableError("ConnectionError: Connection refused"))
     shown = Overviews(gateway.services, computing)
     for _ in range(3):
         with pytest.raises(ApiError) as refused:
             await shown.get("7d")
         assert (refused.value.status, refused.value.code) == (503, "store_unavailable")
     assert computing.count == 1
+    assert caplog.text.count("Redis does not answer: ConnectionError: Connection refused") == 1
 
 
 async def test_a_bug_is_logged_and_not_kept(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
