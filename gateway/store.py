@@ -8,7 +8,6 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-
 CONNECT_SECONDS, ANSWER_SECONDS = 1.0, 2.0
 PATIENT_SECONDS = 20.0
 

@@ -81,7 +81,7 @@ async def test_one_process_answers_all_orders(computing: Calculator, family: Fam
 
 
 async def test_it_has_no_secret_among_its_arguments(computing: Calculator, family: Family) -> None:
-    with pytest.raises(UnreachableError, match="ConnectionError: .*connecting to 127.0.0.1:9"):
+    with pytest.raises(UnreachableError, match=r"ConnectionError: .*connecting to 127.0.0.1:9"):
         await computing.compute(order(family, f"redis://:{SECRET}@127.0.0.1:9/0"))
     (child,) = children()
     assert SECRET not in " ".join(child.cmdline())
