@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--levels", required=True, help="such as off,512,2048,max or low,medium,high, or a TOML file")
     parser.add_argument("--out", required=True, type=Path, help="directory for the family; it is replaced")
     parser.add_argument("--name", help="the family's name; default: the model's")
-    how = "how replies are judged right or wrong; default: by gold answers if every prompt has one, else by agreement"
+    how = "how replies are judged right or wrong; default: by gold answers if most prompts have one, else by agreement"
     parser.add_argument("--label", choices=("auto", *labels.METHODS), default="auto", help=how)
     parser.add_argument("--judge", metavar="MODEL", help="for --label judge: a model's name")
     parser.add_argument("--judge-url", metavar="URL", help="where the judge is; default: the engine")
@@ -139,12 +139,12 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence[str]) -> Family:
     chosen = levels.parse(parsed.levels, parsed.model)
-    requests = prompts.read(parsed.prompts, parsed.most)
+    label, requests = _labelled(parsed, prompts.read(parsed.prompts, parsed.most), console)
     if len(requests) < MIN_PROMPTS:
         raise StageError(
             f"--prompts: {len(requests)} prompts are too few to learn from; at least {MIN_PROMPTS} are needed"
         )
-    label, encoder = _label(parsed, requests), _encoder(parsed.encoder)
+    encoder = _encoder(parsed.encoder)
     if label == "agreement" and parsed.samples < 2:
         raise StageError("--samples: agreement needs 2 or more, because the reference is compared with itself, too")
     access = Access(parsed.key_file, parsed.header, parsed.ca)
@@ -255,21 +255,32 @@ async def _facts(
     return await probe.probe(client, chosen, requests, cap=parsed.cap, needs_cap=needs_cap)
 
 
-def _label(parsed: argparse.Namespace, requests: Sequence[Request]) -> str:
-    """How replies are judged. What that needs is checked before anything is measured."""
-    label = _method(parsed, requests)
+def _labelled(
+    parsed: argparse.Namespace, requests: Sequence[Request], console: Console
+) -> tuple[str, Sequence[Request]]:
+    """How replies are judged, and the requests for which they can be. It is checked before anything is measured."""
+    answered = [request for request in requests if request.gold is not None]
+    label, some = _method(parsed, len(answered), len(requests)), 0 < len(answered) < len(requests)
     if label == "gold":
+        first = next((request.where for request in requests if request.gold is None), "")
+        if some:
+            missing = f"{len(requests) - len(answered):,} of {len(requests):,} prompts have no answer"
+            console.print(f"{missing} and are left out, first {first}", highlight=False, soft_wrap=True)
+        requests = answered or requests
         assess.require_gold(requests)
-    return label
+    elif some and parsed.label == "auto":
+        few = f"only {len(answered):,} of {len(requests):,} prompts have an answer"
+        console.print(f"{few}, so replies are judged by agreement", highlight=False, soft_wrap=True)
+    return label, requests
 
 
-def _method(parsed: argparse.Namespace, requests: Sequence[Request]) -> str:
+def _method(parsed: argparse.Namespace, answered: int, requests: int) -> str:
     if parsed.label != "auto":
         for method, flag in (("judge", "judge"), ("command", "label_command")):
             if parsed.label == method and getattr(parsed, flag) is None:
                 raise StageError(f"--label {method} needs --{flag.replace('_', '-')}")
         return parsed.label
-    return "gold" if all(request.gold is not None for request in requests) else "agreement"
+    return "gold" if answered > requests / 2 else "agreement"
 
 
 def _decide(parsed: argparse.Namespace, label: str, judge: Engine, requests: Sequence[Request]) -> Decide:

@@ -132,8 +132,12 @@ def _request(where: str, row: object) -> Request:
     if not isinstance(row, dict):
         raise StageError(f"{where}: must be a JSON object")
     fields = cast("dict[str, Any]", row)
-    name = next((name for name in GOLD if fields.get(name) is not None), None)
+    name = next((name for name in GOLD if not _is_blank(fields.get(name))), None)
     return Request(where, _messages(where, fields), None if name is None else _gold(where, name, fields[name]))
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _gold(where: str, name: str, value: object) -> str:

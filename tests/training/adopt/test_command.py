@@ -97,6 +97,27 @@ async def test_figures_that_are_worth_little_say_why(prompts: Path, tmp_path: Pa
         assert "max is right on no prompt" in said
 
 
+@pytest.mark.parametrize(
+    ("answered", "said", "label"),
+    [
+        (98, "2 of 100 prompts have no answer and are left out, first sums.jsonl:99\n", "accuracy"),
+        (2, "only 2 of 100 prompts have an answer, so replies are judged by agreement\n", "agreement"),
+    ],
+)
+async def test_prompts_without_an_answer_are_left_out_unless_most_have_none(
+    answered: int, said: str, label: str, prompts: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    rows = [{**row, "answer": "7" if n < answered else ""} for n, row in enumerate(rows)]
+    prompts.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    out = prompts.with_name("family")
+    await adopt(ScriptedEngine(), "--prompts", str(prompts), "--out", str(out))
+    assert said in capsys.readouterr().err
+    measured = families.load(out).checkpoint("max").frontier.overall.prompts
+    assert measured == (98 if label == "accuracy" else 100)
+    assert f"| | {label} | reasoning tokens |" in (out / "README.md").read_text()
+
+
 async def test_thinking_that_the_template_opened_counts_also_where_it_was_cut_off(prompts: Path, tmp_path: Path):
     scripted, out = ScriptedEngine(inline=True, opens=True, reports=False), tmp_path / "family"
     flags = ["--prompts", str(prompts), "--out", str(out), "--levels", "off,max", "--max-tokens", "30"]

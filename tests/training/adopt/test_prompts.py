@@ -66,6 +66,15 @@ def test_gold_answers_are_read(tmp_path: Path, name: str, value: object):
     assert request.gold == "42"
 
 
+@pytest.mark.parametrize("blank", [None, "", " \n"])
+def test_a_blank_answer_is_none(tmp_path: Path, blank: str | None):
+    row = {"prompt": "6 times 7?", "answer": blank}
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", row))
+    assert request.gold is None
+    (request,) = prompts.read(written(tmp_path / "more.jsonl", {**row, "solution": "42"}))
+    assert request.gold == "42"
+
+
 def test_files_with_a_byte_order_mark_lists_and_lines_of_text_are_read(tmp_path: Path):
     (tmp_path / "bom.jsonl").write_text('\ufeff{"prompt": "one"}\n', encoding="utf-8")
     (tmp_path / "list.json").write_text(json.dumps([{"prompt": "one"}, {"prompt": "two"}]))
