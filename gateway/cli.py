@@ -114,8 +114,8 @@ ENGINE_ARGS_EXAMPLES = """examples:
   eval vllm serve $(laconic engine-args ./my-family)
   laconic engine-args ./my-family --output vllm.yaml && vllm serve --config vllm.yaml
 
-Names, adapters, their rank, the context and the reasoning parser are read from the manifest. Every file is checked
-against its hash first, because vLLM loads whatever is there."""
+Names, adapters, their rank and the context are read from the manifest; the reasoning parser is qwen3. Write another one
+behind the command. Every file is checked against its hash first, because vLLM loads whatever is there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -89,9 +89,10 @@ def apply_key_limits(
     if most is None:
         return budget, 0
     longest = context_tokens if max_tokens is None else min(max_tokens, context_tokens)
-    if budget.tokens is None and longest * choices > most:
-        budget = replace(budget, tokens=most // choices)
     tokens = choices * (longest if budget.tokens is None else min(budget.tokens, longest))
+    if tokens > most and (budget.tokens is None or budget.is_open):
+        each = most // choices
+        return replace(budget, tokens=each, is_open=False), choices * each
     if tokens > most:
         raise BadRequestError(
             f"The key {key.name} may spend {most} reasoning tokens at a time, and this request could spend {tokens}:"

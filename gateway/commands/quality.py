@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--by", choices=DIMENSIONS, default="checkpoint", help="what to group the rows by (default: checkpoint)"
     )
-    parser.add_argument("--source", metavar="NAME", help="whose scores; default: the source with the most")
+    parser.add_argument("--source", metavar="NAME", help="whose scores; default: the one whose smaller side has most")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parsed = parser.parse_args(arguments)
     settings = terminal.load_settings(parsed, "redis", "state_dir", "config")

@@ -56,7 +56,7 @@ PRICED = ("redis", "state_dir", "config", "prices", "family")
 
 def add_prices(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what tokens cost."""
-    parser.add_argument("--prices", metavar="FILE", help="prices file; default: that of `laconic serve`")
+    parser.add_argument("--prices", metavar="FILE", help="prices file; default: LACONIC_PRICES, or that of --config")
     parser.add_argument("--family", metavar="PATH", help="directory of the family; default: the shipped abacus")
 
 

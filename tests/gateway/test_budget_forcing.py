@@ -106,6 +106,11 @@ def read(response: httpx.Response) -> dict[str, Any]:
     return text | {"finish": finish[0] if finish else None, "usage": usage}
 
 
+async def test_models_say_that_the_gateway_ends_the_thinking(gateway: Gateway) -> None:
+    listed = (await gateway.client.get("/v1/models/abacus/base")).json()
+    assert listed["abilities"]["thinking_capped_by"] == "gateway"
+
+
 async def ask(gateway: Gateway, *, streamed: bool, **more: Any) -> httpx.Response:
     options = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
     return await gateway.ask(**{"model": "abacus/base", "headers": HEADERS, **options, **more})
