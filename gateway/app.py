@@ -265,7 +265,8 @@ class ModelsEndpoint:
     def _abilities(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What it can do; null for what no request has shown yet."""
         services = self._services
-        capped_by = "engine" if services.engines.keeps_caps(checkpoint.name) else "gateway"
+        by_engine = checkpoint.cap != "forced" and services.engines.keeps_caps(checkpoint.name)
+        capped_by = "engine" if by_engine else "gateway"
         return {
             "reasoning": services.family.reasoning is not None,
             "thinking_capped_by": None if checkpoint.cap == "none" else capped_by,
