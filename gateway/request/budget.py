@@ -63,6 +63,8 @@ class Budget:
     """The most thinking that leaves room for an answer; None if nothing limits the completion."""
     answer_tokens: int | None = field(default=None, compare=False)
     """The room that an answer needs, if it was measured."""
+    is_open: bool = field(default=False, compare=False)
+    """Nobody asked for a number: `tokens` is what `max_tokens` leaves beside an answer."""
 
     @property
     def param(self) -> str:
@@ -117,7 +119,7 @@ def leave_room(budget: Budget, max_tokens: int | None, answer_tokens: int | None
     most = most_thinking(max_tokens) if answer_tokens is None else max(0, max_tokens - answer_tokens)
     left = replace(budget, left_by_max_tokens=most, answer_tokens=answer_tokens)
     if budget.tokens is None:
-        return left if answer_tokens is None else replace(left, tokens=most)
+        return left if answer_tokens is None else replace(left, tokens=most, is_open=True)
     return left if budget.tokens <= most else replace(left, tokens=most, asked=budget.asked or budget.tokens)
 
 

@@ -21,7 +21,7 @@ from gateway.access.money import Charge
 from gateway.access.prices import MoneyLimits
 from gateway.access.state import LimitState, rate_limit_headers
 from gateway.errors import ApiError, BadRequestError
-from gateway.request.budget import HEADER, Budget
+from gateway.request.budget import HEADER, Budget, leave_room
 from tests.conftest import RedisServer
 from tests.gateway.fakes import until
 
@@ -256,15 +256,20 @@ async def test_without_redis_nobody_waits_and_usage_is_counted_later(mortal_redi
 @given(
     budget=st.none() | st.integers(0, 2000),
     max_tokens=st.none() | st.integers(1, 2000),
+    answer_tokens=st.none() | st.integers(0, 2000),
     choices=st.integers(1, 5),
-    minute=st.none() | st.integers(1, 5000),
-    day=st.none() | st.integers(1, 5000),
+    per_window=st.tuples(*[st.none() | st.integers(1, 5000)] * 2),
 )
 def test_the_reservation_is_the_most_reasoning_tokens_the_request_can_spend(
-    budget: int | None, max_tokens: int | None, choices: int, minute: int | None, day: int | None
+    budget: int | None,
+    max_tokens: int | None,
+    answer_tokens: int | None,
+    choices: int,
+    per_window: tuple[int | None, int | None],
 ) -> None:
+    minute, day = per_window
     mine = key(reasoning_tokens_per_minute=minute, reasoning_tokens_per_day=day)
-    requested = Budget(budget, HEADER)
+    requested = leave_room(Budget(budget, HEADER), max_tokens, answer_tokens)
     try:
         capped, tokens = limits.apply_key_limits(
             mine, requested, max_tokens=max_tokens, context_tokens=1024, choices=choices
@@ -279,7 +284,8 @@ def test_the_reservation_is_the_most_reasoning_tokens_the_request_can_spend(
     longest = min(1024, max_tokens or 1024)
     most_reasoning_tokens = choices * (longest if capped.tokens is None else min(capped.tokens, longest))
     assert most_reasoning_tokens <= tokens <= min(limit for limit in (minute, day) if limit is not None)
-    assert budget is None or capped.tokens == budget
+    assert budget is None or capped.tokens == requested.tokens
+    assert capped.tokens is None or requested.tokens is None or capped.tokens <= requested.tokens
 
 
 def test_the_token_headers_describe_the_window_with_the_fewest_tokens_left() -> None:
