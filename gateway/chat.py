@@ -23,6 +23,7 @@ from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
 from gateway.request import question as questions
+from gateway.request.budget import Budget
 from gateway.request.caller import CONNECTION, Caller, CallerLeftError
 from gateway.routing.explain import explain
 from gateway.routing.headers import routing_headers
@@ -33,7 +34,7 @@ from gateway.shadows import Shadows
 from gateway.surfaces.surface import CHAT, Surface
 
 IGNORED = "x-laconic-ignored"
-"""The header that names the field of the request that the engine does not heed."""
+"""The header that names the fields of the request that have no effect."""
 
 
 class ChatEndpoint:
@@ -147,8 +148,8 @@ class ChatEndpoint:
             self._shadows.consider(context, done.said, done.cost)
         if done.cost.budget_hit:
             headers["x-laconic-budget-hit"] = "true"
-        if ignored := services.abilities.learn_from_answer(context.answering, question.body, done.said):
-            headers[IGNORED] = ignored
+        ignored = services.abilities.learn_from_answer(context.answering, question.body, done.said)
+        headers |= _ignored(context.budget, ignored)
         return Response(body, 200, headers, "application/json")
 
     def _stream(
@@ -187,12 +188,18 @@ class ChatEndpoint:
                 settle_stream(reason)
 
         events = relayed(relay, answer, settle_stream)
-        if ignored := services.abilities.ignored(context.answering, question.body):
-            headers[IGNORED] = ignored
+        headers |= _ignored(context.budget, services.abilities.ignored(context.answering, question.body))
         translate = self._surface.stream(question.asked)
         return RelayedStream(
             events, headers, caller, services.settings.send_timeout_seconds, ended, translate=translate
         )
+
+
+def _ignored(budget: Budget, by_engine: str | None) -> dict[str, str]:
+    """The header that names what has no effect: a budget that the caller sent, and a field that the engine ignores."""
+    sent = budget.source if budget.is_ignored and budget.source != "default_budget" else None
+    names = [name for name in (sent, by_engine) if name is not None]
+    return {IGNORED: ", ".join(names)} if names else {}
 
 
 def _run(cleanup: list[Callable[[], None]]) -> None:

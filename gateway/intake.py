@@ -48,18 +48,17 @@ def agree(services: Services, headers: Headers, context: RequestContext) -> None
     context.pinned = questions.pinned_checkpoint(question.model, family, context.allowed)
     default = key.default_budget or services.settings.default_budget
     names = {context.pinned} if context.pinned else context.allowed
-    answers = [one.answer_tokens for one in family.checkpoints if one.name in names and one.cap != "none"]
-    room = budgets.least_room(answers, question.max_tokens)
-    budget = budgets.parse(headers, question.body, default, family)
-    budget = budgets.leave_room(budget, question.max_tokens, room)
-    budget, context.max_reasoning_tokens = limits.apply_key_limits(
+    budget = budgets.agree(headers, question.body, default, family, names=names, max_tokens=question.max_tokens)
+    capped, context.max_reasoning_tokens = limits.apply_key_limits(
         key,
         budget,
         max_tokens=question.max_tokens,
         context_tokens=family.context_tokens,
         choices=question.choices,
     )
-    context.budget = budgets.leave_room(budget, question.max_tokens, room)
+    if family.can_cap:
+        budget = budgets.leave_room(capped, question.max_tokens, budget.answer_tokens)
+    context.budget = budget
 
 
 async def recall(services: Services, context: RequestContext) -> None:

@@ -225,6 +225,11 @@ class Family(_Frozen):
             names.setdefault(self.engine_name(checkpoint.name), set()).add(checkpoint.name)
         return {model: frozenset(checkpoints) for model, checkpoints in names.items()}
 
+    @property
+    def can_cap(self) -> bool:
+        """Whether anything can end the thinking of a checkpoint: its engines, or the gateway by the marks."""
+        return any(checkpoint.cap != "none" for checkpoint in self.checkpoints)
+
     def ladder(self) -> list[str]:
         """The checkpoints from the one that thinks longest to the one that thinks least: by alpha, or as measured."""
         if self.base is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
@@ -65,6 +65,8 @@ class Budget:
     """The room that an answer needs, if it was measured."""
     is_open: bool = field(default=False, compare=False)
     """Nobody asked for a number: `tokens` is what `max_tokens` leaves beside an answer."""
+    is_ignored: bool = field(default=False, compare=False)
+    """A number was asked for, and nothing can end the thinking of this family's checkpoints there."""
 
     @property
     def param(self) -> str:
@@ -88,6 +90,32 @@ def parse(headers: Headers, body: Mapping[str, Any], default: str, family: Famil
             source, tokens = level
             return Budget(tokens, source, policy)
     return Budget(default_tokens, "default_budget", policy)
+
+
+def agree(
+    headers: Headers,
+    body: Mapping[str, Any],
+    default: str,
+    family: Family,
+    *,
+    names: Collection[str],
+    max_tokens: int | None,
+) -> Budget:
+    """The budget of a request, lowered where it leaves no room for an answer.
+
+    If nothing can end a thinking, a number has no effect but 0, which the chat template gets.
+
+    Args:
+        names: the checkpoints that may answer.
+
+    Raises:
+        BadRequestError: as `parse` raises.
+    """
+    budget = parse(headers, body, default, family)
+    if budget.tokens and not family.can_cap:
+        budget = replace(budget, tokens=None, is_ignored=True)
+    answers = [one.answer_tokens for one in family.checkpoints if one.name in names and one.cap != "none"]
+    return leave_room(budget, max_tokens, least_room(answers, max_tokens))
 
 
 def most_thinking(max_tokens: int) -> int:

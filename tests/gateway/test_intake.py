@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from models import family as families
 from tests.conftest import RedisServer
 from tests.gateway.access.test_access import create_key
-from tests.gateway.fakes import EASY, FakeEngine, error, running
+from tests.gateway.fakes import EASY, HARD, FakeEngine, error, running
 from tests.gateway.test_budget_forcing import forced
 
 MEASURED = {"cap": "thinking_token_budget", "answer_tokens": 30}
+BUDGET = {"x-reasoning-budget": "10"}
+REJECT = {"x-reasoning-budget-policy": "reject"}
+DEBUG = {"x-laconic-debug": "true"}
+CHAT = {"model": "abacus", "messages": [{"role": "user", "content": HARD}]}
 
 
 @pytest.mark.parametrize("budget", [None, "auto", "max"])
@@ -26,3 +31,54 @@ async def test_without_a_number_the_key_caps_the_thinking_though_max_tokens_leav
         assert (response.status_code, response.headers["x-laconic-budget"]) == (200, "200")
         beyond = await gateway.ask(EASY, headers=headers | {"x-reasoning-budget": "4066"}, max_tokens=4096)
         assert error(beyond)["code"] == "budget_over_limit", "this is a number that the caller asked for"
+
+
+async def test_a_budget_that_nothing_can_keep_changes_no_forecast_and_is_named_as_ignored(
+    tmp_path: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    directory = forced(tmp_path / "abacus", cap="none")
+    async with running(directory, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+        free = await gateway.ask(HARD, headers=DEBUG)
+        assert "x-laconic-ignored" not in free.headers
+        for more in (BUDGET, BUDGET | REJECT):
+            asked = await gateway.ask(HARD, headers=DEBUG | more)
+            assert (asked.status_code, asked.headers["x-laconic-budget"]) == (200, "unlimited")
+            assert asked.headers["x-laconic-ignored"] == "X-Reasoning-Budget"
+            assert asked.headers["x-laconic-predictions"] == free.headers["x-laconic-predictions"]
+        streamed = await gateway.ask(HARD, stream=True, thinking_token_budget=10)
+        assert streamed.headers["x-laconic-ignored"] == "thinking_token_budget"
+        explained = (await gateway.client.post("/v1/route", json=CHAT, headers=BUDGET | REJECT)).json()["budget"]
+        assert (explained["tokens"], explained["feasible"], explained["refused"]) == (None, True, False)
+        expected = {entry.reference_tokens for entry in await gateway.entries(4)}
+        assert len(expected) == 1, "savings are measured against what the reference would really think"
+        short = await gateway.ask(HARD, headers=DEBUG | BUDGET, max_tokens=40)
+        assert short.headers["x-laconic-predictions"] != free.headers["x-laconic-predictions"], "max_tokens does end it"
+        none = await gateway.ask(HARD, headers={"x-reasoning-budget": "0"})
+        assert engine.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": False}
+        assert "x-laconic-ignored" not in none.headers
+
+
+async def test_a_budget_that_nothing_can_keep_reserves_what_the_request_may_really_spend(
+    tmp_path: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    directory = forced(tmp_path / "abacus", cap="none")
+    async with running(directory, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+        mine = await create_key(gateway, reasoning_tokens_per_minute=3, default_budget="1")
+        assert (await gateway.ask(EASY, headers=mine)).status_code == 200  # it takes four, and is charged three
+        assert (await gateway.ask(EASY, headers=mine)).status_code == 429
+        assert (await gateway.ask(EASY, headers=mine | {"x-reasoning-budget": "1"})).status_code == 429
+        (entry,) = await gateway.entries()
+        assert entry.budget is None
+
+
+async def test_a_budget_counts_if_one_checkpoint_keeps_it(
+    tmp_path: Path, redis_server: RedisServer, engine: FakeEngine
+) -> None:
+    directory = forced(tmp_path / "abacus", cap="none")
+    family = families.load(directory)
+    base = family.checkpoint("base").model_copy(update={"cap": "thinking_token_budget"})
+    families.save(family.model_copy(update={"checkpoints": (base, *family.checkpoints[1:])}), directory)
+    async with running(directory, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+        asked = await gateway.ask(EASY, model="abacus/base", headers=BUDGET)
+        assert (asked.headers["x-laconic-budget"], engine.bodies[-1]["thinking_token_budget"]) == ("10", 10)
+        assert "x-laconic-ignored" not in asked.headers
