@@ -33,13 +33,25 @@ async def read(
 
     Args:
         chat_body: translates the body to that of a chat request.
+
+    Raises:
+        ApiError: 400, the body is no such request; 403, the family has none of the checkpoints that the key allows; and
+            what reading the body raises.
     """
     settings, family, key = services.settings, services.family, context.key
     body = await services.admission.read_body(request, tenant_of(services, context), settings.send_timeout_seconds)
     context.question = question = questions.parse(body, settings.allow_field, chat_body)
     if settings.conversations:
         context.conversation = identify(request.headers, question.asked, question.body["messages"], key.sha256)
-    context.allowed = frozenset(key.checkpoints or (checkpoint.name for checkpoint in family.checkpoints))
+    context.allowed = names = frozenset(checkpoint.name for checkpoint in family.checkpoints)
+    if key.checkpoints is not None:
+        context.allowed = names.intersection(key.checkpoints)
+        if not context.allowed:
+            raise errors.forbidden(
+                f"This key allows only {', '.join(key.checkpoints)}, and {family.name} has only"
+                f" {', '.join(one.name for one in family.checkpoints)}. Use another key.",
+                "model",
+            )
 
 
 def agree(services: Services, headers: Headers, context: RequestContext) -> None:

@@ -75,6 +75,7 @@ class Services:
         check_profile(profile, family, settings.family / family.profile)
         floor_of(settings.quality_floor, profile.floors)
         engines = connect_engines(settings, family)
+        names = frozenset(checkpoint.name for checkpoint in family.checkpoints)
         limiter = Limiter(settings.redis, settings.state_dir, worker)
         ledger = Ledger(settings.redis, settings.state_dir, settings.ledger_max_entries, worker)
         return cls(
@@ -82,14 +83,14 @@ class Services:
             family=family,
             profiles=Profiles(profile),
             engines=engines,
-            keyring=Keyring(settings.redis, settings.state_dir),
+            keyring=Keyring(settings.redis, settings.state_dir, names if worker == 0 else None),  # one says it
             limiter=limiter,
             ledger=ledger,
             metrics=Metrics(ledger=ledger, limiter=limiter, engines=engines, worker=worker),
             tracing=Tracing(settings.otlp_endpoint),
             counter=_counter(settings, family),
             admission=Admission(settings.max_concurrency, settings.max_body_bytes),
-            memory=Memory(settings.redis, frozenset(checkpoint.name for checkpoint in family.checkpoints)),
+            memory=Memory(settings.redis, names),
             prices=Prices(prices.load(settings.prices, family)),
         )
 

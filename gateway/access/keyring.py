@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,7 +39,9 @@ _TABLE = TypeAdapter(KeyTable)
 class Keyring:
     """The keys, as this gateway knows them now."""
 
-    def __init__(self, redis_url: str, state_dir: Path) -> None:
+    def __init__(self, redis_url: str, state_dir: Path, checkpoints: Collection[str] | None = None) -> None:
+        """`checkpoints` are the family's: keys that name others are logged. None: nothing is logged."""
+        self._checkpoints = checkpoints
         self.redis = connect(redis_url)
         self._copy = state_dir / COPY
         self._table: KeyTable | None = None
@@ -146,6 +149,11 @@ class Keyring:
             log.debug("the keys cannot be read from Redis: %s", error)
 
     def _use(self, table: KeyTable) -> None:
+        if (names := self._checkpoints) is not None:
+            for key in table.keys:
+                gone = sorted({*(key.checkpoints or ())}.difference(names))
+                if gone and self._by_digest.get(key.sha256) != key:
+                    log.warning("key %s may use %s, which the family does not have", key.name, ", ".join(gone))
         self._table = table
         self._by_digest = {key.sha256: key for key in table.keys}
 

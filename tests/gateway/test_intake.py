@@ -9,7 +9,7 @@ import pytest
 from models import family as families
 from tests.conftest import RedisServer
 from tests.gateway.access.test_access import create_key
-from tests.gateway.fakes import EASY, HARD, FakeEngine, error, running
+from tests.gateway.fakes import EASY, HARD, UNFAMILIAR, FakeEngine, Gateway, error, running
 from tests.gateway.test_budget_forcing import forced
 
 MEASURED = {"cap": "thinking_token_budget", "answer_tokens": 30}
@@ -31,6 +31,16 @@ async def test_without_a_number_the_key_caps_the_thinking_though_max_tokens_leav
         assert (response.status_code, response.headers["x-laconic-budget"]) == (200, "200")
         beyond = await gateway.ask(EASY, headers=headers | {"x-reasoning-budget": "4066"}, max_tokens=4096)
         assert error(beyond)["code"] == "budget_over_limit", "this is a number that the caller asked for"
+
+
+async def test_a_key_for_a_checkpoint_that_the_family_lost_uses_its_others_or_is_told(gateway: Gateway) -> None:
+    some = await create_key(gateway, checkpoints=("gone", "alpha-0.1"))
+    none = await create_key(gateway, "team-b", checkpoints=("gone",))
+    for prompt in (EASY, UNFAMILIAR):  # the second one would go to the reference, or to its neighbour
+        assert (await gateway.ask(prompt, headers=some)).headers["x-laconic-checkpoint"] == "alpha-0.1"
+        refused = await gateway.ask(prompt, headers=none)
+        assert (refused.status_code, error(refused)["code"]) == (403, "not_allowed")
+        assert "gone, and abacus has only base, alpha-0.1, alpha-0.4" in error(refused)["message"]
 
 
 async def test_a_budget_that_nothing_can_keep_changes_no_forecast_and_is_named_as_ignored(

@@ -123,3 +123,17 @@ async def test_a_key_that_cannot_be_read_gives_nobody_access(
         ring.authenticate(bearer(secret))
     assert keys.digest(secret) not in caplog.text
     await ring.aclose()
+
+
+async def test_a_key_for_checkpoints_that_the_family_does_not_have_is_logged_once(
+    redis: Redis, redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await keys.create(redis, Grant(name="team-a", checkpoints=("gone", "base")))
+    ring = Keyring(redis_server.url, tmp_path, {"base"})
+    await ring.start()
+    await keys.create(redis, Grant(name="team-b", checkpoints=("base",)))
+    await ring.refresh()
+    assert [record.getMessage() for record in caplog.records] == [
+        "key team-a may use gone, which the family does not have"
+    ]
+    await ring.aclose()
