@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
-
-import numpy as np
 
 from gateway.errors import BadRequestError
 from gateway.request.budget import Budget, least_max_tokens
 from gateway.routing.rule import RoutingRequest
-from models.prediction import LEVELS, ChoicePrediction
+from models.prediction import ChoicePrediction
 
 FEASIBLE_SHARE = 0.5
 """A feasible budget leaves at least this share of the best success that is possible without a budget."""
@@ -69,9 +68,6 @@ def smallest_feasible(predictions: Mapping[str, ChoicePrediction], budget: int) 
 
     if feasible(budget):
         return None
-    able = [p for p in predictions.values() if p.p_correct >= needed]
-    levels = [needed / p.p_correct if p.p_correct else 0.0 for p in able]
-    smallest = min(math.ceil(np.interp(level, LEVELS, p.tokens)) for level, p in zip(levels, able, strict=True))
-    while not feasible(smallest):  # the interpolation and its inverse may differ by a rounding error
-        smallest += 1
-    return smallest
+    enough = min(math.ceil(p.tokens[-1]) for p in predictions.values() if p.p_correct >= needed)
+    # Success never falls as the budget grows.
+    return budget + bisect_left(range(budget, enough), True, key=feasible)
