@@ -28,7 +28,8 @@ def require_feasible(request: RoutingRequest, budget: Budget, max_tokens_field: 
     if budget.policy != "reject" or (smallest := smallest_for(request, budget)) is None:
         return
     who = "No checkpoint is" if request.pinned is None else f"{request.pinned} is not"
-    asked = budget.tokens if budget.asked is None else budget.asked
+    own = None if budget.is_open else budget.tokens
+    asked = own if budget.asked is None else budget.asked
     if asked is not None and asked < smallest:
         raise BadRequestError(
             f"{who} predicted to answer within {asked} reasoning tokens; the smallest feasible budget is {smallest}.",

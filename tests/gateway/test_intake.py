@@ -33,6 +33,23 @@ async def test_without_a_number_the_key_caps_the_thinking_though_max_tokens_leav
         assert error(beyond)["code"] == "budget_over_limit", "this is a number that the caller asked for"
 
 
+@pytest.mark.parametrize("budget", [{}, {"x-reasoning-budget": "max"}, {"x-reasoning-budget": "5000"}])
+async def test_the_policy_reject_blames_max_tokens_for_what_it_leaves_beside_a_measured_answer(
+    tmp_path: Path, redis_server: RedisServer, engine: FakeEngine, budget: dict[str, str]
+) -> None:
+    directory = forced(tmp_path / "abacus", **MEASURED)
+    async with running(directory, redis_server.url, [engine.url], state_dir=tmp_path) as gateway:
+        headers = REJECT | budget
+        refused = error(await gateway.ask(HARD, headers=headers, max_tokens=40))
+        assert (refused["code"], refused["param"]) == ("budget_infeasible", "max_tokens")
+        assert "within the 10 reasoning tokens that max_tokens leaves beside an answer" in refused["message"]
+        least = int(refused["message"].rstrip(".").split()[-1])
+        assert (await gateway.ask(HARD, headers=headers, max_tokens=least)).status_code == 200
+        assert (await gateway.ask(HARD, headers=headers, max_tokens=least - 1)).status_code == 400
+        asked = error(await gateway.ask(HARD, headers=REJECT | BUDGET, max_tokens=40))
+        assert asked["param"] == "X-Reasoning-Budget", "more max_tokens would not help a budget of 10"
+
+
 async def test_a_key_for_a_checkpoint_that_the_family_lost_uses_its_others_or_is_told(gateway: Gateway) -> None:
     some = await create_key(gateway, checkpoints=("gone", "alpha-0.1"))
     none = await create_key(gateway, "team-b", checkpoints=("gone",))
