@@ -44,6 +44,12 @@ _FAILURES = (ApiError, NoEngineError, OSError, TimeoutError)
 class _Answer:
     text: str
     usage: TokenUsage = field(default_factory=TokenUsage)
+    failed: bool = False
+    """The engine gave up. An answer that was cut off while thinking is empty, but none that failed."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.text.strip()
 
     @property
     def tokens(self) -> int:
@@ -77,11 +83,13 @@ class Shadows:
         one_text = context.question.choices == 1 and not bodies.offers_tools(context.question)
         if decision.choice == reference or not one_text:
             return
+        routed = self._answer(said, context, cost)
+        if routed.failed:
+            return
         busy = len(self._tasks) >= settings.shadow_concurrency or self._services.admission.pressure > 0
         if busy or reference not in self._services.engines.available:
             self._services.metrics.record_shadow("skipped")
             return
-        routed = _Answer(self._text(said, context) if cost.answered else "", cost.tokens)
         task = asyncio.create_task(self._compare(self._shadow_of(context), decision.choice, routed), name="shadow")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -99,15 +107,15 @@ class Shadows:
         try:
             async with asyncio.timeout(SECONDS):
                 reference = await self._reference(context)
-            if reference.text.strip():
-                agrees = bool(routed.text.strip()) and agree(routed.text, reference.text)
+            if not (reference.failed or (reference.is_empty and routed.is_empty)):
+                agrees = not (reference.is_empty or routed.is_empty) and agree(routed.text, reference.text)
                 outcome = "agreed" if agrees else "differed"
                 if self._services.settings.judge is None:
                     pass
                 elif agrees:
                     preferred = 0
-                elif not routed.text.strip():  # cut off while thinking, or empty
-                    preferred = -1
+                elif reference.is_empty or routed.is_empty:  # one was cut off while thinking
+                    preferred = 1 if reference.is_empty else -1
                 else:
                     async with asyncio.timeout(SECONDS):
                         preferred, judged = await self._judge(context, routed.text, reference.text)
@@ -142,7 +150,7 @@ class Shadows:
             done = completion(source.first_bytes, dispatch.cost_terms(self._services, context), hides_reasoning=False)
         finally:
             source.close()
-        return _Answer(self._text(done.said, context) if done.cost.answered else "", done.cost.tokens)
+        return self._answer(done.said, context, done.cost)
 
     async def _judge(self, context: RequestContext, routed: str, reference: str) -> tuple[Verdict | None, _Answer]:
         """Whether the judge prefers the routed answer, and its own. It sees the two in random order."""
@@ -163,17 +171,17 @@ class Shadows:
             cap=lambda: None,
         )
         done = completion(raw, terms, hides_reasoning=False)
-        judged = _Answer(self._text(done.said, context), done.cost.tokens)
+        judged = _Answer(self._text(_transcript(done.said), context), done.cost.tokens)
         preferred = verdict(judged.text)
         return (-preferred if swapped and preferred is not None else preferred), judged
 
-    def _text(self, said: Transcript | Json, context: RequestContext) -> str:
+    def _answer(self, said: Transcript | Json, context: RequestContext, cost: Cost) -> _Answer:
+        transcript = _transcript(said)
+        text = self._text(transcript, context) if cost.answered else ""
+        return _Answer(text, cost.tokens, transcript.gave_up)
+
+    def _text(self, transcript: Transcript, context: RequestContext) -> str:
         """The answer's text, without its thinking."""
-        if isinstance(said, Transcript):
-            transcript = said
-        else:
-            transcript = Transcript()
-            transcript.add_response(said)
         return transcript.answer(self._services.family.reasoning or Reasoning(), thinks=context.cap != 0)
 
     def _shadow_of(self, context: RequestContext) -> RequestContext:
@@ -184,3 +192,11 @@ class Shadows:
         shadow.key, shadow.budget, shadow.trace = context.key, context.budget, self._services.tracing.start_trace({})
         shadow.question = replace(question, body=body, asked={}, stream=False, wants_usage=False, hides_reasoning=False)
         return shadow
+
+
+def _transcript(said: Transcript | Json) -> Transcript:
+    if isinstance(said, Transcript):
+        return said
+    transcript = Transcript()
+    transcript.add_response(said)
+    return transcript

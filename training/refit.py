@@ -36,7 +36,9 @@ TRAINING_SHARE = 0.7
 MIN_SCORED = 200
 """Fewest scored entries to fit and compare with; 60 of them are compared on."""
 MIN_FITTED = 50
-"""Fewest of the earlier ones whose thinking no limit ended: only they say what a prompt takes."""
+"""Fewest of the earlier ones whose thinking no budget ended: only they say what a prompt takes."""
+GIVEN_UP = frozenset({"error", "abort"})
+"""Finish reasons with which an engine says that it gave up, which is no outcome of the model's."""
 MOST_ROWS = 20_000
 """So many entries with a score are used, and so many without: the latest."""
 EXAMPLES = """examples:
@@ -61,7 +63,6 @@ class _Entry(BaseModel):
     reasoning_tokens: int
     status: int
     assumed: bool
-    answered: bool
     finish_reason: str
     forecasts: dict[str, Forecast]
     counts: tuple[int, ...] = ()
@@ -123,7 +124,7 @@ def _refit(parsed: argparse.Namespace) -> bool:
     fitted = refit.fitted_on(rows[: refit.earlier(rows[:cut], refit.CHOOSING_SHARE)])
     if fitted < MIN_FITTED:
         raise StageError(
-            f"{fitted} of the earlier scored entries ended their thinking by themselves, too few to fit on;"
+            f"{fitted} of the earlier scored entries thought without being ended by a budget, too few to fit on;"
             f" {MIN_FITTED} are needed"
         )
     briers = refit.cross_validated(stored, rows[:cut], parsed.seed)
@@ -179,8 +180,9 @@ def _entries(path: Path) -> Iterator[_Entry]:
 def usable(entries: Sequence[_Entry], source: str | None, family: Family, before: Reading) -> tuple[list[Row], int]:
     """The entries as rows, and how many cannot be used.
 
-    One can be used if it ended with one counted answer, and if the profile of now predicts of it what was recorded:
-    otherwise another profile read its prompt, or another limit applied.
+    One can be used if it was asked for one answer and counted, also where its length ended before the answer came, and
+    if the profile of now predicts of it what was recorded: otherwise another profile read its prompt, or another limit
+    applied.
     """
     names = {checkpoint.name for checkpoint in family.checkpoints}
     rows = [row for entry in entries if (row := _row(entry, source, names, before)) is not None]
@@ -189,10 +191,10 @@ def usable(entries: Sequence[_Entry], source: str | None, family: Family, before
 
 def _row(entry: _Entry, source: str | None, names: set[str], before: Reading) -> Row | None:
     served = entry.choice if entry.decision == "routed" else entry.checkpoint
-    whole = entry.status == 200 and entry.choices == 1 and not entry.assumed and entry.checkpoint in names
+    ended = entry.status == 200 and not entry.assumed and entry.finish_reason not in GIVEN_UP
+    whole = ended and entry.choices == 1 and entry.checkpoint in names
     if not whole or len(entry.counts) != len(FEATURES) or served not in entry.forecasts:
         return None
-    finished = entry.finish_reason != "length" and (entry.budget is None or entry.reasoning_tokens < entry.budget)
     row = Row(
         time=entry.time,
         checkpoint=entry.checkpoint,
@@ -201,7 +203,6 @@ def _row(entry: _Entry, source: str | None, names: set[str], before: Reading) ->
         easiness=entry.easiness,
         limit=entry.budget,
         tokens=entry.reasoning_tokens,
-        finished=finished and entry.answered,
         score=None if source is None else entry.scores.get(source),
         forecast=entry.forecasts[served],
     )

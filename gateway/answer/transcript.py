@@ -101,6 +101,12 @@ class Transcript:
         self._parse_events()
         return [choice.finish_reason for choice in self._choices.values() if choice.finish_reason]
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether the engine gave up, or sent no choice at all. An answer that its length cut off did arrive."""
+        self._parse_events()
+        return not self._choices or any(choice.finish_reason in GIVEN_UP for choice in self._choices.values())
+
     def least_tokens(self, *, exact: bool) -> tuple[int, int]:
         """The fewest tokens that the reasoning can have been, 0 if none was relayed; and reasoning and answer together.
 

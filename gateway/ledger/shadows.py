@@ -3,7 +3,8 @@
 A comparison is of a request that another choice than the reference answered. Differences are of pairs, so that a few
 show more than two groups of requests would. Agreement bounds the loss: quality cannot have changed where both answers
 are the same. The judge's difference is the share of pairs in which it prefers the routed answer, minus the share in
-which it prefers the reference's. Its interval is that of Agresti and Min (2005) for matched pairs.
+which it prefers the reference's; where only one of the two has an answer, that one is preferred. Its interval is that
+of Agresti and Min (2005) for matched pairs.
 
 A judge may fail, or say nothing that can be read. Pairs that differ and have no verdict are missing, not equal: their
 difference is taken to be that of the others that differ, and the interval is wider for it.
@@ -46,7 +47,7 @@ class Shadow:
     choice: str
     """Which checkpoint or escalation answered the caller."""
     agrees: bool | None
-    """Whether both final answers are the same; None if the reference gave none."""
+    """Whether both final answers are the same; None if neither gave one, or the reference failed."""
     verdict: Annotated[int, Field(ge=-1, le=1)] | None
     """1 if the judge prefers the routed answer, -1 if the reference's, 0 if neither; None if it was not asked."""
     routed_tokens: _Tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -123,24 +123,61 @@ async def test_answers_that_agree_need_no_judge(
     assert script.prompts == []
 
 
-async def test_an_answer_that_was_cut_off_while_thinking_is_worse_than_the_reference_s(
-    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
-) -> None:
-    script = Script(engine)
+def ending(script: Script, reasons: dict[str, str]) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """The script, but some models' answers are empty and end for a reason: those of `routed`, or of `reference`."""
 
-    async def cut_off(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if body["model"] in ("judge", "abacus/base"):
+    async def scripted(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        role = {"judge": "judge", "abacus/base": "reference"}.get(body["model"], "routed")
+        if role not in reasons:
             return await script(request, body)
         whole = completion("")
-        whole["choices"][0]["finish_reason"] = "length"
+        whole["choices"][0]["finish_reason"] = reasons[role]
         return web.json_response(whole)
 
-    engine.script = cut_off
+    return scripted
+
+
+@pytest.mark.parametrize(
+    "case", [("routed", "judge", -1), ("reference", "judge", 1), ("routed", None, None), ("reference", None, None)]
+)
+async def test_an_answer_that_was_cut_off_while_thinking_is_worse_than_one_that_was_not(
+    family_dir: Path,
+    redis_server: RedisServer,
+    engine: FakeEngine,
+    tmp_path: Path,
+    case: tuple[str, str | None, int | None],
+) -> None:
+    (cut_off, judge, verdict), script = case, Script(engine)
+    engine.script = ending(script, {cut_off: "length"})
+    async with shadowing(family_dir, redis_server, engine, tmp_path, judge=judge) as gateway:
+        await gateway.ask()
+        (found,) = await compared(gateway)
+        assert 'laconic_shadows_total{outcome="differed"} 1.0' in (await gateway.client.get("/metrics")).text
+    assert (found.agrees, found.verdict) == (False, verdict)
+    assert script.prompts == [], "no judge is needed to see that"
+
+
+@pytest.mark.parametrize("reasons", [{"routed": "length", "reference": "length"}, {"reference": "error"}])
+async def test_pairs_without_any_answer_or_with_a_reference_that_gave_up_are_left_out(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path, reasons: dict[str, str]
+) -> None:
+    engine.script = ending(Script(engine), reasons)
     async with shadowing(family_dir, redis_server, engine, tmp_path, judge="judge") as gateway:
         await gateway.ask()
         (found,) = await compared(gateway)
-    assert (found.agrees, found.verdict) == (False, -1)
-    assert script.prompts == [], "no judge is needed to see that"
+        assert (found.agrees, found.verdict) == (None, None)
+        assert found.reference_tokens == 9, "what it cost is recorded"
+        assert 'laconic_shadows_total{outcome="failed"} 1.0' in (await gateway.client.get("/metrics")).text
+
+
+async def test_an_answer_that_an_engine_gave_up_is_not_compared(
+    family_dir: Path, redis_server: RedisServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """That is the engine's failure, and says nothing about the choice."""
+    engine.script = ending(Script(engine), {"routed": "error"})
+    async with shadowing(family_dir, redis_server, engine, tmp_path) as gateway:
+        await gateway.ask()
+        assert "laconic_shadows_total{" not in (await gateway.client.get("/metrics")).text
 
 
 async def test_more_than_may_run_are_skipped(

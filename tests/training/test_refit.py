@@ -26,11 +26,14 @@ def write(
     count: int = 900,
     scored: range = range(900),
     finish_reason: str = "stop",
+    budget: int | None = None,
+    runaway: float = 0.0,
 ) -> Path:
     """Entries of routed requests and holdouts, with scores.
 
     By the profile, every checkpoint solves a prompt with an unknown word, and only the base one without. `truth` says
-    what decides: that (`as predicted`), or the length of the number (`numbers`), which the profile does not look at.
+    what decides: that (`as predicted`), or the length of the number (`numbers`), which the profile does not look at. A
+    share `runaway` of the requests is still thinking after 8,000 tokens.
     """
     rng = random.Random(0)
     profile = profiles.load(directory / families.load(directory).profile)
@@ -38,17 +41,23 @@ def write(
     for number in range(count):
         word, digits = rng.choice(("easy", "hard")), rng.choice((2, 8))
         prediction = profile.predict(f"What is {word} 1 + {rng.randrange(10 ** (digits - 1), 10**digits)}?")
-        forecasts = prediction.forecasts(None)
+        forecasts = prediction.forecasts(budget)
         holdout = rng.random() < 0.3
         checkpoint = "base" if holdout else "alpha-0.4"
         success = forecasts[checkpoint].success if truth == "as predicted" else (0.95 if digits == 2 else 0.1)
+        runs_away = runaway > 0 and rng.random() < runaway
+        tokens = 8000 if runs_away else round(forecasts[checkpoint].unlimited_tokens * rng.lognormvariate(0, 0.2))
         one = entry(
             time=1.8e9 + number, checkpoint=checkpoint, choice="alpha-0.4", decision="holdout" if holdout else "routed",
             forecasts=forecasts, counts=prediction.counts, easiness=prediction.easiness,
-            reasoning_tokens=round(forecasts[checkpoint].tokens * rng.lognormvariate(0, 0.2)),
-            finish_reason=finish_reason,
+            reasoning_tokens=tokens if budget is None else min(tokens, budget), budget=budget,
+            finish_reason="length" if runs_away else finish_reason, answered=not runs_away,
         )  # fmt: skip
-        scores = {"verifier": float(rng.random() < success)} if rng.random() < 0.9 and number in scored else {}
+        scores = (
+            {"verifier": float(rng.random() < success and not runs_away)}
+            if rng.random() < 0.9 and number in scored
+            else {}
+        )
         lines.append(json.dumps({**json.loads(entries.dump(one)), "scores": scores}))
     file.write_text("\n".join(lines) + "\n")
     return file
@@ -119,11 +128,33 @@ def test_scored_entries_are_kept_though_most_later_ones_have_no_score(
     assert "500 entries can be used, 250 with a score from verifier" in capsys.readouterr().out
 
 
-def test_answers_that_a_limit_ended_are_too_little_to_fit_on(
+def test_requests_that_run_away_count_as_wrong_and_long(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers", finish_reason="length")) == 2
-    assert re.search(r"0 of the earlier scored entries ended .*too few to fit on; 50 are", capsys.readouterr().err)
+    """Without them, only the survivors would say how good and how short the levels are."""
+    file = write(own, tmp_path / "entries.jsonl", truth="as predicted", runaway=0.3)
+    assert run(own, file, "--replace") == 0
+    assert "The new profile is better" in capsys.readouterr().out
+    profile = profiles.load(own / families.load(own).profile)
+    choices = profile.predict("What is easy 1 + 12?").choices
+    for one in (choices["base"], choices["alpha-0.4"]):
+        assert 0.6 < one.p_correct < 0.85, "0.98 before, and 0.69 in truth"
+        assert one.p_within(4000) == pytest.approx(0.7, abs=0.07)
+        assert one.expected_tokens() > 0.2 * 8000
+
+
+def test_answers_whose_engine_gave_up_are_not_used(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers", finish_reason="abort")) == 2
+    assert "0 entries can be used" in capsys.readouterr().out
+
+
+def test_answers_that_a_budget_ended_are_too_little_to_fit_on(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers", budget=5)) == 2
+    assert re.search(r"0 of the earlier scored entries thought .*too few to fit on; 50 are", capsys.readouterr().err)
 
 
 def test_a_profile_that_is_right_stays(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

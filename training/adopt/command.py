@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence[str]) -> Family:
     chosen = levels.parse(parsed.levels, parsed.model)
-    label, requests = _labelled(parsed, prompts.read(parsed.prompts, parsed.most), console)
+    readable = _readable(prompts.read(parsed.prompts, parsed.most), console)
+    label, requests = _labelled(parsed, readable, console)
     if len(requests) < MIN_PROMPTS:
         raise StageError(
             f"--prompts: {len(requests)} prompts are too few to learn from; at least {MIN_PROMPTS} are needed"
@@ -253,6 +254,16 @@ async def _facts(
 ) -> Facts:
     needs_cap = any(level.budget is not None for level in chosen)
     return await probe.probe(client, chosen, requests, cap=parsed.cap, needs_cap=needs_cap)
+
+
+def _readable(requests: Sequence[Request], console: Console) -> Sequence[Request]:
+    """The requests whose prompt the gateway's profile can read. No others may be in what the card says of routing."""
+    unread = [request for request in requests if not request.is_readable]
+    if unread:
+        more = f"{len(unread):,} of {len(requests):,} prompts have more than text in them, such as images"
+        left_out = "and are left out: the gateway lets the reference answer such prompts"
+        console.print(f"{more}, {left_out}; first {unread[0].where}", highlight=False, soft_wrap=True)
+    return [request for request in requests if request.is_readable]
 
 
 def _labelled(

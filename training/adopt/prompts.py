@@ -50,10 +50,17 @@ class Request:
     @property
     def prompt(self) -> str:
         """The text of the last user message, which the difficulty profile reads."""
-        for message in reversed(self.messages):
-            if message["role"] == "user":
-                return text_of(message.get("content"))
-        return ""
+        return text_of(self._asked)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether that message is text alone. With an image in it, the gateway lets the reference answer."""
+        return is_text(self._asked)
+
+    @property
+    def _asked(self) -> object:
+        users = (message.get("content") for message in reversed(self.messages) if message["role"] == "user")
+        return next(users, "")
 
 
 def read(path: Path, most: int | None = None) -> list[Request]:
@@ -82,6 +89,16 @@ def text_of(content: object) -> str:
     parts = cast("list[object]", content) if isinstance(content, list) else []
     texts = [cast("Mapping[str, object]", part).get("text") for part in parts if isinstance(part, dict)]
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def is_text(content: object) -> bool:
+    """Whether a message's content is text alone, as the gateway decides it (`gateway.request.question`)."""
+    if not isinstance(content, list):
+        return isinstance(content, str)
+    parts = cast("list[object]", content)
+    return bool(parts) and all(
+        isinstance(part, dict) and cast("Mapping[str, object]", part).get("type") == "text" for part in parts
+    )
 
 
 def _requests(path: Path) -> Iterator[Request]:
@@ -176,9 +193,13 @@ def _checked(where: str, field: str, messages: list[object]) -> tuple[Mapping[st
     parsed = cast("list[dict[str, Any]]", messages)
     while parsed and parsed[-1]["role"] != "user" and parsed[-1]["role"] not in ("tool", "function"):
         parsed = parsed[:-1]
-    if not any(message["role"] == "user" and text_of(message.get("content")).strip() for message in parsed):
+    if not any(message["role"] == "user" and _says_something(message.get("content")) for message in parsed):
         raise StageError(f"{where}: {field}: no message of the user, or an empty one")
     return tuple({name: value for name, value in message.items() if value is not None} for message in parsed)
+
+
+def _says_something(content: object) -> bool:
+    return bool(text_of(content).strip()) or (isinstance(content, list) and bool(content) and not is_text(content))
 
 
 def _at(fields: dict[str, Any], path: str) -> Any:

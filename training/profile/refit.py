@@ -56,12 +56,19 @@ class Row:
     """The budget in reasoning tokens."""
     tokens: int
     """Reasoning tokens of its only answer."""
-    finished: bool
-    """Whether the thinking ended by itself."""
     score: float | None
     """In [0, 1]; None if it was not scored."""
     forecast: Forecast
     """What the profile of then expected of the choice that served."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the budget ended the thinking. Then nothing says what the prompt would have taken without it.
+
+        An answer that the context's length ended, or that never came, does say that: it is wrong, and as long as it is.
+        Without those rows the fit would see survivors only.
+        """
+        return self.limit is not None and self.tokens >= self.limit
 
 
 class Reading:
@@ -83,7 +90,7 @@ class Reading:
 
 def candidates(stored: StoredProfile, rows: Sequence[Row], seed: int) -> dict[str, Reading]:
     """Profiles fitted on the rows, by name. `seed` is for folds and trees."""
-    scored = [row for row in rows if row.score is not None and row.finished]
+    scored = [row for row in rows if row.score is not None and not row.is_cut]
     inputs = np.array([logs(row.counts) for row in scored])
     old = _values(stored.correct, inputs)
     weight = 1.0 if stored.reader is None else stored.reader.forest
@@ -151,11 +158,11 @@ def _unsure(stored: StoredProfile, name: str, rows: Sequence[Row], easiness: Arr
 
 
 def _with_residuals(stored: StoredProfile, rows: Sequence[Row]) -> StoredProfile:
-    """The profile with quantiles of residuals from rows whose thinking nothing limited."""
+    """The profile with quantiles of residuals from rows without a budget, those that ran away included."""
     forests = Forests([stored.tokens, stored.spread], len(FEATURES), len(stored.residuals))
     residuals = dict(stored.residuals)
     for position, name in enumerate(stored.residuals):
-        own = [row for row in rows if row.served == row.checkpoint == name and row.limit is None and row.finished]
+        own = [row for row in rows if row.served == row.checkpoint == name and row.limit is None]
         if len(own) < MIN_RESIDUALS:
             continue
         read = np.array([forests(logs(row.counts))[position] for row in own])
@@ -258,8 +265,8 @@ def _interval(values: Array) -> Interval:
 
 
 def fitted_on(rows: Sequence[Row]) -> int:
-    """How many of the rows say whether an answer is right: those with a score whose thinking ended by itself."""
-    return sum(row.score is not None and row.finished for row in rows)
+    """How many of the rows say whether an answer is right: those with a score whose thinking no budget ended."""
+    return sum(row.score is not None and not row.is_cut for row in rows)
 
 
 def earlier(rows: Sequence[Row], share: float) -> int:

@@ -46,6 +46,14 @@ def test_thinking_that_was_cut_off_is_reasoning(counter: TokenCounter) -> None:
     assert count(counter, "length", content="1 + 2")[:2] == (counter.count("1 + 2"), 0)
 
 
+@pytest.mark.parametrize(("reasons", "gave_up"), [(["length"], False), (["stop", "error"], True), ([], True)])
+def test_an_engine_that_gives_up_sends_no_choice_or_says_so(reasons: list[str], gave_up: bool) -> None:
+    choices = [{"index": i, "message": {"content": ""}, "finish_reason": reason} for i, reason in enumerate(reasons)]
+    transcript = Transcript()
+    transcript.add_response({"choices": choices})
+    assert transcript.gave_up == gave_up
+
+
 def test_content_that_was_cut_off_is_an_answer_if_there_was_no_thinking_to_cut(counter: TokenCounter) -> None:
     assert count(counter, "length", content="1 + 2", thinks=False).reasoning == 0
     assert count(counter, "length", content="The ans", reasoning="1 + 2").answer == counter.count("The ans")

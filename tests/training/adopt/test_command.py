@@ -118,6 +118,25 @@ async def test_prompts_without_an_answer_are_left_out_unless_most_have_none(
     assert f"| | {label} | reasoning tokens |" in (out / "README.md").read_text()
 
 
+async def test_prompts_with_images_are_left_out(prompts: Path, capsys: pytest.CaptureFixture[str]):
+    """The gateway lets the reference answer them, so the card must not count them as routed."""
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    for number in range(40, 43):
+        content = [{"type": "text", "text": rows[number]["prompt"]}, image]
+        rows[number] = {"messages": [{"role": "user", "content": content}]}
+    prompts.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    scripted, out, flags = ScriptedEngine(), prompts.with_name("family"), ["--prompts", str(prompts)]
+    await adopt(scripted, *flags, "--most", "60", "--out", str(out))
+    assert "3 of 60 prompts have more than text in them" in (said := capsys.readouterr().err)
+    assert "first sums.jsonl:41\n" in said
+    assert families.load(out).checkpoint("max").frontier.overall.prompts == 57
+    assert "image_url" not in json.dumps(scripted.bodies), "nobody pays for them"
+    with pytest.raises(SystemExit):
+        await adopt(scripted, *flags, "--most", "52", "--out", str(out))
+    assert "--prompts: 49 prompts are too few" in capsys.readouterr().err
+
+
 async def test_thinking_that_the_template_opened_counts_also_where_it_was_cut_off(prompts: Path, tmp_path: Path):
     scripted, out = ScriptedEngine(inline=True, opens=True, reports=False), tmp_path / "family"
     flags = ["--prompts", str(prompts), "--out", str(out), "--levels", "off,max", "--max-tokens", "30"]

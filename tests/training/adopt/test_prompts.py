@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.request import question
 from training.adopt import labels, prompts
 from training.errors import StageError
 
@@ -58,6 +59,26 @@ def test_a_conversation_is_kept_up_to_the_last_message_to_answer(tmp_path: Path)
     assert [message["role"] for message in request.messages] == ["system", "user", "assistant", "user"]
     assert request.prompt == USER["content"]
     assert "tool_calls" not in request.messages[2]
+
+
+TEXT, IMAGE = {"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "readable"),
+    [
+        ("Hello", True), ([TEXT], True), ([TEXT, TEXT], True), ([TEXT, IMAGE], False), ([IMAGE], False),
+        ([{"type": "input_text", "text": "Hello"}], False), ([{"text": "Hello"}], False),
+    ],
+)  # fmt: skip
+def test_a_prompt_is_readable_if_it_is_to_the_gateway(tmp_path: Path, content: object, readable: bool):
+    messages = [USER, {"role": "assistant", "content": "42"}, {"role": "user", "content": content}]
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", {"messages": messages}))
+    assert request.is_readable == readable
+    served = question.parse(json.dumps({"model": "m", "messages": messages}).encode()).prompt
+    assert served == (request.prompt if readable else None)
+    (request,) = prompts.read(written(tmp_path / "alone.jsonl", {"messages": messages[-1:]}))
+    assert request.is_readable == readable, "an image alone is a prompt, too"
 
 
 @pytest.mark.parametrize(("name", "value"), [("answer", "42"), ("expected_output", 42), ("solution", "42")])
@@ -140,6 +161,7 @@ def test_the_gold_answer_is_what_a_worked_solution_ends_with(tmp_path: Path, row
         ([{"prompt": "1?"}, {"text": "2?"}], "rows.jsonl:2: no messages, "),
         ([{"prompt": "   "}], "rows.jsonl:1: prompt: no message of the user, or an empty one"),
         ([{"messages": [{"role": "assistant", "content": "x"}]}], "rows.jsonl:1: messages: no message of the user"),
+        ([{"messages": [{"role": "user", "content": []}]}], "rows.jsonl:1: messages: no message of the user"),
         ([{"messages": [{"role": "boss", "content": "x"}]}], r"rows.jsonl:1: messages\[0\]: role must be"),
         ([{"messages": ["x"]}], r"rows.jsonl:1: messages\[0\]: role"),
         ([{"prompt": "1?", "answer": ["a"]}], "rows.jsonl:1: answer must be text or a number"),

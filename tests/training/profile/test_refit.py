@@ -10,7 +10,7 @@ from models import profile as profiles
 from models.features import FEATURES, logs
 from models.forest import Forests
 from models.stored import StoredProfile
-from training.profile.refit import Reading, Row, with_scales
+from training.profile.refit import Reading, Row, candidates, fitted_on, with_scales
 from training.tasks.prompts import prompts
 
 STORED = profiles.read(shipped_family() / "profile.json")
@@ -30,7 +30,7 @@ def rows(drop: float, few: int = 0) -> list[Row]:
         found.append(
             Row(
                 time=float(number), checkpoint=served, served=served, counts=prediction.counts,
-                easiness=prediction.easiness, limit=None, tokens=round(forecast.tokens), finished=True,
+                easiness=prediction.easiness, limit=None, tokens=round(forecast.tokens),
                 score=float(rng.random() < success), forecast=forecast,
             )
         )  # fmt: skip
@@ -68,3 +68,27 @@ def test_many_rows_are_believed() -> None:
     seen = rows(drop=0.0, few=120)
     worse = [row if row.served == SERVED else Row(**{**vars(row), "score": 0.0}) for row in seen]
     assert success(refitted(worse), OTHER, worse) < success(refitted(worse), SERVED, worse) - 0.4
+
+
+def test_a_level_that_runs_away_in_three_requests_of_ten_is_predicted_to() -> None:
+    seen = [
+        Row(**{**vars(row), "tokens": 8000, "score": 0.0}) if number % 10 < 3 else row
+        for number, row in enumerate(rows(drop=0.0))
+    ]
+    after = candidates(STORED, seen, 0)["recalibrated"]
+    predicted = [after.choices(row)[SERVED] for row in seen[::7]]
+    right = float(np.mean([row.score for row in seen if row.score is not None]))
+    assert right < 0.7
+    assert float(np.mean([one.p_correct for one in predicted])) == pytest.approx(right, abs=0.04)
+    assert float(np.mean([one.p_within(2000) for one in predicted])) == pytest.approx(0.7, abs=0.1)
+    assert after.choices(seen[0])[OTHER].p_within(2000) == 1.0, "another level does not, for all that is known"
+
+
+def test_what_a_budget_ended_says_nothing_of_success_and_length_without_one() -> None:
+    seen = rows(drop=0.0)
+    cut = [Row(**{**vars(row), "limit": 10, "tokens": 10, "score": 0.0}) for row in seen]
+    assert fitted_on(cut) == 0
+    assert fitted_on(seen) == len(seen)
+    both, alone = (candidates(STORED, some, 0)["recalibrated"].stored for some in (seen + cut, seen))
+    assert both.scales == alone.scales
+    assert both.residuals == alone.residuals
