@@ -46,7 +46,7 @@ FILES = {
     "live-spoiled": "benchmarks/results/live_spoiled.json",
     "live-drift": "benchmarks/results/live_drift.json",
     "live-overhead": "benchmarks/results/live_overhead.json",
-    "adopted-qwen": "benchmarks/results/adopted/qwen-coder.json",
+    "adopted-qwen": "benchmarks/results/adopted/qwen2.5-coder-0.5b.json",
     "adopted-abacus": "benchmarks/results/adopted/abacus-vllm.json",
     "adopted-transformers": "benchmarks/results/adopted/abacus-transformers.json",
     "training": "models/abacus/report/training.json",
