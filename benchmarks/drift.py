@@ -56,7 +56,7 @@ def gsm8k(rows: Sequence[dict[str, Any]], fitted: int, seed: int) -> dict[str, A
 def figures(profile: Profile, texts: Iterable[str]) -> dict[str, Any]:
     """Distances to uniform, the share of unfamiliar prompts and the signs of drift."""
     predictions = [profile.predict(text) for text in texts]
-    difficulties = np.sort([one.difficulty for one in predictions if one.familiar])
+    difficulties = np.sort([one.difficulty for one in predictions if one.familiar and one.difficulty is not None])
     count = len(difficulties)
     fifths = np.bincount(np.minimum((difficulties * 5).astype(int), 4), minlength=5)
     drift = drift_of(fifths.tolist(), len(predictions) - count)

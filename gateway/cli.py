@@ -12,16 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 from redis.asyncio import Redis
 
 from gateway import config
 from gateway.access.prices import PricesError
-from gateway.commands import export, keys, quality, refit, reports, terminal, usage
+from gateway.commands import asked, export, keys, quality, refit, reports, terminal, usage
 from gateway.commands.saved import money_sentences, read_saved
 from gateway.config import ConfigError
-from gateway.errors import BadRequestError
 from gateway.ledger import feedback, ledger, spool
 from gateway.ledger.drift import compute_drift
 from gateway.ledger.ledger import LedgerSnapshot
@@ -32,9 +30,6 @@ from gateway.ledger.savings import DIMENSIONS, compute_savings
 from gateway.process import engine_args
 from gateway.process.supervisor import StartError
 from gateway.release import VERSION
-from gateway.request import budget
-from gateway.request import question as questions
-from gateway.request.question import Question
 from gateway.routing.conversation import predict
 from gateway.routing.explain import explain
 from gateway.routing.floor import floor_of
@@ -42,11 +37,7 @@ from gateway.routing.rule import RoutingRequest
 from models import family as families
 from models import profile as profiles
 from models.family import FamilyError
-from models.field import one_line
-from models.files import MIB, read_bounded
 from models.stored import ProfileError
-
-MAX_MESSAGES_BYTES = 64 * MIB
 
 DESCRIPTION = """Make reasoning models think only as much as a question deserves.
 
@@ -201,20 +192,24 @@ def _route(arguments: Sequence[str]) -> None:
     parser = terminal.command_parser(
         "route", "Explain which checkpoint a question would go to, without asking a model.", ROUTE_EXAMPLES
     )
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("question", nargs="?", help="the user's message")
-    asked.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("question", nargs="?", help="the user's message")
+    source.add_argument(
         "--messages",
         metavar="FILE",
-        help="JSON file with a list of messages, or an object with `messages`; - for stdin",
+        help="JSON file with a list of messages, or a whole chat request, which counts as the gateway reads it; - for"
+        " stdin",
     )
     parser.add_argument(
         "--budget",
         metavar="TOKENS",
-        help="budget, as in the header X-Reasoning-Budget; default: --default-budget of `laconic serve`",
+        help="budget, as in the header X-Reasoning-Budget; default: the request's, or --default-budget of `laconic"
+        " serve`",
     )
     parser.add_argument(
-        "--checkpoint", metavar="NAME", help="checkpoint that the caller pins; default: the gateway chooses"
+        "--checkpoint",
+        metavar="NAME",
+        help="checkpoint that the caller pins; default: the request's, or the gateway chooses",
     )
     parser.add_argument("--family", metavar="PATH", help="directory of the family; default: the shipped abacus")
     parser.add_argument(
@@ -231,54 +226,26 @@ def _route(arguments: Sequence[str]) -> None:
     config.require_one_tolerance(settings)
     family = families.load(settings.family, verify=False)
     profile = profiles.load(settings.family / family.profile, settings.encoder)
-    source = "default_budget" if parsed.budget is None else "--budget"
     names = frozenset(checkpoint.name for checkpoint in family.checkpoints)
     if parsed.checkpoint is not None and parsed.checkpoint not in names:
         raise ConfigError(f"--checkpoint: {parsed.checkpoint!r} is not one of {', '.join(sorted(names))}")
-    try:
-        tokens = budget.parse_budget_text(
-            settings.default_budget if parsed.budget is None else parsed.budget, source, family
-        )
-    except BadRequestError as error:
-        raise ConfigError(error.message) from None
-    question = _asked(parsed.question, parsed.messages)
+    question = asked.question(parsed.question, parsed.messages, family, settings.allow_field)
+    chat = asked.read(question, asked.Flags(parsed.checkpoint, parsed.budget), settings.default_budget, family)
     request = RoutingRequest(
         prediction=predict(profile, question.prompt, question.dialogue.context),
-        limit=tokens,
-        pinned=parsed.checkpoint,
+        limit=chat.budget.limit(question.max_tokens),
+        pinned=chat.pinned,
+        may_escalate=question.may_escalate,
         tolerance=settings.quality_tolerance,
         floor=floor_of(settings.quality_floor, profile.floors),
         allowed=names,
         available=names,
     )
-    explained = explain(family, request, budget.Budget(tokens, source), question.dialogue)
+    explained = explain(family, request, chat.budget, question.dialogue)
     if parsed.json:
         print(json.dumps(explained, indent=2))
     else:
         terminal.console().print(reports.route_report(explained))
-
-
-def _asked(text: str | None, file: str | None) -> Question:
-    """The question of `laconic route`: a text, or the messages in a file.
-
-    Raises:
-        ConfigError: the file cannot be read, or has no messages that a chat request may have.
-    """
-    messages: object = [{"role": "user", "content": text}]
-    if file is not None:
-        try:
-            raw = sys.stdin.buffer.read() if file == "-" else read_bounded(Path(file), MAX_MESSAGES_BYTES)
-            messages = json.loads(raw)
-        except OSError as error:
-            raise ConfigError(f"--messages: cannot read {file} ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--messages: {file} is not JSON ({one_line(str(error))})") from None
-        if isinstance(messages, dict):
-            messages = cast("dict[str, object]", messages).get("messages")
-    try:
-        return questions.parse(json.dumps({"model": "any", "messages": messages}).encode())
-    except BadRequestError as error:
-        raise ConfigError(f"--messages: {error.message}") from None
 
 
 def _savings(arguments: Sequence[str]) -> None:

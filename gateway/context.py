@@ -87,9 +87,8 @@ class RequestContext:
 
     @property
     def limit(self) -> int | None:
-        """Maximum reasoning tokens: thinking cannot be longer than the whole completion may be."""
-        limits = (self.budget.tokens, self.question.max_tokens)
-        return min((tokens for tokens in limits if tokens is not None), default=None)
+        """Maximum reasoning tokens."""
+        return self.budget.limit(self.question.max_tokens)
 
     def elapsed(self) -> float:
         """Seconds since arrival."""

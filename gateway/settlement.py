@@ -161,7 +161,7 @@ def entry_of(
         choice=decision.choice if decision else "none",
         holdout_fraction=context.holdout_fraction if decision and decision.routed else None,
         holdout=bool(decision and decision.routed and context.holdout),
-        difficulty=decision.difficulty if decision and services.profile.ranks else None,
+        difficulty=decision.difficulty if decision else None,
         budget=context.budget.tokens,
         choices=choices,
         prompt_tokens=usage.prompt,

@@ -2,7 +2,8 @@
 
 A forest's value is `intercept` plus the sum of one leaf of each tree. All trees share the same arrays, one tree after
 the other. Node i goes to `left[i]` if input `feature[i]` is at most `threshold[i]`, else to `right[i]`; a leaf goes to
-itself. Children come after their parents, so every walk ends.
+itself. Children come after their parents, so every walk ends. A node has one parent at most, and a root none: where
+several paths lead to the same nodes, their number doubles with every level, and so does what is compiled of them.
 
 The last input is a position: 0, 1, ... up to the number of positions. The forests are evaluated at all positions at
 once, so every node that tests the position is resolved in advance.
@@ -45,6 +46,10 @@ class Forest(BaseModel):
         for node, (left, right) in enumerate(zip(self.left, self.right, strict=True)):
             if not (left == right == node or (node < left < size and node < right < size)):
                 raise ValueError(f"node {node} must come before its children, or be a leaf that points to itself")
+        pairs = enumerate(zip(self.left, self.right, strict=True))
+        reached = [*self.roots, *(child for node, pair in pairs for child in pair if child != node)]
+        if len(set(reached)) < len(reached):
+            raise ValueError("roots, left and right must lead to a node in one way only")
         return self
 
 

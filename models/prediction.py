@@ -103,7 +103,7 @@ class Prediction:
 
     def __init__(
         self,
-        difficulty: float,
+        difficulty: float | None,
         familiar: bool,
         choices: Mapping[str, ChoicePrediction] | Callable[[], Mapping[str, ChoicePrediction]],
         *,
@@ -121,7 +121,7 @@ class Prediction:
             forecasts: from a limit, rounded as by `forecasts_of`.
         """
         self.difficulty = difficulty
-        """0 to 1: the share of the fitting prompts that are predicted to be easier."""
+        """0 to 1: the share of the fitting prompts that are predicted to be easier; None if these do not differ."""
         self.familiar = familiar
         """False: the prompt is unlike the fitting prompts, and the predictions must not be used."""
         self._choices, self._failure, self._escalations, self._forecasts = choices, failure, escalations, forecasts

@@ -120,7 +120,7 @@ class Profile:
         if self._compiled is None:
             x = logs(counts)
             familiar = is_familiar(counts) and bool(((self._lower <= x) & (x <= self._upper)).all())
-            prediction = Prediction(0.0, familiar, self._plain.choices(x, easiness))
+            prediction = Prediction(None, familiar, self._plain.choices(x, easiness))
             prediction.difficulty = self._difficulty(prediction.failure)
         else:
             failure, within, state = self._compiled.read(counts, easiness)
@@ -135,8 +135,8 @@ class Profile:
         prediction.counts, prediction.easiness = counts, easiness
         return prediction
 
-    def _difficulty(self, failure: float) -> float:
-        return bisect_left(self._difficulties, failure) / max(len(self._difficulties), 1)
+    def _difficulty(self, failure: float) -> float | None:
+        return bisect_left(self._difficulties, failure) / len(self._difficulties) if self.ranks else None
 
 
 def _check_encoder(stored: StoredProfile, encoder: Encoder | None) -> None:

@@ -19,8 +19,8 @@ TOLERANCES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15
 """What is tried, besides the tolerance that is set."""
 _MOVES = {
     "kept": "the conversation keeps its checkpoint",
-    "moved_up": "the conversation moves to a choice that does better",
-    "moved_down": "the conversation moves to a choice that costs less",
+    "moved_up": "the conversation moves to a choice that thinks longer",
+    "moved_down": "the conversation moves to a choice that thinks less",
 }
 _ABSTENTIONS = {
     "unfamiliar": "the prompt is unlike what the profile was fitted on",

@@ -73,6 +73,10 @@ class Budget:
         """The header or field that a caller would change."""
         return HEADER if self.source == "default_budget" else self.source
 
+    def limit(self, max_tokens: int | None) -> int | None:
+        """Maximum reasoning tokens: thinking cannot be longer than the whole completion may be."""
+        return min((tokens for tokens in (self.tokens, max_tokens) if tokens is not None), default=None)
+
     def __str__(self) -> str:
         return "unlimited" if self.tokens is None else str(self.tokens)
 

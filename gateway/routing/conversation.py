@@ -6,9 +6,9 @@ the last one computes the whole prompt again:
     cost(c) = expected reasoning tokens of c + PROMPT_PRICE * cached prompt tokens, if c does not share the cache
 
 The rule is that of `models.rule`, with this cost: of the choices whose success is within the tolerance of the best,
-the one with the least cost. So a conversation moves up when the checkpoint that it has is not good enough for this
-turn, and down only when that saves more than the cache is worth. It also moves up after a turn that needed more than
-was expected.
+the one with the least cost. So a conversation moves when the checkpoint that it has is not good enough for this turn,
+or when that saves more than the cache is worth. It also moves up after a turn that needed more than was expected. Up is
+to a choice that is expected to think longer without a limit.
 """
 
 from __future__ import annotations
@@ -95,14 +95,28 @@ def choose(
     cache = f"{last.cached_tokens} cached prompt tokens, worth {lost:.0f}"
     if choice not in warm:
         if not stays:
-            return Continuation(choice, "moved_up", f"moved up: {last.checkpoint} is not good enough for this turn")
+            move, where = _direction(forecasts, choice, last, "moved_up")
+            return Continuation(choice, move, f"{where}: {last.checkpoint} is not good enough for this turn")
         saved = min(forecasts[name].cost for name in stays) - forecasts[choice].cost
-        return Continuation(choice, "moved_down", f"moved down: that saves {saved:.0f} tokens and loses {cache}")
+        move, where = _direction(forecasts, choice, last, "moved_down")
+        return Continuation(choice, move, f"{where}: that saves {saved:.0f} tokens and loses {cache}")
     cheapest = cheapest_good_enough(forecasts, tolerance)
     if cheapest in warm:
         return Continuation(choice, "kept", f"kept: {last.checkpoint} answered the last turn")
     saved = forecasts[choice].cost - forecasts[cheapest].cost
     return Continuation(choice, "kept", f"kept: {cheapest} would save {saved:.0f} tokens and lose {cache}")
+
+
+def _direction(forecasts: Mapping[str, Forecast], choice: str, last: LastTurn, otherwise: Move) -> tuple[Move, str]:
+    """Whether the choice thinks longer or less than the last turn's checkpoint, also in words.
+
+    `otherwise` is for a choice that thinks as long, and for a checkpoint that has no forecast.
+    """
+    held, chosen = forecasts.get(last.checkpoint), forecasts[choice].unlimited_tokens
+    move: Move = otherwise
+    if held is not None and chosen != held.unlimited_tokens:
+        move = "moved_up" if chosen > held.unlimited_tokens else "moved_down"
+    return move, move.replace("_", " ")
 
 
 def _more_careful(

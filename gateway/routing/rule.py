@@ -88,6 +88,7 @@ class Decision:
     routed: bool
     """The rule chose. False if the caller pinned a checkpoint or the profile abstained."""
     difficulty: float | None
+    """None without a usable prediction, and if the profile cannot rank prompts."""
     predicted_tokens: float | None
     """Expected reasoning tokens of the serving checkpoint or escalation under the limit."""
     reference_tokens: float | None

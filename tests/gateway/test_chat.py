@@ -279,13 +279,19 @@ async def test_neither_prompts_nor_answers_are_logged(
     assert "The answer" not in logged
 
 
-async def test_the_ledger_has_no_difficulty_if_all_prompts_are_equally_difficult_to_the_profile(
+async def test_no_difficulty_is_shown_or_recorded_if_all_prompts_are_equally_difficult_to_the_profile(
     gateway: Gateway,
 ) -> None:
     fitted = gateway.services.profile.stored
-    assert (await gateway.ask(EASY)).status_code == 200
+    assert "x-laconic-difficulty" in (await gateway.ask(EASY)).headers
     gateway.services.profiles.current = Profile(fitted.model_copy(update={"difficulties": [0.25] * 101}))
-    assert (await gateway.ask(EASY)).headers["x-laconic-decision"] == "routed"
+    response = await gateway.ask(EASY)
+    assert response.headers["x-laconic-decision"] == "routed"
+    assert "x-laconic-difficulty" not in response.headers
+    chat = {"model": "abacus", "messages": [{"role": "user", "content": EASY}]}
+    for path, more in (("/v1/route", {}), ("/v1/decisions", {"router": "litellm"})):
+        shown = (await gateway.client.post(path, json={**chat, **more})).json()
+        assert (shown["decision"], shown["difficulty"]) == ("routed", None)
     ranked, alike = await gateway.entries(2)
     assert (ranked.difficulty is None, alike.difficulty is None) == (False, True)
 

@@ -165,6 +165,9 @@ def test_route_explains_a_conversation(
         ("[]", "--messages: messages: "),
         ('{"model": "abacus"}', "--messages: messages: "),
         ('[{"role": "user"}]', "--messages: messages[0].content: missing"),
+        ('{"messages": [{"role": "user", "content": "?"}], "model": "gpt-4"}', "--messages: The model 'gpt-4'"),
+        ('{"messages": [{"role": "user", "content": "?"}], "thinking_token_budget": "?"}', "--messages: thinking_tok"),
+        ('{"messages": [{"role": "user", "content": "?"}], "surprise": 1}', "--messages: surprise"),
     ],
 )
 def test_route_says_what_is_wrong_with_messages(

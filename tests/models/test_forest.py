@@ -56,6 +56,9 @@ def test_forests_of_different_depths_agree_with_sklearn_at_every_position() -> N
         ({"left": (1, 2, 2)}, "node 1 must come before its children"),
         ({"right": (3, 1, 2)}, "node 0 must come before its children"),
         ({"value": (0.0, float("nan"), 1.0)}, "finite"),
+        ({"left": (2, 1, 2)}, "in one way only"),
+        ({"roots": (0, 0)}, "in one way only"),
+        ({"roots": (0, 1)}, "in one way only"),
     ],
 )
 def test_a_malformed_forest_is_rejected(change: dict[str, Any], named: str) -> None:
@@ -66,3 +69,15 @@ def test_a_malformed_forest_is_rejected(change: dict[str, Any], named: str) -> N
 def test_a_feature_beyond_the_inputs_is_rejected() -> None:
     with pytest.raises(ValueError, match="not one of the 1 inputs"):
         Forests([Forest(**STUMP)], 0, 1)
+
+
+def test_a_chain_of_shared_children_is_rejected_because_it_would_be_compiled_into_a_tree_without_end() -> None:
+    depth = 60
+    chain = [min(node + 1, depth) for node in range(depth + 1)]
+    sizes: dict[str, Any] = {
+        "feature": [0] * (depth + 1),
+        "threshold": [0.0] * (depth + 1),
+        "value": [0.0] * (depth + 1),
+    }
+    with pytest.raises(ValidationError, match="in one way only"):
+        Forest(intercept=0.0, roots=(0,), left=tuple(chain), right=tuple(chain), **sizes)

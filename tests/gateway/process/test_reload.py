@@ -65,7 +65,7 @@ async def test_sighup_reloads_while_streams_go_on(
             pieces = response.aiter_bytes()
             received = await anext(pieces)
             assert await difficulty() < 1
-            change_profile(family, difficulties=[0.0])
+            change_profile(family, difficulties=[0.0, 0.001])
             file.write_text('log_level = "info"')
             await reload(1)
             assert await difficulty() == 1

@@ -56,6 +56,21 @@ def test_it_moves_up_when_its_checkpoint_is_not_good_enough_whatever_the_cache_i
     assert decision.reason == "moved up: alpha-0.4 is not good enough for this turn"
 
 
+def test_a_move_to_a_choice_that_thinks_less_is_down_whatever_the_reason(family: Family) -> None:
+    """The ladder's top may fail where a lower level does not."""
+    odd = prompt(base=prediction(0.3, 80, 120), alpha_1=prediction(0.5, 40, 60), alpha_4=prediction(0.9, 10, 20))
+    decision = decide(family, odd, LastTurn("base", 100_000))
+    assert (decision.checkpoint, decision.move) == ("alpha-0.4", "moved_down")
+    assert decision.reason == "moved down: base is not good enough for this turn"
+
+
+def test_a_move_to_a_choice_that_thinks_longer_is_up_though_a_short_answer_makes_it_cheaper(family: Family) -> None:
+    forecasts = {"alpha-0.1": Forecast(0.9, 50, 50, 10), "alpha-0.4": Forecast(0.9, 15, 15, 400)}
+    turn = choose(family, forecasts, {name: name for name in forecasts}, 0.01, LastTurn("alpha-0.4", 100))
+    assert (turn.choice, turn.move) == ("alpha-0.1", "moved_up")
+    assert turn.reason == "moved up: that saves 355 tokens and loses 100 cached prompt tokens, worth 10"
+
+
 def test_the_cheapest_checkpoint_is_kept_without_ado(family: Family) -> None:
     decision = decide(family, EASY, LastTurn("alpha-0.4", 0))
     assert (decision.checkpoint, decision.move) == ("alpha-0.4", "kept")
