@@ -29,6 +29,7 @@ from models.prediction import Forecast
 from models.rule import cheapest_good_enough
 from models.stored import ProfileError, StoredProfile, check
 from training.errors import StageError
+from training.numbers import seed, share
 from training.profile import refit
 from training.profile.refit import Comparison, Interval, Reading, Row
 
@@ -93,17 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("family", type=Path, help="the family's directory")
     parser.add_argument("--entries", type=Path, required=True, help="what `laconic export` wrote, as JSONL")
     parser.add_argument("--source", metavar="NAME", help="whose scores; default: the source with the most")
-    parser.add_argument("--quality-tolerance", type=_share, default=0.005, metavar="X", help="as in `laconic serve`")
-    parser.add_argument("--seed", type=int, default=0, help="for folds and trees; default: 0")
+    parser.add_argument("--quality-tolerance", type=share, default=0.005, metavar="X", help="as in `laconic serve`")
+    parser.add_argument("--seed", type=seed, metavar="N", default=0, help="for folds and trees; default: 0")
     parser.add_argument("--replace", action="store_true", help="replace the profile, if the new one is better")
     return parser
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return share
 
 
 def _refit(parsed: argparse.Namespace) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import re
 import shlex
 import sys
@@ -30,14 +29,13 @@ from training.adopt.measure import Measured, Plan, Sampling
 from training.adopt.probe import Facts
 from training.adopt.prompts import Request
 from training.errors import StageError
+from training.numbers import count, positive_share, seed, share, temperature
 from training.profile import crossfit, encoding, floor, kept
 
 MIN_PROMPTS = 50
 DEFAULT_TOLERANCE = 0.005
 PROGRESS_SECONDS = 15.0
 """Between two lines on the progress, where no terminal shows a bar."""
-LARGEST_SEED = 2**32 - 1
-"""numpy's and scikit-learn's limit."""
 PILOT = 8
 """Prompts that are measured first, to say what the rest will cost. Their replies are kept."""
 EXAMPLES = """examples:
@@ -108,24 +106,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge", metavar="MODEL", help="for --label judge: a model's name")
     parser.add_argument("--judge-url", metavar="URL", help="where the judge is; default: the engine")
     parser.add_argument("--label-command", metavar="COMMAND", help="for --label command: a program")
-    parser.add_argument("--most", type=_count, metavar="N", help="use the first N prompts; default: all")
+    parser.add_argument("--most", type=count, metavar="N", help="use the first N prompts; default: all")
     how = "replies for each prompt and level; default: 2"
-    parser.add_argument("--samples", type=_count, metavar="N", default=2, help=how)
-    parser.add_argument("--temperature", type=_temperature, metavar="X", help="of sampling; default: the engine's own")
-    parser.add_argument("--max-tokens", type=_count, metavar="N", help="longest completion; default: the engine's own")
-    parser.add_argument("--seed", type=_seed, metavar="N", default=0, help="of sampling and of the fit; default: 0")
+    parser.add_argument("--samples", type=count, metavar="N", default=2, help=how)
+    parser.add_argument("--temperature", type=temperature, metavar="X", help="of sampling; default: the engine's own")
+    parser.add_argument("--max-tokens", type=count, metavar="N", help="longest completion; default: the engine's own")
+    parser.add_argument("--seed", type=seed, metavar="N", default=0, help="of sampling and of the fit; default: 0")
     tolerances = parser.add_mutually_exclusive_group()
     how = "as in `laconic serve`; default: 0.005"
-    tolerances.add_argument("--quality-tolerance", type=_share, metavar="X", help=how)
+    tolerances.add_argument("--quality-tolerance", type=share, metavar="X", help=how)
     keeps = "share of the reference's quality that must be kept, such as 0.99, as in `laconic serve`"
-    tolerances.add_argument("--quality-floor", type=_positive_share, metavar="X", help=keeps)
+    tolerances.add_argument("--quality-floor", type=positive_share, metavar="X", help=keeps)
     how = "sentence encoder that may read the prompts: auto (if the extra `encoder` is installed), none, or a directory"
     parser.add_argument("--encoder", metavar="NAME", default="auto", help=f"{how}; default: auto")
     parser.add_argument("--cap", choices=CAPS, help="how the engine takes a cap; default: found out")
-    parser.add_argument("--context-tokens", type=_count, metavar="N", help="context length, if the engine does not say")
+    parser.add_argument("--context-tokens", type=count, metavar="N", help="context length, if the engine does not say")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, for exact counts")
-    parser.add_argument("--at-once", type=_count, metavar="N", default=32, help="requests in flight; default: 32")
-    parser.add_argument("--max-tokens-spent", type=_count, metavar="N", help="stop after so many generated tokens")
+    parser.add_argument("--at-once", type=count, metavar="N", default=32, help="requests in flight; default: 32")
+    parser.add_argument("--max-tokens-spent", type=count, metavar="N", help="stop after so many generated tokens")
     keys = "file with the engine's key, or with lines of an engine's URL and its key; default: LACONIC_ENGINE_KEY"
     parser.add_argument("--key-file", type=Path, metavar="FILE", help=keys)
     header = "header for every request, as NAME: VALUE; repeat for several"
@@ -199,37 +197,6 @@ def _encoder(name: str) -> Encoder | None:
     if name == "none" or (name == "auto" and not encoders.is_installed()):
         return None
     return encoding.load(None if name == "auto" else Path(name), "--encoder")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LARGEST_SEED}")
-    return int(text)
-
-
-def _number(text: str, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {most:g}")
-    return value
-
-
-_share, _temperature = partial(_number, most=1.0), partial(_number, most=2.0)
-
-
-def _positive_share(text: str) -> float:
-    if not (value := _share(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
 
 
 def _floors(parsed: argparse.Namespace) -> list[float]:
@@ -316,7 +283,7 @@ async def _measure(
         line = progress.add_task("measuring", total=total, completed=len(measure.load(work)))
         said = time.monotonic()
 
-        def count(row: Measured) -> None:
+        def tally(row: Measured) -> None:
             nonlocal spent, said
             progress.advance(line)
             if not console.is_terminal and time.monotonic() - said >= PROGRESS_SECONDS:  # in a file no bar moves
@@ -328,12 +295,12 @@ async def _measure(
                     f"--max-tokens-spent: {spent:,} tokens were generated; the same command with a higher limit goes on"
                 )
 
-        pilot = await ask(requests[:PILOT], directory=work, on_reply=count)
+        pilot = await ask(requests[:PILOT], directory=work, on_reply=tally)
         if len(requests) > PILOT:
             progress.stop()
             _confirm(parsed, console, pilot, total)
             progress.start()
-        return await ask(requests, directory=work, on_reply=count)
+        return await ask(requests, directory=work, on_reply=tally)
 
 
 def _confirm(parsed: argparse.Namespace, console: Console, pilot: Sequence[Measured], total: int) -> None:
