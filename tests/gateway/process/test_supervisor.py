@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -128,3 +129,16 @@ async def test_the_log_of_the_previous_run_is_kept(tmp_path: Path) -> None:
     await child.start()
     await child.stop()
     assert (tmp_path / "logs" / "program.previous.log").read_text() == "from yesterday"
+
+
+async def test_a_log_may_be_cut_while_its_program_runs_as_logrotate_does_with_copytruncate(tmp_path: Path) -> None:
+    lines = RUN.replace("time.sleep(600)", "[(print('a line', flush=True), time.sleep(0.01)) for _ in iter(int, 1)]")
+    child = ChildProcess(program(tmp_path, lines))
+    await child.start()
+    log = child.program.log_path
+    for _ in range(2):
+        while log.stat().st_size < 100:
+            await asyncio.sleep(0.02)
+        assert log.read_bytes().startswith(b"a line\n")
+        os.truncate(log, 0)
+    await child.stop()
