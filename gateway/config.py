@@ -333,6 +333,17 @@ def require_one_tolerance(settings: Settings) -> None:
         )
 
 
+def require_shadows(settings: Settings) -> None:
+    """Raise ConfigError if a setting for comparisons in the background is set, but none are made."""
+    if settings.shadow_fraction > 0:
+        return
+    for name in ("judge", "shadow_concurrency"):
+        if getattr(settings, name) != Settings.model_fields[name].default:
+            raise ConfigError(
+                f"{name}: has no effect, because no answers are compared; set shadow_fraction, too, or leave it out"
+            )
+
+
 def load(arguments: Sequence[str]) -> Settings:
     """Load the settings from the arguments of `laconic serve`, the environment and a file. `--help` prints and exits.
 
