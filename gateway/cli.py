@@ -183,6 +183,7 @@ def _engine_args(arguments: Sequence[str]) -> None:
 def _serve(arguments: Sequence[str]) -> None:
     settings = config.load(arguments)
     config.require_one_tolerance(settings)
+    config.require_shadows(settings)
     from gateway.process.serve import serve  # noqa: PLC0415  so that --help and errors in flags appear at once
 
     serve(settings, lambda: config.load(arguments).log_level)

@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -27,12 +26,11 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
-from redis.asyncio import ConnectionPool
 
 import models
 from gateway import more_args
 from gateway.request import browsers, budget
-from gateway.urls import checked_url, redact_url
+from gateway.urls import checked_redis_url, checked_url
 from models import endpoint
 from models.field import one_line, path_of
 from models.files import MIB, read_bounded
@@ -302,17 +300,7 @@ class Settings(BaseSettings):
     @field_validator("redis")
     @classmethod
     def _redis_url(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(checked_url(url, ("redis", "rediss", "unix")))
-        if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", parts.path):
-            raise ValueError(f"{redact_url(url)!r}: the path {parts.path!r} is not a database number")
-        try:
-            # This does not connect.
-            ConnectionPool.from_url(url).make_connection()  # pyright: ignore[reportUnknownMemberType]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{redact_url(url)!r} cannot be used: {error}") from None
-        return url
+        return None if url is None else checked_redis_url(url)
 
     @field_validator("family", "state_dir", "engine_key_file", "engine_ca", "encoder", "prices")
     @classmethod
@@ -343,6 +331,17 @@ def require_one_tolerance(settings: Settings) -> None:
         raise ConfigError(
             "quality_floor: overload_tolerance is set, too, and would break the floor under load; leave out one of them"
         )
+
+
+def require_shadows(settings: Settings) -> None:
+    """Raise ConfigError if a setting for comparisons in the background is set, but none are made."""
+    if settings.shadow_fraction > 0:
+        return
+    for name in ("judge", "shadow_concurrency"):
+        if getattr(settings, name) != Settings.model_fields[name].default:
+            raise ConfigError(
+                f"{name}: has no effect, because no answers are compared; set shadow_fraction, too, or leave it out"
+            )
 
 
 def load(arguments: Sequence[str]) -> Settings:

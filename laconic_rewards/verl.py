@@ -30,6 +30,8 @@ from laconic_rewards.answers import is_right
 from laconic_rewards.groups import Rollout, Settings, advantages
 
 Estimator = Callable[..., tuple[Tensor, Tensor]]
+SCORE_TOLERANCE = 1e-3
+"""How far a score may be from 0 or 1."""
 
 
 def compute_score(
@@ -68,23 +70,37 @@ def estimator(settings: Settings) -> Estimator:
         """Advantages and returns, both (B, T).
 
         Args:
-            token_level_rewards: their sum is positive where the response is right, (B, T).
+            token_level_rewards: their sum is 1 where the response is right, else 0, (B, T).
             response_mask: 1 where there is a token of the response, (B, T).
             index: names each row's prompt, (B,).
             config: not read.
 
         Raises:
-            ValueError: without `index` there are no groups.
+            ValueError: without `index` there are no groups; or a response is neither right nor wrong.
         """
         if index is None:
             raise ValueError("index: verl gave no uid of the prompts, so there are no groups to compare")
-        right_B, tokens_B = (token_level_rewards.sum(-1) > 0).tolist(), response_mask.sum(-1).long().tolist()
+        right_B, tokens_B = _right(token_level_rewards.sum(-1)).tolist(), response_mask.sum(-1).long().tolist()
         rollouts = [Rollout(*each) for each in zip(index, right_B, tokens_B, strict=True)]
         advantage_B = advantages(rollouts, settings).to(token_level_rewards)
         advantage_BT = advantage_B[:, None] * response_mask
         return advantage_BT, advantage_BT
 
     return estimate
+
+
+def _right(scores: Tensor) -> Tensor:
+    """Whether each response is right, by its score: 1 is right, 0 is wrong."""
+    right_B = scores > 0.5
+    off_B = (scores.float() - right_B.float()).abs()
+    if not bool((off_B <= SCORE_TOLERANCE).all()):
+        worst = scores[off_B.nan_to_num(float("inf")).argmax()].item()
+        raise ValueError(
+            f"token_level_rewards: a response has the score {worst:.4g}, but 1 is right, 0 is wrong, and nothing is"
+            " between. Set algorithm.use_kl_in_reward=False, for it takes a penalty off each score; put the penalty"
+            " into the loss by actor_rollout_ref.actor.use_kl_loss=True"
+        )
+    return right_B
 
 
 def register(name: str, settings: Settings) -> None:

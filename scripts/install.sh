@@ -14,14 +14,24 @@ log=.venv/install.log
 say() { echo "install: $*" >&2; }
 die() { say "$@"; exit 1; }
 
-supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; }
+supported() { # supported PYTHON [MODULE]
+    "$1" -c "import ${2:-sys}, sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))" 2>/dev/null
+}
+
+in_place() { # the programs in an environment name its place, so they fail once it was moved
+    made=$(sed -n 's/^command = .* -m venv \(--[^ ]* \)*//p' .venv/pyvenv.cfg 2>/dev/null || true)
+    [ -z "$made" ] || [ "$made" -ef .venv ]
+}
 
 make_venv() {
+    rm -rf .venv # what cannot be used: half an environment, or one that was moved or whose Python is gone
+    hash -r      # make has its python3 first on PATH
     for candidate in "${PYTHON:-python3}" python3.12 python3.11; do
         if supported "$candidate"; then
             say "creating .venv with $("$candidate" --version)"
-            "$candidate" -m venv .venv || die "$candidate -m venv failed (on Debian: apt-get install python3-venv)"
-            return
+            "$candidate" -m venv .venv && return
+            rm -rf .venv
+            die "$candidate -m venv failed (on Debian: apt-get install python3-venv)"
         fi
     done
     die "Python 3.11 or 3.12 is needed, but ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true);" \
@@ -39,9 +49,9 @@ pip() { "$python" -m pip install --quiet --no-deps "$@"; }
 
 [ -f "$requirements" ] || die "there is no $requirements"
 fingerprint=$(cat "$requirements" pyproject.toml models/forecast.c "$0" | cksum)
+supported "$python" pip && in_place || make_venv
 [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && exit 0
 
-supported "$python" || make_venv
 : >"$log"
 trap '[ $? -eq 0 ] || { tail -n 15 "$log" >&2; say "failed; the full log is in $log"; }' EXIT
 

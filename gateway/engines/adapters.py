@@ -59,6 +59,7 @@ class Loader:
                     f"{endpoint.api(url)}/load_lora_adapter",
                     json=body,
                     timeout=timeout,
+                    allow_redirects=False,  # the engine must not choose who else gets the operator's headers
                     ssl=tls,
                     headers=replica.credentials.headers(url),
                 ) as response:

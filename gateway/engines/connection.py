@@ -7,6 +7,7 @@ what was read, and interim responses (1xx) are skipped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -22,6 +23,9 @@ MAX_HEAD_BYTES = 65_536
 """Of a response's status and headers, with those of the interim responses (1xx) before it."""
 NEXT_ADDRESS_SECONDS = 0.25
 """How long to wait for a host's first address before its next one is tried beside it (RFC 8305)."""
+
+KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""After an outage, an end that is gone is noticed in 40 seconds."""
 
 
 class BrokenError(ConnectionError):
@@ -76,7 +80,9 @@ class Connection(asyncio.Protocol):
         self._head_seconds: float | None = None
         self._in_head = self._interim = False
         self.limited = False
-        """Whether a time limit applies: a deadline or a read timeout."""
+        """Whether a time limit applies: a deadline or a read timeout, but not that of an outage."""
+        self._outage = False
+        """Whether the time limit of an outage applies, which ends when the engine is up again."""
         self._limits_head = False
         """Whether that limit ends with the headers."""
         self._limit_seconds = 0.0
@@ -133,8 +139,29 @@ class Connection(asyncio.Protocol):
         """From now on everything must arrive in so many seconds; None for no limit."""
         self._limit(seconds, counts_silence=False)
 
+    def begin_outage(self, seconds: float) -> None:
+        """The engine cannot be reached: without another limit, everything must arrive in so many seconds."""
+        if not (self.limited or self._outage):
+            self.set_deadline(seconds)
+            self.limited, self._outage = False, True
+
+    def end_outage(self) -> None:
+        """The engine can be reached again: it has as long as before."""
+        if self._outage:
+            self.set_deadline(None)
+            self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        """Let the system notice if the other end is gone: what can be reached again may be another engine."""
+        with contextlib.suppress(OSError):  # the connection has just ended
+            connected = self._transport.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEP_ALIVE.items():
+                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
     def _limit(self, seconds: float | None, counts_silence: bool) -> None:
         self.limited, self._counts_silence, self._limits_head = seconds is not None, counts_silence, False
+        self._outage = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -22,7 +22,6 @@ from gateway.engines import affinity, failing, problem, verdict, wire
 from gateway.engines.connection import BrokenError, StaleError
 from gateway.engines.credentials import Credentials
 from gateway.engines.probes import Probes
-from gateway.engines.problem import RUNNING, TRIED, Problem
 from gateway.engines.replica import EngineState, Replica, Upstream
 from gateway.engines.verdict import FirstEvent
 from gateway.errors import ApiError
@@ -279,7 +278,7 @@ class Engines:
             return
         replica.record_failure(checkpoint, repr(error))
         if isinstance(error, ConnectionRefusedError):
-            replica.mark_unreachable(Problem("connection refused", TRIED, RUNNING), self._timeouts.first_token)
+            replica.mark_unreachable(problem.REFUSED, self._timeouts.first_token)
 
     def _in_order(self, checkpoint: str, prefer: str | None, conversation: str | None) -> list[Replica]:
         """The replicas to try, the best first."""

@@ -100,25 +100,26 @@ class Probes:
     async def _probe(self, replica: Replica) -> None:
         """Ask an engine what it serves.
 
-        A refused connection marks it down at once. A slow response may only mean that it is busy, so only three missed
-        probes in a row mark it down.
+        A refused connection marks it down at once, and so does an answer that will not change by itself. Silence, a
+        failed look-up of its name or a 5xx may pass, so only three such probes in a row mark it down.
         """
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 found = await self._list(replica)
         except Exception as error:  # noqa: BLE001  whatever an engine sends must not end its probes
-            replica.missed_probes += 1
-            refused = isinstance(error, aiohttp.ClientConnectorError)
-            # An engine that is not up yet is given no time, so that the log says what is wrong.
-            if refused or not replica.serving or replica.missed_probes >= MAX_MISSED_PROBES:
-                replica.mark_unreachable(problem.of_error(error), self._grace_seconds)
-                self.loader.forget(replica.url)
+            found = problem.of_error(error)
+            if self._may_pass(replica, found):
+                return
+            replica.mark_unreachable(found, self._grace_seconds)
+            self.loader.forget(replica.url)
             return
-        replica.missed_probes = 0
         if isinstance(found, Problem):
+            if self._may_pass(replica, found):
+                return
             replica.mark_down(found)
             self.loader.forget(replica.url)
             return
+        replica.missed_probes = 0
         if found is None:
             replica.missed_lists += 1
             if replica.listed is not None and replica.missed_lists < MAX_MISSED_PROBES:
@@ -127,6 +128,12 @@ class Probes:
             return
         replica.missed_lists = 0
         self._mark_listed(replica, found)
+
+    def _may_pass(self, replica: Replica, found: Problem) -> bool:
+        """Whether an engine stays in service although this probe failed. Counts the failed probes in a row."""
+        replica.missed_probes = replica.missed_probes + 1 if found.may_pass else 0
+        # An engine that is not up yet is given no time, so that the log says what is wrong.
+        return found.may_pass and bool(replica.serving) and replica.missed_probes < MAX_MISSED_PROBES
 
     def _mark_listed(self, replica: Replica, names: frozenset[str]) -> None:
         """Note which models an engine lists, and let it load the adapters that it lacks."""

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
@@ -49,14 +49,24 @@ class Problem:
     """For the log: may have an engine's words in it, made harmless."""
     action: str = ""
     """What to do, in fixed sentences, for everyone."""
+    may_pass: bool = False
+    """It may be over with the next probe, although nobody does anything."""
 
     def __str__(self) -> str:
         what = f"{self.kind}: {self.details}" if self.details else self.kind
         return f"{what}. {self.action}" if self.action else f"{what}."
 
 
+REFUSED = Problem("connection refused", TRIED, RUNNING)
+
+
 def of_error(error: Exception) -> Problem:
-    """Why a probe failed that got no response."""
+    """Why a probe failed that got no response. All of it may pass, but for a refused connection: nothing listens."""
+    found = _of_error(error)
+    return found if found == REFUSED else replace(found, may_pass=True)
+
+
+def _of_error(error: Exception) -> Problem:
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         return _unconnected(error.os_error)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
@@ -83,7 +93,8 @@ def of_status(status: int, location: str | None, key_source: str | None) -> Prob
     if 300 <= status < 400 and location:
         where = f"{TRIED} redirects to {endpoint.shown([location])}"
         return Problem(f"HTTP {status}", where, "Give --engine the URL that it redirects to.")
-    return Problem(f"HTTP {status}", TRIED, _BY_STATUS.get(status, "The engine's own log should say why."))
+    action = _BY_STATUS.get(status, "The engine's own log should say why.")
+    return Problem(f"HTTP {status}", TRIED, action, may_pass=status >= 500)
 
 
 def of_refusal(refusal: ApiError, model: str, key_source: str | None) -> Problem | None:
@@ -150,7 +161,7 @@ def lacking(url: str, models: Iterable[str], others: Collection[str], *, adapter
 
 def _unconnected(cause: OSError) -> Problem:
     if cause.errno == errno.ECONNREFUSED:
-        return Problem("connection refused", TRIED, RUNNING)
+        return REFUSED
     if isinstance(cause, socket.gaierror):
         return Problem("unknown host", f"{TRIED}: {cause.strerror or 'no address'}", "Check the host in its URL.")
     if isinstance(cause, ssl.SSLError):

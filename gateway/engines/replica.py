@@ -202,6 +202,8 @@ class Replica:
             log.warning("engine %s no longer lists %s", self.url, _joined(lost))
         if self._key_version != self.credentials.version or listed != self.listed or self.problem is not None:
             self._forget_refusals()
+        if self.problem is not None:
+            self.client.end_outage()
         self._key_version = self.credentials.version
         self.serving, self.listed, self.problem, self._down_since = serving, listed, None, None
 
@@ -229,12 +231,12 @@ class Replica:
         self.caps, self._not_continued_at = Trust(), None  # another engine may come up at this URL
 
     def mark_unreachable(self, problem: Problem, grace_seconds: float) -> None:
-        """Mark it down, and give its running requests `grace_seconds`.
+        """Mark it down, and give its running requests `grace_seconds`, unless it serves again before.
 
         An engine that is shutting down may still finish them; one that hangs never will.
         """
         self.mark_down(problem)
-        self.client.set_deadline(grace_seconds)
+        self.client.begin_outage(grace_seconds)
 
 
 def _joined(names: Iterable[str]) -> str:

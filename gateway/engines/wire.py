@@ -93,11 +93,15 @@ class Client:
             raise
         return Response(self, connection)
 
-    def set_deadline(self, seconds: float) -> None:
-        """Let every running request that has no time limit yet end within `seconds`."""
+    def begin_outage(self, seconds: float) -> None:
+        """Let every running request that has no time limit yet end within `seconds`, unless the outage ends before."""
         for connection in self._busy:
-            if not connection.limited:
-                connection.set_deadline(seconds)
+            connection.begin_outage(seconds)
+
+    def end_outage(self) -> None:
+        """Give every running request as much time again as it had before the outage."""
+        for connection in self._busy:
+            connection.end_outage()
 
     def remove(self, connection: Connection) -> None:
         """Take a connection off the list of busy ones: nobody waits for it."""

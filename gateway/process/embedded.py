@@ -70,6 +70,8 @@ def engine(family: Family, directory: Path, port: int, state_dir: Path, more: Se
         command=[*engine_command(family, directory, port, cpu_dtype()), *more],
         environment={
             **{name: os.environ.get(name, value) for name, value in _engine_environment().items()},
+            # It listens on the loopback alone, and a key would keep even the gateway out.
+            "VLLM_API_KEY": "",
             # Without bytecode files, each start would compile vLLM and torch again, which takes seconds.
             "PYTHONDONTWRITEBYTECODE": "",
         },

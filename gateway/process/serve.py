@@ -49,6 +49,8 @@ from models.family import Family
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 15.0
+BACKLOG = 2048
+"""Connections that wait until they are accepted."""
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -132,6 +134,8 @@ async def _serve(
         requires_key = await _requires_key(settings, keyring)
         if settings.wait_for_engines is not None:
             await readiness.wait(settings, family, settings.wait_for_engines)
+        with _port_refused(settings):
+            listener.listen(BACKLOG)  # uvloop would close the socket without a word if it could not
         await server.start()
         # Several workers probe for themselves, and their logs are elsewhere.
         state = Readiness.of(server.engines) if isinstance(server, Server) else await readiness.look(settings, family)
@@ -230,10 +234,17 @@ def _listening(settings: Settings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with _port_refused(settings):
             listener.bind((settings.host, settings.port))
-        except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            advice = "; stop what listens there, or pass another --port" if error.errno == errno.EADDRINUSE else ""
-            raise ConfigError(f"port: cannot listen on {where} ({error.strerror}){advice}") from None
         yield listener
+
+
+@contextmanager
+def _port_refused(settings: Settings) -> Generator[None]:
+    """Say what to do if the port cannot be bound or listened on. It is free until somebody listens."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        advice = "; stop what listens there, or pass another --port" if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"port: cannot listen on {where} ({error.strerror}){advice}") from None

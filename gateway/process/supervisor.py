@@ -136,9 +136,11 @@ class ChildProcess:
         return await self._process.wait()
 
     def hang_up(self) -> None:
-        """Send the program SIGHUP, once it has been ready. Its watchdog passes it on."""
-        if self.was_ready and self._process is not None and self._process.stdin is not None:
-            self._process.stdin.write(b"h")
+        """Send the program SIGHUP, once it has been ready. Its watchdog passes it on. One that is down has no need."""
+        process = self._process
+        if self.was_ready and process is not None and process.returncode is None and process.stdin is not None:
+            with contextlib.suppress(OSError, RuntimeError):  # it has just ended; uvloop raises RuntimeError
+                process.stdin.write(b"h")
 
     def _close_pipe(self) -> None:
         """Close the pipe that the watchdog reads, which makes it stop the program."""

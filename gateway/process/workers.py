@@ -45,10 +45,12 @@ class Workers:
     def __init__(
         self, settings: Settings, listener: socket.socket, lock: int, read_level: ReadLevel | None = None
     ) -> None:
-        """`lock` is the open lock file of the state directory, held for as long as any worker runs."""
+        """`listener` must listen before `start`.
+
+        `lock` is the open lock file of the state directory, held for as long as any worker runs.
+        """
         self._level_file = _level_file(settings)
         self._read_level = read_level or (lambda: settings.log_level)
-        listener.listen(2048)
         self._listener = listener
         directory = settings.state_dir / "workers"
         shutil.rmtree(directory, ignore_errors=True)

@@ -197,6 +197,7 @@ async def test_savings_mention_requests_that_wait_in_the_spool(
         (["serve", "--port", "http"], "laconic serve: port: "),
         (["serve", "--engine-args", "hermes"], "laconic serve: engine_args: 'hermes' is not a flag"),
         (["serve", "--engine-args=--seed 1", "--engine", "http://a:1"], "laconic serve: engine_args: is for the vLLM "),
+        (["serve", "--judge", "j", "--family", "/no/such"], "laconic serve: judge: has no effect, because no answers "),
         (["serve", "--family", "/no/such/family"], "laconic serve: /no/such/family/family.json: "),
         (["savings", "--redis", "cache"], "laconic savings: redis: "),
         (["savings", "--redis", "redis://cache:abc/0"], "laconic savings: redis: "),

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Settings, default_state_dir, load, require_one_tolerance, shipped_family
+from gateway.config import (
+    ConfigError,
+    Settings,
+    default_state_dir,
+    load,
+    require_one_tolerance,
+    require_shadows,
+    shipped_family,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +114,16 @@ def test_a_floor_and_a_tolerance_that_would_break_it_are_named_both(
     monkeypatch.setenv("LACONIC_QUALITY_FLOOR", "0.99")
     with pytest.raises(ConfigError, match=f"^quality_floor: {other} is set, too"):
         require_one_tolerance(load([flag, "0.005"]))
+
+
+def test_what_is_set_for_comparisons_that_are_not_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags in ([], ["--shadow-concurrency", "2"], ["--shadow-fraction", "0.1", "--judge", "j"]):
+        require_shadows(load(flags))
+    with pytest.raises(ConfigError, match=r"^shadow_concurrency: has no effect.* set shadow_fraction, too"):
+        require_shadows(load(["--shadow-concurrency", "3"]))
+    monkeypatch.setenv("LACONIC_JUDGE", "j")
+    with pytest.raises(ConfigError, match=r"^judge: has no effect"):
+        require_shadows(load(["--shadow-fraction", "0"]))
 
 
 def test_origins_and_fields_are_repeated_flags_or_lists_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,27 @@ def test_without_prompts_ids_there_are_no_groups():
         estimator(Settings())(token_level_rewards=SCORES, response_mask=MASK, config=None)
 
 
+def kl_in_the_reward(kld: float) -> torch.Tensor:
+    """`algorithm.use_kl_in_reward=True`: verl takes beta * kld off each token's score. An estimate of it may be < 0."""
+    return SCORES - 0.001 * kld * MASK
+
+
+@pytest.mark.parametrize("kld", [-2.0, 2.0, float("nan")])
+def test_scores_with_a_penalty_in_them_are_refused_for_a_wrong_response_could_look_right(kld: float):
+    with pytest.raises(ValueError, match="use_kl_in_reward=False"):
+        estimator(Settings())(kl_in_the_reward(kld), MASK, index=UIDS)
+
+
+def test_a_score_between_right_and_wrong_is_refused():
+    with pytest.raises(ValueError, match=r"the score 0\.7, but 1 is right"):
+        estimator(Settings())(0.7 * SCORES, MASK, index=UIDS)
+
+
+def test_a_rounded_score_is_still_right_or_wrong():
+    given, _ = estimator(Settings(alpha=0.2))(SCORES + 1e-5, MASK, index=UIDS)
+    assert torch.equal(given, as_verl_calls(Settings(alpha=0.2))[0])
+
+
 def test_the_scorer_takes_what_verl_s_reward_managers_give():
     def scored(solution_str, **reward_kwargs):
         extra_info = {"num_turns": None, "rollout_reward_scores": {}}

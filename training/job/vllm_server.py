@@ -136,7 +136,10 @@ def command(settings: ServerSettings, path: Path) -> list[str]:
 
 
 def environment(settings: ServerSettings) -> Mapping[str, str]:
-    """vLLM's environment. Variables that are set already win, but for the one that lets weights be reloaded."""
+    """vLLM's environment. Variables that are set already win, but for those that would keep the job out.
+
+    These are a key, which the job does not send over its own socket, and no leave to reload weights.
+    """
     defaults = {
         "VLLM_CPU_KVCACHE_SPACE": str(_kv_cache_gib(settings)),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -149,7 +152,7 @@ def environment(settings: ServerSettings) -> Mapping[str, str]:
     }
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
     # Without bytecode files, each start would compile vLLM and torch again, which takes seconds.
-    return {**chosen, "PYTHONDONTWRITEBYTECODE": "", "VLLM_SERVER_DEV_MODE": "1"}
+    return {**chosen, "PYTHONDONTWRITEBYTECODE": "", "VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": ""}
 
 
 def threads() -> int:

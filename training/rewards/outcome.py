@@ -25,15 +25,16 @@ def outcome_reward(
         tokens_B: sampled tokens of each response, (B,).
         group_size: responses to one prompt, G; divides B.
         alpha: efficiency level in [0, 1).
-        max_tokens: the longest response.
+        max_tokens: the longest response, at least 1; `alpha` does not read it.
 
     Raises:
-        ValueError: alpha is out of range, the shapes differ, or a group is incomplete.
+        ValueError: alpha or max_tokens is out of range, the shapes differ, or a group is incomplete.
     """
     if rule == "alpha":
         return length_reward(correct_B, tokens_B, group_size, alpha)
     if rule == "truncation":
         require_groups(correct_B, tokens_B, 1, alpha)
+        _require_length(max_tokens)
         return truncation_reward(correct_B, tokens_B, round((1 - alpha) * max_tokens))
     return solve_rate_reward(correct_B, tokens_B, group_size, alpha, max_tokens=max_tokens)
 
@@ -62,12 +63,13 @@ def solve_rate_reward(correct_B: Tensor, tokens_B: Tensor, group_size: int, alph
         Rewards in (-1, 1], float32, (B,).
 
     Raises:
-        ValueError: alpha is out of range, the shapes differ, or a group is incomplete.
+        ValueError: alpha or max_tokens is out of range, the shapes differ, or a group is incomplete.
     """
     require_groups(correct_B, tokens_B, group_size, alpha)
+    _require_length(max_tokens)
     solve_rate_B = correct_B.double().view(-1, group_size).mean(1).repeat_interleave(group_size)
     price_B = alpha * solve_rate_B.clamp(min=1 / group_size)
-    return (correct_B - price_B * tokens_B / max_tokens).float()
+    return (correct_B.double() - price_B * tokens_B / max_tokens).float()
 
 
 def overlong_penalty(tokens_B: Tensor, *, max_tokens: int, window: int) -> Tensor:
@@ -114,3 +116,8 @@ def no_thinking_reward(
         raise ValueError(f"bonus must be at least 0, got {bonus}")
     require_groups(correct_B, thinks_B, group_size)
     return (bonus * ~thinks_B.bool() + correct_B - reference_accuracy_B).float()
+
+
+def _require_length(max_tokens: int) -> None:
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")

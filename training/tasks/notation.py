@@ -62,7 +62,11 @@ _GROUPS = re.compile(
     r"(?<![\w.,])\d{1,3}(?:([ '_])\d{3}(?:\1\d{3})*|(?:,\d{3})+|(?:\.\d{3}){2,}(?:,\d+)?|(?:\.\d{3})+,\d+)"
     r"(?![\w]|[.,]\d{3}\b)"
 )
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_REPEATING = re.compile(
+    # Not from within a number: a long one would be read again from each of its digits. int() reads at most 4300 digits.
+    r"(?<!\d)(\d{0,300})\.(\d{0,300})\\(?:overline|bar)\s*(?:\{\s*(\d{1,300})\s*\}|(\d))"
+)
+_MOST_WRAPPINGS = 10
 
 
 def plain(answer: str) -> str:
@@ -127,14 +131,15 @@ def _without_dollars(text: str) -> str:
 
 def _without_wrapping(text: str) -> str:
     """The text without Markdown, quotes and punctuation around it, and without braces around all of it."""
-    previous = None
-    while text != previous:
+    for _ in range(_MOST_WRAPPINGS):  # not until none is left: each reads all of the text
         previous = text
         text = text.strip().strip("`\"'").strip()
         text = re.sub(r"^(\*{1,3}|_{1,3})(?=\S)(.*?\S)\1$", r"\2", text)
         text = text.strip("*").rstrip(".,;:").strip()
         if text.startswith("{") and text.endswith("}") and _closes_at_end(text):
             text = text[1:-1]
+        if text == previous:
+            break
     return text
 
 

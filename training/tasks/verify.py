@@ -29,6 +29,8 @@ _LETTERED = re.compile(r"\(?[A-J][).:]\)?\s*(?=\S)")
 _CHOSEN = re.compile(r"\(?\s*([A-Z])\s*(?:[).:]|$)|([A-Z])(?=\s*(?:,?\s+(?:because|since|as)\b))")
 _OPTION = re.compile(r"\b(?:answer|choice|option)(?:\s+is|\s*:)?\s*\(?([A-J])(?![A-Za-z'])", re.IGNORECASE)
 _STARTS = re.compile(r"\s*\(?([A-J])(?:\)|[.:])(?=\s|$)|\s*([A-J])\s*$")
+_BEGINNING = 6000
+"""Characters of the beginning of a text in which an option is looked for."""
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 
 
@@ -82,5 +84,6 @@ def _chosen(text: str) -> str | None:
     if options := list(_OPTION.finditer(text)):
         after = text[options[-1].end() :]
         return None if re.match(r"\)?\s*(?:or|and|,|/)\s*\(?[A-J]\b", after) else options[-1][1].upper()
-    match = _STARTS.match(plain(text)) or _STARTS.match(text.strip("*_ \n"))
+    beginning = " ".join(text.split())[:_BEGINNING]
+    match = _STARTS.match(plain(beginning)) or _STARTS.match(text.strip("*_ \n"))
     return (match[1] or match[2]) if match else None

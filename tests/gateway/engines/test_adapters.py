@@ -78,6 +78,37 @@ async def test_an_engine_that_refuses_to_load_is_asked_once_and_used_without_the
         assert (await gateway.ask(EASY)).headers["x-laconic-decision"] == "fallback"
 
 
+@pytest.mark.parametrize("status", [302, 307, 308])
+async def test_a_redirect_is_not_followed_so_that_no_other_host_gets_the_operator_s_headers(
+    engine_without_adapters: FakeEngine,
+    family_dir: Path,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("x-tenant", ""))
+        return web.Response()
+
+    async def load(_: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"location": "/elsewhere"})
+
+    engine_without_adapters.more += [
+        web.post("/v1/load_lora_adapter", load),
+        web.route("*", "/elsewhere", elsewhere),
+    ]
+    settings = {"engine_header": ["x-tenant: secret"]}
+    async with (
+        engine_without_adapters.listening() as engine,
+        running(family_dir, redis_server.url, [engine.url], **settings) as gateway,
+    ):
+        await probe(gateway)
+        assert f"did not load it: {status}" in caplog.text
+        assert asked == []
+
+
 async def test_an_engine_that_comes_back_is_asked_to_load_again(
     engine_without_adapters: FakeEngine, family_dir: Path, redis_server: RedisServer
 ) -> None:

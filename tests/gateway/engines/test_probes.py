@@ -6,17 +6,23 @@ import asyncio
 import gzip
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import NoReturn
 
+import aiohttp
 import psutil
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from gateway import supervision
 from gateway.access import keys
 from gateway.access.keys import Grant
-from gateway.engines import listing, replica
+from gateway.engines import listing, probes, replica
+from gateway.engines.probes import MAX_MISSED_PROBES
+from gateway.engines.replica import Replica
 from gateway.process.embedded import free_port
 from models.family import Family
 from tests.conftest import RedisServer
@@ -110,6 +116,58 @@ async def test_an_engine_with_an_odd_list_is_marked_and_probed_again(
             await until(lambda: problem(gateway) is not None)
         assert raw.probes > 4
     assert supervision.faults == {}
+
+
+async def unresolved(replica: Replica) -> NoReturn:
+    raise aiohttp.ClientConnectorDNSError(
+        ConnectionKey("h", 1, False, True, None, None, None), socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+    )
+
+
+def no_such_name(gateway: Gateway, _: RawEngine) -> None:
+    gateway.engines._probes._list = unresolved
+
+
+def bad_gateway(_: Gateway, raw: RawEngine) -> None:
+    raw.models = sends(http(b"", status="502 Bad Gateway"))
+
+
+@pytest.mark.parametrize(("fail", "kind"), [(bad_gateway, "HTTP 502"), (no_such_name, "unknown host")])
+async def test_what_may_pass_takes_an_engine_out_of_service_only_at_the_third_probe_in_a_row(
+    raw: RawEngine,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: Callable[[Gateway, RawEngine], None],
+    kind: str,
+) -> None:
+    """It keeps its requests and what is known of it, such as that its caps do not hold."""
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 600.0)  # only `probe` below probes
+    async with start(raw.url) as gateway:
+        listed, (engine,) = gateway.engines._probes._list, gateway.engines._replicas
+        engine.record_cap(kept=False)
+        for _ in range(2):
+            fail(gateway, raw)
+            for _ in range(MAX_MISSED_PROBES - 1):
+                await gateway.probe()
+                assert (problem(gateway), gateway.engines.missing) == (None, [])
+            gateway.engines._probes._list, raw.models = listed, sends(raw.good_list)
+            await gateway.probe()
+        assert engine.caps.lost
+        fail(gateway, raw)
+        for _ in range(MAX_MISSED_PROBES):
+            await gateway.probe()
+        assert (problem(gateway), len(gateway.engines.missing)) == (kind, 3)
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "302 Found", "404 Not Found"])
+async def test_an_answer_that_does_not_change_by_itself_takes_an_engine_out_of_service_at_once(
+    raw: RawEngine, start: Start, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 600.0)
+    async with start(raw.url) as gateway:
+        raw.models = sends(http(b"", status=status))
+        await gateway.probe()
+        assert problem(gateway) == f"HTTP {status[:3]}"
 
 
 async def test_odd_lists_do_not_keep_memory(raw: RawEngine, start: Start) -> None:

@@ -12,6 +12,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from gateway.engines import problem
+from gateway.engines.problem import Problem
 from gateway.errors import ApiError
 
 MODEL = "Qwen/Qwen3-8B"
@@ -48,6 +49,23 @@ def test_a_probe_that_gets_no_response_says_why(error: Exception, kind: str, wor
     found = problem.of_error(error)
     assert found.kind == kind
     assert words in str(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "may_pass"),
+    [
+        (problem.of_error(unconnected(socket.gaierror(-3, "Temporary failure in name resolution"))), True),
+        (problem.of_error(unconnected(OSError(errno.EMFILE, "Too many open files"))), True),
+        (problem.of_error(TimeoutError()), True),
+        (problem.of_status(503, None, None), True),
+        (problem.of_error(unconnected(OSError(errno.ECONNREFUSED, "x"))), False),
+        (problem.of_status(401, None, None), False),
+        (problem.of_status(302, "/login", None), False),
+        (problem.of_status(404, None, None), False),
+    ],
+)
+def test_what_may_be_over_with_the_next_probe_is_told_from_what_is_not(found: Problem, may_pass: bool) -> None:
+    assert found.may_pass is may_pass
 
 
 def test_a_refused_key_is_told_from_a_key_that_is_not_set() -> None:

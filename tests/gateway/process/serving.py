@@ -82,11 +82,11 @@ async def serving(
                 await process.communicate()
 
 
-async def fail_to_start(*arguments: str, port: int) -> str:
-    process = await launch(*arguments, port=port)
+async def fail_to_start(*arguments: str, port: int, prelude: str = "") -> str:
+    process = await launch(*arguments, port=port, prelude=prelude)
     printed, _ = await process.communicate()
-    assert process.returncode == 2
-    assert printed.count(b"\n") == 1
+    assert process.returncode == 2, printed
+    assert printed.count(b"\n") == 1, printed
     return printed.decode()
 
 

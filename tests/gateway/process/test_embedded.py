@@ -62,6 +62,17 @@ def test_the_operators_own_arguments_come_last(family: Family, tmp_path: Path) -
     assert program.command == [*embedded.engine(adapted, tmp_path, 1, tmp_path).command, *own]
 
 
+def test_a_key_for_other_engines_does_not_keep_the_gateway_out(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM would ask for the key that it finds in its environment, also when it is asked whether it is ready."""
+    monkeypatch.setenv("VLLM_API_KEY", "sk-others")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    environment = embedded.engine(with_ranks(family, tmp_path, 8), tmp_path, 1, tmp_path).environment
+    assert environment["VLLM_API_KEY"] == ""
+    assert environment["OMP_NUM_THREADS"] == "7"
+
+
 def test_lora_is_not_enabled_for_a_base_without_adapters(family: Family, tmp_path: Path) -> None:
     assert "--enable-lora" not in embedded.engine_command(with_ranks(family, tmp_path), tmp_path, 1, "auto")
 

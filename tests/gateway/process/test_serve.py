@@ -180,6 +180,35 @@ async def test_a_second_ctrl_c_ends_streams_at_once_and_their_callers_and_the_le
         assert not (tmp_path / SPOOL).exists() or not (tmp_path / SPOOL).read_text()
 
 
+TAKE_THE_PORT = """
+import socket
+from gateway.process import serve
+merge, taken = serve.merge_spools, socket.socket()
+def merge_spools(directory):
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.bind(("127.0.0.1", PORT))
+    taken.listen()
+    return merge(directory)
+serve.merge_spools = merge_spools
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_that_somebody_takes_during_the_start_ends_it_with_one_line(
+    engine: FakeEngine, family_dir: Path, redis_server: RedisServer, tmp_path: Path, workers: int
+) -> None:
+    """As a gateway with another state directory does: both bind the port, and the first one to be ready has it."""
+    port = free_port()
+    message = await fail_to_start(
+        *("--engine", engine.url, "--family", str(family_dir), "--state-dir", str(tmp_path)),
+        *("--redis", redis_server.url, "--workers", str(workers)),
+        port=port,
+        prelude=TAKE_THE_PORT.replace("PORT", str(port)),
+    )
+    assert message.startswith(f"laconic serve: port: cannot listen on 127.0.0.1:{port} ")
+    assert message.endswith("stop what listens there, or pass another --port\n")
+
+
 def test_a_variable_that_no_setting_reads_is_named_with_what_may_have_been_meant() -> None:
     environment = {"LACONIC_PORT": "9000", "LACONIC_ENGINE_KEY": "x", "LACONIC_QUALITY_TOLERENCE": "0.5", "HOME": "/"}
     (warning,) = unknown_variables(environment)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from gateway.process.supervisor import ChildProcess, Program, StartError
 
 
 def program(directory: Path, code: str) -> Program:
     """A Python program that is ready once it has written its process id to a file."""
+    directory.mkdir(exist_ok=True)
     pid = directory / "pid"
 
     async def is_ready() -> bool:
@@ -50,6 +53,32 @@ async def test_a_program_that_dies_is_restarted(tmp_path: Path) -> None:
     assert psutil.Process(second).is_running()
     await child.stop()
     assert not psutil.pid_exists(second)
+
+
+def test_a_program_that_is_down_can_be_told_to_reload_and_those_beside_it_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In uvloop, which serves: writing to a program that has ended raises there."""
+    told = "import os, pathlib, signal, sys, time; "
+    told += "signal.signal(signal.SIGHUP, lambda *_: pathlib.Path(sys.argv[1] + '.told').touch()); "
+    told += RUN.removeprefix("import os, pathlib, sys, time; ")
+
+    async def reload_both() -> None:
+        down, up = (ChildProcess(program(tmp_path / name, told)) for name in ("down", "up"))
+        try:
+            for child in (down, up):
+                await child.start()
+            psutil.Process(int((tmp_path / "down" / "pid").read_text())).kill()
+            while "restarting it" not in caplog.text:
+                await asyncio.sleep(0.02)
+            for child in (down, up):
+                child.hang_up()
+            while not (tmp_path / "up" / "pid.told").exists():
+                await asyncio.sleep(0.02)
+        finally:
+            await asyncio.gather(down.stop(), up.stop())
+
+    uvloop.run(reload_both())
 
 
 async def test_a_program_that_cannot_be_restarted_for_a_while_is_restarted_later(
@@ -100,3 +129,16 @@ async def test_the_log_of_the_previous_run_is_kept(tmp_path: Path) -> None:
     await child.start()
     await child.stop()
     assert (tmp_path / "logs" / "program.previous.log").read_text() == "from yesterday"
+
+
+async def test_a_log_may_be_cut_while_its_program_runs_as_logrotate_does_with_copytruncate(tmp_path: Path) -> None:
+    lines = RUN.replace("time.sleep(600)", "[(print('a line', flush=True), time.sleep(0.01)) for _ in iter(int, 1)]")
+    child = ChildProcess(program(tmp_path, lines))
+    await child.start()
+    log = child.program.log_path
+    for _ in range(2):
+        while log.stat().st_size < 100:
+            await asyncio.sleep(0.02)
+        assert log.read_bytes().startswith(b"a line\n")
+        os.truncate(log, 0)
+    await child.stop()

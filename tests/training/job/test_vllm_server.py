@@ -30,6 +30,11 @@ def test_an_operator_s_environment_wins_except_where_weights_must_load(monkeypat
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
 
 
+def test_a_key_for_other_engines_does_not_keep_the_job_out(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "sk-others")
+    assert vllm_server.environment(SETTINGS)["VLLM_API_KEY"] == ""
+
+
 def test_threads_are_at_most_the_usable_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert vllm_server.threads() == 1

@@ -103,6 +103,25 @@ def test_what_makes_no_sense_is_refused_by_every_rule(rule, *, correct, tokens, 
         outcome_reward(rule, correct, tokens, group_size=size, alpha=alpha, max_tokens=LONGEST)
 
 
+@pytest.mark.parametrize("rule", ["truncation", "solve_rate"])
+@pytest.mark.parametrize("max_tokens", [0, -1])
+def test_a_longest_response_of_no_tokens_is_refused_where_it_counts(rule, max_tokens):
+    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
+        outcome_reward(rule, torch.ones(4), torch.ones(4), group_size=4, alpha=0.1, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize("rule", ["alpha", "truncation", "solve_rate"])
+@given(rows=groups)
+def test_whether_a_response_is_correct_may_be_a_boolean_in_every_rule(rule, rows):
+    correct, tokens = columns(rows)
+    given_as = [
+        outcome_reward(rule, one, tokens, group_size=len(rows[0]), alpha=0.3, max_tokens=LONGEST)
+        for one in (correct, correct.bool(), correct.float())
+    ]
+    assert torch.equal(given_as[0], given_as[1])
+    assert torch.equal(given_as[0], given_as[2])
+
+
 @pytest.mark.parametrize("rule", ["alpha", "solve_rate"])
 def test_incomplete_groups_are_refused_where_groups_count(rule):
     with pytest.raises(ValueError, match="whole groups"):
