@@ -23,7 +23,13 @@ in_place() { # the programs in an environment name its place, so they fail once 
     [ -z "$made" ] || [ "$made" -ef .venv ]
 }
 
+ours() { # an environment that somebody made by hand is not thrown away
+    [ -e "$log" ] || [ -L .venv ] || grep -qs '^command = .* -m venv ' .venv/pyvenv.cfg
+}
+
 make_venv() {
+    [ ! -e .venv ] || ours || die ".venv has no pip or another Python than 3.11 or 3.12, and was not made by this script;" \
+        "move it away"
     rm -rf .venv # what cannot be used: half an environment, or one that was moved or whose Python is gone
     hash -r      # make has its python3 first on PATH
     for candidate in "${PYTHON:-python3}" python3.12 python3.11; do

@@ -112,6 +112,17 @@ def test_an_environment_whose_python_is_gone_is_made_anew(checkout: Checkout) ->
     assert checkout.installed
 
 
+def test_an_environment_that_somebody_else_made_is_not_thrown_away(checkout: Checkout) -> None:
+    mine = checkout.root / ".venv" / "bin" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    (checkout.root / ".venv" / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.0\n")
+    refused = checkout.install()
+    assert refused.returncode == 1
+    assert "move it away" in refused.stderr
+    assert mine.exists()
+
+
 def test_a_shared_environment_is_used_and_if_it_does_not_work_only_the_link_to_it_is_removed(
     checkout: Checkout, tmp_path: Path
 ) -> None:
