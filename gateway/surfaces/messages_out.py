@@ -56,7 +56,7 @@ def message(completion: Json) -> Json:
     return {
         **_envelope(completion),
         "content": blocks,
-        **_stopped(choice),
+        **_stopped(choice, has_called=bool(calls)),
         "usage": usage_of(object_at(completion, "usage")),
     }
 
@@ -91,11 +91,14 @@ def _envelope(chat: Json) -> Json:
     }
 
 
-def _stopped(choice: Json) -> Json:
+def _stopped(choice: Json, *, has_called: bool) -> Json:
     """Why it stopped. vLLM says in `stop_reason` which of the caller's own texts it met."""
     sequence = choice.get("stop_reason")
-    if choice.get("finish_reason") == "stop" and isinstance(sequence, str):
-        return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+    if choice.get("finish_reason") == "stop":
+        if isinstance(sequence, str):
+            return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+        if has_called:  # vLLM says `stop` behind a call of the tool that the caller named
+            return {"stop_reason": "tool_use", "stop_sequence": None}
     return {
         "stop_reason": _STOP_REASONS.get(string_at(choice, "finish_reason"), "end_turn"),
         "stop_sequence": None,
@@ -117,6 +120,7 @@ class MessageStream(ChatReader):
         self._block: str | None = None
         """What the open block holds: `thinking`, `text`, or `tool` and the index of the call."""
         self._index = -1
+        self._has_called = False
         self._stopped: Json = {"stop_reason": "end_turn", "stop_sequence": None}
 
     def _begin(self) -> bytes:
@@ -124,7 +128,7 @@ class MessageStream(ChatReader):
         return _sse({"type": "message_start", "message": {**_envelope(self._first), **empty}})
 
     def _finished(self, choice: Json) -> None:
-        self._stopped = _stopped(choice)
+        self._stopped = _stopped(choice, has_called=self._has_called)
 
     def _fail(self, message: str) -> bytes:
         return _sse({"type": "error", "error": {"type": "api_error", "message": message}})
@@ -142,6 +146,7 @@ class MessageStream(ChatReader):
         if text := string_at(delta, "content") or string_at(delta, "refusal"):
             out += self._in("text", {"type": "text", "text": ""}) + self._say({"type": "text_delta", "text": text})
         for call in objects(delta.get("tool_calls")):
+            self._has_called = True
             function = object_at(call, "function")
             start: Json = {
                 "type": "tool_use",

@@ -41,6 +41,16 @@ def test_why_it_stopped() -> None:
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "END")
 
 
+def test_an_answer_that_calls_a_tool_stopped_for_it_even_where_the_engine_says_stop() -> None:
+    """As vLLM does behind a call of the tool that the caller named. Tool runners go by this."""
+    assert message(completion({"tool_calls": [CALL]}, "stop"))["stop_reason"] == "tool_use"
+    events = events_of(
+        chunk(role="assistant", content=""), chunk(tool_calls=[CALL]), chunk("stop"), b"data: [DONE]\n\n"
+    )
+    assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+    assert message(completion({"tool_calls": [CALL]}, "length"))["stop_reason"] == "max_tokens"
+
+
 def test_a_stream_opens_and_closes_a_block_for_each_part() -> None:
     call = {**CALL, "function": {"name": "read", "arguments": ""}}
     more = {"index": 0, "function": {"arguments": '{"path": "a"}'}}
