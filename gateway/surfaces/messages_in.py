@@ -3,7 +3,8 @@
     system, messages of blocks, tools, tool_choice, thinking  ->  messages, tools, tool_choice, budget
 
 Its budget fields (`thinking`, `output_config.effort`) stay as they are: `gateway/request/dialects.py` reads them.
-Signatures of thinking are not checked, and `cache_control` has no effect: engines cache prefixes by themselves.
+Signatures of thinking are not checked, and `cache_control` has no effect: engines cache prefixes by themselves. Nor has
+`context_management`: what the caller sends is what the model reads.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from gateway.surfaces.fields import Json, obj, objs, one_of, only, text, wrong
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "thinking")
 _FIELDS = frozenset(
     {
-        *_SAME, "messages", "metadata", "output_config", "service_tier", "stop_sequences", "system", "tool_choice",
-        "tools",
+        *_SAME, "context_management", "messages", "metadata", "output_config", "service_tier", "stop_sequences", "system",
+        "tool_choice", "tools",
     }
 )  # fmt: skip
 _CACHED = frozenset({"cache_control"})

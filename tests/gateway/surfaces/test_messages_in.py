@@ -84,6 +84,11 @@ def test_a_stream_reports_its_usage_and_stops_where_it_was_told() -> None:
     assert "metadata" not in body
 
 
+def test_how_the_context_should_be_managed_has_no_effect() -> None:
+    managed = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    assert chat_body({**LEAST, "context_management": managed}) == chat_body(LEAST)
+
+
 def test_effort_stays_a_budget_and_a_format_becomes_a_schema() -> None:
     schema = {"type": "object"}
     config = {"effort": "medium", "format": {"type": "json_schema", "schema": schema}}
