@@ -19,11 +19,16 @@ from gateway.surfaces.fields import Json, obj, objs, one_of, only, text, wrong
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "thinking")
 _FIELDS = frozenset(
     {
-        *_SAME, "context_management", "messages", "metadata", "output_config", "service_tier", "stop_sequences", "system",
-        "tool_choice", "tools",
+        *_SAME, "cache_control", "context_management", "messages", "metadata", "output_config", "service_tier",
+        "stop_sequences", "system", "tool_choice", "tools",
     }
 )  # fmt: skip
 _CACHED = frozenset({"cache_control"})
+_TOOL_FIELDS = frozenset(
+    {
+        "type", "name", "description", "input_schema", "input_examples", "strict", "eager_input_streaming", *_CACHED,
+    }
+)  # fmt: skip
 THREADS = "thread_unsupported_request"
 """Anthropic's code of an error after which its clients send the whole conversation instead of a `thread`."""
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -182,7 +187,7 @@ def _tool(tool: Json, path: str) -> Json:
             f"{path}.type: {str(tool['type'])[:40]!r} runs on Anthropic's servers; this gateway takes your own tools",
             f"{path}.type",
         )
-    only(tool, {"type", "name", "description", "input_schema", "strict", "eager_input_streaming", *_CACHED}, f"{path}.")
+    only(tool, _TOOL_FIELDS, f"{path}.")
     function: Json = {
         "name": text(tool.get("name"), f"{path}.name"),
         "parameters": obj(tool.get("input_schema"), f"{path}.input_schema"),
