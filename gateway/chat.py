@@ -8,7 +8,6 @@ One `RequestContext` makes the journey; the endpoint holds no state of its own.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
@@ -105,9 +104,8 @@ class ChatEndpoint:
             context = RequestContext(request.state.request_id)
             context.key = self._services.keyring.authenticate(request.headers)
             await self._read(request, context)
-        body = context.question.body
-        tools = json.dumps(body["tools"], ensure_ascii=False) if body.get("tools") else ""
-        return JSONResponse({"input_tokens": self._services.counter.count(questions.text_of(body) + tools)})
+        text = questions.prompt_of(context.question.body)
+        return JSONResponse({"input_tokens": self._services.counter.count(text)})
 
     async def explain_route(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""

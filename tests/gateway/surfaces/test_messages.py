@@ -77,3 +77,18 @@ async def test_tokens_are_counted_before_anything_is_sent(client: anthropic.Asyn
     )
     assert 0 < counted.input_tokens < more.input_tokens
     assert engine.bodies == []
+
+
+async def test_what_an_agent_thought_and_called_is_counted_too(client: anthropic.AsyncAnthropic) -> None:
+    thought: Any = {"type": "thinking", "thinking": "The weather decides, so I look it up first.", "signature": "c2ln"}
+    called: Any = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Ouagadougou", "days": 7}}
+    result: Any = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}
+
+    async def counted(*blocks: Any) -> int:
+        turns: Any = [{"role": "user", "content": EASY}, {"role": "assistant", "content": [*blocks]}]
+        messages = [*turns, {"role": "user", "content": [result]}]
+        return (await client.messages.count_tokens(model="abacus", messages=messages)).input_tokens
+
+    text: Any = {"type": "text", "text": "Wait."}
+    assert await counted(text) + 5 < await counted(text, called)
+    assert await counted(text, called) + 5 < await counted(thought, text, called)
