@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
@@ -14,6 +15,9 @@ from tests.gateway.surfaces.chats import CALL, USAGE, chunk, completion, events_
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 ASKED = {"model": "abacus", "input": "x", "instructions": "Be brief.", "tools": [], "metadata": {"a": "b"}}
+
+
+CUT = {**CALL, "function": {"name": "read", "arguments": '{"pa'}}
 
 
 def events_of(*chunks: bytes) -> list[dict[str, Any]]:
@@ -40,6 +44,28 @@ def test_an_answer_that_was_cut_off_is_incomplete() -> None:
     answer = response(completion({"content": "x"}, "length"), ASKED)
     assert answer["status"] == "incomplete"
     assert answer["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("said", "statuses"),
+    [
+        ({"reasoning": "Hm"}, ["incomplete"]),
+        ({"reasoning": "Hm.", "content": "Let m"}, ["completed", "incomplete"]),
+        ({"content": "Let me see.", "tool_calls": [CUT]}, ["completed", "incomplete"]),
+        ({"tool_calls": [CALL, {**CUT, "index": 1}]}, ["completed", "incomplete"]),
+    ],
+    ids=["thinking", "message", "call", "second call"],
+)
+def test_what_was_being_written_is_the_item_that_is_incomplete(said: dict[str, Any], statuses: list[str]) -> None:
+    """A caller that ran the call would run half of it."""
+    answer = response(completion(said, "length"), ASKED)
+    Response.model_validate(answer)
+    assert [item["status"] for item in answer["output"]] == statuses
+    pieces = [chunk(**{name: value}) for name, value in said.items()]
+    events = events_of(chunk(role="assistant", content=""), *pieces, chunk("length"), b"data: [DONE]\n\n")
+    assert [one["item"]["status"] for one in events if one["type"] == "response.output_item.done"] == statuses
+    assert events[-1]["type"] == "response.incomplete"
+    assert events[-1]["response"]["output"] == answer["output"]
 
 
 def test_a_stream_begins_and_ends_an_item_for_each_part() -> None:
