@@ -140,7 +140,11 @@ class ChatEndpoint:
         done = completion(
             answer.first_bytes, dispatch.cost_terms(services, context), hides_reasoning=question.hides_reasoning
         )
-        body = self._surface.whole(done.body, question.asked)  # before a record of it says that all went well
+        try:
+            body = self._surface.whole(done.body, question.asked)  # before a record of it says that all went well
+        except ApiError as failure:
+            settle(services, context, failure.status, done.cost, done.finish_reason, error=failure.code or failure.kind)
+            raise
         settle(services, context, 200, done.cost, done.finish_reason)
         if self._shadows is not None:
             self._shadows.consider(context, done.said, done.cost)

@@ -198,6 +198,11 @@ def interrupted(message: str = "The engine stopped answering in the middle of th
     return ApiError(502, message, kind="api_error", code="engine_failed")
 
 
+def gave_up() -> ApiError:
+    """502: the engine ended an answer and said itself that it is none."""
+    return interrupted("The engine gave up in the middle of its answer.")
+
+
 def sent_too_much() -> ApiError:
     """502: a stream is longer than what was asked for can be."""
     return interrupted("The engine sent more than this request can have.")

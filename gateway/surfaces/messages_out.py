@@ -15,6 +15,7 @@ from gateway.surfaces.messages_in import THREADS
 from gateway.surfaces.said import ChatReader, Piece, first_choice, named_event, reasoning_of
 
 _STOP_REASONS = {
+    "": "end_turn",
     "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
@@ -33,7 +34,11 @@ _ERRORS = {
 
 
 def message(completion: Json) -> Json:
-    """The message of a whole chat completion; of several choices, the first."""
+    """The message of a whole chat completion; of several choices, the first.
+
+    Raises:
+        ApiError: 502, the engine gave up.
+    """
     choice = first_choice(completion)
     said = object_at(choice, "message")
     blocks: list[Json] = []
@@ -92,7 +97,10 @@ def _envelope(chat: Json) -> Json:
 
 
 def _stopped(choice: Json, *, has_called: bool) -> Json:
-    """Why it stopped. vLLM says in `stop_reason` which of the caller's own texts it met."""
+    """Why it stopped. vLLM says in `stop_reason` which of the caller's own texts it met.
+
+    A reason that is not known, such as vLLM's `repetition`, has cut the answer off.
+    """
     sequence = choice.get("stop_reason")
     if choice.get("finish_reason") == "stop":
         if isinstance(sequence, str):
@@ -100,7 +108,7 @@ def _stopped(choice: Json, *, has_called: bool) -> Json:
         if has_called:  # vLLM says `stop` behind a call of the tool that the caller named
             return {"stop_reason": "tool_use", "stop_sequence": None}
     return {
-        "stop_reason": _STOP_REASONS.get(string_at(choice, "finish_reason"), "end_turn"),
+        "stop_reason": _STOP_REASONS.get(string_at(choice, "finish_reason"), "max_tokens"),
         "stop_sequence": None,
     }
 
@@ -131,6 +139,7 @@ class MessageStream(ChatReader):
         self._stopped = _stopped(choice, has_called=self._has_called)
 
     def _fail(self, message: str) -> bytes:
+        self._block = None
         return _sse({"type": "error", "error": {"type": "api_error", "message": message}})
 
     def _plain(self, piece: Piece) -> bytes | None:

@@ -18,6 +18,7 @@ _ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning", "temperature", "text",
     "tool_choice", "tools", "top_p", "truncation", "user", "service_tier", "safety_identifier", "prompt_cache_key",
 )  # fmt: skip
+_COMPLETE = frozenset({"", "stop", "tool_calls", "function_call"})
 _DEFAULTS: Json = {
     "metadata": {},
     "parallel_tool_calls": True,
@@ -33,6 +34,9 @@ def response(completion: Json, asked: Json) -> Json:
     Args:
         completion: what the chat answered.
         asked: the Responses request, whose settings are repeated.
+
+    Raises:
+        ApiError: 502, the engine gave up.
     """
     choice = first_choice(completion)
     said, name = object_at(choice, "message"), _name(completion)
@@ -44,7 +48,7 @@ def response(completion: Json, asked: Json) -> Json:
     if answer or not (calls or thinking):
         output.append(_message(name, answer, "completed"))
     output += [_call(name, at, call, "completed") for at, call in enumerate(calls)]
-    finish = choice.get("finish_reason")
+    finish = string_at(choice, "finish_reason")
     output[-1]["status"] = _ended(finish)
     return _envelope(completion, asked, finish, output, object_at(completion, "usage"))
 
@@ -69,14 +73,17 @@ def _name(chat: Json) -> str:
     return string_at(chat, "id").removeprefix("chatcmpl-")
 
 
-def _ended(finish: object) -> str:
-    """The status of a response that ended for this reason, and of its last item."""
-    return "incomplete" if finish in ("length", "content_filter") else "completed"
+def _ended(finish: str) -> str:
+    """The status of a response that ended for this reason, and of its last item.
+
+    A reason that is not known, such as vLLM's `repetition`, has cut the answer off.
+    """
+    return "completed" if finish in _COMPLETE else "incomplete"
 
 
-def _envelope(chat: Json, asked: Json, finish: object, output: list[Json], usage: Json | None) -> Json:
+def _envelope(chat: Json, asked: Json, finish: str, output: list[Json], usage: Json | None) -> Json:
     is_cut = _ended(finish) == "incomplete"
-    reason = "max_output_tokens" if finish == "length" else "content_filter"
+    reason = "content_filter" if finish == "content_filter" else "max_output_tokens"
     status = "in_progress" if usage is None else _ended(finish)
     echoed = {field: asked[field] for field in _ECHOED if asked.get(field) is not None}
     return {
@@ -146,14 +153,14 @@ class ResponseStream(ChatReader):
         """The item that is being written: `reasoning`, `message`, or `call` and its index; and the item."""
         self._written: list[str] = []
         self._output: list[Json] = []
-        self._finish: object = None
+        self._finish = ""
 
     def _begin(self) -> bytes:
-        begun = _envelope(self._first, self._asked, None, [], None)
+        begun = _envelope(self._first, self._asked, "", [], None)
         return self._sse("response.created", response=begun) + self._sse("response.in_progress", response=begun)
 
     def _finished(self, choice: Json) -> None:
-        self._finish = choice["finish_reason"]
+        self._finish = string_at(choice, "finish_reason")
 
     def _plain(self, piece: Piece) -> bytes | None:
         kind, item = self._open or ("", {})
@@ -238,7 +245,8 @@ class ResponseStream(ChatReader):
 
     def _fail(self, message: str) -> bytes:
         out = self._begun({})
-        failed = _envelope(self._first, self._asked, None, self._output, None)
+        failed = _envelope(self._first, self._asked, "", self._output, None)
+        self._open = None
         failed |= {"status": "failed", "error": {"code": "server_error", "message": message}}
         return out + self._sse("response.failed", response=failed)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gateway import errors
+from gateway.errors import ApiError
 from gateway.events import encode_event, encode_json
 from gateway.surfaces.messages_out import MessageStream, error, message
 from tests.gateway.surfaces.chats import CALL, USAGE, chunk, completion, events_from
@@ -49,6 +52,22 @@ def test_an_answer_that_calls_a_tool_stopped_for_it_even_where_the_engine_says_s
     )
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     assert message(completion({"tool_calls": [CALL]}, "length"))["stop_reason"] == "max_tokens"
+
+
+def test_an_answer_that_ended_for_a_reason_of_the_engine_s_own_was_cut_off() -> None:
+    assert message(completion({"content": "x x x"}, "repetition"))["stop_reason"] == "max_tokens"
+    *_, stopped, _ = events_of(chunk(content="x x x"), chunk("repetition"), b"data: [DONE]\n\n")
+    assert stopped["delta"]["stop_reason"] == "max_tokens"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_an_answer_that_the_engine_gave_up_is_an_error(reason: str) -> None:
+    with pytest.raises(ApiError, match="gave up") as failed:
+        message(completion({"content": "x"}, reason))
+    assert failed.value.status == 502
+    *said, last = events_of(chunk(content="x"), chunk(reason), chunk(content="y"), b"data: [DONE]\n\n")
+    assert (last["type"], last["error"]["type"]) == ("error", "api_error")
+    assert [event["type"] for event in said] == ["message_start", "content_block_start", "content_block_delta"]
 
 
 def test_a_stream_opens_and_closes_a_block_for_each_part() -> None:
