@@ -8,8 +8,7 @@ One `RequestContext` makes the journey; the endpoint holds no state of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
@@ -45,10 +44,6 @@ class ChatEndpoint:
 
     async def complete(self, request: Request) -> Response:
         """Answer a chat request. A stream continues after this returns and is settled when it ends."""
-        with self._shaping_errors():
-            return await self._complete(request)
-
-    async def _complete(self, request: Request) -> Response:
         services = self._services
         context = RequestContext(request.state.request_id)
         context.trace = services.tracing.start_trace(request.headers)
@@ -100,10 +95,9 @@ class ChatEndpoint:
 
     async def count_tokens(self, request: Request) -> Response:
         """About how many tokens messages and tools have: by the family's tokenizer, without its template."""
-        with self._shaping_errors():
-            context = RequestContext(request.state.request_id)
-            context.key = self._services.keyring.authenticate(request.headers)
-            await self._read(request, context)
+        context = RequestContext(request.state.request_id)
+        context.key = self._services.keyring.authenticate(request.headers)
+        await self._read(request, context)
         text = questions.prompt_of(context.question.body)
         return JSONResponse({"input_tokens": self._services.counter.count(text)})
 
@@ -119,15 +113,6 @@ class ChatEndpoint:
             return JSONResponse(explain(services.family, routing, context.budget, context.question.dialogue))
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
-
-    @contextmanager
-    def _shaping_errors(self) -> Generator[None]:
-        """Errors of the block leave in the shape of the API that callers speak here."""
-        try:
-            yield
-        except ApiError as error:
-            error.shape = self._surface.error
-            raise
 
     async def _read(self, request: Request, context: RequestContext) -> None:
         """Read the request: the question, who may answer it, and what it may spend."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from gateway.errors import ApiError
+from gateway.errors import ApiError, Shape
 from gateway.events import Json, encode_json, parse_object
 from gateway.surfaces import completions, messages_in, messages_out, responses_in, responses_out
 
@@ -26,7 +26,7 @@ class Surface:
     """The body of a response that does not stream, from that of the chat response."""
     stream: Callable[[Json], Callable[[bytes], bytes] | None]
     """What turns whole events of a chat stream into this API's; None if they stay as they are."""
-    error: Callable[[ApiError], Json] | None = None
+    error: Shape | None = None
     """An error's body, where it is not OpenAI's."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """What a chat's fields are called here, where they are called otherwise."""
