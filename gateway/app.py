@@ -172,10 +172,10 @@ class Endpoint:
         try:
             response = self._door.answer(request) or await self._handler(scope)(request)
         except Exception as error:  # noqa: BLE001  the caller gets a response, whatever went wrong
-            response = errors.response(error, self._surface.error)
+            response = errors.response(error, self._surface.error, new)
             bug = error if response.status_code == errors.INTERNAL else None
             await self._door.refuse(response.status_code)
-        response.raw_headers += [(b"x-request-id", new.encode()), *self._door.headers(request)]
+        response.raw_headers += [*((name, new.encode()) for name in self._surface.ids), *self._door.headers(request)]
         del request  # a silent stream would hold its headers
         await response(scope, receive, send)
         if bug is not None:

@@ -68,8 +68,8 @@ class ApiError(Exception):
         return b"data: " + self.body() + b"\n\n"
 
 
-Shape = Callable[[ApiError], dict[str, Any]]
-"""Returns an error's JSON as another API has it."""
+Shape = Callable[[ApiError, str], dict[str, Any]]
+"""Returns the JSON of an error, and of the id of its request, as another API has it."""
 
 
 class BadRequestError(ApiError):
@@ -79,7 +79,7 @@ class BadRequestError(ApiError):
         super().__init__(400, message, param=param, code=code)
 
 
-def response(error: Exception, shape: Shape | None = None) -> Response:
+def response(error: Exception, shape: Shape | None = None, request_id: str = "") -> Response:
     """What the caller gets for anything that an endpoint raises; `shape` is that of another API, if it speaks one."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CALLER_LEFT)
@@ -88,7 +88,7 @@ def response(error: Exception, shape: Shape | None = None) -> Response:
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    body = error.body() if shape is None else json.dumps(shape(error)).encode()
+    body = error.body() if shape is None else json.dumps(shape(error, request_id)).encode()
     return Response(body, error.status, headers, "application/json")
 
 

@@ -66,11 +66,11 @@ def message(completion: Json) -> Json:
     }
 
 
-def error(failure: ApiError) -> Json:
+def error(failure: ApiError, request_id: str) -> Json:
     """An error in Anthropic's shape. Its clients need `details` to see that a `thread` cannot be had."""
     kind = _ERRORS.get(failure.status, "api_error" if failure.status >= 500 else "invalid_request_error")
     details = {"details": {"error_code": THREADS, "unsupported": ["thread"]}} if failure.code == THREADS else {}
-    return {"type": "error", "error": {"type": kind, "message": failure.message, **details}}
+    return {"type": "error", "error": {"type": kind, "message": failure.message, **details}, "request_id": request_id}
 
 
 def usage_of(usage: Json) -> Json:

@@ -28,6 +28,8 @@ class Surface:
     """What turns whole events of a chat stream into this API's; None if they stay as they are."""
     error: Shape | None = None
     """An error's body, where it is not OpenAI's."""
+    ids: tuple[bytes, ...] = (b"x-request-id",)
+    """The headers of a response that have the request's id."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """What a chat's fields are called here, where they are called otherwise."""
 
@@ -57,7 +59,13 @@ def _counted(asked: Json) -> Json:
 
 
 CHAT = Surface(lambda body: body, lambda completion, _: completion, lambda _: None)
-MESSAGES = Surface(messages_in.chat_body, _message, lambda _: messages_out.MessageStream().feed, messages_out.error)
+MESSAGES = Surface(
+    messages_in.chat_body,
+    _message,
+    lambda _: messages_out.MessageStream().feed,
+    messages_out.error,
+    ids=(b"x-request-id", b"request-id"),
+)
 COUNTED = replace(MESSAGES, chat_body=_counted)
 """A message whose tokens are counted: it needs no `max_tokens`."""
 RESPONSES = Surface(

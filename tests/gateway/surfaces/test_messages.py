@@ -56,7 +56,22 @@ async def test_an_error_is_in_anthropic_s_shape(client: anthropic.AsyncAnthropic
     assert refused.value.body == {
         "type": "error",
         "error": {"type": "not_found_error", "message": refused.value.body["error"]["message"]},  # type: ignore[index]
+        "request_id": refused.value.request_id,
     }
+
+
+async def test_the_client_knows_the_id_of_its_request(client: anthropic.AsyncAnthropic, gateway: Gateway) -> None:
+    """It reads another header than OpenAI's."""
+    message = await client.messages.create(**asked())
+    (entry,) = await gateway.entries()
+    assert message._request_id == entry.id
+    raw = await client.messages.with_raw_response.create(**asked(stream=True))
+    assert raw.headers["request-id"] == raw.headers["x-request-id"]
+    counted = await client.messages.with_raw_response.count_tokens(model="abacus", messages=asked()["messages"])
+    assert counted.request_id == counted.headers["x-request-id"]
+    with pytest.raises(anthropic.NotFoundError) as refused:
+        await client.messages.create(**asked(model="abacus/alpha-9"))
+    assert refused.value.request_id == refused.value.response.headers["x-request-id"]
 
 
 async def test_a_tool_runner_sends_the_whole_conversation_because_no_thread_is_stored(

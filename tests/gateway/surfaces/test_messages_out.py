@@ -106,7 +106,11 @@ def test_comments_pass_and_a_failure_is_an_error_event() -> None:
     assert last == {"type": "error", "error": {"type": "api_error", "message": "It died."}}
 
 
-def test_errors_have_anthropic_s_names() -> None:
-    assert error(errors.unauthorized("no"))["error"] == {"type": "authentication_error", "message": "no"}
-    assert error(errors.overloaded())["error"]["type"] == "rate_limit_error"
-    assert error(errors.interrupted("x"))["error"]["type"] == "api_error"
+def test_errors_have_anthropic_s_names_and_the_request_s_id() -> None:
+    assert error(errors.unauthorized("no"), "req_1") == {
+        "type": "error",
+        "error": {"type": "authentication_error", "message": "no"},
+        "request_id": "req_1",
+    }
+    assert error(errors.overloaded(), "")["error"]["type"] == "rate_limit_error"
+    assert error(errors.interrupted("x"), "")["error"]["type"] == "api_error"
