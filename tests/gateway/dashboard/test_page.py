@@ -90,13 +90,16 @@ async def test_money_is_shown_where_the_api_has_it(shown: Shown, monkeypatch: py
         overview = json.loads(await ask(calculator, line))
         for point in overview["over_time"]:
             point["money"] = {"saved": point["saved_tokens"] * 2e-4}
-        total = {"saved": 41.5, "measured": {"saved": 40.25, "low": 38.0, "high": 43.0}}
+        total = {"saved": 12_345.678, "measured": {"saved": 0.0123, "low": -0.5, "high": 1_234_567.8}}
         return json.dumps({**overview, "money": {"currency": "EUR", "total": total}}).encode()
 
     monkeypatch.setattr(Calculator, "_ask", with_money)
     page = await shown.open()
     overview = await shown.overview()
     assert await page.get_by_text("Saved money").is_visible()
+    cards = await page.locator(".cards").inner_text()
+    for figure in ("12,345.68 EUR", "measured 0.0123", "-0.5000", "1,234,567.80"):
+        assert figure in cards
     assert await wrong_figures(page, overview) == []
     await page.get_by_text("Saved over time as a table").click()
     assert text(overview["over_time"][-1]["money"]["saved"], "money") in await page.locator("#t-time").inner_text()
