@@ -28,7 +28,7 @@ from gateway.request.admission import request_id
 from gateway.request.headers import IndexedHeaders
 from gateway.services import Services
 from gateway.shadows import Shadows
-from gateway.surfaces.surface import CHAT, COMPLETIONS, COUNTED, MESSAGES, RESPONSES
+from gateway.surfaces.surface import CHAT, COMPLETIONS, COUNTED, MESSAGES, RESPONSES, Surface
 from models.family import MANIFEST, Checkpoint
 
 SURFACES = {
@@ -65,8 +65,8 @@ def create_app(services: Services) -> ASGIApp:
         await services.aclose()
 
     routes = [
-        *(Route(path, Endpoint(door, POST=one.complete)) for path, one in chats.items()),
-        Route("/v1/messages/count_tokens", Endpoint(door, POST=counted.count_tokens)),
+        *(Route(path, Endpoint(door, SURFACES[path], POST=one.complete)) for path, one in chats.items()),
+        Route("/v1/messages/count_tokens", Endpoint(door, COUNTED, POST=counted.count_tokens)),
         Route("/v1/decisions", Endpoint(door, POST=decisions.decide)),
         Route("/v1/outcomes", Endpoint(door, POST=outcomes.report)),
         Route("/v1/route", Endpoint(door, POST=chat.explain_route)),
@@ -157,9 +157,13 @@ class Endpoint:
     message that is sent. For a streamed answer that cost a seventh of the gateway's time.
     """
 
-    def __init__(self, door: Door, **handlers: Handler) -> None:
-        """The handlers by method; without any, nothing is at this path."""
-        self._door, self._handlers = door, handlers
+    def __init__(self, door: Door, surface: Surface = CHAT, **handlers: Handler) -> None:
+        """
+        Args:
+            surface: the API that callers speak here, whose shape errors have.
+            handlers: by method; without any, nothing is at this path.
+        """
+        self._door, self._surface, self._handlers = door, surface, handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         new = _new_request_id(scope)
@@ -168,10 +172,10 @@ class Endpoint:
         try:
             response = self._door.answer(request) or await self._handler(scope)(request)
         except Exception as error:  # noqa: BLE001  the caller gets a response, whatever went wrong
-            response = errors.response(error)
+            response = errors.response(error, self._surface.error, new)
             bug = error if response.status_code == errors.INTERNAL else None
             await self._door.refuse(response.status_code)
-        response.raw_headers += [(b"x-request-id", new.encode()), *self._door.headers(request)]
+        response.raw_headers += [*((name, new.encode()) for name in self._surface.ids), *self._door.headers(request)]
         del request  # a silent stream would hold its headers
         await response(scope, receive, send)
         if bug is not None:

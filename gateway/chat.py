@@ -8,9 +8,7 @@ One `RequestContext` makes the journey; the endpoint holds no state of its own.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
@@ -46,10 +44,6 @@ class ChatEndpoint:
 
     async def complete(self, request: Request) -> Response:
         """Answer a chat request. A stream continues after this returns and is settled when it ends."""
-        with self._shaping_errors():
-            return await self._complete(request)
-
-    async def _complete(self, request: Request) -> Response:
         services = self._services
         context = RequestContext(request.state.request_id)
         context.trace = services.tracing.start_trace(request.headers)
@@ -101,13 +95,11 @@ class ChatEndpoint:
 
     async def count_tokens(self, request: Request) -> Response:
         """About how many tokens messages and tools have: by the family's tokenizer, without its template."""
-        with self._shaping_errors():
-            context = RequestContext(request.state.request_id)
-            context.key = self._services.keyring.authenticate(request.headers)
-            await self._read(request, context)
-        body = context.question.body
-        tools = json.dumps(body["tools"], ensure_ascii=False) if body.get("tools") else ""
-        return JSONResponse({"input_tokens": self._services.counter.count(questions.text_of(body) + tools)})
+        context = RequestContext(request.state.request_id)
+        context.key = self._services.keyring.authenticate(request.headers)
+        await self._read(request, context)
+        text = questions.prompt_of(context.question.body)
+        return JSONResponse({"input_tokens": self._services.counter.count(text)})
 
     async def explain_route(self, request: Request) -> Response:
         """The decision about a chat request, without running it."""
@@ -122,15 +114,6 @@ class ChatEndpoint:
         except NoCheckpointError as error:
             raise dispatch.no_engine(error) from None
 
-    @contextmanager
-    def _shaping_errors(self) -> Generator[None]:
-        """Errors of the block leave in the shape of the API that callers speak here."""
-        try:
-            yield
-        except ApiError as error:
-            error.shape = self._surface.error
-            raise
-
     async def _read(self, request: Request, context: RequestContext) -> None:
         """Read the request: the question, who may answer it, and what it may spend."""
         await intake.read(self._services, request, context, self._surface.chat_body)
@@ -142,7 +125,11 @@ class ChatEndpoint:
         done = completion(
             answer.first_bytes, dispatch.cost_terms(services, context), hides_reasoning=question.hides_reasoning
         )
-        body = self._surface.whole(done.body, question.asked)  # before a record of it says that all went well
+        try:
+            body = self._surface.whole(done.body, question.asked)  # before a record of it says that all went well
+        except ApiError as failure:
+            settle(services, context, failure.status, done.cost, done.finish_reason, error=failure.code or failure.kind)
+            raise
         settle(services, context, 200, done.cost, done.finish_reason)
         if self._shadows is not None:
             self._shadows.consider(context, done.said, done.cost)

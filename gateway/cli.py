@@ -111,6 +111,11 @@ behind the command. Every file is checked against its hash first, because vLLM l
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name. Exit with 2 if the configuration is wrong, with 1 on later errors."""
+    with terminal.printing():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "serve": _serve, "adopt": _adopt, "verify": _verify, "engine-args": _engine_args, "route": _route,
         "savings": _savings, "quality": quality.main, "refit": refit.main, "replay": _replay,

@@ -21,7 +21,7 @@ from gateway.engines.replica import Upstream
 from gateway.errors import ApiError, BadRequestError
 from gateway.request import engine_body as bodies
 from gateway.request.budget import HEADER, Budget, forbids_thinking
-from gateway.request.question import Body, Question, encode, text_of
+from gateway.request.question import Body, Question, encode, prompt_of, text_of
 from gateway.routing import feasibility, rule
 from gateway.routing.conversation import predict
 from gateway.routing.rule import Decision, NoCheckpointError, RoutingRequest
@@ -159,7 +159,7 @@ def cost_terms(services: Services, context: RequestContext) -> Terms:
         counter=services.counter,
         marks=services.family.reasoning or Reasoning(),
         unmarked=services.family.reasoning is None,
-        prompt=lambda: text_of(question.body),
+        prompt=lambda: prompt_of(question.body),
         context_tokens=services.family.context_tokens,
         max_tokens=question.max_tokens,
         choices=question.choices,

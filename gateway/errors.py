@@ -57,19 +57,19 @@ class ApiError(Exception):
         self.code = code
         self.retry_after = retry_after
         self.headers = headers or {}
-        self.shape: Callable[[ApiError], dict[str, Any]] | None = None
-        """Another API's shape of an error, if the caller speaks one."""
 
     def body(self) -> bytes:
         """The JSON of the response. `kind` is its `type`."""
-        if self.shape is not None:
-            return json.dumps(self.shape(self)).encode()
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
     def event(self) -> bytes:
         """The same JSON as the last event of a stream."""
         return b"data: " + self.body() + b"\n\n"
+
+
+Shape = Callable[[ApiError, str], dict[str, Any]]
+"""Returns the JSON of an error, and of the id of its request, as another API has it."""
 
 
 class BadRequestError(ApiError):
@@ -79,8 +79,8 @@ class BadRequestError(ApiError):
         super().__init__(400, message, param=param, code=code)
 
 
-def response(error: Exception) -> Response:
-    """What the caller gets for anything that an endpoint raises."""
+def response(error: Exception, shape: Shape | None = None, request_id: str = "") -> Response:
+    """What the caller gets for anything that an endpoint raises; `shape` is that of another API, if it speaks one."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CALLER_LEFT)
     if not isinstance(error, ApiError):
@@ -88,7 +88,8 @@ def response(error: Exception) -> Response:
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    return Response(error.body(), error.status, headers, "application/json")
+    body = error.body() if shape is None else json.dumps(shape(error, request_id)).encode()
+    return Response(body, error.status, headers, "application/json")
 
 
 def invalid(details: Sequence[Mapping[str, Any]], *, placed: bool = False) -> BadRequestError:
@@ -196,6 +197,11 @@ def books_unavailable() -> ApiError:
 def interrupted(message: str = "The engine stopped answering in the middle of the stream.") -> ApiError:
     """502: the response has begun and cannot be finished."""
     return ApiError(502, message, kind="api_error", code="engine_failed")
+
+
+def gave_up() -> ApiError:
+    """502: the engine ended an answer and said itself that it is none."""
+    return interrupted("The engine gave up in the middle of its answer.")
 
 
 def sent_too_much() -> ApiError:

@@ -12,6 +12,9 @@ EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
 """Two line ends; a `\r\n` is one and is never taken for two. What an `EventBuffer` returns needs no such search."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+GIVEN_UP = frozenset({"error", "abort"})
+"""Finish reasons with which an engine says that it gave up."""
+
 Json = dict[str, Any]
 
 

@@ -51,9 +51,10 @@ _MESSAGES_ERROR = {
             "required": ["type", "message"],
             "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
         },
+        "request_id": {"type": "string"},
     },
 }
-"""Anthropic's, which only `/v1/messages` has; a wrong method there is answered in OpenAI's."""
+"""Anthropic's, which only `/v1/messages` has."""
 
 
 def document(family: Family, version: str) -> Json:

@@ -12,7 +12,7 @@ from gateway.context import RequestContext
 from gateway.ledger.entry import Entry
 from gateway.observe.genai import Asked
 from gateway.request.conversation import Conversation
-from gateway.request.question import is_text, text_of
+from gateway.request.question import is_text, prompt_of
 from gateway.routing.conversation import LastTurn
 from gateway.services import Services
 from models.family import Family
@@ -69,7 +69,7 @@ def _bill(services: Services, context: RequestContext, cost: Cost | None, *, ass
         return 0
     used = cost.tokens
     # What is predicted of a request that was given up has no prompt, and yet the engine has read it.
-    prompt = services.counter.count(text_of(context.question.body)) if assumed else used.prompt
+    prompt = services.counter.count(prompt_of(context.question.body)) if assumed else used.prompt
     spent = Spent(prompt, used.cached or 0, used.reasoning, used.answer)
     return min(billed(parts(context.answering, spent, *_first_of(context)), prices), reservation.money)
 

@@ -46,7 +46,7 @@ class Terms:
     counter: TokenCounter
     marks: Reasoning
     prompt: Callable[[], str]
-    """Returns the text of the messages, to be counted without a figure. The chat template's own tokens are missing."""
+    """Returns what the model reads, to be counted without a figure. The chat template's own tokens are missing."""
     context_tokens: int
     """The most tokens that prompt and completion can have together."""
     max_tokens: int | None = None

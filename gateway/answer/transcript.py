@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from gateway.answer.counting import TokenCounter
-from gateway.events import Json, data_of, integer_at, line_of, object_at, objects, parse_object, split_events, string_at
+from gateway.events import (
+    GIVEN_UP,
+    Json,
+    data_of,
+    integer_at,
+    line_of,
+    object_at,
+    objects,
+    parse_object,
+    split_events,
+    string_at,
+)
 from models.family import Reasoning
 
 KEEP_BYTES = 262_144
@@ -22,8 +33,6 @@ REASONING_FIELDS = ("reasoning", "reasoning_content")
 MAX_CHOICES = 1024
 """How many choices are told apart; an engine may number them as it likes."""
 MAX_FINISH_REASON = 64
-GIVEN_UP = frozenset({"error", "abort"})
-"""Finish reasons with which an engine says that it gave up."""
 
 # Quotes inside a JSON string are escaped, so generated text cannot look like one of these fields.
 _ANSWER = re.compile(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import NoReturn, TextIO, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,6 +24,9 @@ from gateway.urls import redact_url
 from models import family as families
 
 T = TypeVar("T")
+
+PIPE_CLOSED = 141
+"""Exit status of a program that SIGPIPE ends, as shells say it."""
 
 
 def command_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -104,8 +109,31 @@ def with_redis(command: str, settings: Settings, work: Callable[[Redis], Awaitab
 
 def console() -> Console:
     """A console that prints wide tables to files and pipes, unless COLUMNS is set."""
-    terminal = Console()
-    return terminal if terminal.is_terminal or "COLUMNS" in os.environ else Console(width=reports.WIDE)
+    terminal = _Console()
+    return terminal if terminal.is_terminal or "COLUMNS" in os.environ else _Console(width=reports.WIDE)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `printing`; Rich would exit with 1."""
+        raise BrokenPipeError
+
+
+@contextmanager
+def printing() -> Generator[None]:
+    """What the block prints may go to a pipe that is closed early, or to where not every character can be written."""
+    stdout = cast("TextIO", sys.stdout)
+    if isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(errors="replace")
+    try:
+        try:
+            yield
+        finally:
+            stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough
+        # Python flushes once more when it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        sys.exit(PIPE_CLOSED)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -94,7 +94,7 @@ class DashboardEndpoint:
         session.check_same_origin(request.headers)
         secret = await _posted_key(request)
         try:
-            key = keyring.authenticate_admin(Headers({"authorization": f"Bearer {secret}"}))
+            key = keyring.authenticate_admin(_sent_with(secret))
         except ApiError as error:
             await self._refuse(error.status)
             return self._html(f"login-{'admin' if error.status == 403 else 'wrong'}.html", error.status)
@@ -225,6 +225,18 @@ def _window(request: Request) -> Window:
         return OverviewQuery.model_validate(dict(request.query_params)).since
     except ValidationError as error:
         raise errors.invalid(cast("list[dict[str, object]]", error.errors(include_url=False))) from None
+
+
+def _sent_with(secret: str) -> Headers:
+    """The headers of a request that is sent with a key.
+
+    Raises:
+        ApiError: 401, no header can have it, so it is no key.
+    """
+    try:
+        return Headers({"authorization": f"Bearer {secret}"})
+    except UnicodeEncodeError:
+        raise errors.unauthorized("This key is not valid.") from None
 
 
 async def _posted_key(request: Request) -> str:

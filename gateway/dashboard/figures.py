@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from gateway.access.cost import BILLIONTHS
 from gateway.access.keys import Key
 from gateway.access.prices import PriceList
 from gateway.access.usage import Usage
@@ -31,11 +32,13 @@ HOURS: dict[Window, int] = {"24h": 24, "7d": 168, "30d": 720, "90d": 2160}
 MAX_KEYS = 100
 """Most keys that are shown, those with the most requests."""
 _LIMITS = {
-    "requests_per_minute": "requests",
-    "reasoning_tokens_per_minute": "minute_tokens",
-    "reasoning_tokens_per_day": "day_tokens",
+    "requests_per_minute": ("requests", None, 1),
+    "reasoning_tokens_per_minute": ("minute_tokens", "reserved", 1),
+    "reasoning_tokens_per_day": ("day_tokens", "reserved", 1),
+    "money_per_day": ("day_money", "reserved_money", BILLIONTHS),
+    "money_per_month": ("month_money", "reserved_money", BILLIONTHS),
 }
-"""The limits that are counted, and the field of `Usage` that counts against each."""
+"""The limits that are counted, the fields of `Usage` that count against each, and the parts that those count."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,18 @@ def _keys(snapshot: LedgerSnapshot, keys: Sequence[Key], usage: Mapping[str, Usa
 
 
 def _limits(key: Key | None, usage: Usage | None) -> list[dict[str, Any]]:
-    """The limits of a key that are counted, with what is used of each; running requests count in full."""
-    if key is None or usage is None:
+    """The limits of a key, with what is used of those that are counted; running requests count in full."""
+    if key is None:
         return []
     limits: list[dict[str, Any]] = []
-    for name, counted in _LIMITS.items():
-        if (most := getattr(key, name)) is not None:
-            reserved = usage.reserved if name != "requests_per_minute" else 0
-            limits.append({"name": name, "most": most, "used": getattr(usage, counted) + reserved})
+    for name, (spent, reserved, parts) in _LIMITS.items():
+        if (most := getattr(key, name)) is None:
+            continue
+        used = None
+        if usage is not None:
+            used = getattr(usage, spent) + (getattr(usage, reserved) if reserved else 0)
+            used = used if parts == 1 else used / parts
+        limits.append({"name": name, "most": most if parts == 1 else float(most), "used": used})
+    if key.max_concurrency is not None:  # each worker counts for itself
+        limits.append({"name": "max_concurrency", "most": key.max_concurrency, "used": None})
     return limits

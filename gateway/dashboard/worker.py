@@ -47,7 +47,7 @@ ORDER = TypeAdapter(Order)
 def answer(line: bytes) -> bytes:
     """The overview that a line orders, or why there is none: one line."""
     order = ORDER.validate_json(line)
-    limited = [key.name for key in order.setting.keys if key.has_limits][:MAX_KEYS]
+    limited = [key.name for key in order.setting.keys if key.has_limits or key.money][:MAX_KEYS]
     try:
         priced = order.setting.prices is not None
         reading = asyncio.run(reader.read(order.redis_url, order.since, limited, priced=priced))

@@ -33,7 +33,8 @@ ALLOWED_HEADERS = frozenset(
 """What a page may send, besides the `x-stainless-*` headers of OpenAI's SDKs."""
 EXPOSED_HEADERS = ", ".join(
     (
-        "retry-after", "x-laconic-alpha", "x-laconic-budget", "x-laconic-budget-hit", "x-laconic-checkpoint",
+        "request-id", "retry-after",
+        "x-laconic-alpha", "x-laconic-budget", "x-laconic-budget-hit", "x-laconic-checkpoint",
         "x-laconic-conversation", "x-laconic-decision", "x-laconic-difficulty", "x-laconic-escalation",
         "x-laconic-ignored", "x-laconic-predictions", "x-laconic-reason",
         "x-ratelimit-limit-requests", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-requests",

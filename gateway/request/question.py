@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequestError
+from gateway.events import object_at, objects, string_at
 from gateway.request import fields
 from gateway.request.dialects import MAX_BUDGET, hides_thinking
 from gateway.request.dialogue import Dialogue, dialogue_of
@@ -194,9 +195,27 @@ def encode(body: Body) -> bytes:
 
 
 def text_of(body: Body) -> str:
-    """The text of all messages, to be counted if an engine reports no prompt tokens."""
+    """The text of all messages: what was said, without thinking and calls of tools."""
     messages = [ChatMessage.model_validate(message) for message in body["messages"]]
     return "\n".join(text for message in messages if (text := _text(message.content)))
+
+
+def prompt_of(body: Body) -> str:
+    """All text that the model reads, to be counted: what was said, calls of tools, thinking, and the tools.
+
+    Thinking counts behind the last user's message only: chat templates leave out that of earlier turns.
+    """
+    messages = objects(body["messages"])
+    last = max((at for at, message in enumerate(messages) if message.get("role") == "user"), default=-1)
+    texts = [text_of(body)]
+    for at, message in enumerate(messages):
+        if at > last:
+            texts.append(string_at(message, "reasoning") or string_at(message, "reasoning_content"))
+        functions = [object_at(call, "function") for call in objects(message.get("tool_calls"))]
+        for function in (*functions, object_at(message, "function_call")):
+            texts += (string_at(function, "name"), string_at(function, "arguments"))
+    texts += [_legible(body[name]) for name in ("tools", "functions") if body.get(name)]
+    return "\n".join(filter(None, texts))
 
 
 def is_text(body: Body) -> bool:
@@ -208,6 +227,13 @@ def is_text(body: Body) -> bool:
             if any(kind != "text" for kind in kinds):
                 return False
     return True
+
+
+def _legible(value: object) -> str:
+    try:
+        return _LEGIBLE.encode(value)
+    except RecursionError:  # no engine gets a body that is nested so deeply
+        return ""
 
 
 def _utf8(body: Body) -> bytes:
@@ -273,6 +299,7 @@ def _is_finite(value: object) -> bool:
 # Built once: with non-default arguments, `json.loads` and `json.dumps` build a new coder for every call.
 _STRICT = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
 _FINITE = json.JSONEncoder(allow_nan=False)
+_LEGIBLE = json.JSONEncoder(ensure_ascii=False)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 

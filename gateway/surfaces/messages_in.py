@@ -3,7 +3,8 @@
     system, messages of blocks, tools, tool_choice, thinking  ->  messages, tools, tool_choice, budget
 
 Its budget fields (`thinking`, `output_config.effort`) stay as they are: `gateway/request/dialects.py` reads them.
-Signatures of thinking are not checked, and `cache_control` has no effect: engines cache prefixes by themselves.
+Signatures of thinking are not checked, and `cache_control` has no effect: engines cache prefixes by themselves. Nor has
+`context_management`: what the caller sends is what the model reads.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from gateway.surfaces.fields import Json, obj, objs, one_of, only, text, wrong
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "thinking")
 _FIELDS = frozenset(
     {
-        *_SAME, "messages", "metadata", "output_config", "service_tier", "stop_sequences", "system", "tool_choice",
-        "tools",
+        *_SAME, "cache_control", "context_management", "messages", "metadata", "output_config", "service_tier",
+        "stop_sequences", "system", "tool_choice", "tools",
     }
 )  # fmt: skip
 _CACHED = frozenset({"cache_control"})
+_TOOL_FIELDS = frozenset(
+    {
+        "type", "name", "description", "input_schema", "input_examples", "strict", "eager_input_streaming", *_CACHED,
+    }
+)  # fmt: skip
 THREADS = "thread_unsupported_request"
 """Anthropic's code of an error after which its clients send the whole conversation instead of a `thread`."""
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -181,7 +187,7 @@ def _tool(tool: Json, path: str) -> Json:
             f"{path}.type: {str(tool['type'])[:40]!r} runs on Anthropic's servers; this gateway takes your own tools",
             f"{path}.type",
         )
-    only(tool, {"type", "name", "description", "input_schema", "strict", "eager_input_streaming", *_CACHED}, f"{path}.")
+    only(tool, _TOOL_FIELDS, f"{path}.")
     function: Json = {
         "name": text(tool.get("name"), f"{path}.name"),
         "parameters": obj(tool.get("input_schema"), f"{path}.input_schema"),

@@ -15,6 +15,7 @@ from gateway.surfaces.messages_in import THREADS
 from gateway.surfaces.said import ChatReader, Piece, first_choice, named_event, reasoning_of
 
 _STOP_REASONS = {
+    "": "end_turn",
     "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
@@ -33,7 +34,11 @@ _ERRORS = {
 
 
 def message(completion: Json) -> Json:
-    """The message of a whole chat completion; of several choices, the first."""
+    """The message of a whole chat completion; of several choices, the first.
+
+    Raises:
+        ApiError: 502, the engine gave up.
+    """
     choice = first_choice(completion)
     said = object_at(choice, "message")
     blocks: list[Json] = []
@@ -56,16 +61,16 @@ def message(completion: Json) -> Json:
     return {
         **_envelope(completion),
         "content": blocks,
-        **_stopped(choice),
+        **_stopped(choice, has_called=bool(calls)),
         "usage": usage_of(object_at(completion, "usage")),
     }
 
 
-def error(failure: ApiError) -> Json:
+def error(failure: ApiError, request_id: str) -> Json:
     """An error in Anthropic's shape. Its clients need `details` to see that a `thread` cannot be had."""
     kind = _ERRORS.get(failure.status, "api_error" if failure.status >= 500 else "invalid_request_error")
     details = {"details": {"error_code": THREADS, "unsupported": ["thread"]}} if failure.code == THREADS else {}
-    return {"type": "error", "error": {"type": kind, "message": failure.message, **details}}
+    return {"type": "error", "error": {"type": kind, "message": failure.message, **details}, "request_id": request_id}
 
 
 def usage_of(usage: Json) -> Json:
@@ -91,13 +96,19 @@ def _envelope(chat: Json) -> Json:
     }
 
 
-def _stopped(choice: Json) -> Json:
-    """Why it stopped. vLLM says in `stop_reason` which of the caller's own texts it met."""
+def _stopped(choice: Json, *, has_called: bool) -> Json:
+    """Why it stopped. vLLM says in `stop_reason` which of the caller's own texts it met.
+
+    A reason that is not known, such as vLLM's `repetition`, has cut the answer off.
+    """
     sequence = choice.get("stop_reason")
-    if choice.get("finish_reason") == "stop" and isinstance(sequence, str):
-        return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+    if choice.get("finish_reason") == "stop":
+        if isinstance(sequence, str):
+            return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+        if has_called:  # vLLM says `stop` behind a call of the tool that the caller named
+            return {"stop_reason": "tool_use", "stop_sequence": None}
     return {
-        "stop_reason": _STOP_REASONS.get(string_at(choice, "finish_reason"), "end_turn"),
+        "stop_reason": _STOP_REASONS.get(string_at(choice, "finish_reason"), "max_tokens"),
         "stop_sequence": None,
     }
 
@@ -117,6 +128,7 @@ class MessageStream(ChatReader):
         self._block: str | None = None
         """What the open block holds: `thinking`, `text`, or `tool` and the index of the call."""
         self._index = -1
+        self._has_called = False
         self._stopped: Json = {"stop_reason": "end_turn", "stop_sequence": None}
 
     def _begin(self) -> bytes:
@@ -124,9 +136,10 @@ class MessageStream(ChatReader):
         return _sse({"type": "message_start", "message": {**_envelope(self._first), **empty}})
 
     def _finished(self, choice: Json) -> None:
-        self._stopped = _stopped(choice)
+        self._stopped = _stopped(choice, has_called=self._has_called)
 
     def _fail(self, message: str) -> bytes:
+        self._block = None
         return _sse({"type": "error", "error": {"type": "api_error", "message": message}})
 
     def _plain(self, piece: Piece) -> bytes | None:
@@ -142,6 +155,7 @@ class MessageStream(ChatReader):
         if text := string_at(delta, "content") or string_at(delta, "refusal"):
             out += self._in("text", {"type": "text", "text": ""}) + self._say({"type": "text_delta", "text": text})
         for call in objects(delta.get("tool_calls")):
+            self._has_called = True
             function = object_at(call, "function")
             start: Json = {
                 "type": "tool_use",

@@ -88,26 +88,34 @@ def _items(given: object) -> list[Json]:
     thinking = ""
     for at, item in enumerate(objs(given, "input")):
         path = f"input[{at}]"
-        kind = item.get("type") or "message"
-        if kind == "reasoning":
-            thinking = _thinking(item, path)
+        if item.get("type") == "reasoning":
+            thinking = _joined(thinking, _thinking(item, path))
             continue
-        if kind == "message":
-            message = _message(item, path)
-        elif kind == "function_call":
-            message = {"role": "assistant", "content": None, "tool_calls": [_call(item, path)]}
-        elif kind == "function_call_output":
-            message = _output(item, path)
-        elif kind == "item_reference":
-            raise BadRequestError(
-                f"{path}: this gateway stores no items. Send the item itself.", path, code="not_stored"
-            )
-        else:
-            raise wrong(f"{path}.type", "message, reasoning, function_call or function_call_output", kind)
-        if thinking and message["role"] == "assistant":
-            message, thinking = {**message, "reasoning_content": thinking}, ""
+        message = _item(item, path)
+        if message["role"] == "assistant":
+            message, thinking = {**message, "reasoning_content": thinking} if thinking else message, ""
+        elif message["role"] != "tool":
+            thinking = ""  # it led to no answer, and belongs to no later one
         _append(messages, message)
     return messages
+
+
+def _item(item: Json, path: str) -> Json:
+    """The message that an item is, unless it is thinking."""
+    kind = item.get("type") or "message"
+    if kind == "message":
+        return _message(item, path)
+    if kind == "function_call":
+        return {"role": "assistant", "content": None, "tool_calls": [_call(item, path)]}
+    if kind == "function_call_output":
+        return _output(item, path)
+    if kind == "item_reference":
+        raise BadRequestError(f"{path}: this gateway stores no items. Send the item itself.", path, code="not_stored")
+    raise wrong(f"{path}.type", "message, reasoning, function_call or function_call_output", kind)
+
+
+def _joined(*thoughts: str) -> str:
+    return "\n".join(filter(None, thoughts))
 
 
 def _append(messages: list[Json], message: Json) -> None:
@@ -115,9 +123,8 @@ def _append(messages: list[Json], message: Json) -> None:
     last = messages[-1] if messages else {}
     if message.get("tool_calls") and last.get("role") == "assistant":
         last["tool_calls"] = [*last.get("tool_calls", []), *message["tool_calls"]]
-        last.setdefault("reasoning_content", message.get("reasoning_content"))
-        if last["reasoning_content"] is None:
-            del last["reasoning_content"]
+        if thinking := _joined(last.get("reasoning_content", ""), message.get("reasoning_content", "")):
+            last["reasoning_content"] = thinking
     else:
         messages.append(message)
 

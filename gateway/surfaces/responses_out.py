@@ -18,6 +18,7 @@ _ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning", "temperature", "text",
     "tool_choice", "tools", "top_p", "truncation", "user", "service_tier", "safety_identifier", "prompt_cache_key",
 )  # fmt: skip
+_COMPLETE = frozenset({"", "stop", "tool_calls", "function_call"})
 _DEFAULTS: Json = {
     "metadata": {},
     "parallel_tool_calls": True,
@@ -33,18 +34,23 @@ def response(completion: Json, asked: Json) -> Json:
     Args:
         completion: what the chat answered.
         asked: the Responses request, whose settings are repeated.
+
+    Raises:
+        ApiError: 502, the engine gave up.
     """
     choice = first_choice(completion)
     said, name = object_at(choice, "message"), _name(completion)
     output: list[Json] = []
     if thinking := reasoning_of(said):
-        output.append(_reasoning(name, thinking))
+        output.append(_reasoning(name, thinking, "completed"))
     calls = objects(said.get("tool_calls"))
     answer = string_at(said, "content")
-    if answer or not calls:
+    if answer or not (calls or thinking):
         output.append(_message(name, answer, "completed"))
     output += [_call(name, at, call, "completed") for at, call in enumerate(calls)]
-    return _envelope(completion, asked, choice.get("finish_reason"), output, object_at(completion, "usage"))
+    finish = string_at(choice, "finish_reason")
+    output[-1]["status"] = _ended(finish)
+    return _envelope(completion, asked, finish, output, object_at(completion, "usage"))
 
 
 def usage_of(usage: Json) -> Json:
@@ -67,10 +73,18 @@ def _name(chat: Json) -> str:
     return string_at(chat, "id").removeprefix("chatcmpl-")
 
 
-def _envelope(chat: Json, asked: Json, finish: object, output: list[Json], usage: Json | None) -> Json:
-    is_cut = finish in ("length", "content_filter")
-    reason = "max_output_tokens" if finish == "length" else "content_filter"
-    status = "in_progress" if usage is None else "incomplete" if is_cut else "completed"
+def _ended(finish: str) -> str:
+    """The status of a response that ended for this reason, and of its last item.
+
+    A reason that is not known, such as vLLM's `repetition`, has cut the answer off.
+    """
+    return "completed" if finish in _COMPLETE else "incomplete"
+
+
+def _envelope(chat: Json, asked: Json, finish: str, output: list[Json], usage: Json | None) -> Json:
+    is_cut = _ended(finish) == "incomplete"
+    reason = "content_filter" if finish == "content_filter" else "max_output_tokens"
+    status = "in_progress" if usage is None else _ended(finish)
     echoed = {field: asked[field] for field in _ECHOED if asked.get(field) is not None}
     return {
         "id": f"resp_{_name(chat)}",
@@ -92,12 +106,13 @@ def _envelope(chat: Json, asked: Json, finish: object, output: list[Json], usage
     }
 
 
-def _reasoning(name: str, thinking: str) -> Json:
+def _reasoning(name: str, thinking: str, status: str) -> Json:
     return {
         "id": f"rs_{name}",
         "type": "reasoning",
         "summary": [],
         "content": [{"type": "reasoning_text", "text": thinking}],
+        "status": status,
     }
 
 
@@ -138,14 +153,14 @@ class ResponseStream(ChatReader):
         """The item that is being written: `reasoning`, `message`, or `call` and its index; and the item."""
         self._written: list[str] = []
         self._output: list[Json] = []
-        self._finish: object = None
+        self._finish = ""
 
     def _begin(self) -> bytes:
-        begun = _envelope(self._first, self._asked, None, [], None)
+        begun = _envelope(self._first, self._asked, "", [], None)
         return self._sse("response.created", response=begun) + self._sse("response.in_progress", response=begun)
 
     def _finished(self, choice: Json) -> None:
-        self._finish = choice["finish_reason"]
+        self._finish = string_at(choice, "finish_reason")
 
     def _plain(self, piece: Piece) -> bytes | None:
         kind, item = self._open or ("", {})
@@ -159,7 +174,7 @@ class ResponseStream(ChatReader):
     def _delta(self, delta: Json) -> bytes:
         name, out = _name(self._first), b""
         if thinking := reasoning_of(delta):
-            out += self._in("reasoning", {**_reasoning(name, ""), "content": []})
+            out += self._in("reasoning", {**_reasoning(name, "", "in_progress"), "content": []})
             out += self._say("response.reasoning_text.delta", thinking, content_index=0)
         if text := string_at(delta, "content"):
             out += self._in("message", {**_message(name, "", "in_progress"), "content": []})
@@ -192,16 +207,17 @@ class ResponseStream(ChatReader):
             return b""
         kind, item = self._open
         text, place = "".join(self._written), self._place()
+        status = _ended(self._finish)  # known for the last item only, which is the one that was cut
         if kind == "reasoning":
-            done = {**item, "content": [{"type": "reasoning_text", "text": text}]}
+            done = {**item, "content": [{"type": "reasoning_text", "text": text}], "status": status}
             out = self._sse("response.reasoning_text.done", **place, content_index=0, text=text)
             out += self._part("response.content_part.done", text)
         elif kind == "message":
-            done = _message(_name(self._first), text, "completed")
+            done = _message(_name(self._first), text, status)
             out = self._sse("response.output_text.done", **place, content_index=0, text=text, logprobs=[])
             out += self._part("response.content_part.done", text)
         else:
-            done = {**item, "arguments": text, "status": "completed"}
+            done = {**item, "arguments": text, "status": status}
             out = self._sse("response.function_call_arguments.done", **place, name=item["name"], arguments=text)
         out += self._sse("response.output_item.done", output_index=place["output_index"], item=done)
         self._output.append(done)
@@ -229,7 +245,8 @@ class ResponseStream(ChatReader):
 
     def _fail(self, message: str) -> bytes:
         out = self._begun({})
-        failed = _envelope(self._first, self._asked, None, self._output, None)
+        failed = _envelope(self._first, self._asked, "", self._output, None)
+        self._open = None
         failed |= {"status": "failed", "error": {"code": "server_error", "message": message}}
         return out + self._sse("response.failed", response=failed)
 

@@ -6,13 +6,31 @@ import re
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from gateway.events import Json, data_of, encode_json, object_at, objects, parse_object, split_events, string_at
+from gateway import errors
+from gateway.events import (
+    GIVEN_UP,
+    Json,
+    data_of,
+    encode_json,
+    object_at,
+    objects,
+    parse_object,
+    split_events,
+    string_at,
+)
 
 
 def first_choice(completion: Json) -> Json:
-    """The first choice of a chat completion; an empty one if there is none."""
+    """The first choice of a chat completion; an empty one if there is none.
+
+    Raises:
+        ApiError: 502, the engine gave up.
+    """
     choices = objects(completion.get("choices"))
-    return choices[0] if choices else {}
+    choice = choices[0] if choices else {}
+    if string_at(choice, "finish_reason") in GIVEN_UP:
+        raise errors.gave_up()
+    return choice
 
 
 def reasoning_of(message: Json) -> str:
@@ -80,6 +98,7 @@ class ChatReader(ABC):
         self._first: Json = {}
         """The first chunk; empty until it came."""
         self._usage: Json = {}
+        self._has_failed = False
 
     def feed(self, events: bytes) -> bytes:
         """Take whole events of a chat stream. Comments pass."""
@@ -91,19 +110,30 @@ class ChatReader(ABC):
         data = data_of(event)
         if not data:
             return event
+        if self._has_failed:
+            return b""
         if data == b"[DONE]":
             return self._begun({}) + self._end()
-        chunk = parse_object(data) or {}
+        return self._read(parse_object(data) or {})
+
+    def _read(self, chunk: Json) -> bytes:
         if (failure := failure_of(chunk)) is not None:
-            return self._fail(failure)
+            return self._broken(failure)
         out = self._begun(chunk)
         if isinstance(chunk.get("usage"), dict):
             self._usage = object_at(chunk, "usage")
         for choice in objects(chunk.get("choices")):
             out += self._delta(object_at(choice, "delta"))
+            if string_at(choice, "finish_reason") in GIVEN_UP:
+                return out + self._broken(errors.gave_up().message)
             if choice.get("finish_reason"):
                 self._finished(choice)
         return out
+
+    def _broken(self, message: str) -> bytes:
+        """The failure, which is the last that is said."""
+        self._has_failed = True
+        return self._fail(message)
 
     def _begun(self, chunk: Json) -> bytes:
         """What opens the stream, with its first chunk."""
@@ -126,7 +156,8 @@ class ChatReader(ABC):
     def _finished(self, choice: Json) -> None: ...
 
     @abstractmethod
-    def _fail(self, message: str) -> bytes: ...
+    def _fail(self, message: str) -> bytes:
+        """The event of a failure. Nothing is open behind it."""
 
     @abstractmethod
     def _end(self) -> bytes: ...

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from gateway.errors import ApiError
+from gateway.errors import ApiError, Shape
 from gateway.events import Json, encode_json, parse_object
 from gateway.surfaces import completions, messages_in, messages_out, responses_in, responses_out
 
@@ -26,8 +26,10 @@ class Surface:
     """The body of a response that does not stream, from that of the chat response."""
     stream: Callable[[Json], Callable[[bytes], bytes] | None]
     """What turns whole events of a chat stream into this API's; None if they stay as they are."""
-    error: Callable[[ApiError], Json] | None = None
+    error: Shape | None = None
     """An error's body, where it is not OpenAI's."""
+    ids: tuple[bytes, ...] = (b"x-request-id",)
+    """The headers of a response that have the request's id."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """What a chat's fields are called here, where they are called otherwise."""
 
@@ -57,7 +59,13 @@ def _counted(asked: Json) -> Json:
 
 
 CHAT = Surface(lambda body: body, lambda completion, _: completion, lambda _: None)
-MESSAGES = Surface(messages_in.chat_body, _message, lambda _: messages_out.MessageStream().feed, messages_out.error)
+MESSAGES = Surface(
+    messages_in.chat_body,
+    _message,
+    lambda _: messages_out.MessageStream().feed,
+    messages_out.error,
+    ids=(b"x-request-id", b"request-id"),
+)
 COUNTED = replace(MESSAGES, chat_body=_counted)
 """A message whose tokens are counted: it needs no `max_tokens`."""
 RESPONSES = Surface(

@@ -86,7 +86,7 @@ CACHED = {"cache_control": {"type": "ephemeral"}}
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_turn_as_claude_code_sends_it_is_answered(stack: Stack, stream: bool) -> None:
-    """System blocks, a tool, a replayed thinking with its signature, a tool's result, and a budget."""
+    """System blocks, a tool, a replayed thinking with its signature, a tool's result, a budget, and edits of it all."""
     called = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"path": "a.py"}}
     thought = {"type": "thinking", "thinking": "I read it.", "signature": "EqQBCgIYAg=="}
     returned = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "47 * 86"}]}
@@ -102,7 +102,10 @@ def test_a_turn_as_claude_code_sends_it_is_answered(stack: Stack, stream: bool) 
         ],
         "metadata": {"user_id": "user_1"},
         "thinking": {"type": "enabled", "budget_tokens": BUDGET},
-        "extra_body": {"temperature": 0},
+        "extra_body": {
+            "temperature": 0,
+            "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        },
     }
     with anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=600) as client:
         message = messaged(client, asked, stream=stream)

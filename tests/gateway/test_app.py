@@ -83,6 +83,25 @@ async def test_a_bug_is_a_500_in_the_same_error_shape(gateway: Gateway, monkeypa
     assert (entry.status, entry.error, entry.decision) == (500, "ZeroDivisionError", "none")
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_every_error_of_anthropic_s_api_has_its_shape(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Also those that are raised before the request is read, and bugs."""
+
+    async def kind(status: int, method: str = "POST", **request: Any) -> str:
+        response = await gateway.client.request(method, path, **request)
+        assert response.status_code == status
+        assert response.json()["type"] == "error"
+        return response.json()["error"]["type"]
+
+    assert await kind(405, "GET") == "invalid_request_error"
+    assert await kind(415, content=b"{}") == "invalid_request_error"
+    assert await kind(403, json={}, headers={"origin": "https://evil.example"}) == "permission_error"
+    monkeypatch.setattr("gateway.intake.read", lambda *_: 1 / 0)
+    assert await kind(500, json={}) == "api_error"
+
+
 async def test_every_request_gets_a_new_id_whatever_the_caller_sends(gateway: Gateway) -> None:
     headers = {"x-request-id": "mine"}
     ids = {(await gateway.client.get("/health/live", headers=headers)).headers["x-request-id"] for _ in range(3)}

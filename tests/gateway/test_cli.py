@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -69,6 +70,31 @@ def test_route_prints_json_and_uses_the_settings(family_dir: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out)["checkpoint"] == "alpha-0.4"
     cli.main(["route", HARD, "--family", str(family_dir), "--checkpoint", "alpha-0.1", "--json"])
     assert json.loads(capsys.readouterr().out)["decision"] == "pinned"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["table", "json"])
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_enough_ends_a_command_quietly(family_dir: Path, more: list[str], buffered: bool) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "gateway.cli", "route", EASY, "--family", str(family_dir), *more]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    try:
+        ended = subprocess.run(command, check=False, env=environment, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_tables_are_printed_where_not_every_character_can_be_written(family_dir: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", "route", EASY, "--family", str(family_dir)],
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"alpha-0.4 ?" in ended.stdout  # an arrow on other terminals
 
 
 def certifying(family_dir: Path, directory: Path, *floors: Floor) -> Path:

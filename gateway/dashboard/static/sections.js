@@ -8,6 +8,9 @@ const LIMITS = {
   requests_per_minute: "requests a minute",
   reasoning_tokens_per_minute: "tokens a minute",
   reasoning_tokens_per_day: "tokens a day",
+  money_per_day: "a day",
+  money_per_month: "a month",
+  max_concurrency: "at once",
 };
 
 /** Show everything but the charts. */
@@ -146,11 +149,19 @@ function showKeys(overview) {
     const at_ = (...names) => pointer("keys", number, ...names);
     const limits = make("span", { "data-cell": "words limits" });
     key.limits.forEach((limit, place) => {
-      const figures = ["used", "most"].map((name) => figure("span", overview, at_("limits", place, name), "count"));
-      const words = LIMITS[limit.name];
+      const money = limit.name.startsWith("money");
+      const [used, most] = ["used", "most"].map((name) =>
+        figure("span", overview, at_("limits", place, name), money ? "money" : "count"));
+      const words = money ? `${overview.money?.currency ?? "in money"} ${LIMITS[limit.name]}` : LIMITS[limit.name];
+      const line = make("span", { class: "limit" });
+      limits.append(line);
+      if (limit.used === null) {
+        line.append("at most ", most, ` ${words}`);
+        return;
+      }
       const meter = make("meter", { min: 0, max: limit.most, high: 0.8 * limit.most, value: limit.used, optimum: 0 });
       meter.setAttribute("aria-label", `${words} of ${key.name}`);
-      limits.append(make("span", { class: "limit" }, meter, " ", figures[0], " of ", figures[1], ` ${words}`));
+      line.append(meter, " ", used, " of ", most, ` ${words}`);
     });
     if (key.revoked) limits.append(make("span", { class: "muted" }, "revoked"));
     else if (!key.limits.length) limits.append("–");

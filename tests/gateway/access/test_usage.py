@@ -36,18 +36,21 @@ async def test_what_the_limiter_counts_is_what_is_read(redis_server: RedisServer
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
-        (600, Usage(3, 40, 500, 7)),  # the same minute
-        (599 + 61, Usage(0, 0, 500, 7)),  # the next one
-        (540, Usage(3, 40, 500, 7)),  # the clock went back
-        (86_400, Usage(0, 0, 0, 7)),  # the next day
+        (600, Usage(3, 40, 500, 7, 60, 800, 9)),  # the same minute
+        (599 + 61, Usage(0, 0, 500, 7, 60, 800, 9)),  # the next one
+        (540, Usage(3, 40, 500, 7, 60, 800, 9)),  # the clock went back
+        (86_400, Usage(0, 0, 0, 7, 0, 800, 9)),  # the next day
+        (31 * 86_400 - 1, Usage(0, 0, 0, 7, 0, 800, 9)),  # the last second of January 1970
+        (31 * 86_400, Usage(0, 0, 0, 7, 0, 0, 9)),  # the next month
+        (365 * 86_400, Usage(0, 0, 0, 7, 0, 0, 9)),  # a January again
     ],
 )
 def test_only_the_windows_of_now_count(now: int, expected: Usage) -> None:
-    assert usage_of(["10", "3", "40", "0", "500", "7"], now) == expected
+    assert usage_of(["10", "3", "40", "0", "500", "7", "60", "800", "9"], now) == expected
 
 
 def test_a_key_that_sent_nothing_has_used_nothing() -> None:
-    assert usage_of([None] * 6, 600) == Usage(0, 0, 0, 0)
+    assert usage_of([None] * 9, 600) == Usage(0, 0, 0, 0)
 
 
 def test_the_state_is_where_the_limiter_keeps_it() -> None:

@@ -50,6 +50,10 @@ def _points(value: float) -> str:
     return f"+{points}" if points.strip("0.") and not points.startswith("-") else points
 
 
+def _money(value: float) -> str:
+    return fixed(value, 4) if value and abs(value) < 1 else f"{Decimal(fixed(value, 2)):,}"
+
+
 def fixed(value: float, digits: int) -> str:
     """The exact value of the number, rounded half away from zero, without a minus before a zero."""
     return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP) + 0)
@@ -60,7 +64,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "share": lambda value: f"{fixed(100 * value, 1)} %",
     "points": _points,
     "decimal": lambda value: fixed(value, 3),
-    "money": lambda value: fixed(value, 2),
+    "money": _money,
     "time": lambda value: datetime.fromtimestamp(int(value), UTC).strftime("%Y-%m-%d %H:%M:%S"),
     "list": ", ".join,
     "plain": lambda value: str(int(value)) if value == int(value) else str(value),

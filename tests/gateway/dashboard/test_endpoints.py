@@ -103,9 +103,16 @@ async def test_the_cookie_opens_nothing_else(locked: Gateway) -> None:
             assert (await client.post(path, json={})).status_code == 405, path
 
 
-@pytest.mark.parametrize(("name", "status", "notice"), [("team-a", 403, "login admin"), ("nobody", 401, "login wrong")])
-async def test_another_key_is_refused_in_words(locked: Gateway, name: str, status: int, notice: str) -> None:
-    response = await log_in(locked, SECRETS.get(name, "sk-laconic-<script>"))
+@pytest.mark.parametrize(
+    ("sent", "status", "notice"),
+    [
+        ("team-a", 403, "login admin"),
+        ("sk-laconic-<script>", 401, "login wrong"),
+        ("sk-laconic-…", 401, "login wrong"),  # no header can have this character
+    ],
+)
+async def test_another_key_is_refused_in_words(locked: Gateway, sent: str, status: int, notice: str) -> None:
+    response = await log_in(locked, SECRETS.get(sent, sent))
     assert response.status_code == status
     assert f'class="{notice}"' in response.text
     assert "set-cookie" not in response.headers
@@ -120,7 +127,7 @@ async def test_wrong_keys_are_refused_one_after_the_other(locked: Gateway, monke
 
     monkeypatch.setattr(Guesses, "refused", refused)
     await log_in(locked, "wrong")
-    await log_in(locked, "wrong, too")
+    await log_in(locked, "wrong, too…")
     await log_in(locked, SECRETS["operator"])
     assert len(refusals) == 2
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -27,7 +29,7 @@ NOW = 1_800_000_000.0
 NOTHING = Reading(LedgerSnapshot(0, [], []), [], [], [], {})
 
 
-def key(name: str, **grant: int) -> Key:
+def key(name: str, **grant: int | Decimal) -> Key:
     return Key.model_validate({"name": name, "sha256": "a" * 64, "hint": "wxyz", "created": 1.0, **grant})
 
 
@@ -105,6 +107,27 @@ def test_a_key_shows_its_limits_with_what_is_used_of_them(family: Family) -> Non
     }  # fmt: skip
     assert by_name["idle"]["requests"] == 0
     assert "sha256" not in str(shown["keys"])
+
+
+def test_limits_in_money_are_shown_in_units_of_the_currency_and_what_nobody_counts_without_a_use(
+    family: Family,
+) -> None:
+    keys = (
+        key("team-a", money_per_day=5, money_per_month=Decimal("20.5"), max_concurrency=3),
+        key("unread", requests_per_minute=10),
+    )
+    usage = {
+        "team-a": Usage(4, 0, 0, 0, day_money=1_250_000_000, month_money=3_000_000_000, reserved_money=500_000_000)
+    }
+    shown = figures.overview(Reading(snapshot([]), [], [], [], usage), setting(family, *keys), "7d", NOW)
+    by_name = {one["name"]: one["limits"] for one in shown["keys"]}
+    assert by_name["team-a"] == [
+        {"name": "money_per_day", "most": 5.0, "used": 1.75},
+        {"name": "money_per_month", "most": 20.5, "used": 3.5},
+        {"name": "max_concurrency", "most": 3, "used": None},
+    ]
+    assert by_name["unread"] == [{"name": "requests_per_minute", "most": 10, "used": None}]
+    json.dumps(shown)
 
 
 @pytest.mark.parametrize("keys", [figures.MAX_KEYS, 3 * figures.MAX_KEYS])

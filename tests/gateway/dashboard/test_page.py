@@ -10,6 +10,7 @@ import io
 import json
 import os
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +19,14 @@ from axe_playwright_python.async_playwright import Axe
 from PIL import Image
 from playwright.async_api import Page
 
+from gateway.access import keys
+from gateway.access.keys import Grant
 from gateway.dashboard import endpoints, overviews
 from gateway.dashboard.calculator import Calculator
 from tests.conftest import RedisServer
 from tests.gateway.dashboard.books import HOSTILE, fill_with_markup
 from tests.gateway.dashboard.conftest import PHONE, SCREEN, Shown
-from tests.gateway.dashboard.numbers import FIGURES, OTHER_DIGITS, at, text
+from tests.gateway.dashboard.numbers import DASH, FIGURES, OTHER_DIGITS, at, text
 from tests.gateway.fakes import EASY
 
 WINDOWS = {"24h": "day", "7d": "week", "30d": "month", "90d": "quarter"}
@@ -90,16 +93,36 @@ async def test_money_is_shown_where_the_api_has_it(shown: Shown, monkeypatch: py
         overview = json.loads(await ask(calculator, line))
         for point in overview["over_time"]:
             point["money"] = {"saved": point["saved_tokens"] * 2e-4}
-        total = {"saved": 41.5, "measured": {"saved": 40.25, "low": 38.0, "high": 43.0}}
+        total = {"saved": 12_345.678, "measured": {"saved": 0.0123, "low": -0.5, "high": 1_234_567.8}}
         return json.dumps({**overview, "money": {"currency": "EUR", "total": total}}).encode()
 
     monkeypatch.setattr(Calculator, "_ask", with_money)
     page = await shown.open()
     overview = await shown.overview()
     assert await page.get_by_text("Saved money").is_visible()
+    cards = await page.locator(".cards").inner_text()
+    for figure in ("12,345.68 EUR", "measured 0.0123", "-0.5000", "1,234,567.80"):
+        assert figure in cards
     assert await wrong_figures(page, overview) == []
     await page.get_by_text("Saved over time as a table").click()
     assert text(overview["over_time"][-1]["money"]["saved"], "money") in await page.locator("#t-time").inner_text()
+
+
+async def test_a_key_with_limits_in_money_or_of_requests_at_once_does_not_look_unlimited(shown: Shown) -> None:
+    redis = shown.gateway.keyring.redis
+    await keys.create(redis, Grant(name="team-dear", money_per_day=Decimal("1200.5"), max_concurrency=3))
+    await keys.create(redis, Grant(name="team-free"))
+    await shown.gateway.keyring.refresh()
+    try:
+        page = await shown.open()
+        dear, free = (page.locator("#t-keys tbody tr", has_text=name) for name in ("team-dear", "team-free"))
+        said = [text.strip() for text in await dear.locator(".limit").all_inner_texts()]
+        assert said == ["0.00 of 1,200.50 in money a day", "at most 3 at once"]
+        assert (await free.inner_text()).endswith(DASH)
+        assert await wrong_figures(page, await shown.overview()) == []
+    finally:
+        for name in ("team-dear", "team-free"):
+            await keys.revoke(redis, name)
 
 
 async def test_what_if_follows_the_slider(shown: Shown) -> None:

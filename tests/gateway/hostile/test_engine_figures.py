@@ -139,6 +139,32 @@ async def test_reported_usage(
     assert redis_state(redis_server)["day_tokens"] == entry.reasoning_tokens
 
 
+async def test_a_prompt_that_nobody_counted_includes_calls_and_tools(gateway: Gateway, engine: FakeEngine) -> None:
+    engine.script = Answer(THINKING).script("null")
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": "the third line"}'}}
+    said: list[Any] = [{"role": "user", "content": EASY}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    messages = [*said, {"role": "tool", "tool_call_id": "call_1", "content": "3"}]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    for more in ({}, {"tools": [tool]}):
+        await gateway.client.post("/v1/chat/completions", json={**CHAT, "messages": messages, **more})
+    called, offered = (entry.prompt_tokens for entry in await gateway.entries(2))
+    assert called > count(f"{EASY}3") + 5
+    assert offered > called + 5
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_an_answer_that_the_engine_gave_up_is_a_502_that_is_counted(
+    gateway: Gateway, engine: FakeEngine, path: str
+) -> None:
+    engine.script = Answer(THINKING, finish="abort").script(usage(17, 70, 50))
+    said = {"messages": [{"role": "user", "content": EASY}], "max_tokens": 400}
+    body = said if path == "/v1/messages" else {"input": EASY}
+    assert (await gateway.client.post(path, json={"model": "abacus", **body})).status_code == 502
+    (entry,) = await gateway.entries()
+    assert (entry.status, entry.error, entry.finish_reason) == (502, "engine_failed", "abort")
+    assert (entry.prompt_tokens, entry.reasoning_tokens, entry.answer_tokens) == (17, 50, 20)
+
+
 async def test_an_empty_usage_on_every_event_is_no_usage(gateway: Gateway, engine: FakeEngine) -> None:
     events = [event({"reasoning": piece}, usage={}) for piece in THINKING]
     engine.script = stream(

@@ -107,6 +107,32 @@ def test_an_invalid_field_is_rejected_by_name(changes: dict[str, Any], param: st
     assert refused.value.param == param
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "read", "arguments": '{"path": "a"}'}}
+
+
+def test_the_model_reads_what_was_said_called_and_thought_since_the_user_spoke_and_the_tools() -> None:
+    tools = [{"type": "function", "function": {"name": "read", "description": "Liest Zeilen für dich."}}]
+    messages = [
+        {"role": "user", "content": "Fix it."},
+        {"role": "assistant", "content": "Done.", "reasoning_content": "Long ago."},
+        {"role": "user", "content": "Fix more."},
+        {"role": "assistant", "content": None, "reasoning": "I must read it.", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "print(1)"},
+        {"role": "assistant", "function_call": {"name": "look", "arguments": "{}"}, "reasoning_content": "Again."},
+    ]
+    read = question.prompt_of({"messages": messages, "tools": tools})
+    for text in ("Fix it.", "print(1)", "read", '{"path": "a"}', "look", "I must read it.", "Again.", "für dich"):
+        assert text in read
+    assert "Long ago." not in read  # chat templates leave it out
+    assert question.text_of({"messages": messages}) == "Fix it.\nDone.\nFix more.\nprint(1)"
+
+
+@pytest.mark.parametrize("call", [None, "read", {"function": 5}, {"function": {"name": 5, "arguments": {"path": "a"}}}])
+def test_calls_of_any_type_can_be_read(call: Any) -> None:
+    messages = [USER, {"role": "assistant", "tool_calls": [call], "function_call": call, "reasoning": call}]
+    assert USER["content"] in question.prompt_of({"messages": messages})
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -146,6 +172,7 @@ def test_a_body_that_is_nested_too_deeply_to_be_written_is_rejected() -> None:
         deep = [deep]
     with pytest.raises(BadRequestError, match="nested too deeply"):
         question.encode({"model": "abacus", "metadata": deep})
+    assert question.prompt_of({"messages": [USER], "tools": deep}) == USER["content"]
 
 
 @given(

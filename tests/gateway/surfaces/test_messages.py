@@ -56,7 +56,22 @@ async def test_an_error_is_in_anthropic_s_shape(client: anthropic.AsyncAnthropic
     assert refused.value.body == {
         "type": "error",
         "error": {"type": "not_found_error", "message": refused.value.body["error"]["message"]},  # type: ignore[index]
+        "request_id": refused.value.request_id,
     }
+
+
+async def test_the_client_knows_the_id_of_its_request(client: anthropic.AsyncAnthropic, gateway: Gateway) -> None:
+    """It reads another header than OpenAI's."""
+    message = await client.messages.create(**asked())
+    (entry,) = await gateway.entries()
+    assert message._request_id == entry.id
+    raw = await client.messages.with_raw_response.create(**asked(stream=True))
+    assert raw.headers["request-id"] == raw.headers["x-request-id"]
+    counted = await client.messages.with_raw_response.count_tokens(model="abacus", messages=asked()["messages"])
+    assert counted.request_id == counted.headers["x-request-id"]
+    with pytest.raises(anthropic.NotFoundError) as refused:
+        await client.messages.create(**asked(model="abacus/alpha-9"))
+    assert refused.value.request_id == refused.value.response.headers["x-request-id"]
 
 
 async def test_a_tool_runner_sends_the_whole_conversation_because_no_thread_is_stored(
@@ -77,3 +92,18 @@ async def test_tokens_are_counted_before_anything_is_sent(client: anthropic.Asyn
     )
     assert 0 < counted.input_tokens < more.input_tokens
     assert engine.bodies == []
+
+
+async def test_what_an_agent_thought_and_called_is_counted_too(client: anthropic.AsyncAnthropic) -> None:
+    thought: Any = {"type": "thinking", "thinking": "The weather decides, so I look it up first.", "signature": "c2ln"}
+    called: Any = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Ouagadougou", "days": 7}}
+    result: Any = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}
+
+    async def counted(*blocks: Any) -> int:
+        turns: Any = [{"role": "user", "content": EASY}, {"role": "assistant", "content": [*blocks]}]
+        messages = [*turns, {"role": "user", "content": [result]}]
+        return (await client.messages.count_tokens(model="abacus", messages=messages)).input_tokens
+
+    text: Any = {"type": "text", "text": "Wait."}
+    assert await counted(text) + 5 < await counted(text, called)
+    assert await counted(text, called) + 5 < await counted(thought, text, called)

@@ -84,6 +84,17 @@ def test_a_stream_reports_its_usage_and_stops_where_it_was_told() -> None:
     assert "metadata" not in body
 
 
+def test_a_cache_for_the_whole_request_and_examples_of_a_tool_s_input_have_no_effect() -> None:
+    tool = {"name": "read", "input_schema": {"type": "object"}}
+    body = chat_body({**LEAST, **CACHED, "tools": [{**tool, "input_examples": [{"path": "a"}]}]})
+    assert body == chat_body({**LEAST, "tools": [tool]})
+
+
+def test_how_the_context_should_be_managed_has_no_effect() -> None:
+    managed = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    assert chat_body({**LEAST, "context_management": managed}) == chat_body(LEAST)
+
+
 def test_effort_stays_a_budget_and_a_format_becomes_a_schema() -> None:
     schema = {"type": "object"}
     config = {"effort": "medium", "format": {"type": "json_schema", "schema": schema}}

@@ -64,6 +64,29 @@ def test_a_turn_of_codex_with_reasoning_calls_and_their_output() -> None:
     assert body["parallel_tool_calls"] is False
 
 
+def thought(text: str) -> dict[str, Any]:
+    return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+def test_thinking_without_an_answer_belongs_to_no_later_turn(role: str) -> None:
+    later = [{"role": role, "content": "Go on."}, {"role": "assistant", "content": "Done."}]
+    asked, *rest = chat_body({**LEAST, "input": [{"role": "user", "content": "Fix it."}, thought("Cut."), *later]})[
+        "messages"
+    ]
+    assert (asked, rest) == ({"role": "user", "content": "Fix it."}, later)
+
+
+def test_thinking_in_several_items_is_one_thinking() -> None:
+    encrypted = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    call = {"type": "function_call", "name": "shell", "arguments": "{}", "call_id": "call_1"}
+    said = {"role": "assistant", "content": "Reading."}
+    items = [thought("First."), encrypted, thought("Second."), said, thought("Third."), call]
+    (message,) = chat_body({**LEAST, "input": items})["messages"]
+    assert message["reasoning_content"] == "First.\nSecond.\nThird."
+    assert len(message["tool_calls"]) == 1
+
+
 def test_a_text_is_the_user_s_message_and_limits_keep_their_meaning() -> None:
     body = chat_body({**LEAST, "max_output_tokens": 50, "top_logprobs": 2, "text": {"verbosity": "low"}})
     assert body["messages"] == [{"role": "user", "content": "1 + 1?"}]
