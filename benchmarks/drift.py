@@ -56,14 +56,15 @@ def gsm8k(rows: Sequence[dict[str, Any]], fitted: int, seed: int) -> dict[str, A
 def figures(profile: Profile, texts: Iterable[str]) -> dict[str, Any]:
     """Distances to uniform, the share of unfamiliar prompts and the signs of drift."""
     predictions = [profile.predict(text) for text in texts]
-    difficulties = np.sort([one.difficulty for one in predictions if one.familiar and one.difficulty is not None])
-    count = len(difficulties)
+    familiar = [one for one in predictions if one.familiar]
+    difficulties = np.sort(np.array([one.difficulty for one in familiar if one.difficulty is not None], dtype=float))
+    count = len(difficulties)  # 0 if the profile cannot rank prompts
     fifths = np.bincount(np.minimum((difficulties * 5).astype(int), 4), minlength=5)
-    drift = drift_of(fifths.tolist(), len(predictions) - count)
+    drift = drift_of(fifths.tolist(), len(predictions) - len(familiar), without=len(familiar) - count)
     above, below = np.arange(1, count + 1) / count - difficulties, difficulties - np.arange(count) / count
     return {
-        "distance": drift.distance,
-        "anywhere": float(max(above.max(), below.max())),
+        "distance": drift.distance or 0.0,
+        "anywhere": float(max(above.max(initial=0.0), below.max(initial=0.0))),
         "unfamiliar": drift.abstained_share,
         "signs": drift.signs,
     }

@@ -20,6 +20,7 @@ from gateway.answer.continuation import Source
 from gateway.answer.relay import EndReason, Relay, RelayedStream, relayed
 from gateway.context import RequestContext
 from gateway.errors import CALLER_LEFT, ApiError
+from gateway.events import GIVEN_UP
 from gateway.request import question as questions
 from gateway.request.budget import Budget
 from gateway.request.caller import CONNECTION, Caller, CallerLeftError
@@ -160,6 +161,9 @@ class ChatEndpoint:
             if relay.failure is not None:
                 error = "engine failed mid-stream"
                 settle(services, context, relay.failure.status, cost, relay.finish_reason, error=error)
+            elif self._surface.fails_if_given_up and relay.finish_reason in GIVEN_UP:
+                failure = errors.gave_up()
+                settle(services, context, failure.status, cost, relay.finish_reason, error=failure.code or failure.kind)
             elif relay.done or reason is EndReason.COMPLETE:
                 services.abilities.learn_from_stream(context.answering, question.body, relay.finish_reason)
                 settle(services, context, 200, cost, relay.finish_reason)

@@ -68,7 +68,7 @@ def agree(services: Services, headers: Headers, context: RequestContext) -> None
         context_tokens=family.context_tokens,
         choices=question.choices,
     )
-    if family.can_cap:
+    if family.capped(names):
         budget = budgets.leave_room(capped, question.max_tokens, budget.answer_tokens)
     context.budget = budget
 

@@ -97,8 +97,8 @@ def _right(scores: Tensor) -> Tensor:
         worst = scores[off_B.nan_to_num(float("inf")).argmax()].item()
         raise ValueError(
             f"token_level_rewards: a response has the score {worst:.4g}, but 1 is right, 0 is wrong, and nothing is"
-            " between. Set algorithm.use_kl_in_reward=False, for it takes a penalty off each score; put the penalty"
-            " into the loss by actor_rollout_ref.actor.use_kl_loss=True"
+            " between. Return 1 or 0 from the reward function. If it does, set algorithm.use_kl_in_reward=False, for it"
+            " takes a penalty off each score; put the penalty into the loss by actor_rollout_ref.actor.use_kl_loss=True"
         )
     return right_B
 

@@ -8,6 +8,7 @@ the gateway, so pydantic parses it. A `Family` in memory has been validated.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, cast, get_args
 
@@ -225,10 +226,9 @@ class Family(_Frozen):
             names.setdefault(self.engine_name(checkpoint.name), set()).add(checkpoint.name)
         return {model: frozenset(checkpoints) for model, checkpoints in names.items()}
 
-    @property
-    def can_cap(self) -> bool:
-        """Whether anything can end the thinking of a checkpoint: its engines, or the gateway by the marks."""
-        return any(checkpoint.cap != "none" for checkpoint in self.checkpoints)
+    def capped(self, names: Collection[str]) -> list[Checkpoint]:
+        """Those of the named checkpoints whose thinking can be ended: by their engines, or by the gateway at a mark."""
+        return [checkpoint for checkpoint in self.checkpoints if checkpoint.name in names and checkpoint.cap != "none"]
 
     def ladder(self) -> list[str]:
         """The checkpoints from the one that thinks longest to the one that thinks least: by alpha, or as measured."""

@@ -19,18 +19,23 @@ supported() { # supported PYTHON [MODULE]
 }
 
 in_place() { # the programs in an environment name its place, so they fail once it was moved
-    made=$(sed -n 's/^command = .* -m venv \(--[^ ]* \)*//p' .venv/pyvenv.cfg 2>/dev/null || true)
+    made=$(sed -n 's|^command = .* -m venv \(.* \)\{0,1\}/|/|p' .venv/pyvenv.cfg 2>/dev/null || true)
     [ -z "$made" ] || [ "$made" -ef .venv ]
 }
 
 ours() { # an environment that somebody made by hand is not thrown away
-    [ -e "$log" ] || [ -L .venv ] || grep -qs '^command = .* -m venv ' .venv/pyvenv.cfg
+    [ -e "$log" ] || [ -L .venv ] || [ -z "$(ls -A .venv)" ] || is_half
+}
+
+is_half() { # what `python -m venv` leaves behind where it fails
+    grep -qs '^command = .* -m venv ' .venv/pyvenv.cfg && ! "$python" -c 'import pip' 2>/dev/null
 }
 
 make_venv() {
     [ ! -e .venv ] || ours || die ".venv has no pip or another Python than 3.11 or 3.12, and was not made by this script;" \
         "move it away"
-    rm -rf .venv # what cannot be used: half an environment, or one that was moved or whose Python is gone
+    # What cannot be used: half an environment, or one that was moved or whose Python is gone. A mount point stays.
+    rm -rf .venv 2>/dev/null || [ -z "$(ls -A .venv)" ] || die ".venv cannot be removed"
     hash -r      # make has its python3 first on PATH
     for candidate in "${PYTHON:-python3}" python3.12 python3.11; do
         if supported "$candidate"; then

@@ -112,15 +112,33 @@ def test_an_environment_whose_python_is_gone_is_made_anew(checkout: Checkout) ->
     assert checkout.installed
 
 
-def test_an_environment_that_somebody_else_made_is_not_thrown_away(checkout: Checkout) -> None:
-    mine = checkout.root / ".venv" / "bin" / "mine"
-    mine.parent.mkdir(parents=True)
-    mine.touch()
-    (checkout.root / ".venv" / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.0\n")
+@pytest.mark.parametrize("line", ["uv = 0.9.0", "command = /usr/bin/python3.13 -m venv {root}/.venv"])
+def test_an_environment_that_somebody_else_made_is_not_thrown_away(checkout: Checkout, line: str) -> None:
+    python = checkout.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    (checkout.root / ".venv" / "pyvenv.cfg").write_text(line.format(root=checkout.root) + "\n")
+    has_pip = line.startswith("command")  # and is a version that is not supported
+    python.write_text(f'#!/bin/sh\n[ "$2" = "import pip" ] && exit {int(not has_pip)}\nexit 1\n')
+    python.chmod(0o755)
     refused = checkout.install()
     assert refused.returncode == 1
     assert "move it away" in refused.stderr
-    assert mine.exists()
+    assert python.exists()
+
+
+def test_an_environment_that_somebody_made_with_a_prompt_is_used(checkout: Checkout) -> None:
+    assert checkout.install().returncode == 0
+    environment = checkout.root / ".venv"
+    (environment / "install.log").unlink()
+    (environment / "pyvenv.cfg").write_text(f'command = {checkout.base} -m venv --prompt="my env" {environment}\n')
+    again = checkout.install()
+    assert (again.returncode, checkout.made) == (0, False), again.stderr
+
+
+def test_an_empty_directory_is_filled(checkout: Checkout) -> None:
+    (checkout.root / ".venv").mkdir()
+    assert checkout.install().returncode == 0
+    assert checkout.installed
 
 
 def test_a_shared_environment_is_used_and_if_it_does_not_work_only_the_link_to_it_is_removed(

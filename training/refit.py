@@ -39,7 +39,7 @@ MIN_SCORED = 200
 MIN_FITTED = 50
 """Fewest of the earlier ones whose thinking no budget ended: only they say what a prompt takes."""
 GIVEN_UP = frozenset({"error", "abort"})
-"""Finish reasons with which an engine says that it gave up, which is no outcome of the model's."""
+"""Finish reasons with which an engine says that it gave up, which is no outcome of the model's. Nor is no reason."""
 MOST_ROWS = 20_000
 """So many entries with a score are used, and so many without: the latest."""
 EXAMPLES = """examples:
@@ -65,6 +65,7 @@ class _Entry(BaseModel):
     status: int
     assumed: bool
     finish_reason: str
+    answered: bool = True
     forecasts: dict[str, Forecast]
     counts: tuple[int, ...] = ()
     easiness: float = 0.0
@@ -185,7 +186,8 @@ def usable(entries: Sequence[_Entry], source: str | None, family: Family, before
 
 def _row(entry: _Entry, source: str | None, names: set[str], before: Reading) -> Row | None:
     served = entry.choice if entry.decision == "routed" else entry.checkpoint
-    ended = entry.status == 200 and not entry.assumed and entry.finish_reason not in GIVEN_UP
+    gave_up = entry.finish_reason in GIVEN_UP or not (entry.finish_reason or entry.answered)
+    ended = entry.status == 200 and not entry.assumed and not gave_up
     whole = ended and entry.choices == 1 and entry.checkpoint in names
     if not whole or len(entry.counts) != len(FEATURES) or served not in entry.forecasts:
         return None

@@ -122,17 +122,18 @@ class _Console(Console):
 @contextmanager
 def printing() -> Generator[None]:
     """What the block prints may go to a pipe that is closed early, or to where not every character can be written."""
-    stdout = cast("TextIO", sys.stdout)
+    stdout = cast("TextIO | None", sys.stdout)  # None if it was closed before the start
     if isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="replace")
     try:
         try:
             yield
         finally:
-            stdout.flush()
+            if stdout is not None:
+                stdout.flush()
     except BrokenPipeError:  # whoever reads has enough
-        # Python flushes once more when it exits, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        if stdout is not None:  # Python flushes once more when it exits, and would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         sys.exit(PIPE_CLOSED)
 
 

@@ -81,7 +81,9 @@ class Overviews:
                 began = time.monotonic()
                 latest = await self._outcome(window)
                 took = time.monotonic() - began
-                self._latest[window] = began + took + max(REFRESH_SECONDS, IDLE_TIMES * took), latest
+                # A failure costs nothing but waiting, however long it took: the next attempt may follow soon.
+                times = IDLE_TIMES if isinstance(latest, Overview) else 0
+                self._latest[window] = began + took + max(REFRESH_SECONDS, times * took), latest
         finally:
             del self._computing[window]
 

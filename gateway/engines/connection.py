@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -24,7 +25,8 @@ MAX_HEAD_BYTES = 65_536
 NEXT_ADDRESS_SECONDS = 0.25
 """How long to wait for a host's first address before its next one is tried beside it (RFC 8305)."""
 
-KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+_KEEPIDLE = socket.TCP_KEEPALIVE if sys.platform == "darwin" else socket.TCP_KEEPIDLE
+KEEP_ALIVE = {_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 """After an outage, an end that is gone is noticed in 40 seconds."""
 
 
@@ -141,7 +143,7 @@ class Connection(asyncio.Protocol):
 
     def begin_outage(self, seconds: float) -> None:
         """The engine cannot be reached: without another limit, everything must arrive in so many seconds."""
-        if not (self.limited or self._outage):
+        if self.alive and not (self.complete or self.limited or self._outage):
             self.set_deadline(seconds)
             self.limited, self._outage = False, True
 
@@ -153,8 +155,10 @@ class Connection(asyncio.Protocol):
 
     def _keep_alive(self) -> None:
         """Let the system notice if the other end is gone: what can be reached again may be another engine."""
-        with contextlib.suppress(OSError):  # the connection has just ended
-            connected = self._transport.get_extra_info("socket")
+        connected = self._transport.get_extra_info("socket")
+        if connected is None:  # uvloop says so of a connection that has ended
+            return
+        with contextlib.suppress(OSError):  # it has just ended
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in KEEP_ALIVE.items():
                 connected.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -107,7 +107,7 @@ def agree(
 ) -> Budget:
     """The budget of a request, lowered where it leaves no room for an answer.
 
-    If nothing can end a thinking, a number has no effect but 0, which the chat template gets.
+    If nothing can end the thinking of whatever may answer, a number has no effect but 0, which the chat template gets.
 
     Args:
         names: the checkpoints that may answer.
@@ -116,10 +116,10 @@ def agree(
         BadRequestError: as `parse` raises.
     """
     budget = parse(headers, body, default, family)
-    if budget.tokens and not family.can_cap:
+    capped = family.capped(names)
+    if budget.tokens and not capped:
         budget = replace(budget, tokens=None, is_ignored=True)
-    answers = [one.answer_tokens for one in family.checkpoints if one.name in names and one.cap != "none"]
-    return leave_room(budget, max_tokens, least_room(answers, max_tokens))
+    return leave_room(budget, max_tokens, least_room([one.answer_tokens for one in capped], max_tokens))
 
 
 def most_thinking(max_tokens: int) -> int:

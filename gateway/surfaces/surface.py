@@ -28,6 +28,8 @@ class Surface:
     """What turns whole events of a chat stream into this API's; None if they stay as they are."""
     error: Shape | None = None
     """An error's body, where it is not OpenAI's."""
+    fails_if_given_up: bool = False
+    """Whether an answer that the engine gave up is an error here. A chat has the engine's reason instead."""
     ids: tuple[bytes, ...] = (b"x-request-id",)
     """The headers of a response that have the request's id."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -64,6 +66,7 @@ MESSAGES = Surface(
     _message,
     lambda _: messages_out.MessageStream().feed,
     messages_out.error,
+    fails_if_given_up=True,
     ids=(b"x-request-id", b"request-id"),
 )
 COUNTED = replace(MESSAGES, chat_body=_counted)
@@ -72,6 +75,7 @@ RESPONSES = Surface(
     responses_in.chat_body,
     _response,
     lambda asked: responses_out.ResponseStream(asked).feed,
+    fails_if_given_up=True,
     names=responses_in.NAMES,
 )
 COMPLETIONS = Surface(

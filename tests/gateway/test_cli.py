@@ -86,6 +86,12 @@ def test_a_reader_that_has_enough_ends_a_command_quietly(family_dir: Path, more:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+def test_a_command_runs_without_an_output() -> None:
+    command = [sys.executable, "-m", "gateway.cli", "--version"]
+    ended = subprocess.run(["/bin/sh", "-c", '"$@" >&-', "sh", *command], check=False, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr.count(b"\n")) == (0, 1)  # the version, for argparse looks for another output
+
+
 def test_tables_are_printed_where_not_every_character_can_be_written(family_dir: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "gateway.cli", "route", EASY, "--family", str(family_dir)],

@@ -109,3 +109,6 @@ async def test_a_budget_counts_if_one_checkpoint_keeps_it(
         asked = await gateway.ask(EASY, model="abacus/base", headers=BUDGET)
         assert (asked.headers["x-laconic-budget"], engine.bodies[-1]["thinking_token_budget"]) == ("10", 10)
         assert "x-laconic-ignored" not in asked.headers
+        other = await gateway.ask(EASY, model="abacus/alpha-0.1", headers=BUDGET)
+        assert other.headers["x-laconic-budget"] == "unlimited"
+        assert other.headers["x-laconic-ignored"] == "X-Reasoning-Budget"

@@ -53,8 +53,12 @@ async def test_only_a_patient_client_waits_for_a_slow_server(
 ) -> None:
     monkeypatch.setattr(store, "ANSWER_SECONDS", 0.05)
     hurried, patient = store.connect(redis_server.url), store.connect(redis_server.url, patient=True)
-    redis_server.client.client_pause(500)
+    redis_server.client.client_pause(15_000)
     with pytest.raises(RedisError, match="Timeout"):
         await hurried.ping()
-    assert await patient.ping()
+    waiting = asyncio.ensure_future(patient.ping())
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    redis_server.client.client_unpause()
+    assert await waiting
     await asyncio.gather(hurried.aclose(), patient.aclose())

@@ -28,6 +28,7 @@ def write(
     finish_reason: str = "stop",
     budget: int | None = None,
     runaway: float = 0.0,
+    answered: bool = True,
 ) -> Path:
     """Entries of routed requests and holdouts, with scores.
 
@@ -51,7 +52,7 @@ def write(
             time=1.8e9 + number, checkpoint=checkpoint, choice="alpha-0.4", decision="holdout" if holdout else "routed",
             forecasts=forecasts, counts=prediction.counts, easiness=prediction.easiness,
             reasoning_tokens=tokens if budget is None else min(tokens, budget), budget=budget,
-            finish_reason="length" if runs_away else finish_reason, answered=not runs_away,
+            finish_reason="length" if runs_away else finish_reason, answered=answered and not runs_away,
         )  # fmt: skip
         scores = (
             {"verifier": float(rng.random() < success and not runs_away)}
@@ -143,10 +144,12 @@ def test_requests_that_run_away_count_as_wrong_and_long(
         assert one.expected_tokens() > 0.2 * 8000
 
 
+@pytest.mark.parametrize(("finish_reason", "answered"), [("abort", True), ("", False)], ids=["it says so", "nothing"])
 def test_answers_whose_engine_gave_up_are_not_used(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], finish_reason: str, answered: bool
 ) -> None:
-    assert run(own, write(own, tmp_path / "entries.jsonl", truth="numbers", finish_reason="abort")) == 2
+    file = tmp_path / "entries.jsonl"
+    assert run(own, write(own, file, truth="numbers", finish_reason=finish_reason, answered=answered)) == 2
     assert "0 entries can be used" in capsys.readouterr().out
 
 

@@ -75,7 +75,7 @@ def require_gold(requests: Sequence[Request]) -> None:
         if not labels.is_comparable(request.gold):
             raise StageError(
                 f"{request.where}: the answer {request.gold.strip()[:40]!r}... is too long to compare replies with;"
-                " give the final answer alone, or label with --label judge"
+                " give the final answer alone, or label with --label judge or --label agreement"
             )
 
 

@@ -73,7 +73,9 @@ def read(path: Path, most: int | None = None) -> list[Request]:
     requests: dict[str, Request] = {}
     for request in _requests(path):
         known = requests.setdefault(request.key, request)
-        if known.gold != request.gold:
+        if known.gold is None:
+            requests[request.key] = request  # one row of several may have the answer
+        elif request.gold not in (None, known.gold):
             raise StageError(f"{request.where}: the same messages as {known.where}, but another answer; remove one")
         if most is not None and len(requests) == most:
             break

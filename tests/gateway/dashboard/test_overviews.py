@@ -112,6 +112,17 @@ async def test_without_redis_the_caller_is_told_and_redis_is_not_asked_again_at_
     assert caplog.text.count("Redis does not answer: ConnectionError: Connection refused") == 1
 
 
+async def test_a_failure_that_took_long_is_forgotten_soon(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overviews, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(overviews, "IDLE_TIMES", 10_000)
+    computing = Computing(0.05, UnreachableError("TimeoutError: Timeout reading from socket"))
+    shown = Overviews(gateway.services, computing)
+    with pytest.raises(ApiError):
+        await shown.get("7d")
+    computing.error = None
+    assert json.loads((await shown.get("7d")).body)["window"] == "7d"
+
+
 async def test_a_bug_is_logged_and_not_kept(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     computing = Computing(error=ZeroDivisionError())
     shown = Overviews(gateway.services, computing)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
+import uvloop
 
 from gateway.engines.connection import KEEP_ALIVE
 from gateway.engines.problem import REFUSED
@@ -52,12 +53,14 @@ async def running_request() -> AsyncIterator[Running]:
     replica = Replica(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5.0)
     replica.mark_serving(SERVES)
     request = asyncio.create_task(replica.client.post("/", b"", {}))
-    async with asyncio.timeout(60):
-        await begun.wait()
-        yield Running(replica, request, finishes)
-    finishes.set()
-    replica.client.close()
-    server.close()
+    try:
+        async with asyncio.timeout(60):
+            await begun.wait()
+            yield Running(replica, request, finishes)
+    finally:
+        finishes.set()
+        replica.client.close()
+        server.close()
 
 
 async def test_an_engine_that_is_up_again_has_as_long_as_before_for_its_running_requests() -> None:
@@ -108,3 +111,26 @@ async def test_after_an_outage_the_system_looks_whether_the_other_end_is_still_t
         assert {option: connected.getsockopt(socket.IPPROTO_TCP, option) for option in KEEP_ALIVE} == KEEP_ALIVE
         running.finishes.set()
         assert await running.answer() == b"hello"
+
+
+def test_a_connection_that_has_ended_does_not_keep_an_engine_out_of_service() -> None:
+    """An escalation holds the first checkpoint's whole response while the second one thinks."""
+
+    async def come_back() -> None:
+        async with running_request() as running:
+            running.finishes.set()
+            response = await running.request
+            assert await response.read(100, 5.0) == b"hello"
+            (connection,) = running.replica.client._busy
+            while connection.alive:  # until the engine has closed it
+                await asyncio.sleep(0.01)
+            running.replica.mark_unreachable(REFUSED, GRACE_SECONDS)
+            running.replica.mark_serving(SERVES)
+            assert running.replica.serving == SERVES
+            connection._outage = True  # it ends in the outage
+            running.replica.mark_unreachable(REFUSED, GRACE_SECONDS)
+            running.replica.mark_serving(SERVES)
+            assert running.replica.serving == SERVES
+            response.close()
+
+    uvloop.run(come_back())  # whose connections have no socket once they have ended

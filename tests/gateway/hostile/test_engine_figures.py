@@ -152,14 +152,16 @@ async def test_a_prompt_that_nobody_counted_includes_calls_and_tools(gateway: Ga
     assert offered > called + 5
 
 
+@pytest.mark.parametrize("streamed", [True, False], ids=["streaming", "non-streaming"])
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
 async def test_an_answer_that_the_engine_gave_up_is_a_502_that_is_counted(
-    gateway: Gateway, engine: FakeEngine, path: str
+    gateway: Gateway, engine: FakeEngine, path: str, streamed: bool
 ) -> None:
     engine.script = Answer(THINKING, finish="abort").script(usage(17, 70, 50))
     said = {"messages": [{"role": "user", "content": EASY}], "max_tokens": 400}
     body = said if path == "/v1/messages" else {"input": EASY}
-    assert (await gateway.client.post(path, json={"model": "abacus", **body})).status_code == 502
+    response = await gateway.client.post(path, json={"model": "abacus", "stream": streamed, **body})
+    assert response.status_code == (200 if streamed else 502)  # a stream ends with an error, and the books say why
     (entry,) = await gateway.entries()
     assert (entry.status, entry.error, entry.finish_reason) == (502, "engine_failed", "abort")
     assert (entry.prompt_tokens, entry.reasoning_tokens, entry.answer_tokens) == (17, 50, 20)

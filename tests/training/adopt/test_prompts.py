@@ -87,6 +87,12 @@ def test_gold_answers_are_read(tmp_path: Path, name: str, value: object):
     assert request.gold == "42"
 
 
+def test_one_row_of_several_may_have_the_answer(tmp_path: Path):
+    rows = ({"prompt": "6 times 7?"}, {"prompt": "6 times 7?", "answer": "42"}, {"prompt": "6 times 7?", "answer": ""})
+    (request,) = prompts.read(written(tmp_path / "rows.jsonl", *rows))
+    assert request.gold == "42"
+
+
 @pytest.mark.parametrize("blank", [None, "", " \n"])
 def test_a_blank_answer_is_none(tmp_path: Path, blank: str | None):
     row = {"prompt": "6 times 7?", "answer": blank}
