@@ -23,6 +23,8 @@ from models import endpoint
 
 KEEP_ALIVE_SECONDS = 4.0
 """Less than the 5 s after which vLLM closes an idle connection, so that no request is sent on a dying connection."""
+LATE = 1.25
+"""A timer that fires after so many times its seconds is late."""
 END_SECONDS = 1.0
 """How long a closed response may take to receive its final bytes before its connection is aborted."""
 
@@ -128,6 +130,15 @@ class Client:
 
     async def _connect(self) -> Connection:
         host, port = self._address
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                return await connect(host, port, self._tls)
+        except TimeoutError:
+            # A timer that fires late says that this process did not run for a while, and nothing of the engine.
+            if loop.time() - began < LATE * self._connect_seconds:
+                raise
         async with asyncio.timeout(self._connect_seconds):
             return await connect(host, port, self._tls)
 

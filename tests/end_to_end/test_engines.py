@@ -117,7 +117,13 @@ async def test_a_rolling_restart_loses_nothing_and_a_killed_engine_ends_its_stre
         await _restart_each_under_load(gateway, one, two)
         two.terminate()
         async with httpx.AsyncClient(base_url=gateway.url, timeout=600) as client:
-            events = await _stream_until_killed(client, one)
+            events: list[str] = []
+            for _ in range(3):  # on a busy machine, the whole answer may be there before the kill
+                events = await _stream_until_killed(client, one)
+                if events[-1] != "[DONE]":
+                    break
+                one.start()
+                await asyncio.to_thread(until, lambda: engines_up(gateway) == 1, "the engine did not come back")
             assert json.loads(events[-1])["error"]["code"] == "engine_failed"
             response = await client.post("/v1/chat/completions", json=chat())
             assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")

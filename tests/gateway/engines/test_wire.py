@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -228,6 +230,36 @@ async def test_reading_ahead_of_a_slow_caller_is_bounded() -> None:
 async def test_a_refused_connection_raises_connection_refused_not_a_timeout() -> None:
     with pytest.raises(ConnectionRefusedError):
         await Client("http://127.0.0.1:1", 5.0).post("/", b"", {})
+
+
+async def test_an_engine_is_not_blamed_for_a_gateway_that_did_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that has no time for the gateway, its timers fire before it reads that the engine has answered."""
+    attempts: list[float] = []
+
+    async def connect(host: str, port: int, tls: ssl.SSLContext | None) -> connection.Connection:
+        attempts.append(asyncio.get_running_loop().time())
+        if len(attempts) == 1:
+            time.sleep(0.5)  # noqa: ASYNC251  nothing else runs meanwhile
+            await asyncio.sleep(60)
+        return await connection.connect(host, port, tls)
+
+    monkeypatch.setattr(wire, "connect", connect)
+    async with client_of(always(WITH_LENGTH)) as client:
+        client._connect_seconds = 0.3
+        response = await client.post("/", b"", {})
+        assert await response.read(100, 5.0) == b"hello"
+        response.close()
+    assert len(attempts) == 2
+
+
+async def test_an_engine_that_takes_no_connection_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(*_: object) -> connection.Connection:
+        await asyncio.sleep(60)
+        raise AssertionError("it was not cancelled")
+
+    monkeypatch.setattr(wire, "connect", connect)
+    with pytest.raises(TimeoutError):
+        await Client("http://127.0.0.1:9", 0.05).post("/", b"", {})
 
 
 async def test_unsolicited_bytes_are_not_taken_for_the_next_response() -> None:
