@@ -103,7 +103,8 @@ async def test_an_engine_with_an_odd_list_is_marked_and_probed_again(
     expected: str,
 ) -> None:
     """Whether it has been up before or not; nothing of it is a fault of the gateway."""
-    monkeypatch.setattr("gateway.engines.probes.PROBE_TIMEOUT_SECONDS", 0.5)
+    if expected == "timeout":  # all else is for the answer to say, however long a busy machine takes to read it
+        monkeypatch.setattr(probes, "PROBE_TIMEOUT_SECONDS", 0.5)
     raw.models = odd
     async with start(raw.url) as gateway:
         for _ in range(2):
