@@ -189,6 +189,7 @@ _UNITS = {
     **_table("unit", "1 unit units"),
 }
 CURRENCIES = "\u00a4\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2"
+_POWERS = frozenset("0123456789")
 _CHANGES = _listed(
     "or and to squared cubed pi times plus minus over than less fewer least most not nor no factorial mod modulo "
     "base choose root roots remainder point half halves third thirds quarters fourth fourths fifth fifths sixth "
@@ -224,6 +225,8 @@ def unit_of(words: str, *, one: bool = False) -> Unit | None:
     if not listed or (any(word in _CHANGES for word in listed) and listed != ["times"]):
         return Unit("") if not listed and power == 1 else None
     first, _, exponent = listed[0].partition("^")
+    if exponent and exponent not in _POWERS:  # `cm^2answer`
+        return None
     first, _, per = first.partition("/")
     if first == "in" and len(listed) > 1:  # `5 in total`
         return Unit("")

@@ -121,6 +121,11 @@ def test_several_candidates_are_never_right(candidates, data):
     assert not is_correct(boxes, gold)
 
 
+@pytest.mark.parametrize("text", ["5 cm^{2}answer", "5 cm^22", "5 m^2^2", "5 cm^x", "5 cm^\u0665"])
+def test_what_is_no_power_of_a_unit_is_no_number(text: str):
+    assert not is_correct(text, "5")
+
+
 PIECES = r"""
     \boxed{ \frac{1} } ( ) [ ] \{ \} ^ _ ! , ; . : $ \$ \[ \] ** # #### answer is The 5 17 1,234 1e9 x \sqrt \pi \pm
     \cup = < \le or and million squared cm % | \begin{pmatrix} \end{pmatrix} & \\ not wait - + * / e i log 9^ 9!
