@@ -33,7 +33,7 @@ def gateway(results: Json, path: Path) -> None:
         axis.set_xticks(clients, [str(number) for number in clients])
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("requests a second")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="best")
     _save(figure, path, dpi=150)
 
 
@@ -71,7 +71,7 @@ def dense_reward(results: Json, path: Path) -> None:
             axis.plot([row["episodes"] for row in rows], ratios, marker="o", label=f"{length} tokens")
         axis.set(xlabel="episodes K", title=f"probes, {name}", ylim=(0, None))
     axes[0].set_ylabel("times as fast as a pass per episode")
-    axes[0].legend(title="thinking", frameon=False)
+    axes[0].legend(title="thinking", frameon=False, loc="best")
     _save(figure, path, dpi=120)
 
 
@@ -87,7 +87,7 @@ def routing_budgets(results: Json, path: Path) -> None:
         axis.errorbar([int(budget) for budget in budgets], mean, spread, label=name, capsize=2, **strong)
     axis.set(xlabel="budget in reasoning tokens", ylabel="accuracy", xscale="log")
     axis.set_xticks([int(budget) for budget in budgets], list(budgets))
-    axis.legend(frameon=False, fontsize="small")
+    axis.legend(frameon=False, fontsize="small", loc="best")
     _save(figure, path)
 
 
@@ -122,7 +122,7 @@ def calibration(results: Json, path: Path) -> None:
     for name, points in results["calibration"].items():
         axis.plot(*_columns(points), marker="o", label=name)
     axis.set(xlabel="predicted P(correct)", ylabel="share correct", xlim=(0.4, 1.01), ylim=(0.4, 1.01))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="best")
     _save(figure, path)
 
 
@@ -131,7 +131,7 @@ def difficulty_cost(results: Json, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
     _frontiers(axis, results, bold="counts, boosted")
     axis.set(xlabel="reasoning tokens", ylabel="accuracy")
-    axis.legend(frameon=False, fontsize="small")
+    axis.legend(frameon=False, fontsize="small", loc="best")
     _save(figure, path)
 
 
@@ -142,7 +142,7 @@ def gsm8k(results: Json, path: Path) -> None:
     for name, point in results["points"].items():
         axis.annotate(name, point, textcoords="offset points", xytext=(4, -10), fontsize="small")
     axis.set(xscale="log", xlabel="cost: billions of parameters x words written", ylabel="share right")
-    axis.legend(frameon=False, fontsize="small")
+    axis.legend(frameon=False, fontsize="small", loc="best")
     _save(figure, path)
 
 

@@ -118,7 +118,7 @@ def gain_by_episode(compared: Mapping[str, Sequence[tuple[int, float, float]]], 
             axis.plot(reached, [np.mean(by_episode[k]) for k in reached], marker="o", label=name)
         axis.set(xlabel="episode", ylabel="information gain, mean over the training")
         axis.axhline(0, color="black", linewidth=0.6)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="best")  # by name, or matplotlib warns where a busy machine takes a second
         _save(figure, path)
 
 
@@ -138,7 +138,7 @@ def gain_against_compression(compared: Mapping[str, Sequence[tuple[int, float, f
             for chosen, colour, label in ((first, "tab:gray", "first episode"), (~first, "tab:red", "later")):
                 axis.scatter(gain[chosen], cost[chosen] + 1e-4, s=4, alpha=0.4, color=colour, label=label)
             axis.set(title=name, xlabel="information gain", ylabel="charge", yscale="log")
-        axes[0][0].legend(frameon=False)
+        axes[0][0].legend(frameon=False, loc="best")
         _save(figure, path)
 
 
@@ -155,7 +155,7 @@ def by_difficulty(checkpoints: Sequence[Checkpoint], path: Path) -> None:
             axis.bar(place, [t.mean for t in tokens], width, yerr=bars, color=colour, label=checkpoint.name, capsize=2)
         axis.set_xticks(range(len(difficulties)), difficulties)
         axis.set_ylabel("reasoning tokens")
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="best")
         _save(figure, path)
 
 
@@ -168,7 +168,7 @@ def training(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], pa
             for axis, (key, label) in zip(axes, shown.items(), strict=True):
                 axis.plot(*zip(*by_figure[key], strict=True), label=name)
                 axis.set(xlabel="step", ylabel=label)
-        axes[0].legend(frameon=False)
+        axes[0].legend(frameon=False, loc="best")
         temperatures = [value for by_figure in curves.values() for _, value in by_figure.get("temperature", ())]
         if temperatures:
             figure.suptitle(f"rollouts, temperature {max(temperatures):.1f} to {min(temperatures):.1f}")
