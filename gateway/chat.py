@@ -79,7 +79,7 @@ class ChatEndpoint:
         except ApiError as error:
             if hasattr(context, "question"):
                 self._surface.name_fields(error, context.question.asked)
-            settle(services, context, error.status, error=error.code or error.kind)
+            settle(services, context, error.status, error=error.name)
             raise
         except (ClientDisconnect, CallerLeftError):
             abandon(services, context, CALLER_LEFT, EndReason.CALLER_LEFT.value)
@@ -129,7 +129,7 @@ class ChatEndpoint:
         try:
             body = self._surface.whole(done.body, question.asked)  # before a record of it says that all went well
         except ApiError as failure:
-            settle(services, context, failure.status, done.cost, done.finish_reason, error=failure.code or failure.kind)
+            settle(services, context, failure.status, done.cost, done.finish_reason, error=failure.name)
             raise
         settle(services, context, 200, done.cost, done.finish_reason)
         if self._shadows is not None:
@@ -163,7 +163,7 @@ class ChatEndpoint:
                 settle(services, context, relay.failure.status, cost, relay.finish_reason, error=error)
             elif self._surface.fails_if_given_up and relay.finish_reason in GIVEN_UP:
                 failure = errors.gave_up()
-                settle(services, context, failure.status, cost, relay.finish_reason, error=failure.code or failure.kind)
+                settle(services, context, failure.status, cost, relay.finish_reason, error=failure.name)
             elif relay.done or reason is EndReason.COMPLETE:
                 services.abilities.learn_from_stream(context.answering, question.body, relay.finish_reason)
                 settle(services, context, 200, cost, relay.finish_reason)

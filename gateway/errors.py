@@ -58,6 +58,11 @@ class ApiError(Exception):
         self.retry_after = retry_after
         self.headers = headers or {}
 
+    @property
+    def name(self) -> str:
+        """What the ledger and the metrics call it."""
+        return self.code or self.kind
+
     def body(self) -> bytes:
         """The JSON of the response. `kind` is its `type`."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}

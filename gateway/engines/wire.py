@@ -129,16 +129,18 @@ class Client:
         return None
 
     async def _connect(self) -> Connection:
-        host, port = self._address
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._connect_seconds):
-                return await connect(host, port, self._tls)
+            return await self._try_to_connect()
         except TimeoutError:
             # A timer that fires late says that this process did not run for a while, and nothing of the engine.
             if loop.time() - began < LATE * self._connect_seconds:
                 raise
+        return await self._try_to_connect()
+
+    async def _try_to_connect(self) -> Connection:
+        host, port = self._address
         async with asyncio.timeout(self._connect_seconds):
             return await connect(host, port, self._tls)
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("laconic adopt: interrupted; the same command goes on where it stopped")
     ready = f"\n{parsed.out} is ready. Serve it: {_serving(parsed)}"
-    console.print(f"{ready}\nCallers use the model {family.name!r}.", highlight=False, soft_wrap=True)
+    _say(console, f"{ready}\nCallers use the model {family.name!r}.")
 
 
 def _serving(parsed: argparse.Namespace) -> str:
@@ -148,10 +148,10 @@ async def _adopt(parsed: argparse.Namespace, console: Console, command: Sequence
         raise StageError("--samples: agreement needs 2 or more, because the reference is compared with itself, too")
     access = Access(parsed.key_file, parsed.header, parsed.ca)
     async with Engine(parsed.url, access, at_once=parsed.at_once) as client:
-        console.print(f"{client.url}: asking what it does", highlight=False, soft_wrap=True)
+        _say(console, f"{client.url}: asking what it does")
         facts = await _facts(parsed, client, chosen, requests)
         for line in facts.lines():
-            console.print(f"  {line}", highlight=False, soft_wrap=True)
+            _say(console, f"  {line}")
         context = parsed.context_tokens or facts.context_tokens
         if context is None:
             raise StageError("--context-tokens: the engine does not say how long its context is; set it")
@@ -229,7 +229,7 @@ def _readable(requests: Sequence[Request], console: Console) -> Sequence[Request
     if unread:
         more = f"{len(unread):,} of {len(requests):,} prompts have more than text in them, such as images"
         left_out = "and are left out: the gateway lets the reference answer such prompts"
-        console.print(f"{more}, {left_out}; first {unread[0].where}", highlight=False, soft_wrap=True)
+        _say(console, f"{more}, {left_out}; first {unread[0].where}")
     return [request for request in requests if request.is_readable]
 
 
@@ -243,12 +243,12 @@ def _labelled(
         first = next((request.where for request in requests if request.gold is None), "")
         if some:
             missing = f"{len(requests) - len(answered):,} of {len(requests):,} prompts have no answer"
-            console.print(f"{missing} and are left out, first {first}", highlight=False, soft_wrap=True)
+            _say(console, f"{missing} and are left out, first {first}")
         requests = answered or requests
         assess.require_gold(requests)
     elif some and parsed.label == "auto":
         few = f"only {len(answered):,} of {len(requests):,} prompts have an answer"
-        console.print(f"{few}, so replies are judged by agreement", highlight=False, soft_wrap=True)
+        _say(console, f"{few}, so replies are judged by agreement")
     return label, requests
 
 
@@ -334,7 +334,7 @@ def _print_result(console: Console, adopted: publish.Adopted, family: Family) ->
     for checkpoint in family.checkpoints:
         overall = checkpoint.frontier.overall
         line = f"  {checkpoint.name:14} {publish.percent(overall.accuracy)}, {publish.tokens(overall.reasoning_tokens)}"
-        console.print(f"{line} reasoning tokens", highlight=False, soft_wrap=True)
+        _say(console, f"{line} reasoning tokens")
     routed = adopted.routed
     console.print(
         f"  {'routed':14} {publish.percent(routed.accuracy)}, {publish.tokens(routed.tokens)} reasoning tokens:"
@@ -344,9 +344,14 @@ def _print_result(console: Console, adopted: publish.Adopted, family: Family) ->
         soft_wrap=True,
     )
     for one in adopted.floors:
-        console.print(f"  {kept.line(one, adopted.reference)}", highlight=False, soft_wrap=True)
+        _say(console, f"  {kept.line(one, adopted.reference)}")
     for said in publish.doubts(family):
-        console.print(f"  {said}", highlight=False, soft_wrap=True)
+        _say(console, f"  {said}")
+
+
+def _say(console: Console, text: str) -> None:
+    """Print text as it is: nothing in it is coloured, and no line is broken."""
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _fail(message: str) -> NoReturn:
